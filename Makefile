@@ -1,0 +1,65 @@
+# pmq: mixed-precision search for vision transformers. `make help` lists what there is.
+PYTHON ?= python3
+VENV   ?= .venv
+PMQ    := $(VENV)/bin/pmq
+STAMP  := $(VENV)/.installed
+
+# What the search is asked; each is passed on only where it is set.
+BUDGET     ?= 4bit
+MODEL      ?=
+CHECKPOINT ?=
+DATA       ?=
+SPACE      ?=
+SEED       ?=
+OUT        ?=
+ARGS       ?=
+# Which run the other commands look at (default: the latest), and what they write.
+RUN        ?=
+WHAT       ?= $(RUN)
+
+flag = $(if $($(1)),$(2) $($(1)))
+SUBJECT = $(MODEL) $(call flag,CHECKPOINT,--checkpoint) $(call flag,DATA,--data)
+
+.DEFAULT_GOAL := help
+.PHONY: help install search evaluate export plot test bench check clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP) ## make .venv and install pmq into it
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "pmq needs Python 3.11 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt setuptools
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test]'
+	touch $@
+
+search: $(STAMP) ## find the front and an allocation: BUDGET=4bit [MODEL= CHECKPOINT= DATA= SPACE= SEED= OUT= ARGS=]
+	$(PMQ) search $(SUBJECT) --budget $(BUDGET) $(call flag,SPACE,--space) $(call flag,SEED,--seed) $(call flag,OUT,--out) --resume $(ARGS)
+
+evaluate: $(STAMP) ## accuracy of the latest run's allocation, or WHAT=fp32,w4a4,FILE [MODEL= CHECKPOINT= DATA= ARGS=]
+	$(PMQ) evaluate $(WHAT) $(SUBJECT) $(call flag,SPACE,--space) $(ARGS)
+
+export: $(STAMP) ## write the latest run's allocation.json with its schema [RUN= OUT= ARGS=]
+	$(PMQ) export $(RUN) $(call flag,OUT,--out) $(ARGS)
+
+plot: $(STAMP) ## draw the latest run's figures [RUN= OUT= ARGS=]
+	$(PMQ) plot $(RUN) $(call flag,OUT,--out) $(ARGS)
+
+test: $(STAMP) ## run the tests
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+bench: $(STAMP) ## time simulation against the FP32 forward, and the sensitivity metrics against each other
+	$(VENV)/bin/python -m pmq.bench $(ARGS)
+
+check: $(STAMP) ## lint and type-check
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[check]'
+	$(VENV)/bin/ruff check pmq tests
+	$(VENV)/bin/ruff format --check pmq tests
+	$(VENV)/bin/mypy
+
+clean: ## remove .venv, caches and builds; results stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find pmq tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,41 @@
+"""pmq: mixed-precision search for vision transformers.
+
+``pmq.search(model, images, budget="4bit")`` finds an allocation of bits, ``pmq.simulate(model, allocation)`` gives a module
+that computes with it, ``pmq.evaluate``, ``pmq.sensitivity``, ``pmq.plot`` and ``pmq.export`` are the commands of the same
+names. See :mod:`pmq.api` for their arguments. Importing pmq is cheap: torch is loaded when first needed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pmq.core import Allocation, Budget, Choice, PmqError
+
+if TYPE_CHECKING:
+    from pmq.api import create_model, evaluate, export, plot, search, sensitivity, simulate
+
+_ROOMS = ("search", "sensitivity", "evaluate")
+_FUNCTIONS = ("create_model", "export", "plot", "simulate")
+
+__all__ = [
+    "Allocation",
+    "Budget",
+    "Choice",
+    "PmqError",
+    "create_model",
+    "evaluate",
+    "export",
+    "plot",
+    "search",
+    "sensitivity",
+    "simulate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:  # a package that can be called, see pmq.core.verbs
+        return import_module(f"pmq.{name}")
+    if name in _FUNCTIONS:
+        return getattr(import_module("pmq.api"), name)
+    raise AttributeError(f"module 'pmq' has no attribute {name!r}")

@@ -1,0 +1,5 @@
+"""``python -m pmq``."""
+
+from pmq.cli import main
+
+main()

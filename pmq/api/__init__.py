@@ -1,0 +1,11 @@
+"""Every command as a function on objects the user already has. The command line only parses and prints."""
+
+from pmq.api.evaluate import evaluate
+from pmq.api.export import export
+from pmq.api.search import SearchResult, search
+from pmq.api.sensitivity import sensitivity
+from pmq.api.simulate import simulate
+from pmq.models import create_model
+from pmq.report import plot_run as plot
+
+__all__ = ["SearchResult", "create_model", "evaluate", "export", "plot", "search", "sensitivity", "simulate"]

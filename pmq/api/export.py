@@ -1,0 +1,31 @@
+"""The allocation file and its schema, written or checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pmq.api.evaluate import read_what
+from pmq.core import Allocation, PmqError
+from pmq.core.files import write_text
+
+
+def export(what: Path | str, out: Path | str) -> tuple[Path, Path]:
+    """Validate an allocation (a file, or a run's chosen one) and write it with its JSON Schema.
+
+    Args:
+        what: allocation file or run directory.
+        out: file to write; the schema goes beside it as ``<name>.schema.json``.
+
+    Returns:
+        Paths of allocation and schema.
+
+    Raises:
+        PmqError: ``what`` is no valid allocation, or ``out`` cannot be written.
+    """
+    allocation = read_what(str(what))
+    if isinstance(allocation, str):
+        raise PmqError(f"{str(what)!r} is a shorthand; export takes an allocation file or a run directory")
+    path = Path(out)
+    schema = write_text(path.with_suffix(".schema.json"), json.dumps(Allocation.json_schema(), indent=1) + "\n")
+    return allocation.save(path), schema

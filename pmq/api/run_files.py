@@ -1,0 +1,58 @@
+"""What a finished search leaves in its run directory."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from pmq.api.points import Archive
+from pmq.api.subject import Subject
+from pmq.core import Allocation
+from pmq.core.files import write_csv, write_text
+from pmq.core.rundir import CHOSEN, RunDir
+from pmq.cost import component_bytes
+from pmq.search import Space
+
+if TYPE_CHECKING:
+    from pmq.api.search import SearchResult
+
+
+def write_run(
+    run: RunDir, result: SearchResult, subject: Subject, space: Space, archive: Archive, command: dict[str, Any]
+) -> None:
+    """Write tables, points, the chosen allocation with its schema, and at last the manifest that calls the run done."""
+    path = run.path
+    write_csv(path / "sensitivity.csv", result.sensitivity.frame(subject.inventory))
+    write_csv(path / "costs.csv", _costs(space))
+    write_text(path / "inventory.json", json.dumps(subject.inventory.to_dict(), indent=1) + "\n")
+    points = result.points.copy()
+    points["genome"] = [_digits(archive.genomes[i]) if i >= 0 else "" for i in points.pop("genome_id")]
+    interesting = points["front"] | points["kl"].notna() | points["feature_error"].notna()
+    write_csv(path / "front.csv", points[interesting].sort_values("bit_ops"))
+    write_csv(path / "points.csv", points[~interesting].drop(columns=["kl", "agreement", "feature_error", "source"]))
+    write_text(path / "allocations" / "schema.json", json.dumps(Allocation.json_schema(), indent=1) + "\n")
+    result.allocation.save(path / CHOSEN)
+    run.finish(
+        command=command,
+        chosen=str(CHOSEN),
+        limits={"size_bytes": result.limits.size_bytes, "bit_ops": result.limits.bit_ops},
+        seconds=result.seconds,
+        uncovered=list(subject.inventory.uncovered),
+    )
+
+
+def _digits(genome: Any) -> str:
+    """A genome as text: a letter or digit for each decision's choice."""
+    return "".join("0123456789abcdefghijklmnopqrstuvwxyz"[int(i)] for i in genome)
+
+
+def _costs(space: Space) -> pd.DataFrame:
+    rows = []
+    for name, choices in space.choices.items():
+        component = space.inventory[name]
+        for choice in choices:
+            row = {"component": name, "bits": choice.bits, "quantizer": choice.quantizer}
+            rows.append(row | {"size_bytes": component_bytes(component, choice)})
+    return pd.DataFrame(rows)

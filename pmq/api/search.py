@@ -1,0 +1,181 @@
+"""The main job: from a model, images and a budget to the front and an allocation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from pmq.api.allocate import make_allocation
+from pmq.api.points import Archive, choose, explore, judge_candidates
+from pmq.api.run_files import write_run
+from pmq.api.sensitivity import measure
+from pmq.api.subject import Subject, divide_images, gather_images
+from pmq.core import Allocation, Budget, Limits, PmqError
+from pmq.core.allocation import pmq_version
+from pmq.core.rundir import RunDir
+from pmq.evaluate import Judge
+from pmq.quant import Simulator, calibrate, images_sha256
+from pmq.quant.estimators import estimator
+from pmq.search import Space, SpaceFile, Tables, UniformCosts, read_space
+from pmq.sensitivity import SensitivityTable, metric
+
+
+@dataclass
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        allocation: the chosen one.
+        points: every allocation looked at: predicted error, ``size_bytes``, ``bit_ops``, whether it is ``within`` the
+            budget and on the ``front`` of the three; ``kl`` and ``agreement`` (percent) where it was simulated.
+        sensitivity: the table the search ran on.
+        limits: the budget in figures.
+        run: the run directory, if one was asked for.
+    """
+
+    allocation: Allocation
+    points: pd.DataFrame
+    sensitivity: SensitivityTable
+    limits: Limits
+    run: Path | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The Pareto front, cheapest first."""
+        return self.points[self.points["front"]].sort_values(["bit_ops", "size_bytes"]).reset_index(drop=True)
+
+
+def search(
+    model: nn.Module | str | None,
+    images: Tensor | Iterable[Any],
+    budget: str | Budget = "4bit",
+    *,
+    space: str | SpaceFile = "default",
+    recipe: str = "mse",
+    metric_name: str = "measured",
+    calib_images: int = 32,
+    held_out: int = 128,
+    batch_size: int = 32,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    out: Path | str | None = None,
+    results: Path | str | None = None,
+    resume: bool = False,
+    command: dict[str, Any] | None = None,
+) -> SearchResult:
+    """Search the bits of a model.
+
+    Args:
+        model: a timm-built module (left as it is), or timm's name, or ``None`` for the embedded one.
+        images: ``(B, C, H, W)`` or batches of them, preprocessed; labels are not needed. The first ``calib_images``
+            calibrate and measure, the next ``held_out`` judge the candidates.
+        budget: see :mod:`pmq.core.budget`.
+        space: name or path of a search space.
+        recipe: how ranges are estimated: ``minmax``, ``percentile`` or ``mse``.
+        metric_name: sensitivity metric: ``measured`` or ``fisher``.
+        calib_images: see ``images``.
+        held_out: see ``images``.
+        batch_size: images at once.
+        seed: of every random draw.
+        device: where to run.
+        out: run directory to write; ``results`` is a folder in which one is named after model and budget.
+        results: see ``out``. Without either nothing is written.
+        resume: go on with a killed run.
+        command: what the manifest should remember of how the run was started.
+
+    Raises:
+        PmqError: bad input, told in one line.
+
+    Example:
+        >>> import torch, pmq
+        >>> result = pmq.search(None, torch.randn(12, 1, 28, 28), "w4a8", space="w4a8")  # the embedded model
+        >>> result.allocation.components["blocks.0.mlp.fc1.weight"].bits
+        4
+    """
+    clock = _Clock()
+    budget = budget if isinstance(budget, Budget) else Budget.parse(budget)
+    estimator(recipe), metric(metric_name)  # wrong names are told before any work
+    space_file = space if isinstance(space, SpaceFile) else read_space(space)
+    subject = Subject.of(model, device)
+    laid_out = Space(space_file, subject.inventory, recipe)
+    limits = resolve_budget(budget, laid_out)
+    calib, judged = divide_images(gather_images(images, calib_images + held_out), calib_images, held_out)
+    settings = {
+        "model": subject.info.model_dump(),
+        "budget": budget.text,
+        "space": space_file.model_dump(exclude_none=True),
+        "recipe": recipe,
+        "metric": metric_name,
+        "calibration": {"sha256": images_sha256(calib), "n_images": len(calib)},
+        "held_out": {"sha256": images_sha256(judged), "n_images": len(judged)},
+        "seed": seed,
+        "pmq": pmq_version(),
+    }
+    path = Path(out) if out is not None else _named(Path(results), settings) if results is not None else None
+    run = None if path is None else RunDir(path, settings, resume)
+    calibration = calibrate(subject.model, subject.inventory, calib, seed, n_held_out=len(judged))
+    clock.lap("calibration")
+    with Simulator(subject.model, subject.inventory, calibration) as simulator:
+        table = measure(simulator, subject, calib, laid_out, metric_name, batch_size, seed, run)
+        clock.lap("sensitivity")
+        archive: Archive = explore(laid_out, Tables.build(laid_out, table), limits, seed)
+        clock.lap("front")
+        judge = Judge(simulator, judged, subject.classifier, batch_size)
+        points = judge_candidates(judge, archive, laid_out, limits, run)
+        clock.lap("simulation")
+    index = choose(points, subject.classifier)
+    metrics = points.loc[index, ["kl", "agreement", "feature_error", "predicted_error"]].to_dict()
+    assignment = laid_out.assignment(archive.genomes[points.loc[index, "genome_id"]])
+    allocation = make_allocation(subject, assignment, calibration, laid_out.name, budget.text, limits, metrics)
+    result = SearchResult(allocation, points, table, limits, path, clock.done())
+    if run is not None:
+        write_run(run, result, subject, laid_out, archive, command or {})
+    return result
+
+
+class _Clock:
+    """Seconds each part of a run took."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name], self._last = now - self._last, now
+
+    def done(self) -> dict[str, float]:
+        return self.seconds | {"total": time.perf_counter() - self._start}
+
+
+def _named(results: Path, settings: dict[str, Any]) -> Path:
+    """Name a run after model and budget, and by what else determines its result."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return results / settings["model"]["name"].split(".")[0] / f"{settings['budget'].replace(',', '_')}-{digest}"
+
+
+def resolve_budget(budget: Budget, space: Space) -> Limits:
+    """Turn a budget into limits that the space can meet.
+
+    Raises:
+        PmqError: they are below the space's cheapest point, which the message gives.
+    """
+    limits = budget.resolve(UniformCosts(space))
+    size, ops = Tables.build(space, SensitivityTable.zeros(space.choices)).cheapest()
+    if not limits.allow(size, ops):
+        cheapest = f"size={math.ceil(size / 1e2) / 1e4:.4f}MB,bitops={math.ceil(ops / 1e5) / 1e4:.4f}G"
+        raise PmqError(
+            f"budget {budget.text!r} is below the cheapest point of search space {space.name!r}; ask for at least {cheapest}"
+        )
+    return limits

@@ -1,0 +1,83 @@
+"""Sensitivity tables, journaled, and as a command of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+from torch import Tensor, nn
+
+from pmq.api.subject import Subject, gather_images
+from pmq.core import Choice
+from pmq.core.rundir import RunDir
+from pmq.quant import Simulator, calibrate
+from pmq.search import Space, SpaceFile, read_space
+from pmq.sensitivity import Probe, SensitivityTable, metric
+
+
+def measure(
+    simulator: Simulator,
+    subject: Subject,
+    images: Tensor,
+    space: Space,
+    metric_name: str,
+    batch_size: int,
+    seed: int,
+    run: RunDir | None = None,
+) -> SensitivityTable:
+    """Fill a table for the choices of a space, taking from and adding to the run's journal."""
+
+    def key(name: str, choice: Choice) -> str:
+        return f"sensitivity/{name}/{choice.key()}"
+
+    def recall(name: str, choice: Choice) -> float | None:
+        entry = run.recall(key(name, choice)) if run else None
+        return None if entry is None else float(entry["error"])
+
+    def record(name: str, choice: Choice, error: float) -> None:
+        if run:
+            run.record(key(name, choice), {"error": error})
+
+    probe = Probe(simulator, images, subject.classifier, batch_size=batch_size, seed=seed)
+    return metric(metric_name).measure(probe, space.choices, recall, record)
+
+
+def sensitivity(
+    model: nn.Module | str | None,
+    images: Tensor | Iterable[Any],
+    metrics: tuple[str, ...] = ("measured",),
+    *,
+    space: str | SpaceFile = "default",
+    recipe: str = "mse",
+    calib_images: int = 32,
+    batch_size: int = 32,
+    seed: int = 0,
+    device: str | None = None,
+) -> pd.DataFrame:
+    """Measure how much the output suffers from each choice of each component, by one metric or several.
+
+    Returns a row for each metric, component and choice: ``metric component kind role bits quantizer error``; the frame's
+    ``attrs["seconds"]`` holds what each metric took, with quantizers and ranges fitted beforehand.
+
+    Example:
+        >>> import torch, pmq
+        >>> table = pmq.sensitivity(None, torch.randn(4, 1, 28, 28), ("fisher",), space="w4a8")
+        >>> sorted(table["bits"].unique().tolist())
+        [4, 8]
+    """
+    chosen = [metric(name) for name in metrics]
+    subject = Subject.of(model, device)
+    laid_out = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, recipe)
+    calib = gather_images(images, calib_images)
+    calibration = calibrate(subject.model, subject.inventory, calib, seed)
+    frames, seconds = [], {}
+    with Simulator(subject.model, subject.inventory, calibration) as simulator:
+        simulator.prepare(laid_out.choices)
+        for each in chosen:
+            table = measure(simulator, subject, calib, laid_out, each.name, batch_size, seed)
+            frames.append(table.frame(subject.inventory))
+            seconds[each.name] = table.seconds
+    frame = pd.concat(frames, ignore_index=True)
+    frame.attrs["seconds"] = seconds
+    return frame

@@ -1,0 +1,34 @@
+"""A copy of a model that computes with an allocation's bits."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import nn
+
+from pmq.api.subject import Subject
+from pmq.core import Allocation
+from pmq.quant import Calibration, Simulator
+
+
+def simulate(model: nn.Module, allocation: Allocation) -> nn.Module:
+    """Give a module that computes ``model`` with the bits of ``allocation``, to evaluate anywhere.
+
+    ``model`` is left as it is. Ranges come from the allocation, so no images are needed.
+
+    Raises:
+        PmqError: the allocation is of another model or other weights.
+
+    Example:
+        >>> import torch, pmq
+        >>> model, images = pmq.create_model(), torch.randn(12, 1, 28, 28)
+        >>> result = pmq.search(model, images, "w4a8", space="w4a8")
+        >>> pmq.simulate(model, result.allocation)(images).shape
+        torch.Size([12, 10])
+    """
+    subject = Subject.of(copy.deepcopy(model))
+    allocation.check_model(subject.info)
+    subject.inventory.check_names(allocation.components)
+    simulator = Simulator(subject.model, subject.inventory, Calibration(known=allocation.ranges))
+    simulator.apply(allocation.assignment)
+    return subject.model

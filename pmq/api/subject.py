@@ -1,0 +1,82 @@
+"""What a command works on: a model with its description, components and images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pmq.core.allocation import ModelInfo
+from pmq.core.component import Inventory
+from pmq.core.errors import PmqError
+from pmq.core.progress import message
+from pmq.models import create_model, model_info, take_inventory
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and what is known of it."""
+
+    model: nn.Module
+    info: ModelInfo
+    inventory: Inventory
+
+    @property
+    def classifier(self) -> bool:
+        """Whether its outputs are logits."""
+        return self.info.num_classes > 0
+
+    @classmethod
+    def of(cls, model: nn.Module | str | None, device: str | torch.device | None = None) -> Subject:
+        """Take a module the user has, or create one by timm's name (the embedded one without)."""
+        module = model if isinstance(model, nn.Module) else create_model(model)
+        module = module.eval()
+        if device is not None:
+            try:
+                module = module.to(device)
+            except (RuntimeError, AssertionError) as error:
+                raise PmqError(f"device {str(device)!r} cannot be used: {error}; try --device cpu") from None
+        info = model_info(module)
+        image = torch.zeros(1, *info.data_config["input_size"], device=next(module.parameters()).device)
+        inventory = take_inventory(module, image)
+        if not inventory.components:
+            raise PmqError(f"model {info.name!r} has no component that can be quantized; ViT, DeiT and Swin have")
+        for line in inventory.uncovered:
+            message(f"stays FP32: {line}")
+        return cls(module, info, inventory)
+
+
+def gather_images(images: Tensor | Iterable[Any], count: int) -> Tensor:
+    """Collect the first ``count`` images (all, if fewer) from a tensor or from batches, with or without labels.
+
+    Raises:
+        PmqError: there are none, or they are no batches of images.
+    """
+    if isinstance(images, Tensor):
+        batches: Iterable[Any] = [images]
+    else:
+        batches = images
+    kept: list[Tensor] = []
+    for batch in batches:
+        x = batch[0] if isinstance(batch, list | tuple) else batch
+        if not isinstance(x, Tensor) or x.ndim != 4:
+            found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise PmqError(f"images must come as tensors (B, C, H, W) or (tensor, labels) pairs, not {found}")
+        kept.append(x)
+        if sum(map(len, kept)) >= count:
+            break
+    if not kept:
+        raise PmqError("no images were given; pass at least 8")
+    return torch.cat(kept)[:count]
+
+
+def divide_images(images: Tensor, calib_images: int, held_out: int) -> tuple[Tensor, Tensor]:
+    """Divide into images to calibrate and measure on, and images to judge candidates on; a third and the rest if few."""
+    if len(images) < 8:
+        raise PmqError(f"{len(images)} images are too few to calibrate and to judge on; pass at least 8")
+    if len(images) < calib_images + held_out:
+        calib_images = min(calib_images, len(images) // 3)
+    return images[:calib_images], images[calib_images : calib_images + held_out]

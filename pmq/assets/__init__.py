@@ -1,0 +1,1 @@
+"""Files that ship: the embedded model and its images."""

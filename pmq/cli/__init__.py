@@ -1,0 +1,36 @@
+"""The command line: one file a command; each parses, calls :mod:`pmq.api`, and prints."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from pmq.cli.evaluate import evaluate
+from pmq.cli.export import export
+from pmq.cli.plot import plot
+from pmq.cli.search import search
+from pmq.cli.sensitivity import sensitivity
+from pmq.core import PmqError
+
+app = typer.Typer(
+    name="pmq",
+    help="Mixed-precision search for vision transformers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (search, sensitivity, evaluate, export, plot):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; bad input is told in one line on standard error, with exit status 2."""
+    try:
+        app()
+    except PmqError as error:
+        print(f"pmq: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("pmq: interrupted; what was journaled is kept, go on with --resume", file=sys.stderr)
+        sys.exit(130)

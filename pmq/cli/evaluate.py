@@ -1,0 +1,95 @@
+"""``pmq evaluate``: accuracy of allocations by simulation."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pmq.cli import options as o
+from pmq.cli.output import costs, print_json, print_table
+from pmq.cli.run import latest_or, remembered
+
+
+def evaluate(
+    what: Annotated[
+        str | None,
+        typer.Argument(help="allocation file, run directory, fp32, or uniform as w4a4; several with commas; default: latest run"),
+    ] = None,
+    model: o.Model = None,
+    checkpoint: o.Checkpoint = None,
+    num_classes: o.NumClasses = None,
+    pretrained: o.Pretrained = True,
+    data: o.Data = None,
+    split: o.Split = None,
+    crop_pct: o.CropPct = None,
+    space: o.Space = "default",
+    recipe: o.Recipe = "mse",
+    calib_images: o.CalibImages = 32,
+    recalibrate: Annotated[bool, typer.Option("--recalibrate", help="fit ranges anew, for other weights of the model")] = False,
+    batch_size: o.BatchSize = 32,
+    workers: o.Workers = 0,
+    threads: o.Threads = None,
+    device: o.Device = "cpu",
+    seed: o.Seed = 0,
+    limit: Annotated[int | None, typer.Option(help="evaluate on this many images only", min=1)] = None,
+    results: Annotated[Path, typer.Option(help="folder of run directories")] = Path("results"),
+    results_file: Annotated[Path | None, typer.Option(help="write a CSV with timm's columns and ours")] = None,
+    json: o.Json = False,
+) -> None:
+    """Give top-1, top-5, agreement with FP32, KL of the logits and images/s."""
+    from pmq.api import evaluate as run_evaluate
+    from pmq.api.evaluate import read_what
+    from pmq.cli.subject import open_subject
+    from pmq.core import Allocation, PmqError
+    from pmq.core.files import write_csv
+    from pmq.core.progress import track
+
+    names = (what or str(latest_or(None, results))).split(",")
+    items = [read_what(name) for name in names]
+    allocations = [item for item in items if isinstance(item, Allocation)]
+    given: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "data": data}
+    given |= {"split": split, "crop_pct": crop_pct, "pretrained": pretrained}
+    given = remembered(names, given, allocations)
+    module, images = open_subject(**given, workers=workers, device=device, threads=threads)
+    if limit is not None and limit > len(images.evaluation):
+        raise PmqError(f"--limit {limit} is more than the {len(images.evaluation)} images of {images.evaluation.name}")
+    calibrated = [a.calibration for a in allocations if a.calibration is not None]
+    seeds = {c.seed for c in calibrated} | ({seed} if len(calibrated) < len(items) else set())
+    if images.shared and len(seeds) > 1:
+        raise PmqError(f"allocations of seeds {sorted(map(str, seeds))} used different images of one folder; evaluate singly")
+    used = max([calib_images, *(c.n_images + c.n_held_out for c in calibrated)])
+    indices = images.evaluation_indices(used, next(iter(seeds)) or 0, limit)
+    batches = images.evaluation.batches(batch_size, indices)
+    need = recalibrate or any(isinstance(i, str) and i != "fp32" for i in items)
+    table = run_evaluate(
+        module,
+        items,
+        track(batches, "evaluating", total=-(-len(indices) // batch_size)),
+        calibration_images=images.calibration_images(calib_images, seed) if need else None,
+        space=space,
+        recipe=recipe,
+        recalibrate=recalibrate,
+        crop_pct=given["crop_pct"],
+        seed=seed,
+    )
+    table["allocation"] = names
+    if results_file is not None:
+        write_csv(results_file, table)
+    records = json_module.loads(table.to_json(orient="records"))
+    if json:
+        print_json(records[0] if len(records) == 1 else {"results": records})
+        return
+    rows = [
+        [
+            *(r[k] for k in ("allocation", "top1", "top5", "agreement")),
+            r["kl"] if r["kl"] is not None else r["feature_error"],
+            *costs(r["size_bytes"], r["bit_ops"]),
+            r["images_per_s"],
+        ]
+        for r in records
+    ]
+    columns = ["allocation", "top-1 %", "top-5 %", "agreement %", "KL or error", "MB", "bit ops (G)", "images/s"]
+    print_table(f"{records[0]['model']} on {records[0]['n_images']} images of {images.evaluation.name}", columns, rows)

@@ -1,0 +1,26 @@
+"""Flags that several commands share, spelled as timm spells them where it has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="timm's arch.tag; without it the embedded model")]
+Checkpoint = Annotated[Path | None, typer.Option(help="safetensors, or a torch file of tensors only")]
+NumClasses = Annotated[int | None, typer.Option(help="overrides the number of classes; 0 makes a feature extractor", min=0)]
+Pretrained = Annotated[bool, typer.Option(help="without a checkpoint: timm's published weights, or random ones")]
+Data = Annotated[str | None, typer.Option(help="folder with train and val, or class folders; or a timm dataset, torch/cifar10")]
+Split = Annotated[str | None, typer.Option(help="folder or split to evaluate on")]
+CropPct = Annotated[float | None, typer.Option(help="overrides the data config's crop", min=0.1, max=1.0)]
+BatchSize = Annotated[int, typer.Option("--batch-size", "-b", help="images at once", min=1)]
+Workers = Annotated[int, typer.Option("--workers", "-j", help="processes that read images ahead", min=0)]
+Threads = Annotated[int | None, typer.Option(help="threads of one operation; all cores by default", min=1)]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps")]
+Seed = Annotated[int, typer.Option(help="of every random draw", min=0)]
+CalibImages = Annotated[int, typer.Option(help="images that fix ranges and measure sensitivity", min=1)]
+HeldOut = Annotated[int, typer.Option(help="further images that judge the candidates", min=1)]
+Recipe = Annotated[str, typer.Option(help="how ranges are estimated: minmax, percentile, mse")]
+Space = Annotated[str, typer.Option(help="search space: default, w4a8, int8_fp32, or a YAML file")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output, nothing else")]

@@ -1,0 +1,28 @@
+"""``pmq plot``: figures of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pmq.cli import options as o
+from pmq.cli.output import print_json
+from pmq.cli.run import latest_or
+
+
+def plot(
+    run: Annotated[Path | None, typer.Argument(help="run directory; default: latest run")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for the figures; default: plots in the run")] = None,
+    results: Annotated[Path, typer.Option(help="folder of run directories")] = Path("results"),
+    json: o.Json = False,
+) -> None:
+    """Draw Pareto front, sensitivities and the heat map of bits, as PNG and SVG with their data as CSV."""
+    from pmq.report import plot_run
+
+    paths = plot_run(latest_or(run, results), out)
+    if json:
+        print_json({"files": [str(p) for p in paths]})
+    else:
+        print("\n".join(map(str, paths)))

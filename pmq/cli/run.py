@@ -1,0 +1,31 @@
+"""Runs on the command line: the latest one, and what it remembers of its model and images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pmq.core import Allocation
+
+
+def latest_or(run: Path | None, results: Path) -> Path:
+    """Give ``run``, or the run below ``results`` that finished last."""
+    from pmq.core.rundir import latest_run
+
+    return run if run is not None else latest_run(results)
+
+
+def remembered(names: list[str], given: dict[str, Any], allocations: list[Allocation]) -> dict[str, Any]:
+    """Fill flags the user did not give from the manifest of the first run among ``names``, or an allocation's model."""
+    for name in names:
+        manifest = Path(name) / "manifest.json"
+        if manifest.is_file():
+            command = json.loads(manifest.read_text()).get("command", {})
+            if given["model"] in (None, command.get("model")):
+                kept = {k: command.get(k) for k in given if k != "pretrained"}
+                return {k: v if v is not None else kept.get(k) for k, v in given.items()}
+    if allocations and given["model"] is None:
+        return given | {"model": allocations[0].model.name}
+    return given

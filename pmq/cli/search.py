@@ -1,0 +1,91 @@
+"""``pmq search``: from a model, images and a budget to an allocation."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pmq.cli import options as o
+from pmq.cli.output import costs, number, print_json, print_table
+
+
+def search(
+    model: o.Model = None,
+    budget: Annotated[str, typer.Option(help="4bit, w4a8, 0.15x, size=3MB, bitops=4G, or several with commas")] = "4bit",
+    checkpoint: o.Checkpoint = None,
+    num_classes: o.NumClasses = None,
+    pretrained: o.Pretrained = True,
+    data: o.Data = None,
+    split: o.Split = None,
+    crop_pct: o.CropPct = None,
+    space: o.Space = "default",
+    recipe: o.Recipe = "mse",
+    metric: Annotated[str, typer.Option(help="sensitivity: measured, or fisher (faster, worse)")] = "measured",
+    calib_images: o.CalibImages = 32,
+    held_out: o.HeldOut = 128,
+    batch_size: o.BatchSize = 32,
+    workers: o.Workers = 0,
+    threads: o.Threads = None,
+    device: o.Device = "cpu",
+    seed: o.Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="run directory; by default named below --results")] = None,
+    results: Annotated[Path, typer.Option(help="folder of run directories")] = Path("results"),
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the same run if it was killed")] = False,
+    json: o.Json = False,
+) -> None:
+    """Find the Pareto front of bit-width allocations and pick one within the budget."""
+    from pmq.api import search as run_search
+    from pmq.cli.subject import open_subject
+    from pmq.core import Budget
+
+    Budget.parse(budget)  # before the model is loaded
+    module, images = open_subject(model, checkpoint, num_classes, pretrained, data, split, crop_pct, workers, device, threads)
+    found = run_search(
+        module,
+        images.calibration_images(calib_images + held_out, seed),
+        budget,
+        space=space,
+        recipe=recipe,
+        metric_name=metric,
+        calib_images=calib_images,
+        held_out=held_out,
+        batch_size=batch_size,
+        seed=seed,
+        out=out,
+        results=results,
+        resume=resume,
+        command={
+            "line": shlex.join(["pmq", *sys.argv[1:]]),
+            "model": model,
+            "checkpoint": checkpoint and str(checkpoint),
+            "num_classes": num_classes,
+            "pretrained": pretrained,
+            "data": data,
+            "split": split,
+            "crop_pct": crop_pct,
+        },
+    )
+    assert found.run is not None and found.allocation.budget is not None
+    chosen = found.allocation.budget.achieved | found.allocation.metrics
+    path = found.run / "allocations" / "chosen.json"
+    if json:
+        keys = ("size_bytes", "bit_ops", "agreement", "kl", "feature_error")
+        seconds = {"seconds": found.seconds["total"], "seconds_of": found.seconds}
+        print_json({"run": str(found.run), "allocation": str(path)} | {k: chosen.get(k) for k in keys} | seconds)
+        return
+    points = found.points
+    judged = points[points["source"].str.startswith(("uniform", "fp32")) | points["chosen"].fillna(False)]
+    rows = []
+    for _, row in judged.sort_values("bit_ops").iterrows():
+        name = f"chosen for {budget}" if row["chosen"] is True else row["source"]
+        error = row["kl"] if row["kl"] == row["kl"] else row["feature_error"]
+        rows.append([name, *costs(row["size_bytes"], row["bit_ops"]), row["agreement"], error])
+    n = len(points)
+    title = f"{found.allocation.model.name}: {n} allocations looked at, judged on {held_out} held-out images"
+    print_table(title, ["allocation", "MB", "bit ops (G)", "agreement %", "KL or error"], rows)
+    parts = ", ".join(f"{name} {number(seconds)} s" for name, seconds in found.seconds.items())
+    print(f"allocation: {path}\ntime: {parts}\nnext: pmq evaluate {found.run}; pmq plot {found.run}")

@@ -1,0 +1,61 @@
+"""``pmq sensitivity``: the sensitivity table alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pmq.cli import options as o
+from pmq.cli.output import print_json, print_table
+
+
+def sensitivity(
+    model: o.Model = None,
+    metric: Annotated[str, typer.Option(help="measured, fisher, or both with a comma")] = "measured",
+    checkpoint: o.Checkpoint = None,
+    num_classes: o.NumClasses = None,
+    pretrained: o.Pretrained = True,
+    data: o.Data = None,
+    crop_pct: o.CropPct = None,
+    space: o.Space = "default",
+    recipe: o.Recipe = "mse",
+    calib_images: o.CalibImages = 24,
+    batch_size: o.BatchSize = 24,
+    workers: o.Workers = 0,
+    threads: o.Threads = None,
+    device: o.Device = "cpu",
+    seed: o.Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="write the whole table as CSV")] = None,
+    json: o.Json = False,
+) -> None:
+    """Measure how much the output suffers from each bit-width of each component."""
+    from pmq.api import sensitivity as run_sensitivity
+    from pmq.cli.subject import open_subject
+    from pmq.core.files import write_csv
+
+    module, images = open_subject(model, checkpoint, num_classes, pretrained, data, None, crop_pct, workers, device, threads)
+    table = run_sensitivity(
+        module,
+        images.calibration_images(calib_images, seed),
+        tuple(metric.split(",")),
+        space=space,
+        recipe=recipe,
+        calib_images=calib_images,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    seconds = table.attrs["seconds"]
+    if out is not None:
+        write_csv(out, table)
+    if json:
+        print_json({"seconds": seconds, "rows": len(table), "table": str(out) if out else None})
+        return
+    for name, part in table.groupby("metric", sort=False):
+        worst = part.sort_values("error", ascending=False).head(12)
+        rows = [[r["component"], r["bits"], r["error"]] for _, r in worst.iterrows()]
+        title = f"{name}: the 12 largest of {len(part)} errors, {seconds[str(name)]:.1f} s"
+        print_table(title, ["component", "bits", "error at the output"], rows)
+    if out is not None:
+        print(f"table: {out}")

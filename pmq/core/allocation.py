@@ -1,0 +1,171 @@
+"""The allocation: the one file that says which bits every tensor of a model gets."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pmq.core.choice import Assignment, Choice
+from pmq.core.errors import PmqError
+from pmq.core.files import write_text
+
+SCHEMA_VERSION: Literal[1] = 1
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def pmq_version() -> str:
+    """Version of the installed package."""
+    try:
+        return version("pmq")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "0+unknown"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Producer(_Strict):
+    """Who wrote the file."""
+
+    name: str = "pmq"
+    version: str = Field(default_factory=pmq_version)
+
+
+class ModelInfo(_Strict):
+    """Which model the bits are for.
+
+    ``name`` is timm's ``arch.tag``; ``weights_sha256`` hashes names, shapes and values of the state dict;
+    ``data_config`` is timm's description of preprocessing.
+    """
+
+    name: str
+    num_classes: int
+    weights_sha256: str
+    data_config: dict[str, Any] = Field(default_factory=dict)
+
+
+class CalibrationInfo(_Strict):
+    """Which images fixed the ranges: the hash of their preprocessed values, in order.
+
+    ``n_held_out`` further images, drawn by the same seed, judged the candidates of the search: an evaluation on the
+    same folder leaves out both.
+    """
+
+    sha256: str
+    n_images: int
+    n_held_out: int = 0
+    seed: int | None = None
+
+
+class ComponentChoice(Choice):
+    """A choice, and for an activation the range ``(low, high)`` that calibration gave its quantizer."""
+
+    range: tuple[float, float] | None = None
+
+    @property
+    def choice(self) -> Choice:
+        """The decision alone."""
+        return Choice(**self.model_dump(exclude={"range"}))
+
+
+class BudgetInfo(_Strict):
+    """What was asked, what that means in figures, and what is achieved."""
+
+    text: str
+    limits: dict[str, float | None]
+    achieved: dict[str, float]
+
+
+class Allocation(_Strict):
+    """A bit allocation. ``components`` maps ``blocks.0.attn.qkv.weight`` and so on to choices."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    producer: Producer = Field(default_factory=Producer)
+    model: ModelInfo
+    calibration: CalibrationInfo | None = None
+    target: str | None = None
+    space: str
+    components: dict[str, ComponentChoice]
+    patches: None = None
+    pruning: None = None
+    budget: BudgetInfo | None = None
+    metrics: dict[str, float | None] = Field(default_factory=dict)
+
+    @property
+    def assignment(self) -> Assignment:
+        """Component name to choice."""
+        return {name: c.choice for name, c in self.components.items()}
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Calibrated ranges of the activations that have one."""
+        return {name: c.range for name, c in self.components.items() if c.range is not None}
+
+    def check_model(self, model: ModelInfo) -> None:
+        """Raise unless the allocation was made for ``model``."""
+        if self.model.name != model.name:
+            raise PmqError(f"the allocation is of model {self.model.name!r}, not of {model.name!r}; search that model anew")
+        if self.model.weights_sha256 != model.weights_sha256:
+            raise PmqError(
+                f"the allocation was calibrated on weights {self.model.weights_sha256[:12]} of {model.name!r}, these are "
+                f"{model.weights_sha256[:12]}; pass their checkpoint, or --recalibrate to fit the ranges anew"
+            )
+
+    def save(self, path: Path | str) -> Path:
+        """Write the JSON file."""
+        return write_text(Path(path), self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path | str) -> Allocation:
+        """Read and validate a JSON file.
+
+        Raises:
+            PmqError: the file is absent, no JSON, of another schema version, or names unknown fields or bit-widths.
+        """
+        path = Path(path)
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise PmqError(f"allocation {str(path)!r} does not exist; `pmq search` writes one") from None
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise PmqError(f"allocation {str(path)!r} is no readable JSON: {error}") from None
+        if not isinstance(data, dict) or "components" not in data:
+            raise PmqError(f"allocation {str(path)!r} has no 'components': it is no allocation of pmq")
+        if data.get("schema_version") != SCHEMA_VERSION:
+            found = data.get("schema_version")
+            raise PmqError(f"allocation {str(path)!r} has schema_version {found!r}; this pmq reads {SCHEMA_VERSION}")
+        return validated(cls, data, f"allocation {str(path)!r}")
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """JSON Schema of the file."""
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | cls.model_json_schema()
+
+
+def validated(cls: type[Model], data: Any, what: str) -> Model:
+    """Validate ``data``, telling the first fault as one line that names place, value and rule."""
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(p) for p in first["loc"]) or "top level"
+        rule = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            rule = f"unknown key; allowed here are {', '.join(_fields_at(cls, first['loc'][:-1]))}"
+            raise PmqError(f"{what}: {place}: {rule}") from None
+        raise PmqError(f"{what}: {place} = {first['input']!r}: {rule}"[:600]) from None
+
+
+def _fields_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Name the fields of the model found by walking ``location``; the outermost ones where the walk ends early."""
+    for step in location:
+        field = cls.model_fields.get(str(step))
+        inner = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
+        models = [a for a in inner if isinstance(a, type) and issubclass(a, BaseModel)]
+        cls = models[0] if models else cls
+    return list(cls.model_fields)

@@ -1,0 +1,40 @@
+"""Bit-widths as values."""
+
+from __future__ import annotations
+
+from pmq.core.errors import PmqError
+
+
+class BitWidth(int):
+    """A number of bits that a quantizer here can have: 2 to 8, or 32 for FP32 left alone.
+
+    >>> BitWidth(4).levels, str(BitWidth(4)), str(BitWidth(32))
+    (16, '4', 'fp32')
+    >>> BitWidth(9)
+    Traceback (most recent call last):
+    pmq.core.errors.PmqError: bit-width 9 is not one of 2, 3, 4, 5, 6, 7, 8, 32 (FP32)
+    """
+
+    ALLOWED = (2, 3, 4, 5, 6, 7, 8, 32)
+
+    def __new__(cls, bits: int) -> BitWidth:
+        """Check ``bits``."""
+        if bits not in cls.ALLOWED:
+            raise PmqError(f"bit-width {bits} is not one of {', '.join(map(str, cls.ALLOWED))} (FP32)")
+        return super().__new__(cls, bits)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether nothing is quantized."""
+        return self == 32
+
+    @property
+    def levels(self) -> int:
+        """How many distinct values a quantizer of this width may emit per scale."""
+        return int(1 << int(self))
+
+    def __str__(self) -> str:
+        return "fp32" if self.is_float else str(int(self))
+
+
+FP32 = BitWidth(32)

@@ -1,0 +1,126 @@
+"""Budgets: what the user may spend, in one grammar.
+
+``4bit``, ``4.5bit``      weight bytes and bit operations no larger than uniform 4 (4.5) bit
+``w4a8``                  the same with 4-bit weights and 8-bit activations
+``0.15x``                 bytes no larger than 0.15 of the FP32 model's
+``size=3MB``              bytes; decimal units: kB, MB, GB
+``bitops=4G``             bit operations for one image; M, G, T
+``size=3MB,bitops=4G``    all of them
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pmq.core.errors import PmqError
+
+GRAMMAR = "4bit, 4.5bit, w4a8, 0.15x, size=3MB, bitops=4G, or several with commas"
+_NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
+_SIZE_UNITS = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9}
+_COUNT_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+class Costs(Protocol):
+    """What a budget must know of a model's costs."""
+
+    fp32_bytes: float
+
+    def uniform(self, weight_bits: float, activation_bits: float) -> tuple[float, float]:
+        """Give the bytes and bit operations of a uniform allocation."""
+        ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """A budget in absolute figures; ``None`` is unlimited."""
+
+    size_bytes: float | None = None
+    bit_ops: float | None = None
+
+    def allow(self, size_bytes: float, bit_ops: float) -> bool:
+        """Whether costs are within the limits."""
+        return (self.size_bytes is None or size_bytes <= self.size_bytes) and (self.bit_ops is None or bit_ops <= self.bit_ops)
+
+    def tighten(self, size_bytes: float | None = None, bit_ops: float | None = None) -> Limits:
+        """Keep the smaller of each limit."""
+
+        def smaller(a: float | None, b: float | None) -> float | None:
+            return min(x for x in (a, b) if x is not None) if (a, b) != (None, None) else None
+
+        return Limits(smaller(self.size_bytes, size_bytes), smaller(self.bit_ops, bit_ops))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A parsed budget. ``Budget.parse("4bit")`` makes one; :meth:`resolve` turns it into limits for a model.
+
+    >>> Budget.parse("w4a8, size=3MB")
+    Budget(text='w4a8,size=3MB', uniform=((4.0, 8.0),), limits=Limits(size_bytes=3000000.0, bit_ops=None), ratio=None)
+    """
+
+    text: str
+    uniform: tuple[tuple[float, float], ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    ratio: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read a budget.
+
+        Raises:
+            PmqError: the text does not follow the grammar.
+        """
+        budget = cls("".join(text.split()))
+        for term in budget.text.split(","):
+            budget = budget._with_term(term, text)
+        return budget
+
+    def _with_term(self, term: str, text: str) -> Budget:
+        low = term.lower()
+        if match := re.fullmatch(_NUMBER + "bits?", low):
+            bits = _bits(match[1], term)
+            return Budget(self.text, (*self.uniform, (bits, bits)), self.limits, self.ratio)
+        if match := re.fullmatch(f"w{_NUMBER}a{_NUMBER}", low):
+            pair = (_bits(match[1], term), _bits(match[2], term))
+            return Budget(self.text, (*self.uniform, pair), self.limits, self.ratio)
+        if match := re.fullmatch(_NUMBER + "x", low):
+            ratio = _positive(match[1], term)
+            return Budget(self.text, self.uniform, self.limits, min(ratio, self.ratio or ratio))
+        if match := re.fullmatch(f"size={_NUMBER}([kmg]?b?)", low):
+            size = _positive(match[1], term) * _unit(match[2], _SIZE_UNITS, term)
+            return Budget(self.text, self.uniform, self.limits.tighten(size_bytes=size), self.ratio)
+        if match := re.fullmatch(f"bitops={_NUMBER}([kmgt]?)", low):
+            ops = _positive(match[1], term) * _unit(match[2], _COUNT_UNITS, term)
+            return Budget(self.text, self.uniform, self.limits.tighten(bit_ops=ops), self.ratio)
+        raise PmqError(f"budget {text!r}: {term!r} is not understood; write {GRAMMAR}")
+
+    def resolve(self, costs: Costs) -> Limits:
+        """Turn the budget into bytes and bit operations of a model."""
+        limits = self.limits
+        for weight_bits, activation_bits in self.uniform:
+            limits = limits.tighten(*costs.uniform(weight_bits, activation_bits))
+        if self.ratio is not None:
+            limits = limits.tighten(size_bytes=self.ratio * costs.fp32_bytes)
+        return limits
+
+
+def _positive(number: str, term: str) -> float:
+    value = float(number)
+    if value <= 0:
+        raise PmqError(f"budget {term!r} is not positive; write {GRAMMAR}")
+    return value
+
+
+def _bits(number: str, term: str) -> float:
+    value = float(number)
+    if not (2 <= value <= 8 or value == 32):
+        raise PmqError(f"budget {term!r}: {number} bits are outside 2 to 8 (or 32 for FP32)")
+    return value
+
+
+def _unit(unit: str, units: dict[str, float], term: str) -> float:
+    if unit.upper() not in units:
+        raise PmqError(f"budget {term!r}: unit {unit!r} is not one of {', '.join(u for u in units if u)}")
+    return units[unit.upper()]

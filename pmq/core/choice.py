@@ -1,0 +1,81 @@
+"""What is decided for one component: how many bits, and laid out how."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from pmq.core.bits import FP32, BitWidth
+
+Granularity = Literal["tensor", "channel", "group"]
+Bits = Annotated[int, AfterValidator(BitWidth)]
+
+
+class Choice(BaseModel):
+    """One way to represent one component.
+
+    ``granularity`` says which values share a scale. For a weight ``(O, I)``: ``tensor`` one scale, ``channel`` one per
+    output ``(O, 1)``, ``group`` one per ``group_size`` neighbouring inputs ``(O, I / group_size)``. Activations are per
+    tensor.
+
+    >>> Choice(bits=4).label, Choice(bits=32, quantizer="none").label
+    ('4', 'fp32')
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bits: Bits
+    quantizer: str = "affine"
+    granularity: Granularity = "tensor"
+    group_size: int | None = Field(default=None, ge=1)
+    symmetric: bool = False
+    estimator: str = "mse"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Choice:
+        if (self.granularity == "group") != (self.group_size is not None):
+            raise ValueError(f"group_size={self.group_size} with granularity={self.granularity!r}: only groups have a size")
+        if (self.quantizer == "none") != (self.bits == FP32):
+            raise ValueError(f"quantizer={self.quantizer!r} with {self.bits} bits: 'none' and 32 bits (FP32) go together")
+        return self
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the component stays in FP32."""
+        return self.bits == FP32
+
+    @property
+    def label(self) -> str:
+        """The bits, and the quantizer where it is not the plain one."""
+        text = str(BitWidth(self.bits))
+        return text if self.quantizer in ("affine", "none") else f"{text}-{self.quantizer}"
+
+    def scales(self, shape: tuple[int, ...]) -> int:
+        """Count the scales of a tensor whose first axis is the channel and whose other axes are flattened."""
+        if self.granularity == "tensor":
+            return 1
+        if self.granularity == "channel":
+            return shape[0]
+        inputs = 1
+        for n in shape[1:]:
+            inputs *= n
+        assert self.group_size is not None
+        return int(shape[0] * -(-inputs // self.group_size))
+
+    def with_bits(self, bits: int) -> Choice:
+        """Keep the layout, change the bits; 32 means FP32, which has no layout."""
+        return FLOAT if bits == FP32 else Choice(**(self.model_dump() | {"bits": bits}))
+
+    def key(self) -> str:
+        """A stable text for journals and caches."""
+        return self.model_dump_json()
+
+    @classmethod
+    def of(cls, **fields: Any) -> Choice:
+        """Make a choice, reading 32 bits as FP32 whatever the layout says."""
+        return FLOAT if fields["bits"] == FP32 else cls(**fields)
+
+
+FLOAT = Choice(bits=32, quantizer="none")
+Assignment = dict[str, Choice]  # component name -> choice

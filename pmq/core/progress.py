@@ -1,0 +1,76 @@
+"""Progress with time left on standard error, for everything that takes over two seconds.
+
+A terminal gets a bar; a file or pipe gets a plain line now and then. ``PMQ_PROGRESS=0`` silences both.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Item = TypeVar("Item")
+QUIET_SECONDS = 2.0
+LINE_SECONDS = 10.0
+
+
+def message(text: str) -> None:
+    """Tell the user something on standard error, whole on one line."""
+    if _enabled():
+        print(text, file=sys.stderr, flush=True)
+
+
+def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
+    """Yield ``items``, showing how far they are after two seconds."""
+    if total is None:
+        items = list(items)
+        total = len(items)
+    if not _enabled():
+        yield from items
+    elif sys.stderr.isatty():
+        yield from _with_bar(items, label, total)
+    else:
+        yield from _with_lines(items, label, total)
+
+
+def _enabled() -> bool:
+    return os.environ.get("PMQ_PROGRESS", "1") != "0"
+
+
+def _with_bar(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    task = bar.add_task(label, total=total)
+    start, shown = time.monotonic(), False
+    try:
+        for item in items:
+            yield item
+            bar.advance(task)
+            if not shown and time.monotonic() - start > QUIET_SECONDS:
+                bar.start()
+                shown = True
+    finally:
+        if shown:
+            bar.stop()
+            message(f"{label}: {time.monotonic() - start:.1f} s")
+
+
+def _with_lines(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
+    start = last = time.monotonic()
+    told = False
+    done = 0
+    for item in items:
+        yield item
+        done += 1
+        now = time.monotonic()
+        if now - last > (LINE_SECONDS if told else QUIET_SECONDS) and done < total:
+            left = (now - start) / done * (total - done)
+            message(f"{label}: {done}/{total}, {now - start:.0f} s, {left:.0f} s left")
+            told, last = True, now
+    if time.monotonic() - start > QUIET_SECONDS:
+        message(f"{label}: {done}/{total}, {time.monotonic() - start:.1f} s")

@@ -1,0 +1,43 @@
+"""What each choice costs: bytes to store, bit operations to compute. Plain arithmetic on an inventory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from pmq.core.choice import Choice
+from pmq.core.component import Component, Inventory
+
+SCALE_BYTES = 4
+#: bytes of zero point beside each scale; symmetric and logarithmic quantizers have none
+ZERO_POINT_BYTES = 1
+
+
+def component_bytes(component: Component, choice: Choice) -> int:
+    """Bytes a component takes in a file: a weight's packed codes, scales and zero points; an activation's scale."""
+    if choice.is_float:
+        return 4 * component.numel if component.role == "weight" else 0
+    offset = ZERO_POINT_BYTES if choice.quantizer == "affine" and not choice.symmetric else 0
+    if component.role == "activation":
+        return SCALE_BYTES + offset
+    return math.ceil(component.numel * choice.bits / 8) + choice.scales(component.shape) * (SCALE_BYTES + offset)
+
+
+class CostModel:
+    """Costs of whole allocations of one model.
+
+    ``bit operations`` are multiply-accumulates of one image times the bits of both operands (32 for FP32), as HAQ and
+    HAWQ-V3 count them; a product of two activations (``q @ k``, ``attn @ v``) counts both operands as well.
+    """
+
+    def __init__(self, inventory: Inventory) -> None:
+        self.inventory = inventory
+
+    def size_bytes(self, assignment: Mapping[str, Choice]) -> int:
+        """Bytes of the model, with everything that stays in FP32."""
+        held = sum(component_bytes(c, assignment[c.name]) for c in self.inventory)
+        return held + self.inventory.rest_bytes
+
+    def bit_ops(self, assignment: Mapping[str, Choice]) -> int:
+        """Bit operations of one image."""
+        return sum(op.macs * assignment[op.operands[0]].bits * assignment[op.operands[1]].bits for op in self.inventory.operators)

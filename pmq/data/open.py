@@ -1,0 +1,99 @@
+"""From what the user says about data to images for calibration and images for evaluation, never the same ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from pmq.core.allocation import ModelInfo
+from pmq.core.errors import PmqError
+from pmq.data.embedded import embedded_source
+from pmq.data.folder import folder_source, timm_source
+from pmq.data.source import ImageSource
+from pmq.models.embedded import EMBEDDED_NAME
+
+TIMM_PREFIXES = ("torch/", "hfds/", "tfds/", "wds/", "hfids/")
+EVALUATION_SPLITS = ("val", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where images come from. One source may serve both purposes; then its images are divided by the seed."""
+
+    calibration: ImageSource
+    evaluation: ImageSource
+
+    @property
+    def shared(self) -> bool:
+        """Whether both are drawn from the same images."""
+        return self.calibration is self.evaluation
+
+    def calibration_images(self, count: int, seed: int) -> Tensor:
+        """Draw ``count`` images by ``seed``: ``(N, C, H, W)``.
+
+        Raises:
+            PmqError: there are not that many.
+        """
+        if count > len(self.calibration):
+            raise PmqError(
+                f"{count} calibration images asked, {self.calibration.name} has {len(self.calibration)}; "
+                "lower --calib-images or --held-out"
+            )
+        return self.calibration.tensor(self.calibration.draw(seed)[:count])
+
+    def evaluation_indices(self, used: int, seed: int, limit: int | None = None) -> list[int]:
+        """Name the images to evaluate on: all, or all but the ``used`` ones that calibration draws from the same source."""
+        indices = sorted(self.evaluation.draw(seed)[used:]) if self.shared else list(range(len(self.evaluation)))
+        if limit is not None and limit < len(indices):
+            allowed = set(indices)  # spread over the classes, the same ones every time
+            indices = sorted([i for i in self.evaluation.draw(0) if i in allowed][:limit])
+        if not indices:
+            raise PmqError(f"{self.evaluation.name} has no images left to evaluate on; lower --calib-images or --held-out")
+        return indices
+
+
+def open_data(
+    data: str | None,
+    info: ModelInfo,
+    split: str | None = None,
+    crop_pct: float | None = None,
+    workers: int = 0,
+) -> Data:
+    """Open the images for a model.
+
+    Args:
+        data: a folder, with ``train`` and ``val`` below it or class folders at once, or a timm dataset as
+            ``torch/cifar10`` (``ROOT::torch/cifar10``); without it the embedded images, for the embedded model.
+        info: the model, whose data config decides preprocessing.
+        split: folder or split to evaluate on.
+        crop_pct: overrides the data config's.
+        workers: processes that read ahead.
+
+    Raises:
+        PmqError: no such folder or split, or no images in it.
+    """
+    if data is None:
+        if info.name != EMBEDDED_NAME:
+            raise PmqError(f"model {info.name!r} needs images: give --data a folder of class folders")
+        return Data(embedded_source("train", info), embedded_source("test", info))
+    if data.rpartition("::")[2].startswith(TIMM_PREFIXES):
+        evaluation = timm_source(data, split or "validation", info, crop_pct, workers)
+        return Data(timm_source(data, "train", info, crop_pct, workers), evaluation)
+    root = Path(data)
+    if not root.is_dir():
+        raise PmqError(f"data folder {data!r} does not exist; give a folder with train and val, or with class folders")
+    splits = (split,) if split else EVALUATION_SPLITS
+    found = next((root / s for s in splits if (root / s).is_dir()), None)
+    if split and found is None:
+        raise PmqError(f"data folder {data!r} has no split {split!r}; it has {', '.join(sorted(_folders(root))[:8])}")
+    evaluation = folder_source(found or root, info, crop_pct, workers)
+    train = root / "train"
+    if found and train.is_dir() and train != found:
+        return Data(folder_source(train, info, crop_pct, workers), evaluation)
+    return Data(evaluation, evaluation)
+
+
+def _folders(root: Path) -> list[str]:
+    return [p.name for p in root.iterdir() if p.is_dir()] or ["no folders at all"]

@@ -1,0 +1,90 @@
+"""Images to feed to a model: any map-style dataset, with unreadable files counted and left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from pmq.core.errors import PmqError
+from pmq.core.progress import message
+
+#: share of unreadable images above which a run stops
+TOLERATED = 0.01
+Batch = tuple[Tensor, Tensor]
+
+
+class _Forgiving(Dataset[tuple[Tensor | None, int, str]]):
+    """Gives ``(image, label, "")``, or ``(None, label, what failed)`` where reading fails."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> tuple[Tensor | None, int, str]:
+        try:
+            image, label = self.dataset[index]
+            return image, int(label), ""
+        except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:  # what Pillow raises on bad files
+            return None, -1, f"{self._name(index)} ({error})"
+
+    def _name(self, index: int) -> str:
+        files = getattr(self.dataset, "files", None)
+        return str(files[index]) if files is not None else f"image {index}"
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
+def _collate(items: Sequence[tuple[Tensor | None, int, str]]) -> tuple[Tensor | None, Tensor, list[str]]:
+    good = [(image, label) for image, label, _ in items if image is not None]
+    images = torch.stack([image for image, _ in good]) if good else None
+    return images, torch.tensor([label for _, label in good]), [bad for *_, bad in items if bad]
+
+
+class ImageSource:
+    """A dataset of preprocessed images ``(C, H, W)`` with labels (-1: unknown).
+
+    Args:
+        dataset: map-style; ``dataset[i]`` gives ``(image, label)``, ``dataset.files`` may name the files.
+        name: for messages.
+        workers: processes that read ahead.
+    """
+
+    def __init__(self, dataset: Any, name: str, workers: int = 0) -> None:
+        self.dataset, self.name, self.workers = _Forgiving(dataset), name, workers
+        self.unreadable: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def batches(self, batch_size: int, indices: Sequence[int] | None = None) -> Iterator[Batch]:
+        """Yield ``(images, labels)`` of ``indices`` (all) in order.
+
+        Raises:
+            PmqError: more than 1 % of the images cannot be read.
+        """
+        chosen: Dataset[Any] = self.dataset if indices is None else Subset(self.dataset, list(indices))
+        total = len(self) if indices is None else len(indices)
+        bad: list[str] = []
+        for images, labels, failed in DataLoader(chosen, batch_size=batch_size, num_workers=self.workers, collate_fn=_collate):
+            for name in failed:
+                message(f"unreadable, left out: {name}")
+            bad += failed
+            if len(bad) > TOLERATED * total:
+                raise PmqError(f"{len(bad)} of {total} images in {self.name} cannot be read (at most 1 % may), as {bad[0]}")
+            if images is not None:
+                yield images, labels
+        self.unreadable = bad
+
+    def tensor(self, indices: Sequence[int]) -> Tensor:
+        """Read ``indices`` into one tensor ``(N, C, H, W)``."""
+        return torch.cat([images for images, _ in self.batches(64, indices)])
+
+    def draw(self, seed: int) -> list[int]:
+        """Put all indices into an order that depends on ``seed`` alone: calibration takes them from its beginning."""
+        return [int(i) for i in np.random.default_rng(seed).permutation(len(self))]

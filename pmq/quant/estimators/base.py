@@ -1,0 +1,61 @@
+"""What a range estimator is: samples in, the range to spread the levels over out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+from torch import Tensor
+
+from pmq.core.errors import PmqError
+from pmq.quant.quantizers import Quantizer
+
+Range = tuple[Tensor, Tensor]
+#: makes the quantizer whose error an estimator may look at
+Fit = Callable[[Tensor, Tensor], Quantizer]
+
+
+class RangeEstimator(ABC):
+    """Estimates a range for each row of samples.
+
+    ``estimate(x, fit, symmetric)`` takes samples ``(R, K)`` and gives ``low`` and ``high`` of shape ``(R, 1)``, within
+    the samples' minimum and maximum; ``symmetric`` says that only the larger of the two will count. Subclasses write
+    :meth:`_estimate`.
+    """
+
+    name: ClassVar[str]
+
+    def estimate(self, x: Tensor, fit: Fit, symmetric: bool) -> Range:
+        """Estimate ranges; rows need finite samples.
+
+        Raises:
+            PmqError: a sample is NaN or infinite.
+        """
+        low, high = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
+        if not bool((low.isfinite() & high.isfinite()).all()):
+            raise PmqError("the calibration values are not all finite: check the checkpoint and the images")
+        return self._estimate(x, low, high, fit, symmetric)
+
+    @abstractmethod
+    def _estimate(self, x: Tensor, low: Tensor, high: Tensor, fit: Fit, symmetric: bool) -> Range: ...
+
+
+ESTIMATORS: dict[str, RangeEstimator] = {}
+
+
+def register(cls: type[RangeEstimator]) -> type[RangeEstimator]:
+    """Make an estimator known by its name."""
+    ESTIMATORS[cls.name] = cls()
+    return cls
+
+
+def estimator(name: str) -> RangeEstimator:
+    """Look an estimator up.
+
+    Raises:
+        PmqError: there is none of that name.
+    """
+    if name not in ESTIMATORS:
+        raise PmqError(f"range estimator {name!r} is not one of {', '.join(sorted(ESTIMATORS))}")
+    return ESTIMATORS[name]

@@ -1,0 +1,22 @@
+"""The range without its extreme tails."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pmq.quant.estimators.base import Fit, Range, RangeEstimator, register
+
+TAIL = 1e-4
+
+
+@register
+class Percentile(RangeEstimator):
+    """Leave out one sample in ten thousand on each side."""
+
+    name = "percentile"
+
+    def _estimate(self, x: Tensor, low: Tensor, high: Tensor, fit: Fit, symmetric: bool) -> Range:
+        ordered = x.sort(1).values
+        k = round(TAIL * (x.shape[1] - 1))
+        return torch.minimum(ordered[:, k : k + 1], high), torch.maximum(ordered[:, -1 - k :][:, :1], low)

@@ -1,0 +1,59 @@
+"""What a quantizer is: a pure function from tensors to tensors with few distinct values."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+from pmq.core.errors import PmqError
+
+
+class Quantizer(ABC):
+    """A fitted quantizer. ``quantizer(x)`` has at most ``2 ** bits`` distinct values per scale.
+
+    Subclasses are made by :meth:`from_range`; the range broadcasts against the tensors to come, so that one object
+    serves a whole tensor (range of shape ``()``) or each row of ``(R, K)`` (range ``(R, 1)``).
+    """
+
+    name: ClassVar[str]
+    #: numbers stored beside each scale, in bytes, when the quantizer is symmetric and when it is not
+    offset_bytes: ClassVar[tuple[int, int]] = (0, 0)
+
+    @classmethod
+    @abstractmethod
+    def from_range(cls, low: Tensor, high: Tensor, bits: int, symmetric: bool) -> Quantizer:
+        """Fit to values between ``low`` and ``high``. A range of zero width must not divide by zero."""
+
+    @abstractmethod
+    def codes(self, x: Tensor) -> Tensor:
+        """Give the integer code of each value, from 0 to ``2 ** bits - 1``, same shape as ``x``."""
+
+    @abstractmethod
+    def decode(self, codes: Tensor) -> Tensor:
+        """Give the value of each code."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Quantize and dequantize; subclasses do it in fewer passes over memory."""
+        return self.decode(self.codes(x))
+
+
+QUANTIZERS: dict[str, type[Quantizer]] = {}
+
+
+def register(cls: type[Quantizer]) -> type[Quantizer]:
+    """Make a quantizer known by its name."""
+    QUANTIZERS[cls.name] = cls
+    return cls
+
+
+def quantizer_class(name: str) -> type[Quantizer]:
+    """Look a quantizer up.
+
+    Raises:
+        PmqError: there is none of that name.
+    """
+    if name not in QUANTIZERS:
+        raise PmqError(f"quantizer {name!r} is not one of {', '.join(sorted(QUANTIZERS))}")
+    return QUANTIZERS[name]

@@ -1,0 +1,85 @@
+"""The simulator: a model that computes with the bits of an allocation, in floating point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from pmq.core.choice import FLOAT, Choice
+from pmq.core.component import Component, Inventory
+from pmq.core.progress import track
+from pmq.quant.calibration import Calibration
+from pmq.quant.instrument import Instrument
+from pmq.quant.quantizers import Quantizer
+from pmq.quant.weights import fake_quantize_weight
+
+
+class Simulator:
+    """Applies choices to a model and undoes them. A context manager: leaving it restores the model.
+
+    A weight is quantized once for each choice and kept, so that going from one allocation to the next moves pointers.
+
+    Args:
+        model: in evaluation mode; changed in place until :meth:`close`.
+        inventory: its components.
+        calibration: where ranges of activations come from.
+    """
+
+    def __init__(self, model: nn.Module, inventory: Inventory, calibration: Calibration) -> None:
+        self.model, self.inventory, self.calibration = model, inventory, calibration
+        self.instrument = Instrument(model, inventory)
+        self._components = {c.name: c for c in inventory}
+        self._current: dict[str, tuple[Choice, Calibration]] = dict.fromkeys(inventory.names, (FLOAT, calibration))
+        self._weights: dict[tuple[str, Choice], Tensor] = {}
+        self._quantizers: dict[tuple[str, Choice, Calibration], Quantizer] = {}
+
+    def apply(self, assignment: Mapping[str, Choice], calibration: Calibration | None = None) -> None:
+        """Quantize by ``assignment``; components it does not name are FP32. ``calibration`` overrides our own."""
+        for name in self.inventory.names:
+            self.set(name, assignment.get(name, FLOAT), calibration)
+
+    def set(self, name: str, choice: Choice, calibration: Calibration | None = None) -> None:
+        """Quantize one component, leaving the others as they are."""
+        calibration = calibration or self.calibration
+        if self._current[name] == (choice, calibration):
+            return
+        component = self._components[name]
+        if component.role == "weight":
+            self.instrument.set_weight(name, None if choice.is_float else self.weight(component, choice))
+        else:
+            quantizer = None if choice.is_float else self.quantizer(component, choice, calibration)
+            self.instrument.set_activation(name, quantizer)
+        self._current[name] = (choice, calibration)
+
+    def prepare(self, choices: Mapping[str, Sequence[Choice]]) -> None:
+        """Quantize weights and fit quantizers for all ``choices`` now rather than when they are first used."""
+        pairs = [(self._components[name], choice) for name, row in choices.items() for choice in row]
+        for component, choice in track(pairs, "fitting quantizers"):
+            if not choice.is_float:
+                (self.weight if component.role == "weight" else self.quantizer)(component, choice)
+
+    def weight(self, component: Component, choice: Choice) -> Tensor:
+        """Quantized values of a weight, computed once."""
+        key = (component.name, choice)
+        if key not in self._weights:
+            self._weights[key] = fake_quantize_weight(self.instrument.weights[component.name].detach(), choice)
+        return self._weights[key]
+
+    def quantizer(self, component: Component, choice: Choice, calibration: Calibration | None = None) -> Quantizer:
+        """Quantizer of an activation, fitted once."""
+        calibration = calibration or self.calibration
+        key = (component.name, choice, calibration)
+        if key not in self._quantizers:
+            self._quantizers[key] = calibration.quantizer(component.name, choice)
+        return self._quantizers[key]
+
+    def close(self) -> None:
+        """Restore the model."""
+        self.instrument.remove()
+
+    def __enter__(self) -> Simulator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,69 @@
+"""Which allocations are worth a real simulation: the table's optima around the budget, and a sweep of the front."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from pmq.core.budget import Limits
+from pmq.core.progress import track
+from pmq.search.exact import ExactSolver
+from pmq.search.front import non_dominated
+from pmq.search.tables import Floats, Genomes, Tables, within
+
+#: powers of the error to minimise the sum of: a sum of plain errors overrates what single bad components add to
+#: a network that is far off anyway
+POWERS = (1.0, 0.8, 0.6, 0.5, 0.4)
+#: parts of the budget to solve for as well
+FRACTIONS = (1.0, 0.985)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A genome and where it comes from."""
+
+    genome: tuple[int, ...]
+    source: str
+
+
+def exact_candidates(tables: Tables, solver: ExactSolver, limits: Limits) -> list[Candidate]:
+    """Optima within the limits under several readings of the error."""
+    found = []
+    jobs = [(power, fraction) for fraction in FRACTIONS for power in POWERS]
+    for power, fraction in track(jobs, "solving"):
+        genome = solver.solve(_scaled(limits, fraction), np.maximum(tables.error, 0) ** power)
+        if genome is not None:
+            found.append(Candidate(tuple(map(int, genome)), f"exact error^{power:g} at {fraction:g} of the budget"))
+    return found
+
+
+def sweep_candidates(solver: ExactSolver, sweep: list[tuple[str, Limits]]) -> list[Candidate]:
+    """Exact optima over a sweep of budgets: the additive front."""
+    solutions: Iterator[tuple[str, Genomes | None]] = ((n, solver.solve(x)) for n, x in track(sweep, "solving the front"))
+    return [Candidate(tuple(map(int, g)), f"exact at {name}") for name, g in solutions if g is not None]
+
+
+def nearby_candidates(genomes: Genomes, costs: Floats, limits: Limits, count: int) -> list[Candidate]:
+    """Front points of the archive within the limits with the least predicted error, each unlike those before it.
+
+    Args:
+        genomes: ``(B, D)`` all that was looked at.
+        costs: ``(B, 3)`` theirs.
+        limits: the budget.
+        count: how many.
+    """
+    inside = np.flatnonzero(within(limits, costs))
+    inside = inside[non_dominated(costs[inside])]
+    chosen: list[int] = []
+    for i in inside[np.argsort(costs[inside, 0], kind="stable")]:
+        if all((genomes[i] != genomes[j]).sum() >= max(2, genomes.shape[1] // 20) for j in chosen):
+            chosen.append(int(i))
+        if len(chosen) == count:
+            break
+    return [Candidate(tuple(map(int, genomes[i])), "nsga2") for i in chosen]
+
+
+def _scaled(limits: Limits, fraction: float) -> Limits:
+    return Limits(*(None if v is None else v * fraction for v in (limits.size_bytes, limits.bit_ops)))

@@ -1,0 +1,107 @@
+"""What a sensitivity metric is."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor
+
+from pmq.core.choice import Assignment, Choice
+from pmq.core.errors import PmqError
+from pmq.quant import Simulator
+from pmq.sensitivity.table import SensitivityTable
+
+Choices = Mapping[str, Sequence[Choice]]
+#: give a journaled error, or nothing
+Recall = Callable[[str, Choice], float | None]
+#: journal an error
+Record = Callable[[str, Choice, float], None]
+
+
+@dataclass
+class Probe:
+    """What a metric may look at.
+
+    Attributes:
+        simulator: the model, to quantize one component or another.
+        images: ``(N, C, H, W)``; no labels are needed.
+        classifier: whether the output is logits; else it is features.
+        base: the allocation around which to measure; FP32 where it names nothing.
+        batch_size: images at once.
+        seed: for metrics that draw.
+    """
+
+    simulator: Simulator
+    images: Tensor
+    classifier: bool = True
+    base: Assignment = field(default_factory=dict)
+    batch_size: int = 24
+    seed: int = 0
+
+
+class Metric(ABC):
+    """Fills a sensitivity table. ``measure`` is public, subclasses write ``_measure``."""
+
+    name: ClassVar[str]
+
+    def measure(
+        self,
+        probe: Probe,
+        choices: Choices,
+        recall: Recall = lambda name, choice: None,
+        record: Record = lambda name, choice, error: None,
+    ) -> SensitivityTable:
+        """Measure every choice (FP32 is 0 by definition) of every component.
+
+        Args:
+            probe: model and images.
+            choices: component -> choices.
+            recall: gives errors that a killed run had journaled already.
+            record: is told each new error as soon as it is known.
+        """
+        start = time.perf_counter()
+        table = SensitivityTable(self.name)
+        todo: dict[str, list[Choice]] = {}
+        for name, options in choices.items():
+            for choice in options:
+                known = None if choice.is_float else recall(name, choice)
+                if known is not None:
+                    table.put(name, choice, known)
+                elif not choice.is_float:
+                    todo.setdefault(name, []).append(choice)
+        probe.simulator.apply(probe.base)
+        if todo:
+            for name, choice, error in self._measure(probe, todo):
+                table.put(name, choice, error)
+                record(name, choice, error)
+        probe.simulator.apply({})
+        table.seconds = time.perf_counter() - start
+        return table
+
+    @abstractmethod
+    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]]) -> Iterable[tuple[str, Choice, float]]:
+        """Yield ``(component, choice, error)``; the simulator holds ``probe.base`` before and after."""
+
+
+METRICS: dict[str, Metric] = {}
+
+
+def register(cls: type[Metric]) -> type[Metric]:
+    """Make a metric known by its name."""
+    METRICS[cls.name] = cls()
+    return cls
+
+
+def metric(name: str) -> Metric:
+    """Look a metric up.
+
+    Raises:
+        PmqError: there is none of that name.
+    """
+    if name not in METRICS:
+        raise PmqError(f"sensitivity metric {name!r} is not one of {', '.join(sorted(METRICS))}")
+    return METRICS[name]

@@ -1,0 +1,67 @@
+"""The table every metric fills: component x choice -> error. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from pmq.core.choice import Choice
+from pmq.core.component import Inventory
+from pmq.core.errors import PmqError
+
+
+@dataclass
+class SensitivityTable:
+    """Error at the model's output that each choice of each component causes by itself.
+
+    Attributes:
+        metric: name of the metric that filled it.
+        errors: component -> choice -> error; FP32 is 0.
+        seconds: what filling it took.
+    """
+
+    metric: str
+    errors: dict[str, dict[Choice, float]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @classmethod
+    def zeros(cls, choices: Mapping[str, Sequence[Choice]]) -> SensitivityTable:
+        """Make a table in which nothing makes an error, for questions of cost alone."""
+        return cls("zeros", {name: dict.fromkeys(row, 0.0) for name, row in choices.items()})
+
+    def put(self, name: str, choice: Choice, error: float) -> None:
+        """Enter an error."""
+        self.errors.setdefault(name, {})[choice] = error
+
+    def get(self, name: str, choice: Choice) -> float:
+        """Read an error.
+
+        Raises:
+            PmqError: it was not measured.
+        """
+        if choice.is_float:
+            return 0.0
+        try:
+            return self.errors[name][choice]
+        except KeyError:
+            raise PmqError(f"{self.metric} has no sensitivity of {name!r} at {choice.label} bits") from None
+
+    def predict(self, assignment: Mapping[str, Choice]) -> float:
+        """Predict an allocation's error as the sum of its components'."""
+        return sum(self.get(name, choice) for name, choice in assignment.items())
+
+    def __iter__(self) -> Iterator[tuple[str, Choice, float]]:
+        for name, row in self.errors.items():
+            for choice, error in row.items():
+                yield name, choice, error
+
+    def frame(self, inventory: Inventory) -> pd.DataFrame:
+        """Lay the table out, a row for each component and choice."""
+        rows = []
+        for name, choice, error in self:
+            component = inventory[name]
+            row = {"component": name, "kind": component.kind, "role": component.role, "bits": choice.bits}
+            rows.append(row | {"quantizer": choice.quantizer, "error": error, "metric": self.metric})
+        return pd.DataFrame(rows)
