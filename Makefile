@@ -15,7 +15,7 @@ OUT        ?=
 ARGS       ?=
 # Which run the other commands look at (default: the latest), and what they write.
 RUN        ?=
-WHAT       ?= $(RUN)
+WHAT       ?= $(or $(RUN),latest)
 
 flag = $(if $($(1)),$(2) $($(1)))
 SUBJECT = $(MODEL) $(call flag,CHECKPOINT,--checkpoint) $(call flag,DATA,--data)

@@ -12,6 +12,7 @@ from pmq.cli.plot import plot
 from pmq.cli.search import search
 from pmq.cli.sensitivity import sensitivity
 from pmq.core import PmqError
+from pmq.core.memory import keep_freed_memory
 
 app = typer.Typer(
     name="pmq",
@@ -26,6 +27,7 @@ for command in (search, sensitivity, evaluate, export, plot):
 
 def main() -> None:
     """Run the command line; bad input is told in one line on standard error, with exit status 2."""
+    keep_freed_memory()
     try:
         app()
     except PmqError as error:

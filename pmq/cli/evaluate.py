@@ -15,9 +15,9 @@ from pmq.cli.run import latest_or, remembered
 
 def evaluate(
     what: Annotated[
-        str | None,
-        typer.Argument(help="allocation file, run directory, fp32, or uniform as w4a4; several with commas; default: latest run"),
-    ] = None,
+        str,
+        typer.Argument(help="allocation file, run directory, latest, fp32, or uniform as w4a4; several with commas"),
+    ] = "latest",
     model: o.Model = None,
     checkpoint: o.Checkpoint = None,
     num_classes: o.NumClasses = None,
@@ -47,7 +47,7 @@ def evaluate(
     from pmq.core.files import write_csv
     from pmq.core.progress import track
 
-    names = (what or str(latest_or(None, results))).split(",")
+    names = [str(latest_or(None, results)) if name == "latest" else name for name in what.split(",")]
     items = [read_what(name) for name in names]
     allocations = [item for item in items if isinstance(item, Allocation)]
     given: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "data": data}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -32,7 +33,8 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
         table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(number(v) for v in row))
-    Console().print(table)
+    width = None if sys.stdout.isatty() else 160  # a file or pipe has no width to keep to
+    Console(width=width).print(table)
 
 
 def number(value: Any) -> str:

@@ -147,7 +147,7 @@ class Instrument:
         for owner, child, original in reversed(self._originals):
             setattr(owner, child, original)
         for name, fused in self._fused.items():
-            self._attentions[name].fused_attn = fused  # type: ignore[assignment]
+            self._attentions[name].fused_attn = fused
         self._originals.clear()
 
     def __enter__(self) -> Instrument:

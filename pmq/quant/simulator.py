@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pmq.core.choice import FLOAT, Choice
 from pmq.core.component import Component, Inventory
 from pmq.core.progress import track
+from pmq.models import split_stages
 from pmq.quant.calibration import Calibration
 from pmq.quant.instrument import Instrument
 from pmq.quant.quantizers import Quantizer
@@ -28,6 +29,7 @@ class Simulator:
 
     def __init__(self, model: nn.Module, inventory: Inventory, calibration: Calibration) -> None:
         self.model, self.inventory, self.calibration = model, inventory, calibration
+        self._stages = split_stages(model)
         self.instrument = Instrument(model, inventory)
         self._components = {c.name: c for c in inventory}
         self._current: dict[str, tuple[Choice, Calibration]] = dict.fromkeys(inventory.names, (FLOAT, calibration))
@@ -51,6 +53,10 @@ class Simulator:
             quantizer = None if choice.is_float else self.quantizer(component, choice, calibration)
             self.instrument.set_activation(name, quantizer)
         self._current[name] = (choice, calibration)
+
+    def run(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        """Run stages ``start`` to ``stop`` (exclusive) of the model as it is quantized now; a component names its stage."""
+        return self._stages.run(x, start, stop)
 
     def prepare(self, choices: Mapping[str, Sequence[Choice]]) -> None:
         """Quantize weights and fit quantizers for all ``choices`` now rather than when they are first used."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from pmq.report.run_data import RunData
 from pmq.report.style import BLUE, GREEN, GREY, ORANGE, RED, save
@@ -49,6 +50,9 @@ def plot_pareto(run: RunData, folder: Path) -> list[Path]:
             axis.set_yscale("log")
             axis.legend(fontsize=7)
         bottom.set_xscale("log")
+        bottom.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        bottom.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        bottom.xaxis.set_minor_formatter(NullFormatter())
         bottom.set_xlabel(name)
     axes[0, 0].set_ylabel("predicted error (sum of sensitivities)")
     axes[1, 0].set_ylabel(label)

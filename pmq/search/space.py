@@ -28,10 +28,14 @@ class _Strict(BaseModel):
 
 
 class Options(_Strict):
-    """What a component may choose from; what is left out comes from the more general entry."""
+    """What a component may choose from; what is left out comes from the more general entry.
+
+    ``quantizer`` is one name; or several, each a choice at every bit-width; or a mapping such as ``{2: log2, 5: affine}``,
+    from those bits upwards.
+    """
 
     bits: list[Bits] | None = Field(default=None, min_length=1)
-    quantizer: str | list[str] | None = None
+    quantizer: str | list[str] | dict[int, str] | None = None
     granularity: Granularity | None = None
     group_size: int | None = Field(default=None, ge=1)
     symmetric: bool | None = None
@@ -133,7 +137,7 @@ class Space:
         options = self._options(component)
         return Choice.of(
             bits=bits,
-            quantizer=quantizer or _quantizers(options)[0],
+            quantizer=quantizer or _quantizers(options, bits)[0],
             granularity=options.granularity or "tensor",
             group_size=options.group_size,
             symmetric=bool(options.symmetric),
@@ -147,7 +151,7 @@ class Space:
             return (self._choice(component, pin),)
         if not options.bits:
             raise PmqError(f"search space {self.name!r} gives {component.name!r} no bits; set them under {component.role}")
-        choices = [self._choice(component, b, q) for b in sorted(set(options.bits)) for q in _quantizers(options)]
+        choices = [self._choice(component, b, q) for b in sorted(set(options.bits)) for q in _quantizers(options, b)]
         return tuple(dict.fromkeys(choices))
 
     def _decide(self) -> list[Decision]:
@@ -188,8 +192,11 @@ def _matches(pattern: str, component: Component) -> bool:
     return pattern == component.kind or fnmatchcase(component.name, pattern)
 
 
-def _quantizers(options: Options) -> list[str]:
+def _quantizers(options: Options, bits: int) -> list[str]:
+    """Quantizers at a bit-width, the one of uniform allocations first."""
     given = options.quantizer or "affine"
+    if isinstance(given, dict):
+        given = given[max((b for b in given if b <= bits), default=min(given))]
     return [given] if isinstance(given, str) else given
 
 

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from pmq.core.choice import FLOAT, Choice
 from pmq.core.progress import track
-from pmq.models import Stages, split_stages
-from pmq.quant import output_error
+from pmq.quant import Simulator, output_error
 from pmq.sensitivity.base import Metric, Probe, register
 
 
@@ -27,25 +26,24 @@ class OneAtATime(Metric):
     @torch.no_grad()
     def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]]) -> Iterator[tuple[str, Choice, float]]:
         simulator = probe.simulator
-        stages = split_stages(simulator.model)
         device = next(simulator.model.parameters()).device
         inputs = [batch.to(device) for batch in probe.images.split(probe.batch_size)]
-        reference = [stages.run(x) for x in inputs]
+        reference = [simulator.run(x) for x in inputs]
         at = 0
         pairs = [(simulator.inventory[name], choice) for name, row in choices.items() for choice in row]
         pairs.sort(key=lambda pair: pair[0].stage)  # stable: model order within a stage
         for component, choice in track(pairs, "measuring sensitivity"):
             if component.stage != at:
-                inputs = [stages.run(x, at, component.stage) for x in inputs]
+                inputs = [simulator.run(x, at, component.stage) for x in inputs]
                 at = component.stage
             simulator.set(component.name, choice)
             try:
-                error = _mean_error(stages, at, inputs, reference, probe.classifier)
+                error = _mean_error(simulator, at, inputs, reference, probe.classifier)
             finally:
                 simulator.set(component.name, probe.base.get(component.name, FLOAT))
             yield component.name, choice, error
 
 
-def _mean_error(stages: Stages, at: int, inputs: list[Tensor], reference: list[Tensor], classifier: bool) -> float:
-    errors = [output_error(r, stages.run(x, at), classifier) for x, r in zip(inputs, reference, strict=True)]
+def _mean_error(simulator: Simulator, at: int, inputs: list[Tensor], reference: list[Tensor], classifier: bool) -> float:
+    errors = [output_error(r, simulator.run(x, at), classifier) for x, r in zip(inputs, reference, strict=True)]
     return float(torch.cat(errors).mean())

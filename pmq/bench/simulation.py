@@ -1,0 +1,65 @@
+"""Images a second of the simulator against the FP32 forward pass of the same model, interleaved."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from pmq.models import create_model, model_info, take_inventory
+from pmq.quant import Simulator, calibrate
+from pmq.search import Space, read_space
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median milliseconds a forward pass, and the median and spread of the ratio of neighbouring passes."""
+
+    name: str
+    ms: float
+    ratio: float
+    low: float
+    high: float
+
+
+def interleaved(cases: dict[str, Callable[[], object]], repeats: int) -> list[Timing]:
+    """Time ``cases`` in turn, ``repeats`` times over, against the first; a ratio above 1 is faster than it."""
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for case in cases.values():
+        case()  # warm caches
+    for _ in range(repeats):
+        for name, case in cases.items():
+            start = time.perf_counter()
+            case()
+            times[name].append(time.perf_counter() - start)
+    base = times[next(iter(times))]
+    timings = []
+    for name, own in times.items():
+        ratios = sorted(b / t for b, t in zip(base, own, strict=True))
+        quarter = len(ratios) // 4
+        timings.append(
+            Timing(name, 1e3 * statistics.median(own), statistics.median(ratios), ratios[quarter], ratios[-1 - quarter])
+        )
+    return timings
+
+
+@torch.no_grad()
+def simulation_speed(model_name: str | None, batch_size: int, repeats: int = 15) -> list[Timing]:
+    """Time FP32 as the user's model does it (fused attention), and W4A4 and W8A8 with warm caches."""
+    reference = create_model(model_name, pretrained=False)
+    simulated = create_model(model_name, pretrained=False)
+    images = torch.randn(batch_size, *model_info(reference).data_config["input_size"])
+    inventory = take_inventory(simulated, images[:1])
+    space = Space(read_space("default"), inventory)
+    simulators = {}
+    for name, bits in (("w4a4", 4), ("w8a8", 8)):
+        model = create_model(model_name, pretrained=False)
+        simulator = Simulator(model, inventory, calibrate(model, inventory, images[:4]))
+        simulator.apply(space.uniform(bits, bits))
+        simulators[name] = simulator
+    cases: dict[str, Callable[[], object]] = {"fp32": lambda: reference(images)}
+    cases |= {name: lambda s=s: s.model(images) for name, s in simulators.items()}  # type: ignore[misc]
+    return interleaved(cases, repeats)

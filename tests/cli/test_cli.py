@@ -1,0 +1,197 @@
+"""The command line on the embedded default, for real: end to end, killed and resumed, and every bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from pmq import cli
+from pmq.core import Allocation
+from tests.conftest import IMAGENET, WEIGHTS, needs_imagenet
+
+QUICK = ["--calib-images", "6", "--held-out", "12", "--space", "default"]
+
+
+def pmq(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pmq", *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=os.environ | {"PMQ_PROGRESS": "1"})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default search, as a newcomer runs it."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    start = time.monotonic()
+    done = pmq("search", "--budget", "4bit", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert {"run", "allocation", "size_bytes", "bit_ops", "agreement", "kl", "seconds"} <= set(answer)
+    assert answer["seconds"] < time.monotonic() - start
+    return folder / answer["run"]
+
+
+def test_default_search_beats_uniform_on_all_test_images(run: Path, tmp_path: Path) -> None:
+    csv = tmp_path / "results.csv"
+    done = pmq("evaluate", f"{run},w4a4,fp32", "--json", "--results-file", str(csv), "-b", "100")
+    assert done.returncode == 0, done.stderr
+    ours, uniform, fp32 = json.loads(done.stdout)["results"]
+    assert ours["n_images"] == 10_000
+    assert ours["size_bytes"] <= uniform["size_bytes"]
+    assert ours["bit_ops"] <= uniform["bit_ops"]
+    assert ours["agreement"] > uniform["agreement"] + 1
+    assert ours["kl"] < 0.6 * uniform["kl"]
+    assert fp32["top1"] >= 91
+    header = csv.read_text().splitlines()[0]
+    assert header.startswith("model,img_size,top1,top1_err,top5,top5_err,param_count,crop_pct,interpolation,")
+
+
+def test_uniform_low_bits_by_minmax_lose_clearly() -> None:
+    """Else the search on the embedded model would have nothing to do."""
+    done = pmq("evaluate", "w3a3,fp32", "--recipe", "minmax", "--limit", "2000", "--json")
+    uniform, fp32 = json.loads(done.stdout)["results"]
+    assert uniform["top1"] < fp32["top1"] - 10
+
+
+def test_export_and_plot_the_latest_run(run: Path, tmp_path: Path) -> None:
+    folder = run.parents[2]
+    done = pmq("export", "--out", str(tmp_path / "a.json"), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert Allocation.load(tmp_path / "a.json").model.name == "vit_fashion_mnist"
+    done = pmq("plot", "--json", cwd=folder)
+    assert len(json.loads(done.stdout)["files"]) == 9
+    again = pmq("evaluate", str(tmp_path / "a.json"), "--limit", "100", "--json")
+    assert json.loads(again.stdout)["agreement"] > 90
+
+
+def test_killed_and_resumed_equals_undisturbed(tmp_path: Path) -> None:
+    command = ["search", *QUICK, "--out"]
+    assert pmq(*command, str(tmp_path / "whole")).returncode == 0
+    journal = tmp_path / "killed" / "journal.jsonl"
+    # Killed twice: while measuring, and while simulating.
+    whole = (tmp_path / "whole" / "journal.jsonl").read_text().splitlines()
+    measured = sum('"sensitivity/' in line for line in whole)
+    for lines in (measured // 3, measured + 3):
+        process = subprocess.Popen([sys.executable, "-m", "pmq", *command, str(tmp_path / "killed"), "--resume"])
+        while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= lines):
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    before = journal.read_bytes()
+    done = pmq(*command, str(tmp_path / "killed"), "--resume")
+    assert done.returncode == 0, done.stderr
+    for name in ("sensitivity.csv", "front.csv", "points.csv", "allocations/chosen.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    kept = before[: before.rfind(b"\n") + 1]
+    assert journal.read_bytes().startswith(kept)
+    keys = [json.loads(line)["key"] for line in journal.read_text().splitlines()]
+    assert len(keys) == len(set(keys)) == len(whole)
+    refused = pmq(*command, str(tmp_path / "killed"))
+    assert refused.returncode == 2
+    assert "--resume" in refused.stderr
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> dict[str, str]:
+    """Paths of things that are wrong, each in its own way."""
+    torch.save({"x": torch.zeros(2)}, tmp_path / "other.pth")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "typo.yaml").write_text("name: x\nweight: {bits: [4]}\nactivation: {bits: [4]}\npin: {image: 8}\n")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "broken.json").write_text('{"schema_version": 1,')
+    return {p.name.partition(".")[0]: str(p) for p in tmp_path.iterdir()} | {"tmp": str(tmp_path)}
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("search deit_tinny", "did you mean"),
+        ("search --checkpoint {other}", "has no 'cls_token'"),
+        ("search --checkpoint {cut}", "truncated"),
+        ("search --checkpoint {tmp}/none.pth", "does not exist"),
+        ("search vit_tiny_patch16_224 --no-pretrained", "needs images"),
+        ("search vit_tiny_patch16_224 --no-pretrained --data {empty}", "no images"),
+        ("search vit_tiny_patch16_224 --no-pretrained --data {tmp}/none", "does not exist"),
+        ("search --budget 4bits,foo=1", "not understood"),
+        ("search --budget size=1kB", "ask for at least"),
+        ("search --space {typo}", "pin"),
+        ("search --space magic", "those that ship"),
+        ("search --recipe magic", "range estimator 'magic'"),
+        ("search --metric magic", "sensitivity metric 'magic'"),
+        ("search --out {file}/run", "cannot write"),
+        ("search --calib-images 5000", "1000"),
+        ("search --device cuda:9", "device 'cuda:9'"),
+        ("evaluate {broken}", "no readable JSON"),
+        ("evaluate w9a9", "bit-width 9"),
+        ("evaluate {tmp}/none.json", "no allocation file"),
+        ("evaluate {empty}", "no run directory"),
+        ("evaluate --results {empty}", "no finished run"),
+        ("evaluate fp32 --limit 20000", "10000"),
+        ("evaluate fp32 --results-file {file}/x.csv --limit 10", "cannot write"),
+        ("sensitivity --metric magic", "sensitivity metric"),
+        ("plot {empty}", "no run directory"),
+        ("export {broken}", "no readable JSON"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    bad: dict[str, str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], line: str, told: str
+) -> None:
+    command, *rest = line.format(**bad).split()
+    folder = Path(bad["tmp"])
+    before = {p for p in folder.rglob("*")}
+    out = ["--results", str(folder / "results")] if command == "search" and "--out" not in rest else []
+    monkeypatch.setattr(sys, "argv", ["pmq", command, *rest, *out])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 2
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert told in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("pmq: ")
+    assert {p for p in folder.rglob("*")} == before
+
+
+def test_allocation_of_another_model(run: Path, tmp_path: Path) -> None:
+    data = json.loads((run / "allocations" / "chosen.json").read_text())
+    data["model"]["weights_sha256"] = "0" * 64
+    (tmp_path / "other.json").write_text(json.dumps(data))
+    done = pmq("evaluate", str(tmp_path / "other.json"), "--limit", "100")
+    assert done.returncode == 2
+    assert "--recalibrate" in done.stderr
+    done = pmq("evaluate", str(tmp_path / "other.json"), "--limit", "100", "--recalibrate", "--json")
+    assert json.loads(done.stdout)["agreement"] > 90
+
+
+def test_unknown_flags_and_help() -> None:
+    assert pmq("search", "--bugdet", "4bit").returncode == 2
+    assert pmq("search", "--help").returncode == 0
+    assert "search" in pmq().stdout
+
+
+@needs_imagenet
+def test_real_images_and_weights_have_their_known_accuracy() -> None:
+    args = ["deit_tiny_patch16_224", "--checkpoint", str(WEIGHTS / "deit_tiny_patch16_224.safetensors")]
+    done = pmq("evaluate", "w8a8", *args, "--data", str(IMAGENET), "--crop-pct", "0.98678", "--limit", "200", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["top1"] > 70  # wrong class numbers or preprocessing would be far below
+    assert answer["agreement"] > 90
+
+
+def test_results_are_tables(run: Path) -> None:
+    front = pd.read_csv(run / "front.csv")
+    assert front["chosen"].sum() == 1
+    assert front[front["kl"].notna()].shape[0] > 10
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["command"]["line"].startswith("pmq search")
+    assert set(manifest["seconds"]) >= {"sensitivity", "front", "simulation", "total"}

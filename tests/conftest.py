@@ -1,0 +1,69 @@
+"""A tiny random ViT with everything laid over it, shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pmq.core import Inventory
+from pmq.models import take_inventory
+from pmq.models.torchvision_ops import ensure_torchvision
+from pmq.quant import Calibration, Simulator, calibrate
+from pmq.search import Space, read_space
+
+os.environ.setdefault("PMQ_PROGRESS", "0")
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+IMAGENET = Path(os.environ.get("PMQ_IMAGENET", SHARED / "imagenet-mini"))
+WEIGHTS = Path(os.environ.get("PMQ_WEIGHTS", SHARED / "weights"))
+needs_imagenet = pytest.mark.skipif(
+    not (IMAGENET / "val").is_dir() or not (WEIGHTS / "deit_tiny_patch16_224.safetensors").is_file(),
+    reason="no ImageNet images or DeiT-Tiny weights: set PMQ_IMAGENET and PMQ_WEIGHTS",
+)
+
+
+def make_tiny(**options: object) -> nn.Module:
+    """A two-block ViT whose weights are large enough for quantization to matter."""
+    ensure_torchvision()
+    import timm
+
+    torch.manual_seed(0)
+    settings = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 7} | options
+    model = timm.create_model("vit_tiny_patch16_224", **settings).eval()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.ndim > 1 and "pos" not in name and "cls" not in name:
+                p.mul_(8)
+    return model
+
+
+@dataclass
+class Tiny:
+    model: nn.Module
+    images: Tensor
+    inventory: Inventory
+    calibration: Calibration
+    space: Space
+
+
+@pytest.fixture(scope="session")
+def _tiny() -> Tiny:
+    model = make_tiny()
+    images = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    inventory = take_inventory(model, images[:1])
+    return Tiny(model, images, inventory, calibrate(model, inventory, images), Space(read_space("default"), inventory))
+
+
+@pytest.fixture
+def tiny(_tiny: Tiny) -> Tiny:
+    return _tiny
+
+
+@pytest.fixture
+def simulator(tiny: Tiny):
+    with Simulator(tiny.model, tiny.inventory, tiny.calibration) as simulator:
+        yield simulator

@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from pmq.core import FLOAT, Choice, Component
+from pmq.cost import CostModel, component_bytes
+from pmq.quant.weights import fit, pack, to_rows
+from tests.conftest import Tiny
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "group"])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("shape", [(5, 7), (6, 3, 4, 4), (32, 33)])
+def test_size_formula_equals_counted_bytes(bits: int, granularity: str, symmetric: bool, shape: tuple[int, ...]) -> None:
+    choice = Choice(
+        bits=bits, granularity=granularity, group_size=8 if granularity == "group" else None, symmetric=symmetric, estimator="minmax"
+    )
+    weight = torch.randn(shape)
+    rows = to_rows(weight, choice)
+    quantizer = fit(rows, choice)
+    codes = quantizer.codes(rows).reshape(shape[0], -1)[:, : weight[0].numel()]
+    stored = [pack(codes, bits), quantizer.scale.reshape(-1)]
+    if not symmetric:
+        zero_points = (-quantizer.low).reshape(-1)
+        assert int(zero_points.min()) >= 0
+        assert int(zero_points.max()) < 256
+        stored.append(zero_points.to(torch.uint8))
+    component = Component("m", "weight", "fc1", 0, shape)
+    assert component_bytes(component, choice) == sum(t.numel() * t.element_size() for t in stored)
+
+
+def test_fp32_costs_what_the_model_weighs(tiny: Tiny) -> None:
+    costs = CostModel(tiny.inventory)
+    fp32 = dict.fromkeys(tiny.inventory.names, FLOAT)
+    assert costs.size_bytes(fp32) == sum(p.numel() * 4 for p in tiny.model.parameters())
+    assert costs.bit_ops(fp32) == sum(op.macs for op in tiny.inventory.operators) * 32 * 32
+
+
+def test_both_operands_of_attention_count(tiny: Tiny) -> None:
+    costs = CostModel(tiny.inventory)
+    base = tiny.space.uniform(4, 4)
+    macs = {op.name: op.macs for op in tiny.inventory.operators}["blocks.0.attn.q@k"]
+    assert macs == 17 * 17 * 32
+    for name in ("q", "k"):
+        raised = base | {f"blocks.0.attn.{name}": Choice(bits=8)}
+        assert costs.bit_ops(raised) - costs.bit_ops(base) == macs * 4 * 4

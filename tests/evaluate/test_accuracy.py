@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from pmq.evaluate import Accuracy, Judge, evaluate_assignments
+from pmq.quant import Simulator
+from pmq.quant.divergence import feature_error, kl_divergence
+from tests.conftest import Tiny
+
+
+def test_batches_add_up_and_unknown_labels_do_not_count() -> None:
+    generator = torch.Generator().manual_seed(0)
+    reference, output = torch.randn(2, 30, 9, generator=generator)
+    labels = torch.randint(-1, 9, (30,), generator=generator)
+    whole, first, second = Accuracy(), Accuracy(), Accuracy()
+    whole.update(reference, output, labels)
+    first.update(reference[:11], output[:11], labels[:11])
+    second.update(reference[11:], output[11:], labels[11:])
+    assert (first + second).compute() == pytest.approx(whole.compute())
+    known = labels >= 0
+    top1 = 100 * float((output.argmax(1) == labels)[known].float().mean())
+    assert whole.compute()["top1"] == pytest.approx(top1)
+    assert whole.compute()["top5"] > top1
+
+
+def test_kl_agrees_with_torch_and_is_zero_on_itself() -> None:
+    a, b = torch.randn(2, 5, 7)
+    want = torch.nn.functional.kl_div(b.log_softmax(1), a.log_softmax(1), log_target=True, reduction="none").sum(1)
+    torch.testing.assert_close(kl_divergence(a, b), want)
+    assert float(kl_divergence(a, a).abs().max()) == 0
+    assert float(feature_error(a, 2 * a).mean()) == pytest.approx(1)
+
+
+def test_features_have_no_agreement() -> None:
+    sums = Accuracy(classifier=False)
+    sums.update(torch.ones(2, 4), torch.zeros(2, 4))
+    found = sums.compute()
+    assert found["feature_error"] == 1
+    assert found["agreement"] is found["kl"] is found["top1"] is None
+
+
+def test_judge_and_evaluation_agree(tiny: Tiny, simulator: Simulator) -> None:
+    assignment = tiny.space.uniform(4, 4)
+    judged = Judge(simulator, tiny.images, True, batch_size=5).judge(assignment)
+    batches = [(x, None) for x in tiny.images.split(5)]
+    jobs = [({}, tiny.calibration), (assignment, tiny.calibration)]
+    fp32, evaluated = evaluate_assignments(simulator, batches, jobs, True)
+    assert fp32["agreement"] == 100
+    assert fp32["kl"] == 0
+    assert evaluated["kl"] == pytest.approx(judged["kl"])
+    assert evaluated["agreement"] == judged["agreement"]
+    assert evaluated["images_per_s"] > 0

@@ -1,0 +1,81 @@
+import pytest
+import torch
+from torch import nn
+
+from pmq.models import split_stages, take_inventory
+from tests.conftest import make_tiny
+
+
+def zoo(name: str) -> nn.Module:
+    import timm
+
+    small = {"num_classes": 5}
+    if name == "swin":
+        swin = {"img_size": 32, "patch_size": 2, "window_size": 4, "embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2)}
+        return timm.create_model("swin_tiny_patch4_window7_224", **small, **swin).eval()
+    if name == "distilled":
+        deit = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+        return timm.create_model("deit_tiny_distilled_patch16_224", **small, **deit).eval()
+    return make_tiny(**({"num_classes": 0} if name == "headless" else {}))
+
+
+@pytest.fixture(params=["vit", "headless", "distilled", "swin"])
+def model(request: pytest.FixtureRequest) -> nn.Module:
+    return zoo(request.param)
+
+
+def test_stages_compose_to_the_model(model: nn.Module) -> None:
+    x = torch.randn(2, 3, 32, 32)
+    stages = split_stages(model)
+    with torch.no_grad():
+        assert len(stages) > 2
+        assert torch.equal(stages.run(stages.run(x, 0, 2), 2), model(x))
+
+
+def test_every_matrix_is_a_component_and_nothing_is_counted_twice(model: nn.Module) -> None:
+    inventory = take_inventory(model, torch.zeros(1, 3, 32, 32))
+    layers = {n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    assert inventory.uncovered == ()
+    assert {c.module for c in inventory if c.slot == "weight"} == layers
+    assert len(set(inventory.names)) == len(inventory.components)
+    weights = sum(c.numel * 4 for c in inventory if c.role == "weight")
+    assert weights + inventory.rest_bytes == sum(p.numel() * 4 for p in model.parameters())
+
+
+def test_macs_agree_with_torch(model: nn.Module) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x = torch.zeros(1, 3, 32, 32)
+    inventory = take_inventory(model, x)
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(x)
+    assert 2 * sum(op.macs for op in inventory.operators) == counter.get_total_flops()
+
+
+def test_kinds_tell_gelu_softmax_and_image_apart(tiny) -> None:
+    kinds = {c.name: c.kind for c in tiny.inventory}
+    assert kinds["patch_embed.proj.input"] == "image"
+    assert kinds["blocks.0.mlp.fc2.input"] == "gelu"
+    assert kinds["blocks.0.mlp.fc1.input"] == "norm"
+    assert kinds["blocks.1.attn.softmax"] == "softmax"
+    assert kinds["head.weight"] == "head"
+
+
+def test_what_no_rule_covers_is_reported() -> None:
+    import timm
+
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=32, depth=1, num_heads=2)
+    model.extra = nn.Linear(3, 3)
+    inventory = take_inventory(model.eval(), torch.zeros(1, 3, 32, 32))
+    assert inventory.uncovered == ("extra: not called as a module in the forward pass",)
+
+
+def test_inventory_round_trips_as_json(tiny) -> None:
+    import json
+
+    from pmq.core import Inventory
+
+    assert Inventory.from_dict(json.loads(json.dumps(tiny.inventory.to_dict()))) == tiny.inventory

@@ -1,0 +1,160 @@
+"""A conformance class that every quantizer and every estimator passes by adding a line, and properties of each."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pmq.core import Choice, PmqError
+from pmq.quant.estimators import ESTIMATORS, estimator
+from pmq.quant.quantizers import QUANTIZERS, Affine, Log2, Quantizer, quantizer_class
+from pmq.quant.weights import fake_quantize_weight, fit, from_rows, pack, to_rows, unpack
+
+BITS = (2, 3, 4, 5, 6, 7, 8)
+
+
+def values(positive: bool, seed: int = 0, shape: tuple[int, ...] = (4, 400)) -> Tensor:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return torch.softmax(3 * x, -1) if positive else x * torch.tensor([[0.1], [1.0], [10.0], [1.0]])
+
+
+@pytest.mark.parametrize(
+    ("cls", "symmetric", "positive"),
+    [(Affine, False, False), (Affine, True, False), (Affine, False, True), (Log2, False, True)],
+)
+class TestQuantizerConformance:
+    def make(self, cls: type[Quantizer], x: Tensor, bits: int, symmetric: bool) -> Quantizer:
+        return cls.from_range(x.amin(1, keepdim=True), x.amax(1, keepdim=True), bits, symmetric)
+
+    @pytest.mark.parametrize("bits", BITS)
+    def test_has_at_most_two_to_the_bits_levels_a_scale(self, cls, symmetric, positive, bits) -> None:
+        x = values(positive)
+        y = self.make(cls, x, bits, symmetric)(torch.cat([x, 3 * x, torch.zeros(4, 1)], 1))
+        assert all(len(row.unique()) <= 2**bits for row in y)
+
+    @pytest.mark.parametrize("bits", BITS)
+    def test_twice_changes_nothing(self, cls, symmetric, positive, bits) -> None:
+        x = values(positive)
+        q = self.make(cls, x, bits, symmetric)
+        assert torch.equal(q(q(x)), q(x))
+
+    @pytest.mark.parametrize("bits", BITS)
+    def test_codes_are_packable_and_decode_to_the_same(self, cls, symmetric, positive, bits) -> None:
+        x = values(positive)
+        q = self.make(cls, x, bits, symmetric)
+        codes = q.codes(x)
+        assert 0 <= int(codes.min())
+        assert int(codes.max()) < 2**bits
+        torch.testing.assert_close(q.decode(codes), q(x), rtol=1e-6, atol=0)
+
+    def test_leaves_its_input_alone_and_zero_zero(self, cls, symmetric, positive) -> None:
+        x = values(positive)
+        before = x.clone()
+        q = self.make(cls, x, 4, symmetric)
+        q(x)
+        assert torch.equal(x, before)
+        assert float(q(torch.zeros(4, 3)).abs().max()) == 0
+
+    def test_constant_and_zero_rows_stay_finite(self, cls, symmetric, positive) -> None:
+        for value in (0.0, 0.3):
+            x = torch.full((2, 5), value)
+            y = self.make(cls, x, 8, symmetric)(x)
+            assert bool(y.isfinite().all())
+            torch.testing.assert_close(y, x, rtol=0.01, atol=0)
+
+    def test_scalars_and_tensors_give_the_same(self, cls, symmetric, positive) -> None:
+        x = values(positive)[1]
+        one = cls.from_range(x.min(), x.max(), 4, symmetric)(x)
+        rows = cls.from_range(x.min().reshape(1, 1), x.max().reshape(1, 1), 4, symmetric)(x[None])[0]
+        assert torch.equal(one, rows)
+
+
+def test_every_quantizer_is_under_conformance() -> None:
+    mark = TestQuantizerConformance.pytestmark[0]
+    assert {case[0].name for case in mark.args[1]} == set(QUANTIZERS)
+
+
+def test_log2_rounds_in_the_logarithm() -> None:
+    q = Log2.from_range(torch.tensor(0.0), torch.tensor(1.0), 4, False)
+    x = torch.logspace(-4, 0, 1000)
+    assert torch.equal(q(x), torch.exp2(torch.round(torch.log2(x))))
+
+
+@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+class TestEstimatorConformance:
+    def ranges(self, name: str, x: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+        return estimator(name).estimate(x, lambda lo, hi: Affine.from_range(lo, hi, bits, symmetric), symmetric)
+
+    @pytest.mark.parametrize("symmetric", [True, False])
+    def test_each_row_has_its_own_range_within_its_samples(self, name, symmetric) -> None:
+        x = values(False)
+        low, high = self.ranges(name, x, 4, symmetric)
+        assert low.shape == high.shape == (4, 1)
+        assert bool((low >= x.amin(1, keepdim=True)).all())
+        assert bool((high <= x.amax(1, keepdim=True)).all())
+        alone, _ = self.ranges(name, x[2:3], 4, symmetric)
+        torch.testing.assert_close(low[2:3], alone)
+
+    def test_refuses_what_is_not_finite(self, name) -> None:
+        with pytest.raises(PmqError, match="finite"):
+            self.ranges(name, torch.tensor([[1.0, torch.nan]]), 4, False)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), symmetric=st.booleans(), name=st.sampled_from(["mse", "minmax"]))
+def test_error_falls_as_bits_rise(seed: int, symmetric: bool, name: str) -> None:
+    x = values(False, seed)
+    choices = [Choice(bits=b, granularity="channel", symmetric=symmetric, estimator=name) for b in BITS]
+    errors = [float((fake_quantize_weight(x, c) - x).square().sum()) for c in choices]
+    assert all(low > high for low, high in zip(errors, errors[1:], strict=False))
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_mse_is_never_worse_than_minmax(bits: int, symmetric: bool) -> None:
+    x = values(False) ** 3
+    mse, minmax = (
+        fake_quantize_weight(x, Choice(bits=bits, granularity="channel", symmetric=symmetric, estimator=e)) - x
+        for e in ("mse", "minmax")
+    )
+    assert bool((mse.square().sum(1) <= minmax.square().sum(1) * (1 + 1e-5)).all())
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "group"])
+def test_weights_round_trip_through_rows(granularity: str) -> None:
+    weight = torch.randn(6, 3, 4, 4)
+    choice = Choice(bits=4, granularity=granularity, group_size=10 if granularity == "group" else None, symmetric=True)
+    rows = to_rows(weight, choice)
+    assert len(rows) == choice.scales(tuple(weight.shape))
+    assert torch.equal(from_rows(rows, weight.shape), weight)
+    finer = fake_quantize_weight(weight, choice)
+    assert finer.shape == weight.shape
+
+
+def test_finer_granularity_means_less_error() -> None:
+    weight = values(False)
+    errors = [
+        float((fake_quantize_weight(weight, Choice(bits=4, granularity=g, group_size=s, symmetric=True)) - weight).square().sum())
+        for g, s in (("tensor", None), ("channel", None), ("group", 20))
+    ]
+    assert errors[0] > errors[1] > errors[2]
+
+
+@settings(max_examples=30, deadline=None)
+@given(bits=st.sampled_from(BITS), count=st.integers(1, 100), seed=st.integers(0, 99))
+def test_packing_is_dense_and_exact(bits: int, count: int, seed: int) -> None:
+    codes = torch.randint(2**bits, (count,), generator=torch.Generator().manual_seed(seed))
+    packed = pack(codes, bits)
+    assert len(packed) == -(-count * bits // 8)
+    assert torch.equal(unpack(packed, bits, count), codes)
+
+
+def test_unknown_names_are_told() -> None:
+    with pytest.raises(PmqError, match="affine, log2"):
+        quantizer_class("magic")
+    with pytest.raises(PmqError, match="minmax, mse, percentile"):
+        estimator("magic")
+    assert isinstance(fit(values(False), Choice(bits=4, symmetric=True)), Affine)

@@ -1,0 +1,124 @@
+import pytest
+import torch
+from torch import nn
+
+from pmq.core import FLOAT, Choice, PmqError
+from pmq.models import take_inventory
+from pmq.quant import Calibration, Instrument, Simulator, calibrate, fake_quantize_weight
+from pmq.quant.quantizers import Affine
+from tests.conftest import Tiny, make_tiny
+
+
+@torch.no_grad()
+def test_fp32_changes_nothing_and_closing_restores_the_model(tiny: Tiny) -> None:
+    before = tiny.model(tiny.images)
+    modules = {n: type(m) for n, m in tiny.model.named_modules()}
+    with Simulator(tiny.model, tiny.inventory, tiny.calibration) as simulator:
+        assert torch.equal(tiny.model(tiny.images), before)
+        simulator.apply(tiny.space.uniform(4, 4))
+        assert not torch.allclose(tiny.model(tiny.images), before)
+        simulator.apply({})
+        assert torch.equal(tiny.model(tiny.images), before)
+        simulator.apply(tiny.space.uniform(3, 3))
+    assert {n: type(m) for n, m in tiny.model.named_modules()} == modules
+    assert torch.equal(tiny.model(tiny.images), before)
+
+
+@torch.no_grad()
+def test_each_component_alone_changes_the_output(tiny: Tiny, simulator: Simulator) -> None:
+    reference = tiny.model(tiny.images)
+    for name, choices in tiny.space.choices.items():
+        simulator.set(name, choices[0])
+        assert not torch.equal(tiny.model(tiny.images), reference), name
+        simulator.set(name, FLOAT)
+        torch.testing.assert_close(tiny.model(tiny.images), reference)
+
+
+@torch.no_grad()
+def test_simulates_what_hand_written_attention_computes(tiny: Tiny, simulator: Simulator) -> None:
+    """Block 0's attention at W4A4 against the same written out with quantizers in place."""
+    assignment = {n: c for n, c in tiny.space.uniform(4, 4).items() if n.startswith("blocks.0.attn")}
+    simulator.apply(assignment)
+    x = torch.randn(3, 17, 32)
+    got = tiny.model.blocks[0].attn(x)
+
+    def q(name: str, value: torch.Tensor) -> torch.Tensor:
+        full = f"blocks.0.attn.{name}"
+        return tiny.calibration.quantizer(full, assignment[full])(value)
+
+    weights = {n: simulator.instrument.weights[f"blocks.0.attn.{n}.weight"] for n in ("qkv", "proj")}
+    weights = {n: fake_quantize_weight(w.detach(), assignment[f"blocks.0.attn.{n}.weight"]) for n, w in weights.items()}
+    attention = simulator.model.blocks[0].attn
+    qkv = nn.functional.linear(q("qkv.input", x), weights["qkv"], attention.qkv.bias)
+    heads = [t.unflatten(-1, (2, 16)).transpose(1, 2) for t in qkv.chunk(3, -1)]
+    query, key, value = (q(n, t) for n, t in zip("qkv", heads, strict=True))
+    softmax = q("softmax", (query * attention.scale @ key.transpose(-2, -1)).softmax(-1))
+    out = (softmax @ value).transpose(1, 2).flatten(2)
+    want = nn.functional.linear(q("proj.input", out), weights["proj"], attention.proj.bias)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_normalised_queries_and_keys_are_quantized_after_their_norm() -> None:
+    model = make_tiny(qk_norm=True)
+    x = torch.randn(4, 3, 32, 32)
+    inventory = take_inventory(model, x[:1])
+    calibration = calibrate(model, inventory, x)
+    seen = {}
+    with Instrument(model, inventory) as instrument:
+        instrument.set_activation("blocks.0.attn.q", lambda t: seen.setdefault("q", t))
+        model(x)
+    assert seen["q"].shape == (4, 2, 17, 16)
+    low, high = calibration.range("blocks.0.attn.q", Choice(bits=8, estimator="minmax"))
+    assert low == pytest.approx(float(seen["q"].min()))
+    assert high == pytest.approx(float(seen["q"].max()))
+
+
+def test_weights_are_quantized_once(tiny: Tiny, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr("pmq.quant.simulator.fake_quantize_weight", lambda w, c: calls.append(c) or fake_quantize_weight(w, c))
+    for _ in range(3):
+        for bits in (4, 8):
+            simulator.apply(tiny.space.uniform(bits, bits))
+    assert len(calls) == 2 * sum(c.role == "weight" for c in tiny.inventory)
+
+
+@torch.no_grad()
+def test_levels_counted_at_every_component(tiny: Tiny) -> None:
+    """No activation has more than 2**bits values, no weight more than that a channel."""
+    seen: dict[str, torch.Tensor] = {}
+    assignment = tiny.space.uniform(3, 3) | {"patch_embed.proj.input": Choice(bits=3)}
+    with Instrument(tiny.model, tiny.inventory) as instrument:
+        for component in tiny.inventory:
+            choice = assignment[component.name]
+            if component.role == "weight":
+                rows = fake_quantize_weight(instrument.weights[component.name].detach(), choice).flatten(1)
+                assert max(len(row.unique()) for row in rows) <= 8
+                continue
+            quantizer = tiny.calibration.quantizer(component.name, choice)
+            instrument.set_activation(component.name, lambda x, n=component.name, q=quantizer: seen.setdefault(n, q(x)))
+        tiny.model(tiny.images)
+    assert len(seen) == sum(c.role == "activation" for c in tiny.inventory)
+    assert all(len(x.unique()) <= 8 for x in seen.values())
+
+
+def test_ranges_must_come_from_somewhere(tiny: Tiny) -> None:
+    with pytest.raises(PmqError, match="was not calibrated"):
+        Calibration().quantizer("blocks.0.attn.q", Choice(bits=4))
+    known = Calibration(known={"x": (-1.0, 2.0)}).quantizer("x", Choice(bits=8))
+    assert isinstance(known, Affine)
+
+
+def test_calibration_depends_on_images_and_seed_alone(tiny: Tiny) -> None:
+    again = calibrate(tiny.model, tiny.inventory, tiny.images)
+    choice = Choice(bits=4)
+    for component in tiny.inventory:
+        if component.role == "activation":
+            assert again.range(component.name, choice) == tiny.calibration.range(component.name, choice)
+    assert again.info == tiny.calibration.info
+    assert calibrate(tiny.model, tiny.inventory, tiny.images[:6]).info != again.info
+
+
+def test_activations_that_are_not_finite_stop(tiny: Tiny) -> None:
+    with pytest.raises(PmqError, match="not finite"):
+        calibrate(tiny.model, tiny.inventory, torch.full((2, 3, 32, 32), torch.nan))

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pmq.core import FLOAT, Budget, Choice, Component, Inventory, Limits, Operator
+from pmq.cost import CostModel
+from pmq.search import ExactSolver, Space, SpaceFile, Tables, UniformCosts, non_dominated, nsga2, within
+from pmq.sensitivity import SensitivityTable
+
+OPTIONS = {"weight": {"bits": [2, 4, 8], "granularity": "channel", "symmetric": True}, "activation": {"bits": [2, 4, 8]}}
+
+
+def problem(seed: int = 0, layers: int = 3, ties: list | None = None) -> tuple[Space, Tables]:
+    """A few layers with random errors that fall with the bits."""
+    rng = np.random.default_rng(seed)
+    components, operators = [], []
+    for i in range(layers):
+        components += [Component(f"m{i}", "weight", "fc1", i, (8, 10 + i)), Component(f"m{i}", "input", "norm", i, (5, 10 + i))]
+        operators.append(Operator(f"m{i}", 100 * (i + 1), (f"m{i}.weight", f"m{i}.input")))
+    space = Space(SpaceFile(name="s", ties=ties or [], **OPTIONS), Inventory(tuple(components), tuple(operators), 64))
+    table = SensitivityTable("random")
+    for name, choices in space.choices.items():
+        for choice, error in zip(choices, sorted(rng.exponential(size=len(choices)))[::-1], strict=True):
+            table.put(name, choice, float(error))
+    return space, Tables.build(space, table)
+
+
+def everything(tables: Tables) -> np.ndarray:
+    return np.array(list(itertools.product(*(range(n) for n in tables.n_choices))))
+
+
+def test_tables_agree_with_the_cost_model() -> None:
+    space, tables = problem()
+    costs = CostModel(space.inventory)
+    for genome in everything(tables)[::37]:
+        _, size, ops = tables.evaluate(genome[None])[0]
+        assignment = space.assignment(genome)
+        assert (size, ops) == (costs.size_bytes(assignment), costs.bit_ops(assignment))
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 999), share=st.floats(0.05, 1.0), tied=st.booleans())
+def test_exact_is_the_optimum_and_within_the_budget(seed: int, share: float, tied: bool) -> None:
+    ties = [{"components": ["*.weight", "*.input"], "within": "module"}] if tied else None
+    _, tables = problem(seed, ties=ties)
+    genomes = everything(tables)
+    costs = tables.evaluate(genomes)
+    limits = Limits(*(float(np.quantile(costs[:, c], share)) for c in (1, 2)))
+    inside = within(limits, costs)
+    found = ExactSolver(tables, gap=0.0).solve(limits)
+    if not inside.any():
+        assert found is None
+        return
+    assert found is not None
+    error, size, ops = tables.evaluate(found[None])[0]
+    assert limits.allow(size, ops)
+    assert error == pytest.approx(costs[inside, 0].min())
+
+
+def test_nsga2_finds_the_exact_front_of_a_small_space() -> None:
+    _, tables = problem(1)
+    genomes = everything(tables)
+    costs = tables.evaluate(genomes)
+    front = {tuple(row) for row in costs[non_dominated(costs)].round(9)}
+    seen = nsga2(tables, Limits(), genomes[:3], generations=60, population=60)
+    found = tables.evaluate(seen)
+    got = {tuple(row) for row in found[non_dominated(found)].round(9)}
+    assert len(front & got) >= 0.95 * len(front)
+
+
+def test_nsga2_is_a_function_of_its_seed_and_keeps_to_the_choices() -> None:
+    _, tables = problem(2)
+    runs = [nsga2(tables, Limits(), np.zeros((1, 6), int), generations=5, population=20, seed=s) for s in (0, 0, 1)]
+    assert np.array_equal(runs[0], runs[1])
+    assert not np.array_equal(runs[0], runs[2])
+    assert ((runs[0] >= 0) & (runs[0] < tables.n_choices)).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(*[st.integers(0, 6)] * 3), min_size=1, max_size=40))
+def test_front_is_what_nothing_beats(rows: list[tuple[int, int, int]]) -> None:
+    costs = np.array(rows, float)
+    keep = non_dominated(costs)
+    for i, row in enumerate(costs):
+        beaten = ((costs <= row).all(1) & (costs < row).any(1)).any()
+        assert not (keep[i] and beaten)
+        if not beaten:
+            assert (costs[keep] == row).all(1).any()
+
+
+def test_uniform_costs_interpolate_and_meet_whole_bits_exactly() -> None:
+    space, _ = problem()
+    costs, uniform = CostModel(space.inventory), UniformCosts(space)
+    four = space.uniform(4, 4)
+    assert uniform.uniform(4, 4) == (costs.size_bytes(four), costs.bit_ops(four))
+    low, high = uniform.uniform(4, 4), uniform.uniform(5, 5)
+    assert all(a < x < b for a, x, b in zip(low, uniform.uniform(4.5, 4.5), high, strict=True))
+    assert uniform.uniform(32, 32)[0] == costs.size_bytes(dict.fromkeys(space.inventory.names, FLOAT)) == uniform.fp32_bytes
+    assert Budget.parse("0.5x").resolve(uniform).size_bytes == uniform.fp32_bytes / 2
+
+
+def test_cheapest_and_dearest_bound_everything() -> None:
+    _, tables = problem()
+    costs = tables.evaluate(everything(tables))
+    assert tables.cheapest() == (costs[:, 1].min(), costs[:, 2].min())
+    assert tables.dearest() == (costs[:, 1].max(), costs[:, 2].max())
+    assert Choice(bits=4).bits == 4

@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pmq.core import PmqError
+from pmq.search import Space, SpaceFile, read_space
+from pmq.search.space import spaces_folder
+from tests.conftest import Tiny
+
+BASE = yaml.safe_load((spaces_folder() / "default.yaml").read_text())
+
+
+def space(tiny: Tiny, **changes: object) -> Space:
+    return Space(SpaceFile(**(BASE | changes)), tiny.inventory)
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in spaces_folder().glob("*.yaml")))
+def test_every_space_that_ships_fits_and_round_trips(name: str, tiny: Tiny) -> None:
+    own = Space(read_space(name), tiny.inventory)
+    dearest = own.assignment([len(d) - 1 for d in own.decisions])
+    assert own.genome(dearest) == [len(d) - 1 for d in own.decisions]
+    assert list(dearest) == list(tiny.inventory.names)
+
+
+def test_uniform_pins_only_the_image(tiny: Tiny) -> None:
+    uniform = tiny.space.uniform(4, 6)
+    assert {n for n, c in uniform.items() if c.bits == 8} == {"patch_embed.proj.input"}
+    assert {c.bits for n, c in uniform.items() if n.endswith(".weight")} == {4}
+    assert uniform["blocks.0.attn.softmax"].bits == 6
+
+
+def test_quantizers_by_bits(tiny: Tiny) -> None:
+    by_bits = {c.bits: c.quantizer for c in tiny.space.choices["blocks.0.attn.softmax"]}
+    assert by_bits == {2: "log2", 3: "log2", 4: "log2", 5: "log2", 6: "affine", 8: "affine"}
+    both = space(tiny, components={"softmax": {"quantizer": ["affine", "log2"], "bits": [4]}})
+    assert [c.quantizer for c in both.choices["blocks.0.attn.softmax"]] == ["affine", "log2"]
+    assert both.uniform(4, 4)["blocks.0.attn.softmax"].quantizer == "affine"
+
+
+def test_kinds_and_patterns_refine_later_wins(tiny: Tiny) -> None:
+    own = space(tiny, components={"fc1": {"bits": [4]}, "blocks.1.*": {"bits": [8]}})
+    assert [c.bits for c in own.choices["blocks.0.mlp.fc1.weight"]] == [4]
+    assert [c.bits for c in own.choices["blocks.1.mlp.fc1.weight"]] == [8]
+
+
+def test_ties_share_a_decision(tiny: Tiny) -> None:
+    own = space(tiny, ties=[{"components": ["q", "k"]}, {"components": ["qkv", "proj"], "within": "model"}])
+    groups = {d.components for d in own.decisions if len(d.components) > 1}
+    assert ("blocks.0.attn.q", "blocks.0.attn.k") in groups
+    assert sum(len(g) for g in groups) == 4 + 4
+    genome = [0] * len(own.decisions)
+    assignment = own.assignment(genome)
+    assert assignment["blocks.0.attn.q"].bits == assignment["blocks.0.attn.k"].bits == 2
+    with pytest.raises(PmqError, match="but their bits differ"):
+        space(tiny, components={"q": {"bits": [4]}}, ties=[{"components": ["q", "k"]}])
+
+
+def test_int8_fp32_ties_each_layer(tiny: Tiny) -> None:
+    own = Space(read_space("int8_fp32"), tiny.inventory)
+    assert {len(d.components) for d in own.decisions} == {2}
+
+
+@pytest.mark.parametrize("key", ["components", "pins", "ties"])
+def test_names_that_match_nothing_are_refused(tiny: Tiny, key: str) -> None:
+    value = {"components": {"blocks.9.*": {}}, "pins": {"blocks.9.*": 8}, "ties": [{"components": ["blocks.9.*", "q"]}]}
+    with pytest.raises(PmqError, match=r"blocks\.9"):
+        space(tiny, **{key: value[key]})
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("weigth: {}\n", "weigth"),
+        ("weight: {bits: [9]}\nactivation: {bits: [4]}\nname: x\n", "bit-width 9"),
+        ("weight: {bitz: [4]}\nactivation: {bits: [4]}\nname: x\n", "allowed here are bits, quantizer"),
+        ("- 1\n", "no mapping"),
+        ("a: [\n", "no YAML"),
+    ],
+)
+def test_bad_files(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(text)
+    with pytest.raises(PmqError) as error:
+        read_space(str(path))
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_space() -> None:
+    with pytest.raises(PmqError, match="default, int8_fp32, w4a8"):
+        read_space("magic")

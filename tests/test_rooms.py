@@ -1,0 +1,49 @@
+"""Nothing imports upwards, and the rooms without torch stay without it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "pmq"
+MAY_IMPORT = {
+    "core": set(),
+    "models": {"core"},
+    "data": {"core", "models"},
+    "quant": {"core", "models", "data"},
+    "cost": {"core", "models"},
+    "sensitivity": {"core", "quant"},
+    "search": {"core", "cost.table", "sensitivity.table"},
+    "evaluate": {"core", "quant", "data"},
+    "report": {"core"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        found |= {n.removeprefix("pmq.") for n in names if n.startswith("pmq.")}
+    return found
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_only_what_it_may(room: str) -> None:
+    allowed = MAY_IMPORT[room] | {room}
+    files = list((PACKAGE / room).rglob("*.py"))
+    assert files
+    for path in files:
+        for name in imports(path):
+            assert any(name == a or name.startswith(a + ".") for a in allowed), f"{path} imports pmq.{name}"
+
+
+@pytest.mark.parametrize("module", ["pmq", "pmq.core", "pmq.search", "pmq.cost", "pmq.report", "pmq.cli"])
+def test_needs_no_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
