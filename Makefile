@@ -5,19 +5,20 @@ PMQ    := $(VENV)/bin/pmq
 STAMP  := $(VENV)/.installed
 
 # What the search is asked; each is passed on only where it is set.
-BUDGET     ?= 4bit
-MODEL      ?=
-CHECKPOINT ?=
-DATA       ?=
-SPACE      ?=
-SEED       ?=
-OUT        ?=
-ARGS       ?=
-# Which run the other commands look at (default: the latest), and what they write.
-RUN        ?=
-WHAT       ?= $(or $(RUN),latest)
+# (Not ?=, which would take a stray DATA or OUT from the environment.)
+BUDGET     = 4bit
+MODEL      =
+CHECKPOINT =
+DATA       =
+SPACE      =
+SEED       =
+OUT        =
+ARGS       =
+# Which run the other commands look at; the latest without.
+RUN        =
+WHAT       = $(or $(RUN),latest)
 
-flag = $(if $($(1)),$(2) $($(1)))
+flag = $(if $($(1)),$(2) "$($(1))")
 SUBJECT = $(MODEL) $(call flag,CHECKPOINT,--checkpoint) $(call flag,DATA,--data)
 
 .DEFAULT_GOAL := help
@@ -36,17 +37,17 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test]'
 	touch $@
 
-search: $(STAMP) ## find the front and an allocation: BUDGET=4bit [MODEL= CHECKPOINT= DATA= SPACE= SEED= OUT= ARGS=]
-	$(PMQ) search $(SUBJECT) --budget $(BUDGET) $(call flag,SPACE,--space) $(call flag,SEED,--seed) $(call flag,OUT,--out) --resume $(ARGS)
+search: $(STAMP) ## find the front and an allocation: BUDGET=4bit [MODEL= CHECKPOINT= DATA= SPACE= SEED= OUT=run ARGS=]
+	$(PMQ) search $(SUBJECT) --budget "$(BUDGET)" $(call flag,SPACE,--space) $(call flag,SEED,--seed) $(call flag,OUT,--out) --resume $(ARGS)
 
 evaluate: $(STAMP) ## accuracy of the latest run's allocation, or WHAT=fp32,w4a4,FILE [MODEL= CHECKPOINT= DATA= ARGS=]
-	$(PMQ) evaluate $(WHAT) $(SUBJECT) $(call flag,SPACE,--space) $(ARGS)
+	$(PMQ) evaluate "$(WHAT)" $(SUBJECT) $(call flag,SPACE,--space) $(call flag,SEED,--seed) $(ARGS)
 
-export: $(STAMP) ## write the latest run's allocation.json with its schema [RUN= OUT= ARGS=]
-	$(PMQ) export $(RUN) $(call flag,OUT,--out) $(ARGS)
+export: $(STAMP) ## write the latest run's allocation.json with its schema [RUN= OUT=file ARGS=]
+	$(PMQ) export $(if $(RUN),"$(RUN)") $(call flag,OUT,--out) $(ARGS)
 
-plot: $(STAMP) ## draw the latest run's figures [RUN= OUT= ARGS=]
-	$(PMQ) plot $(RUN) $(call flag,OUT,--out) $(ARGS)
+plot: $(STAMP) ## draw the latest run's figures [RUN= OUT=folder ARGS=]
+	$(PMQ) plot $(if $(RUN),"$(RUN)") $(call flag,OUT,--out) $(ARGS)
 
 test: $(STAMP) ## run the tests
 	$(VENV)/bin/python -m pytest $(ARGS)

@@ -47,3 +47,14 @@ def test_imports_only_what_it_may(room: str) -> None:
 def test_needs_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_room_is_packaged_with_its_files() -> None:
+    import configparser
+
+    config = configparser.ConfigParser()
+    config.read(PACKAGE.parent / "setup.cfg")
+    listed = set(config["options"]["packages"].split())
+    found = {".".join(p.parent.relative_to(PACKAGE.parent).parts) for p in PACKAGE.rglob("__init__.py")}
+    assert listed == found | {"pmq.search_spaces"}
+    assert config["options"]["package_dir"].strip() == "pmq.search_spaces = search_spaces"

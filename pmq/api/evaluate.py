@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
+from pmq.api.sensitivity import check_quantizers
 from pmq.api.subject import Subject, gather_images
 from pmq.core import FLOAT, Allocation, Assignment, BitWidth, PmqError
 from pmq.core.rundir import CHOSEN, read_manifest
@@ -83,8 +84,9 @@ def evaluate(
         100.0
     """
     items = [what] if isinstance(what, Allocation | str) else list(what)
-    subject = Subject.of(model, device)
+    subject = Subject.of(model, device, crop_pct=crop_pct)
     uniform = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, recipe)
+    check_quantizers(uniform)
     fresh = _fresh_calibration(subject, items, calibration_images, recalibrate)
     jobs = [(_assignment(item, subject, uniform, recalibrate), _calibration(item, fresh, recalibrate)) for item in items]
     with Simulator(subject.model, subject.inventory, fresh or Calibration()) as simulator:
@@ -93,7 +95,7 @@ def evaluate(
     rows = []
     for item, (assignment, _), metrics in zip(items, jobs, found, strict=True):
         name = item if isinstance(item, str) else item.budget.text if item.budget else "allocation"
-        row = _facts(subject, crop_pct) | metrics | {"allocation": name, "seed": seed}
+        row = _facts(subject) | metrics | {"allocation": name, "seed": seed}
         row |= {"size_bytes": costs.size_bytes(assignment), "bit_ops": costs.bit_ops(assignment)}
         for k in ("top1", "top5"):
             row[f"{k}_err"] = None if row[k] is None else 100.0 - row[k]
@@ -132,16 +134,19 @@ def _fresh_calibration(subject: Subject, items: list[What], images: Tensor | Non
 
 def _pairs(batches: Iterable[Any]) -> Iterable[tuple[Tensor, Tensor | None]]:
     for batch in batches:
-        yield (batch[0], batch[1]) if isinstance(batch, list | tuple) else (batch, None)
+        if isinstance(batch, list | tuple):
+            yield batch[0], batch[1] if len(batch) > 1 else None
+        else:
+            yield batch, None
 
 
-def _facts(subject: Subject, crop_pct: float | None) -> dict[str, Any]:
+def _facts(subject: Subject) -> dict[str, Any]:
     config = subject.info.data_config
     params = sum(p.numel() for p in subject.model.parameters())
     return {
         "model": subject.info.name,
         "img_size": config["input_size"][-1],
         "param_count": round(params / 1e6, 2),
-        "crop_pct": config["crop_pct"] if crop_pct is None else crop_pct,
+        "crop_pct": config["crop_pct"],
         "interpolation": config["interpolation"],
     }

@@ -26,6 +26,5 @@ def export(what: Path | str, out: Path | str) -> tuple[Path, Path]:
     allocation = read_what(str(what))
     if isinstance(allocation, str):
         raise PmqError(f"{str(what)!r} is a shorthand; export takes an allocation file or a run directory")
-    path = Path(out)
-    schema = write_text(path.with_suffix(".schema.json"), json.dumps(Allocation.json_schema(), indent=1) + "\n")
-    return allocation.save(path), schema
+    path = allocation.save(Path(out))
+    return path, write_text(path.with_suffix(".schema.json"), json.dumps(Allocation.json_schema(), indent=1) + "\n")

@@ -38,7 +38,8 @@ def write_run(
         command=command,
         chosen=str(CHOSEN),
         limits={"size_bytes": result.limits.size_bytes, "bit_ops": result.limits.bit_ops},
-        seconds=result.seconds,
+        seconds=result.seconds,  # of the process that finished; where a run was resumed not of the whole
+        resumed=run.resumed,
         uncovered=list(subject.inventory.uncovered),
     )
 

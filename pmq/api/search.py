@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pmq.api.allocate import make_allocation
 from pmq.api.points import Archive, choose, explore, judge_candidates
 from pmq.api.run_files import write_run
-from pmq.api.sensitivity import measure
+from pmq.api.sensitivity import check_quantizers, measure
 from pmq.api.subject import Subject, divide_images, gather_images
 from pmq.core import Allocation, Budget, Limits, PmqError
 from pmq.core.allocation import pmq_version
@@ -69,6 +69,7 @@ def search(
     batch_size: int = 32,
     seed: int = 0,
     device: str | torch.device | None = None,
+    crop_pct: float | None = None,
     out: Path | str | None = None,
     results: Path | str | None = None,
     resume: bool = False,
@@ -89,6 +90,7 @@ def search(
         batch_size: images at once.
         seed: of every random draw.
         device: where to run.
+        crop_pct: how the images were cropped, for the record, where the model's data config says otherwise.
         out: run directory to write; ``results`` is a folder in which one is named after model and budget.
         results: see ``out``. Without either nothing is written.
         resume: go on with a killed run.
@@ -107,10 +109,12 @@ def search(
     budget = budget if isinstance(budget, Budget) else Budget.parse(budget)
     estimator(recipe), metric(metric_name)  # wrong names are told before any work
     space_file = space if isinstance(space, SpaceFile) else read_space(space)
-    subject = Subject.of(model, device)
+    gathered = gather_images(images, calib_images + held_out)
+    calib, judged = divide_images(gathered, calib_images, held_out)
+    subject = Subject.of(model, device, gathered[:1], crop_pct)
     laid_out = Space(space_file, subject.inventory, recipe)
+    check_quantizers(laid_out)
     limits = resolve_budget(budget, laid_out)
-    calib, judged = divide_images(gather_images(images, calib_images + held_out), calib_images, held_out)
     settings = {
         "model": subject.info.model_dump(),
         "budget": budget.text,
@@ -120,11 +124,13 @@ def search(
         "calibration": {"sha256": images_sha256(calib), "n_images": len(calib)},
         "held_out": {"sha256": images_sha256(judged), "n_images": len(judged)},
         "seed": seed,
-        "pmq": pmq_version(),
+        "batch_size": batch_size,
+        "device": next(subject.model.parameters()).device.type,
+        "versions": {"pmq": pmq_version(), "torch": torch.__version__},
     }
     path = Path(out) if out is not None else _named(Path(results), settings) if results is not None else None
-    run = None if path is None else RunDir(path, settings, resume)
     calibration = calibrate(subject.model, subject.inventory, calib, seed, n_held_out=len(judged))
+    run = None if path is None else RunDir(path, settings, resume)
     clock.lap("calibration")
     with Simulator(subject.model, subject.inventory, calibration) as simulator:
         table = measure(simulator, subject, calib, laid_out, metric_name, batch_size, seed, run)

@@ -12,8 +12,17 @@ from pmq.api.subject import Subject, gather_images
 from pmq.core import Choice
 from pmq.core.rundir import RunDir
 from pmq.quant import Simulator, calibrate
+from pmq.quant.quantizers import quantizer_class
 from pmq.search import Space, SpaceFile, read_space
 from pmq.sensitivity import Probe, SensitivityTable, metric
+
+
+def check_quantizers(space: Space) -> None:
+    """Raise if the space names a quantizer that does not exist: the search's tables alone cannot know."""
+    for choices in space.choices.values():
+        for choice in choices:
+            if not choice.is_float:
+                quantizer_class(choice.quantizer)
 
 
 def measure(
@@ -67,9 +76,10 @@ def sensitivity(
         [4, 8]
     """
     chosen = [metric(name) for name in metrics]
-    subject = Subject.of(model, device)
-    laid_out = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, recipe)
     calib = gather_images(images, calib_images)
+    subject = Subject.of(model, device, calib[:1])
+    laid_out = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, recipe)
+    check_quantizers(laid_out)
     calibration = calibrate(subject.model, subject.inventory, calib, seed)
     frames, seconds = [], {}
     with Simulator(subject.model, subject.inventory, calibration) as simulator:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import nn
 
 from pmq.api.subject import Subject
@@ -26,7 +24,7 @@ def simulate(model: nn.Module, allocation: Allocation) -> nn.Module:
         >>> pmq.simulate(model, result.allocation)(images).shape
         torch.Size([12, 10])
     """
-    subject = Subject.of(copy.deepcopy(model))
+    subject = Subject.of(model)
     allocation.check_model(subject.info)
     subject.inventory.check_names(allocation.components)
     simulator = Simulator(subject.model, subject.inventory, Calibration(known=allocation.ranges))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from pmq.core.allocation import ModelInfo
 from pmq.core.component import Inventory
-from pmq.core.errors import PmqError
+from pmq.core.errors import PmqError, one_line
 from pmq.core.progress import message
 from pmq.models import create_model, model_info, take_inventory
 
@@ -30,9 +31,19 @@ class Subject:
         return self.info.num_classes > 0
 
     @classmethod
-    def of(cls, model: nn.Module | str | None, device: str | torch.device | None = None) -> Subject:
-        """Take a module the user has, or create one by timm's name (the embedded one without)."""
-        module = model if isinstance(model, nn.Module) else create_model(model)
+    def of(
+        cls,
+        model: nn.Module | str | None,
+        device: str | torch.device | None = None,
+        image: Tensor | None = None,
+        crop_pct: float | None = None,
+    ) -> Subject:
+        """Copy a module the user has, or create one by timm's name (the embedded one without).
+
+        ``image`` ``(1, C, H, W)`` is one as the model will see them; ``crop_pct`` is how they were cropped, where that is
+        not what the model's data config says.
+        """
+        module = copy.deepcopy(model) if isinstance(model, nn.Module) else create_model(model)
         module = module.eval()
         if device is not None:
             try:
@@ -40,8 +51,16 @@ class Subject:
             except (RuntimeError, AssertionError) as error:
                 raise PmqError(f"device {str(device)!r} cannot be used: {error}; try --device cpu") from None
         info = model_info(module)
-        image = torch.zeros(1, *info.data_config["input_size"], device=next(module.parameters()).device)
-        inventory = take_inventory(module, image)
+        if crop_pct is not None:
+            info = info.model_copy(update={"data_config": info.data_config | {"crop_pct": crop_pct}})
+        image = torch.zeros(1, *info.data_config["input_size"]) if image is None else image
+        try:
+            inventory = take_inventory(module, image.to(next(module.parameters()).device))
+        except (RuntimeError, AssertionError) as error:
+            expected, found = tuple(info.data_config["input_size"]), tuple(image.shape[1:])
+            raise PmqError(
+                f"model {info.name!r} cannot take images of shape {found}, it expects {expected}: {one_line(error)}"
+            ) from None
         if not inventory.components:
             raise PmqError(f"model {info.name!r} has no component that can be quantized; ViT, DeiT and Swin have")
         for line in inventory.uncovered:

@@ -6,9 +6,12 @@ import argparse
 
 import torch
 
+from pmq.api import sensitivity
 from pmq.bench.simulation import simulation_speed
 from pmq.cli.output import print_table
 from pmq.core.memory import keep_freed_memory
+from pmq.data import open_data
+from pmq.models import create_model, model_info
 
 CASES = ((None, 64), ("deit_tiny_patch16_224", 1), ("deit_tiny_patch16_224", 8), ("deit_tiny_patch16_224", 32))
 
@@ -28,6 +31,11 @@ def main() -> None:
             rows.append([model or "embedded", batch, t.name, t.ms, 1e3 * batch / t.ms, f"{t.ratio:.2f}", spread])
     columns = ["model", "batch", "bits", "ms", "images/s", "x FP32", "quartiles"]
     print_table(f"simulation against FP32, warm cache, interleaved, {args.threads} thread(s)", columns, rows)
+    embedded = create_model()
+    images = open_data(None, model_info(embedded)).calibration_images(24, 0)
+    seconds = sensitivity(embedded, images, ("measured", "fisher")).attrs["seconds"]
+    rows = [[name, f"{taken:.2f}", f"{seconds['measured'] / taken:.1f}"] for name, taken in seconds.items()]
+    print_table("sensitivity of the embedded model, 24 images, quantizers fitted beforehand", ["metric", "s", "x measured"], rows)
 
 
 if __name__ == "__main__":

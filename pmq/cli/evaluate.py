@@ -21,7 +21,7 @@ def evaluate(
     model: o.Model = None,
     checkpoint: o.Checkpoint = None,
     num_classes: o.NumClasses = None,
-    pretrained: o.Pretrained = True,
+    pretrained: o.PretrainedOrRemembered = None,
     data: o.Data = None,
     split: o.Split = None,
     crop_pct: o.CropPct = None,
@@ -44,10 +44,12 @@ def evaluate(
     from pmq.api.evaluate import read_what
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
-    from pmq.core.files import write_csv
+    from pmq.core.files import check_target, write_csv
     from pmq.core.progress import track
 
     names = [str(latest_or(None, results)) if name == "latest" else name for name in what.split(",")]
+    if results_file is not None:
+        check_target(results_file)
     items = [read_what(name) for name in names]
     allocations = [item for item in items if isinstance(item, Allocation)]
     given: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "data": data}
@@ -57,7 +59,7 @@ def evaluate(
     if limit is not None and limit > len(images.evaluation):
         raise PmqError(f"--limit {limit} is more than the {len(images.evaluation)} images of {images.evaluation.name}")
     calibrated = [a.calibration for a in allocations if a.calibration is not None]
-    seeds = {c.seed for c in calibrated} | ({seed} if len(calibrated) < len(items) else set())
+    seeds = {c.seed for c in calibrated} | ({seed} if recalibrate or len(calibrated) < len(items) else set())
     if images.shared and len(seeds) > 1:
         raise PmqError(f"allocations of seeds {sorted(map(str, seeds))} used different images of one folder; evaluate singly")
     used = max([calib_images, *(c.n_images + c.n_held_out for c in calibrated)])
@@ -76,6 +78,7 @@ def evaluate(
         seed=seed,
     )
     table["allocation"] = names
+    table["n_unreadable"] = len(images.evaluation.unreadable)
     if results_file is not None:
         write_csv(results_file, table)
     records = json_module.loads(table.to_json(orient="records"))

@@ -11,6 +11,9 @@ Model = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="timm's arc
 Checkpoint = Annotated[Path | None, typer.Option(help="safetensors, or a torch file of tensors only")]
 NumClasses = Annotated[int | None, typer.Option(help="overrides the number of classes; 0 makes a feature extractor", min=0)]
 Pretrained = Annotated[bool, typer.Option(help="without a checkpoint: timm's published weights, or random ones")]
+PretrainedOrRemembered = Annotated[
+    bool | None, typer.Option("--pretrained/--no-pretrained", help="as the run remembers; else timm's published weights")
+]
 Data = Annotated[str | None, typer.Option(help="folder with train and val, or class folders; or a timm dataset, torch/cifar10")]
 Split = Annotated[str | None, typer.Option(help="folder or split to evaluate on")]
 CropPct = Annotated[float | None, typer.Option(help="overrides the data config's crop", min=0.1, max=1.0)]

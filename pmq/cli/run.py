@@ -24,8 +24,10 @@ def remembered(names: list[str], given: dict[str, Any], allocations: list[Alloca
         if manifest.is_file():
             command = json.loads(manifest.read_text()).get("command", {})
             if given["model"] in (None, command.get("model")):
-                kept = {k: command.get(k) for k in given if k != "pretrained"}
-                return {k: v if v is not None else kept.get(k) for k, v in given.items()}
-    if allocations and given["model"] is None:
-        return given | {"model": allocations[0].model.name}
-    return given
+                given = {k: v if v is not None else command.get(k) for k, v in given.items()}
+                break
+    if allocations:
+        model = allocations[0].model
+        given["model"] = given["model"] or model.name
+        given["crop_pct"] = given["crop_pct"] or model.data_config.get("crop_pct")  # as it was calibrated
+    return given | {"pretrained": given["pretrained"] is not False}

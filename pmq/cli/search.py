@@ -55,6 +55,7 @@ def search(
         held_out=held_out,
         batch_size=batch_size,
         seed=seed,
+        crop_pct=crop_pct,
         out=out,
         results=results,
         resume=resume,

@@ -144,7 +144,9 @@ class Allocation(_Strict):
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
         """JSON Schema of the file."""
-        return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | cls.model_json_schema()
+        schema = cls.model_json_schema()
+        schema["required"] = ["schema_version", *schema["required"]]
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
 
 
 def validated(cls: type[Model], data: Any, what: str) -> Model:

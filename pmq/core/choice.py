@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from pmq.core.bits import FP32, BitWidth
 
 Granularity = Literal["tensor", "channel", "group"]
-Bits = Annotated[int, AfterValidator(BitWidth)]
+Bits = Annotated[int, AfterValidator(BitWidth), WithJsonSchema({"type": "integer", "enum": list(BitWidth.ALLOWED)})]
 
 
 class Choice(BaseModel):
@@ -63,18 +63,9 @@ class Choice(BaseModel):
         assert self.group_size is not None
         return int(shape[0] * -(-inputs // self.group_size))
 
-    def with_bits(self, bits: int) -> Choice:
-        """Keep the layout, change the bits; 32 means FP32, which has no layout."""
-        return FLOAT if bits == FP32 else Choice(**(self.model_dump() | {"bits": bits}))
-
     def key(self) -> str:
         """A stable text for journals and caches."""
         return self.model_dump_json()
-
-    @classmethod
-    def of(cls, **fields: Any) -> Choice:
-        """Make a choice, reading 32 bits as FP32 whatever the layout says."""
-        return FLOAT if fields["bits"] == FP32 else cls(**fields)
 
 
 FLOAT = Choice(bits=32, quantizer="none")

@@ -9,12 +9,23 @@ from typing import Any
 from pmq.core.errors import PmqError
 
 
+def check_target(path: Path) -> Path:
+    """Raise, before any work is done, if a file could not be written to ``path``."""
+    folder = next((p for p in path.absolute().parents if p.exists()), path.absolute().parent)
+    if path.is_dir() or not path.name:
+        raise PmqError(f"cannot write {str(path)!r}: it is a folder; name a file")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise PmqError(f"cannot write {str(path)!r}: {str(folder)!r} is no folder that can be written to; choose another")
+    return path
+
+
 def write_bytes(path: Path, data: bytes) -> Path:
     """Write a file atomically, making its folder.
 
     Raises:
         PmqError: the folder cannot be made or written to.
     """
+    check_target(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,9 +20,8 @@ LINE_SECONDS = 10.0
 
 
 def message(text: str) -> None:
-    """Tell the user something on standard error, whole on one line."""
-    if _enabled():
-        print(text, file=sys.stderr, flush=True)
+    """Tell the user something on standard error, whole on one line; not silenced, for it may be a warning."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:

@@ -40,11 +40,13 @@ class RunDir:
         if manifest.exists():
             if not resume:
                 raise PmqError(f"{str(self.path)!r} holds a run already; pass --resume to go on with it or another --out")
-            self._check_same(json.loads(manifest.read_text())["settings"], settings)
+            self._check_same(_read_json(manifest).get("settings", {}), settings)
         else:
             write_text(manifest, json.dumps({"settings": settings}, indent=1) + "\n")
         self._journal = self.path / "journal.jsonl"
         self._load_journal()
+        #: whether an earlier process has done part of the work
+        self.resumed = bool(self._entries)
 
     def _check_same(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         for key in sorted(before.keys() | now.keys()):
@@ -61,9 +63,12 @@ class RunDir:
         whole = raw[: raw.rfind(b"\n") + 1]  # a kill can leave half a line at the end
         if len(whole) < len(raw):
             os.truncate(self._journal, len(whole))
-        for line in whole.decode().splitlines():
-            entry = json.loads(line)
-            self._entries[entry["key"]] = entry["value"]
+        for line in whole.splitlines():
+            try:
+                entry = json.loads(line)
+                self._entries[entry["key"]] = entry["value"]
+            except (ValueError, TypeError, KeyError):
+                raise PmqError(f"{str(self._journal)!r} is damaged at line {len(self._entries) + 1}; remove that line") from None
 
     def recall(self, key: str) -> dict[str, Any] | None:
         """Give what was journaled under ``key``, or nothing."""
@@ -72,13 +77,16 @@ class RunDir:
     def record(self, key: str, value: dict[str, Any]) -> None:
         """Append a measurement to the journal; it survives a kill from here on."""
         self._entries[key] = value
-        with self._journal.open("a") as file:
-            file.write(json.dumps({"key": key, "value": value}) + "\n")
+        try:
+            with self._journal.open("a") as file:
+                file.write(json.dumps({"key": key, "value": value}) + "\n")
+        except OSError as error:
+            raise PmqError(f"cannot write {str(self._journal)!r}: {error.strerror}; go on later with --resume") from None
 
     def finish(self, **facts: Any) -> None:
         """Add the outcome to the manifest."""
         manifest = self.path / "manifest.json"
-        data = json.loads(manifest.read_text()) | facts
+        data = _read_json(manifest) | facts
         write_text(manifest, json.dumps(data, indent=1) + "\n")
 
 
@@ -91,9 +99,19 @@ def read_manifest(path: Path) -> dict[str, Any]:
     manifest = path / "manifest.json"
     if not manifest.is_file():
         raise PmqError(f"{str(path)!r} is no run directory: it has no manifest.json; `pmq search` makes one")
-    data: dict[str, Any] = json.loads(manifest.read_text())
+    data = _read_json(manifest)
     if "chosen" not in data:
         raise PmqError(f"the run in {str(path)!r} did not finish; go on with `pmq search --resume --out {path}`")
+    return data
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise PmqError(f"{str(path)!r} cannot be read: {error}; use another run directory") from None
+    if not isinstance(data, dict):
+        raise PmqError(f"{str(path)!r} is no manifest of a run; use another run directory")
     return data
 
 
@@ -103,7 +121,7 @@ def latest_run(results: Path) -> Path:
     Raises:
         PmqError: there is none.
     """
-    runs = [p.parent.parent for p in results.glob(f"*/*/{CHOSEN}")]
+    runs = [p.parent for p in results.glob("*/*/manifest.json") if "chosen" in _read_json(p)]
     if not runs:
         raise PmqError(f"no finished run below {str(results)!r}; make one with `pmq search`")
-    return max(runs, key=lambda run: (run / CHOSEN).stat().st_mtime)
+    return max(runs, key=lambda run: (run / "manifest.json").stat().st_mtime)

@@ -15,9 +15,28 @@ from pmq.core.allocation import ModelInfo
 from pmq.core.errors import PmqError, one_line
 from pmq.core.progress import message
 from pmq.data.source import ImageSource
+from pmq.models.torchvision_ops import ensure_torchvision
 
 WNID = re.compile(r"n\d{8}")
 Transform = Callable[[Image.Image], Tensor]
+
+
+class Preprocess:
+    """timm's evaluation transform of a model, on images of the model's number of channels."""
+
+    def __init__(self, info: ModelInfo, crop_pct: float | None) -> None:
+        config = {k: tuple(v) if isinstance(v, list) else v for k, v in info.data_config.items()}
+        if crop_pct is not None:
+            config["crop_pct"] = crop_pct
+        channels = config["input_size"][0]
+        if channels not in (1, 3):
+            raise PmqError(f"model {info.name!r} takes images of {channels} channels; files give 1 or 3")
+        self.mode = "L" if channels == 1 else "RGB"
+        self.transform: Transform = _timm_data().create_transform(**config, is_training=False)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Convert and transform."""
+        return self.transform(image.convert(self.mode))
 
 
 class ImageTree(Dataset[tuple[Tensor, int]]):
@@ -31,68 +50,80 @@ class ImageTree(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(self, root: Path, num_classes: int, transform: Transform) -> None:
+        _timm_data()
         from timm.data.readers.reader_image_folder import find_images_and_targets
 
         pairs, folders = find_images_and_targets(str(root))
         if not pairs:
             raise PmqError(f"no images below {str(root)!r}; give a folder with one folder of images for each class")
-        classes = _class_indices(list(folders), num_classes, root)
-        names = {index: folder for folder, index in folders.items()}
+        classes = class_indices(folders, num_classes, repr(str(root)))
         self.files = [path for path, _ in pairs]
-        self.labels = [classes.get(names[index], -1) for _, index in pairs]
+        self.labels = [classes.get(index, -1) for _, index in pairs]
         self.transform = transform
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         with Image.open(self.files[index]) as image:
-            return self.transform(image.convert("RGB")), self.labels[index]
+            return self.transform(image), self.labels[index]
 
     def __len__(self) -> int:
         return len(self.files)
 
 
-def _class_indices(folders: list[str], num_classes: int, root: Path) -> dict[str, int]:
-    from timm.data import ImageNetInfo
+class _Relabelled(Dataset[tuple[Tensor, int]]):
+    """A dataset whose labels are mapped to the model's classes."""
+
+    def __init__(self, dataset: Any, classes: dict[int, int]) -> None:
+        self.dataset, self.classes = dataset, classes
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self.dataset[index]
+        return image, self.classes.get(int(label), -1)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
+def _timm_data() -> Any:
+    """Timm's data module, importable on any machine."""
+    ensure_torchvision()
+    import timm.data
+
+    return timm.data
+
+
+def class_indices(folders: dict[str, int], num_classes: int, where: str) -> dict[int, int]:
+    """Map a dataset's own numbers of its classes (by name) to the model's; nothing if they cannot be told."""
+    from timm.data.readers.reader_image_folder import natural_key
 
     if folders and all(WNID.fullmatch(f) for f in folders) and num_classes == 1000:
-        known = {wnid: i for i, wnid in enumerate(ImageNetInfo().label_names())}
+        known = {wnid: i for i, wnid in enumerate(_timm_data().ImageNetInfo().label_names())}
         for folder in folders:
             if folder not in known:
-                raise PmqError(f"folder {folder!r} in {str(root)!r} is no class of ImageNet-1k; remove or rename it")
-        return known
+                raise PmqError(f"folder {folder!r} in {where} is no class of ImageNet-1k; remove or rename it")
+        return {index: known[folder] for folder, index in folders.items()}
     if len(folders) == num_classes:
-        from timm.data.readers.reader_image_folder import natural_key
-
-        return {folder: i for i, folder in enumerate(sorted(folders, key=natural_key))}
-    message(f"{str(root)!r} has {len(folders)} class folders, the model {num_classes} classes: no top-1, only agreement and KL")
+        return {folders[folder]: i for i, folder in enumerate(sorted(folders, key=natural_key))}
+    message(f"{where} has {len(folders)} classes, the model {num_classes}: no top-1, only agreement and KL")
     return {}
-
-
-def make_transform(info: ModelInfo, crop_pct: float | None) -> Any:
-    """Build timm's evaluation transform of a model."""
-    from timm.data import create_transform
-
-    config = {k: tuple(v) if isinstance(v, list) else v for k, v in info.data_config.items()}
-    if crop_pct is not None:
-        config["crop_pct"] = crop_pct
-    return create_transform(**config, is_training=False)
 
 
 def folder_source(root: Path, info: ModelInfo, crop_pct: float | None, workers: int) -> ImageSource:
     """Open a folder of class folders."""
-    tree = ImageTree(root, info.num_classes, make_transform(info, crop_pct))
-    return ImageSource(tree, repr(str(root)), workers)
+    return ImageSource(ImageTree(root, info.num_classes, Preprocess(info, crop_pct)), repr(str(root)), workers)
 
 
 def timm_source(name: str, split: str, info: ModelInfo, crop_pct: float | None, workers: int) -> ImageSource:
-    """Open one of timm's datasets, such as ``torch/cifar10`` or ``hfds/user/name``, below ``--data ROOT::NAME`` or here."""
-    from timm.data import create_dataset
-
+    """Open one of timm's datasets, such as ``torch/cifar10`` or ``hfds/user/name``; ``ROOT::torch/cifar10`` says where."""
     root, _, spec = name.rpartition("::")
     try:
-        dataset = create_dataset(spec, root=root or None, split=split, download=False)
+        dataset = _timm_data().create_dataset(spec, root=root or None, split=split, download=False)
     except Exception as error:  # whatever the dataset's own library raises
-        raise PmqError(f"timm cannot open dataset {spec!r}, split {split!r}: {one_line(error)}; see --data and --split") from None
+        hint = "see --data and --split"
+        raise PmqError(f"timm cannot open dataset {spec!r}, split {split!r}: {one_line(error)}; {hint}") from None
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise PmqError(f"dataset {spec!r} can only be streamed; calibration draws images: use hfds/, torch/ or a folder")
-    dataset.transform = make_transform(info, crop_pct)
+    dataset.transform = Preprocess(info, crop_pct)
+    names = getattr(dataset, "class_to_idx", None) or getattr(getattr(dataset, "reader", None), "class_to_idx", None)
+    if names:  # where a dataset does not name its classes, its labels are taken for the model's
+        dataset = _Relabelled(dataset, class_indices(names, info.num_classes, repr(spec)))
     return ImageSource(dataset, repr(spec), workers)

@@ -41,11 +41,15 @@ class Data:
                 f"{count} calibration images asked, {self.calibration.name} has {len(self.calibration)}; "
                 "lower --calib-images or --held-out"
             )
-        return self.calibration.tensor(self.calibration.draw(seed)[:count])
+        return self.calibration.first_readable(self.calibration.draw(seed), count)
 
     def evaluation_indices(self, used: int, seed: int, limit: int | None = None) -> list[int]:
-        """Name the images to evaluate on: all, or all but the ``used`` ones that calibration draws from the same source."""
-        indices = sorted(self.evaluation.draw(seed)[used:]) if self.shared else list(range(len(self.evaluation)))
+        """Name the images to evaluate on: all, or all but the ``used`` ones that calibration draws from the same source.
+
+        Calibration draws another image for each that it cannot read, so as many more as that may be are left out.
+        """
+        drawn = used + self.evaluation.most_unreadable()
+        indices = sorted(self.evaluation.draw(seed)[drawn:]) if self.shared else list(range(len(self.evaluation)))
         if limit is not None and limit < len(indices):
             allowed = set(indices)  # spread over the classes, the same ones every time
             indices = sorted([i for i in self.evaluation.draw(0) if i in allowed][:limit])
@@ -80,6 +84,8 @@ def open_data(
         return Data(embedded_source("train", info), embedded_source("test", info))
     if data.rpartition("::")[2].startswith(TIMM_PREFIXES):
         evaluation = timm_source(data, split or "validation", info, crop_pct, workers)
+        if split == "train":
+            return Data(evaluation, evaluation)
         return Data(timm_source(data, "train", info, crop_pct, workers), evaluation)
     root = Path(data)
     if not root.is_dir():
@@ -88,6 +94,11 @@ def open_data(
     found = next((root / s for s in splits if (root / s).is_dir()), None)
     if split and found is None:
         raise PmqError(f"data folder {data!r} has no split {split!r}; it has {', '.join(sorted(_folders(root))[:8])}")
+    if found is None and (root / "train").is_dir():
+        raise PmqError(
+            f"data folder {data!r} has train but none of {', '.join(EVALUATION_SPLITS)}; "
+            f"name one of {', '.join(sorted(_folders(root))[:8])} with --split"
+        )
     evaluation = folder_source(found or root, info, crop_pct, workers)
     train = root / "train"
     if found and train.is_dir() and train != found:

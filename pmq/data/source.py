@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -29,7 +29,14 @@ class _Forgiving(Dataset[tuple[Tensor | None, int, str]]):
         try:
             image, label = self.dataset[index]
             return image, int(label), ""
-        except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:  # what Pillow raises on bad files
+        # what Pillow raises on bad files
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            UnidentifiedImageError,
+            Image.DecompressionBombError,
+        ) as error:
             return None, -1, f"{self._name(index)} ({error})"
 
     def _name(self, index: int) -> str:
@@ -62,14 +69,14 @@ class ImageSource:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def batches(self, batch_size: int, indices: Sequence[int] | None = None) -> Iterator[Batch]:
+    def batches(self, batch_size: int, indices: Sequence[int] | None = None, of: int | None = None) -> Iterator[Batch]:
         """Yield ``(images, labels)`` of ``indices`` (all) in order.
 
         Raises:
-            PmqError: more than 1 % of the images cannot be read.
+            PmqError: more than 1 % of the images (of ``of`` images, where these are a sample) cannot be read.
         """
         chosen: Dataset[Any] = self.dataset if indices is None else Subset(self.dataset, list(indices))
-        total = len(self) if indices is None else len(indices)
+        total = of or len(chosen)  # type: ignore[arg-type]
         bad: list[str] = []
         for images, labels, failed in DataLoader(chosen, batch_size=batch_size, num_workers=self.workers, collate_fn=_collate):
             for name in failed:
@@ -81,9 +88,19 @@ class ImageSource:
                 yield images, labels
         self.unreadable = bad
 
-    def tensor(self, indices: Sequence[int]) -> Tensor:
-        """Read ``indices`` into one tensor ``(N, C, H, W)``."""
-        return torch.cat([images for images, _ in self.batches(64, indices)])
+    def first_readable(self, order: Sequence[int], count: int) -> Tensor:
+        """Read the first ``count`` images of ``order`` that can be read: ``(N, C, H, W)``."""
+        kept: list[Tensor] = []
+        at = 0
+        while (missing := count - len(kept)) and at < len(order):
+            for images, _ in self.batches(64, order[at : at + missing], of=len(self)):
+                kept += images
+            at += missing
+        return torch.stack(kept)
+
+    def most_unreadable(self) -> int:
+        """How many images may fail before a run stops."""
+        return int(TOLERATED * len(self))
 
     def draw(self, seed: int) -> list[int]:
         """Put all indices into an order that depends on ``seed`` alone: calibration takes them from its beginning."""

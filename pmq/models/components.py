@@ -141,14 +141,16 @@ def _multiplies(module: nn.Module) -> bool:
     """Whether a module multiplies by itself: it has matrices of its own, or an attention we cannot look into."""
     if isinstance(module, nn.MultiheadAttention | nn.Bilinear | nn.Conv1d | nn.Conv3d | nn.ConvTranspose2d):
         return True
-    return hasattr(module, "attn_drop") and hasattr(module, "num_heads") and not is_attention(module)
+    return hasattr(module, "fused_attn") and not is_attention(module)
 
 
 def _why_not(name: str, module: nn.Linear | nn.Conv2d, traced: dict[str, _Traced]) -> str | None:
     if name not in traced:
         return "not called as a module in the forward pass"
-    if isinstance(module, nn.Conv2d) and "patch_embed" not in name:
+    if isinstance(module, nn.Conv2d) and name.rpartition(".")[0] != "patch_embed":
         return "a convolution that is not the patch embedding"
+    if type(module).forward not in (nn.Linear.forward, nn.Conv2d.forward):
+        return f"{type(module).__name__} computes something of its own"
     return None
 
 

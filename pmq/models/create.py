@@ -143,12 +143,26 @@ def model_info(model: nn.Module) -> ModelInfo:
     name = config.get("architecture") or type(model).__name__
     tag = config.get("tag")
     data_config = {k: list(v) if isinstance(v, tuple) else v for k, v in resolve_model_data_config(model).items()}
+    data_config |= _built_for(model, data_config)
     return ModelInfo(
         name=f"{name}.{tag}" if tag else name,
         num_classes=int(getattr(model, "num_classes", 0) or 0),
         weights_sha256=weights_sha256(model),
         data_config=data_config,
     )
+
+
+def _built_for(model: nn.Module, data_config: dict[str, Any]) -> dict[str, Any]:
+    """Correct the data config where the model was built for another image size or other channels than it says."""
+    patches: Any = getattr(model, "patch_embed", None)
+    size, channels = getattr(patches, "img_size", None), getattr(getattr(patches, "proj", None), "in_channels", None)
+    found = data_config["input_size"]
+    corrected: dict[str, Any] = {"input_size": [channels or found[0], *(size or found[1:])]}
+    for key in ("mean", "std"):
+        values = data_config[key]
+        if channels is not None and len(values) != channels:
+            corrected[key] = [sum(values) / len(values)] * channels
+    return corrected
 
 
 def weights_sha256(model: nn.Module) -> str:

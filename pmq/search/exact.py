@@ -40,11 +40,11 @@ class ExactSolver:
     Args:
         tables: the search's tables.
         gap: relative gap to the proven optimum at which to stop.
-        time_limit_s: seconds for one solution.
+        node_limit: branches to explore at most for one solution; not seconds, so that a busy machine finds the same.
     """
 
-    def __init__(self, tables: Tables, gap: float = 1e-3, time_limit_s: float = 10.0) -> None:
-        self.tables, self._options = tables, {"mip_rel_gap": gap, "time_limit": time_limit_s}
+    def __init__(self, tables: Tables, gap: float = 1e-3, node_limit: int = 2000) -> None:
+        self.tables, self._options = tables, {"mip_rel_gap": gap, "node_limit": node_limit}
         t = tables
         self._first = np.concatenate([[0], np.cumsum(t.n_choices)])  # first variable of each decision
         n_pairs = [0 if left == right else int(t.n_choices[left] * t.n_choices[right]) for left, right in self._operands]
@@ -66,10 +66,21 @@ class ExactSolver:
             limits: what may be spent.
             error: ``(D, K)`` to minimise in place of the tables' error.
         """
-        t = self.tables
-        objective = self._over_choices(t.error if error is None else error)
+        objective = self._over_choices(self.tables.error if error is None else error)
+        # The solver may overstep a limit by its tolerance, about 1e-6; then it is asked again with that much less.
+        for slack in (0.0, 2e-6, 2e-5):
+            tightened = Limits(*(v and v * (1 - slack) for v in (limits.size_bytes, limits.bit_ops)))
+            genome = self._solve(objective, tightened)
+            if genome is None:
+                return None
+            _, size, ops = self.tables.evaluate(genome[None])[0]
+            if limits.allow(size, ops):
+                return genome
+        return None
+
+    def _solve(self, objective: Floats, limits: Limits) -> Genomes | None:
         constraints = [LinearConstraint(self._links, self._link_values, self._link_values)]
-        rest = {"size": t.rest_bytes, "ops": 0.0}
+        rest = {"size": self.tables.rest_bytes, "ops": 0.0}
         for name, limit, row in (("size", limits.size_bytes, self._size), ("ops", limits.bit_ops, self._ops)):
             if limit is not None:
                 bound = (limit - rest[name]) / limit
@@ -88,9 +99,7 @@ class ExactSolver:
             )
         if result.x is None:
             return None
-        genome = np.array([int(np.argmax(result.x[a:b])) for a, b in zip(self._first, self._first[1:], strict=False)])
-        _, size, ops = t.evaluate(genome[None])[0]
-        return genome if limits.allow(size, ops) else None
+        return np.array([int(np.argmax(result.x[a:b])) for a, b in zip(self._first, self._first[1:], strict=False)])
 
     def _over_choices(self, table: Floats) -> Floats:
         flat = np.zeros(self._n)

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
+from annotated_types import Len
 from pydantic import BaseModel, ConfigDict, Field
 
 from pmq.core.allocation import validated
-from pmq.core.choice import Assignment, Bits, Choice, Granularity
+from pmq.core.bits import FP32
+from pmq.core.choice import FLOAT, Assignment, Bits, Choice, Granularity
 from pmq.core.component import Component, Inventory
 from pmq.core.errors import PmqError
 
@@ -21,6 +23,9 @@ KINDS = (
     *("patch_embed", "qkv", "proj", "fc1", "fc2", "reduction", "head", "linear"),
     *("image", "norm", "attention", "gelu", "hidden", "features", "q", "k", "softmax", "v"),
 )
+
+
+IMAGE_BITS = 8
 
 
 class _Strict(BaseModel):
@@ -35,7 +40,7 @@ class Options(_Strict):
     """
 
     bits: list[Bits] | None = Field(default=None, min_length=1)
-    quantizer: str | list[str] | dict[int, str] | None = None
+    quantizer: str | Annotated[list[str] | dict[int, str], Len(min_length=1)] | None = None
     granularity: Granularity | None = None
     group_size: int | None = Field(default=None, ge=1)
     symmetric: bool | None = None
@@ -95,11 +100,17 @@ class Space:
         return {name: found[name] for name in self.inventory.names}
 
     def uniform(self, weight_bits: int, activation_bits: int) -> Assignment:
-        """Give every component the same bits, pins excepted, with the quantizers of this space."""
-        return {
-            c.name: self._choice(c, self._pin(c) or (weight_bits if c.role == "weight" else activation_bits))
-            for c in self.inventory
-        }
+        """Give every component the same bits, with the quantizers of this space.
+
+        Pins are excepted, and the image, which has 8 bits to begin with.
+        """
+
+        def bits(component: Component) -> int:
+            if component.role == "weight":
+                return weight_bits
+            return max(IMAGE_BITS, activation_bits) if component.kind == "image" else activation_bits
+
+        return {c.name: self._choice(c, self._pin(c) or bits(c)) for c in self.inventory}
 
     def assignment(self, genome: Any) -> Assignment:
         """Turn a choice index for each decision into a choice for each component."""
@@ -126,7 +137,10 @@ class Space:
         merged = general.model_dump(exclude_none=True)
         for pattern, options in self.file.components.items():
             if _matches(pattern, component):
-                merged |= options.model_dump(exclude_none=True)
+                refined = options.model_dump(exclude_none=True)
+                if "granularity" in refined:
+                    merged.pop("group_size", None)  # groups have a size, nothing else has
+                merged |= refined
         return Options(**merged)
 
     def _pin(self, component: Component) -> int | None:
@@ -135,14 +149,18 @@ class Space:
 
     def _choice(self, component: Component, bits: int, quantizer: str | None = None) -> Choice:
         options = self._options(component)
-        return Choice.of(
-            bits=bits,
-            quantizer=quantizer or _quantizers(options, bits)[0],
-            granularity=options.granularity or "tensor",
-            group_size=options.group_size,
-            symmetric=bool(options.symmetric),
-            estimator=self.estimator,
-        )
+        quantizer = quantizer or _quantizers(options, bits)[0]
+        granularity = options.granularity or "tensor"
+        what = f"search space {self.name!r}, {component.name!r}"
+        if component.role == "activation" and granularity != "tensor":
+            raise PmqError(f"{what}: granularity {granularity!r}; activations have one scale a tensor")
+        if quantizer == "log2" and component.kind != "softmax":
+            raise PmqError(f"{what}: quantizer 'log2' is for softmax outputs, which are not negative; use affine")
+        if bits == FP32:
+            return FLOAT
+        fields = {"bits": bits, "quantizer": quantizer, "granularity": granularity, "group_size": options.group_size}
+        fields |= {"symmetric": bool(options.symmetric), "estimator": self.estimator}
+        return validated(Choice, fields, what)
 
     def _own_choices(self, component: Component) -> tuple[Choice, ...]:
         pin = self._pin(component)

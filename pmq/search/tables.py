@@ -97,7 +97,6 @@ class UniformCosts:
         self._space, self._costs = space, CostModel(space.inventory)
         fp32 = dict.fromkeys(space.inventory.names, FLOAT)
         self.fp32_bytes = float(self._costs.size_bytes(fp32))
-        self.fp32_bit_ops = float(self._costs.bit_ops(fp32))
 
     def uniform(self, weight_bits: float, activation_bits: float) -> tuple[float, float]:
         """Bytes and bit operations of uniform ``weight_bits`` and ``activation_bits``, the space's pins included."""

@@ -48,10 +48,6 @@ class SensitivityTable:
         except KeyError:
             raise PmqError(f"{self.metric} has no sensitivity of {name!r} at {choice.label} bits") from None
 
-    def predict(self, assignment: Mapping[str, Choice]) -> float:
-        """Predict an allocation's error as the sum of its components'."""
-        return sum(self.get(name, choice) for name, choice in assignment.items())
-
     def __iter__(self) -> Iterator[tuple[str, Choice, float]]:
         for name, row in self.errors.items():
             for choice, error in row.items():

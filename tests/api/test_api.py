@@ -93,7 +93,7 @@ def test_allocation_of_another_model_is_refused(found) -> None:
     with pytest.raises(PmqError, match="recalibrate"):
         pmq.simulate(other, found.allocation)
     renamed = found.allocation.model_copy(update={"components": {"x.weight": next(iter(found.allocation.components.values()))}})
-    with pytest.raises(PmqError, match="'x.weight' does not exist"):
+    with pytest.raises(PmqError, match=r"'x\.weight' does not exist"):
         pmq.simulate(make_tiny(), renamed)
 
 

@@ -106,6 +106,8 @@ def bad(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
     (tmp_path / "empty").mkdir()
     (tmp_path / "typo.yaml").write_text("name: x\nweight: {bits: [4]}\nactivation: {bits: [4]}\npin: {image: 8}\n")
+    magic = "name: x\nweight: {bits: [4]}\nactivation: {bits: [4], quantizer: magic}\n"
+    (tmp_path / "quantizer.yaml").write_text(magic)
     (tmp_path / "file").write_text("")
     (tmp_path / "broken.json").write_text('{"schema_version": 1,')
     return {p.name.partition(".")[0]: str(p) for p in tmp_path.iterdir()} | {"tmp": str(tmp_path)}
@@ -125,6 +127,10 @@ def bad(tmp_path: Path) -> dict[str, str]:
         ("search --budget size=1kB", "ask for at least"),
         ("search --space {typo}", "pin"),
         ("search --space magic", "those that ship"),
+        ("search --space {quantizer}", "quantizer 'magic'"),
+        ("search --data {empty}", "no images"),
+        ("evaluate fp32 --results-file .", "it is a folder"),
+        ("sensitivity --out .", "it is a folder"),
         ("search --recipe magic", "range estimator 'magic'"),
         ("search --metric magic", "sensitivity metric 'magic'"),
         ("search --out {file}/run", "cannot write"),

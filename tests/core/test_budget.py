@@ -29,7 +29,9 @@ def test_resolves(text: str, size: float | None, ops: float | None) -> None:
     assert Budget.parse(text).resolve(Costs()) == Limits(size, ops)
 
 
-@pytest.mark.parametrize("text", ["", "four", "4bit,", "1bit", "9bit", "w4", "size=3XB", "size=0MB", "0x", "latency=3ms", "-4bit"])
+@pytest.mark.parametrize(
+    "text", ["", "four", "4bit,", "1bit", "9bit", "w4", "size=3XB", "size=0MB", "0x", "latency=3ms", "-4bit"]
+)
 def test_refuses_with_the_grammar(text: str) -> None:
     with pytest.raises(PmqError) as error:
         Budget.parse(text)

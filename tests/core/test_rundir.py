@@ -40,3 +40,15 @@ def test_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PmqError, match="cannot write"):
         RunDir(tmp_path / "file" / "r", {})
+
+
+@pytest.mark.parametrize("text", ["x", "[]", ""])
+def test_damaged_manifests_and_journals_are_told(tmp_path: Path, text: str) -> None:
+    RunDir(tmp_path / "r", {}).record("x", {"error": 1.0})
+    with (tmp_path / "r" / "journal.jsonl").open("a") as file:
+        file.write("\0\0\n")
+    with pytest.raises(PmqError, match="damaged at line 2"):
+        RunDir(tmp_path / "r", {}, resume=True)
+    (tmp_path / "r" / "manifest.json").write_text(text)
+    with pytest.raises(PmqError, match=r"manifest\.json"):
+        RunDir(tmp_path / "r", {}, resume=True)

@@ -12,8 +12,13 @@ from tests.conftest import Tiny
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("shape", [(5, 7), (6, 3, 4, 4), (32, 33)])
 def test_size_formula_equals_counted_bytes(bits: int, granularity: str, symmetric: bool, shape: tuple[int, ...]) -> None:
+    size = 8 if granularity == "group" else None
     choice = Choice(
-        bits=bits, granularity=granularity, group_size=8 if granularity == "group" else None, symmetric=symmetric, estimator="minmax"
+        bits=bits,
+        granularity=granularity,
+        group_size=size,
+        symmetric=symmetric,
+        estimator="minmax",
     )
     weight = torch.randn(shape)
     rows = to_rows(weight, choice)

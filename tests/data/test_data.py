@@ -112,3 +112,38 @@ def test_embedded_images() -> None:
     assert int(labels.max()) < 10
     with pytest.raises(PmqError, match="2000 calibration images"):
         data.calibration_images(2000, 0)
+
+
+def test_timm_datasets_get_the_models_classes_too(tmp_path: Path) -> None:
+    make_tree(tmp_path / "validation", ["n01443537", "n15075141"], 2)
+    make_tree(tmp_path / "train", ["n01443537", "n15075141"], 2)
+    _, labels = next(open_data(f"{tmp_path}::torch/image_folder", INFO).evaluation.batches(4))
+    assert labels.tolist() == [1, 1, 999, 999]
+    few = INFO.model_copy(update={"num_classes": 7})
+    _, labels = next(open_data(f"{tmp_path}::torch/image_folder", few).evaluation.batches(4))
+    assert labels.tolist() == [-1] * 4
+    same = open_data(f"{tmp_path}::torch/image_folder", INFO, split="train")
+    assert same.shared
+
+
+def test_grey_models_get_grey_images(tmp_path: Path) -> None:
+    make_tree(tmp_path, ["a"], 2)
+    images, _ = next(open_data(str(tmp_path), model_info(create_model())).evaluation.batches(2))
+    assert images.shape == (2, 1, 28, 28)
+
+
+def test_a_train_folder_is_never_evaluated_by_mistake(tmp_path: Path) -> None:
+    make_tree(tmp_path / "train", ["n01443537"], 2)
+    make_tree(tmp_path / "valid", ["n01443537"], 2)
+    with pytest.raises(PmqError, match="--split"):
+        open_data(str(tmp_path), INFO)
+    assert len(open_data(str(tmp_path), INFO, split="valid").evaluation) == 2
+
+
+def test_calibration_replaces_what_it_cannot_read_and_evaluation_stays_apart(tmp_path: Path) -> None:
+    make_tree(tmp_path, ["n01443537"], 120)
+    data = open_data(str(tmp_path), INFO)
+    order = data.calibration.draw(0)
+    Path(data.calibration.dataset.dataset.files[order[2]]).write_bytes(b"no image")
+    assert data.calibration_images(10, 0).shape[0] == 10
+    assert not set(order[:11]) & set(data.evaluation_indices(10, 0))

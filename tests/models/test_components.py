@@ -79,3 +79,24 @@ def test_inventory_round_trips_as_json(tiny) -> None:
     from pmq.core import Inventory
 
     assert Inventory.from_dict(json.loads(json.dumps(tiny.inventory.to_dict()))) == tiny.inventory
+
+
+def test_layers_that_compute_something_of_their_own_are_reported() -> None:
+    class Scaled(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    model = make_tiny()
+    model.blocks[0].mlp.fc1 = Scaled(32, 128)
+    inventory = take_inventory(model, torch.zeros(1, 3, 32, 32))
+    assert inventory.uncovered == ("blocks.0.mlp.fc1: Scaled computes something of its own",)
+    pooled = make_tiny(global_pool="map", class_token=False)
+    assert any("AttentionPoolLatent" in line for line in take_inventory(pooled, torch.zeros(1, 3, 32, 32)).uncovered)
+
+
+def test_data_config_follows_the_size_the_model_was_built_for() -> None:
+    from pmq.models import model_info
+
+    config = model_info(make_tiny(in_chans=1)).data_config
+    assert config["input_size"] == [1, 32, 32]
+    assert len(config["mean"]) == len(config["std"]) == 1

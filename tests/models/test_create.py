@@ -83,7 +83,7 @@ def test_truncated_safetensors(tmp_path: Path, state: dict) -> None:
 
 
 def test_wrong_name_suggests_near_ones() -> None:
-    with pytest.raises(PmqError, match="did you mean.*deit_tiny_patch16_224"):
+    with pytest.raises(PmqError, match=r"did you mean.*deit_tiny_patch16_224"):
         create_model("deit_tinny_patch16_224")
 
 

@@ -33,9 +33,7 @@ def test_figures_with_their_data(run: Path) -> None:
 def test_heat_map_shows_the_allocation(run: Path) -> None:
     data = RunData(run)
     table = bits_table(data)
-    assert dict(zip(table["component"], table["bits"], strict=True)) == {
-        n: c.bits for n, c in data.allocation.components.items()
-    }
+    assert dict(zip(table["component"], table["bits"], strict=True)) == {n: c.bits for n, c in data.allocation.components.items()}
     assert {"qkv.weight", "qkv.input", "q", "k", "softmax", "v", "fc2.input"} <= set(table["part"])
 
 

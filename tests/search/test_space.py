@@ -90,3 +90,26 @@ def test_bad_files(tmp_path: Path, text: str, told: str) -> None:
 def test_unknown_space() -> None:
     with pytest.raises(PmqError, match="default, int8_fp32, w4a8"):
         read_space("magic")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"weight": {"bits": [4], "granularity": "group"}}, "group_size"),
+        ({"weight": {"bits": [4], "granularity": "channel", "group_size": 8}}, "group_size"),
+        ({"weight": {"bits": [4], "quantizer": "log2"}}, "softmax"),
+        ({"activation": {"bits": [4], "granularity": "channel"}}, "one scale a tensor"),
+        ({"weight": {"bits": [4], "quantizer": "none"}}, "none"),
+    ],
+)
+def test_impossible_choices_are_told(tiny: Tiny, changes: dict, told: str) -> None:
+    with pytest.raises(PmqError, match=told) as error:
+        space(tiny, **changes)
+    assert "\n" not in str(error.value)
+
+
+def test_a_finer_entry_may_leave_groups(tiny: Tiny) -> None:
+    grouped = {"bits": [4], "granularity": "group", "group_size": 8, "symmetric": True}
+    own = space(tiny, weight=grouped, components={"head": {"granularity": "channel"}})
+    assert own.choices["head.weight"][0].group_size is None
+    assert own.choices["blocks.0.mlp.fc1.weight"][0].group_size == 8

@@ -7,8 +7,8 @@ import torch
 from scipy.stats import kendalltau
 
 from pmq.core import FLOAT, Choice, PmqError
-from pmq.quant import Simulator, calibrate, output_error
 from pmq.models import take_inventory
+from pmq.quant import Simulator, calibrate, output_error
 from pmq.sensitivity import METRICS, Probe, SensitivityTable, metric
 from tests.conftest import Tiny, make_tiny
 

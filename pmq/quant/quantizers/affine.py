@@ -18,11 +18,10 @@ class Affine(Quantizer):
 
     >>> q = Affine.from_range(torch.tensor(-1.0), torch.tensor(2.0), bits=2, symmetric=False)
     >>> q(torch.tensor([-9.0, -0.4, 0.6, 1.2, 9.0]))
-    tensor([-1., 0., 1., 1., 2.])
+    tensor([-1., -0.,  1.,  1.,  2.])
     """
 
     name = "affine"
-    offset_bytes = (0, 1)
 
     def __init__(self, scale: Tensor, low: Tensor, high: Tensor) -> None:
         self.scale, self.low, self.high = scale, low, high

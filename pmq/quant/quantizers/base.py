@@ -18,8 +18,6 @@ class Quantizer(ABC):
     """
 
     name: ClassVar[str]
-    #: numbers stored beside each scale, in bytes, when the quantizer is symmetric and when it is not
-    offset_bytes: ClassVar[tuple[int, int]] = (0, 0)
 
     @classmethod
     @abstractmethod

@@ -23,7 +23,7 @@ class Log2(Quantizer):
     up to the smallest power and add up to more than the row's large ones. Values must not be negative.
 
     >>> q = Log2.from_range(torch.tensor(0.0), torch.tensor(1.0), bits=2, symmetric=False)
-    >>> q(torch.tensor([0.9, 0.6, 0.3, 0.13, 0.02]))
+    >>> q(torch.tensor([0.9, 0.6, 0.3, 0.2, 0.02]))
     tensor([1.0000, 0.5000, 0.2500, 0.2500, 0.0000])
     """
 
