@@ -22,6 +22,13 @@ def export(what: Path | str, out: Path | str) -> tuple[Path, Path]:
 
     Raises:
         PmqError: ``what`` is no valid allocation, or ``out`` cannot be written.
+
+    Example:
+        >>> import tempfile, torch, pmq
+        >>> folder = tempfile.mkdtemp()
+        >>> run = pmq.search(None, torch.randn(12, 1, 28, 28), "w4a8", space="w4a8", out=f"{folder}/run").run
+        >>> [path.name for path in pmq.export(run, f"{folder}/allocation.json")]
+        ['allocation.json', 'allocation.schema.json']
     """
     allocation = read_what(str(what))
     if isinstance(allocation, str):

@@ -25,9 +25,9 @@ from pmq.core.allocation import pmq_version
 from pmq.core.rundir import RunDir
 from pmq.evaluate import Judge
 from pmq.quant import Simulator, calibrate, images_sha256
-from pmq.quant.estimators import estimator
+from pmq.quant.estimators import ESTIMATORS
 from pmq.search import Space, SpaceFile, Tables, UniformCosts, read_space
-from pmq.sensitivity import SensitivityTable, metric
+from pmq.sensitivity import METRICS, SensitivityTable
 
 
 @dataclass
@@ -107,7 +107,7 @@ def search(
     """
     clock = _Clock()
     budget = budget if isinstance(budget, Budget) else Budget.parse(budget)
-    estimator(recipe), metric(metric_name)  # wrong names are told before any work
+    ESTIMATORS[recipe], METRICS[metric_name]  # wrong names are told before any work
     space_file = space if isinstance(space, SpaceFile) else read_space(space)
     gathered = gather_images(images, calib_images + held_out)
     calib, judged = divide_images(gathered, calib_images, held_out)

@@ -12,9 +12,9 @@ from pmq.api.subject import Subject, gather_images
 from pmq.core import Choice
 from pmq.core.rundir import RunDir
 from pmq.quant import Simulator, calibrate
-from pmq.quant.quantizers import quantizer_class
+from pmq.quant.quantizers import QUANTIZERS
 from pmq.search import Space, SpaceFile, read_space
-from pmq.sensitivity import Probe, SensitivityTable, metric
+from pmq.sensitivity import METRICS, Probe, SensitivityTable
 
 
 def check_quantizers(space: Space) -> None:
@@ -22,7 +22,7 @@ def check_quantizers(space: Space) -> None:
     for choices in space.choices.values():
         for choice in choices:
             if not choice.is_float:
-                quantizer_class(choice.quantizer)
+                QUANTIZERS[choice.quantizer]
 
 
 def measure(
@@ -49,7 +49,7 @@ def measure(
             run.record(key(name, choice), {"error": error})
 
     probe = Probe(simulator, images, subject.classifier, batch_size=batch_size, seed=seed)
-    return metric(metric_name).measure(probe, space.choices, recall, record)
+    return METRICS[metric_name].measure(probe, space.choices, recall, record)
 
 
 def sensitivity(
@@ -75,7 +75,7 @@ def sensitivity(
         >>> sorted(table["bits"].unique().tolist())
         [4, 8]
     """
-    chosen = [metric(name) for name in metrics]
+    chosen = [METRICS[name] for name in metrics]
     calib = gather_images(images, calib_images)
     subject = Subject.of(model, device, calib[:1])
     laid_out = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, recipe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import typer
@@ -25,14 +26,25 @@ for command in (search, sensitivity, evaluate, export, plot):
     app.command()(command)
 
 
+class _Interrupted(BaseException):
+    """Ctrl-C, told apart from the KeyboardInterrupt that typer would turn into a bare "Aborted"."""
+
+
+def _interrupt(*_: object) -> None:
+    raise _Interrupted
+
+
 def main() -> None:
     """Run the command line; bad input is told in one line on standard error, with exit status 2."""
     keep_freed_memory()
+    before = signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
     except PmqError as error:
         print(f"pmq: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("pmq: interrupted; what was journaled is kept, go on with --resume", file=sys.stderr)
+    except _Interrupted:
+        print("pmq: interrupted; what was measured is kept, go on with the same command and --resume", file=sys.stderr)
         sys.exit(130)
+    finally:
+        signal.signal(signal.SIGINT, before)

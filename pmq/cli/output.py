@@ -28,13 +28,15 @@ def _plain(value: Any) -> Any:
 
 def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     """Print a table to standard output."""
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(number(v) for v in row))
     width = None if sys.stdout.isatty() else 160  # a file or pipe has no width to keep to
-    Console(width=width).print(table)
+    console = Console(width=width)
+    console.print(title, highlight=False)  # as a title of the table it would wrap at the table's width
+    console.print(table)
 
 
 def number(value: Any) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from pmq.core.errors import PmqError
-from pmq.core.progress import message
+from pmq.core.progress import message, track
 
 #: share of unreadable images above which a run stops
 TOLERATED = 0.01
@@ -93,7 +93,8 @@ class ImageSource:
         kept: list[Tensor] = []
         at = 0
         while (missing := count - len(kept)) and at < len(order):
-            for images, _ in self.batches(64, order[at : at + missing], of=len(self)):
+            batches = self.batches(16, order[at : at + missing], of=len(self))
+            for images, _ in track(batches, "reading images", total=-(-missing // 16)):
                 kept += images
             at += missing
         return torch.stack(kept)

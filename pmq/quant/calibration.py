@@ -13,7 +13,8 @@ from pmq.core.component import Inventory
 from pmq.core.errors import PmqError
 from pmq.core.progress import track
 from pmq.quant.instrument import Instrument, TapFunction
-from pmq.quant.quantizers import Quantizer, quantizer_class
+from pmq.quant.quantizers import QUANTIZERS, Quantizer
+from pmq.quant.weights import estimate_range
 
 #: values kept of each activation; its smallest and largest are always among them
 SAMPLES = 2**15
@@ -50,25 +51,14 @@ class Calibration:
         if key not in self._cache:
             if name not in self._samples:
                 raise PmqError(f"activation {name!r} was not calibrated: pass images, or an allocation that has its range")
-            self._cache[key] = self._estimate(self._samples[name], choice)
+            low, high = estimate_range(self._samples[name].reshape(1, -1), choice)
+            self._cache[key] = (float(low), float(high))
         return self._cache[key]
-
-    @staticmethod
-    def _estimate(samples: Tensor, choice: Choice) -> tuple[float, float]:
-        from pmq.quant.estimators import estimator
-
-        cls = quantizer_class(choice.quantizer)
-        low, high = estimator(choice.estimator).estimate(
-            samples.reshape(1, -1),
-            lambda lo, hi: cls.from_range(lo, hi, choice.bits, choice.symmetric),
-            choice.symmetric,
-        )
-        return float(low), float(high)
 
     def quantizer(self, name: str, choice: Choice) -> Quantizer:
         """Quantizer of activation ``name`` under ``choice``, one scale for the whole tensor."""
         low, high = self.range(name, choice)
-        return quantizer_class(choice.quantizer).from_range(torch.tensor(low), torch.tensor(high), choice.bits, choice.symmetric)
+        return QUANTIZERS[choice.quantizer].from_range(torch.tensor(low), torch.tensor(high), choice.bits, choice.symmetric)
 
 
 @torch.no_grad()

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pmq.core.choice import Choice
-from pmq.quant.estimators import estimator
-from pmq.quant.quantizers import Quantizer, quantizer_class
+from pmq.quant.estimators import ESTIMATORS
+from pmq.quant.quantizers import QUANTIZERS, Quantizer
 
 
 def to_rows(weight: Tensor, choice: Choice) -> Tensor:
@@ -30,14 +30,19 @@ def from_rows(rows: Tensor, shape: torch.Size) -> Tensor:
     return rows.reshape(shape[0], -1)[:, :flat].reshape(shape)
 
 
-def fit(rows: Tensor, choice: Choice) -> Quantizer:
-    """Fit one quantizer to ``(R, K)``, a scale for each row."""
-    cls = quantizer_class(choice.quantizer)
+def estimate_range(rows: Tensor, choice: Choice) -> tuple[Tensor, Tensor]:
+    """Estimate the range of each row of ``(R, K)`` values for the quantizer of ``choice``: ``(R, 1)``, ``(R, 1)``."""
 
     def from_range(low: Tensor, high: Tensor) -> Quantizer:
-        return cls.from_range(low, high, choice.bits, choice.symmetric)
+        return QUANTIZERS[choice.quantizer].from_range(low, high, choice.bits, choice.symmetric)
 
-    return from_range(*estimator(choice.estimator).estimate(rows, from_range, choice.symmetric))
+    return ESTIMATORS[choice.estimator].estimate(rows, from_range, choice.symmetric)
+
+
+def fit(rows: Tensor, choice: Choice) -> Quantizer:
+    """Fit one quantizer to ``(R, K)``, a scale for each row."""
+    low, high = estimate_range(rows, choice)
+    return QUANTIZERS[choice.quantizer].from_range(low, high, choice.bits, choice.symmetric)
 
 
 @torch.no_grad()

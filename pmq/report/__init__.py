@@ -18,6 +18,13 @@ def plot_run(run: Path | str, folder: Path | str | None = None) -> list[Path]:
 
     Raises:
         PmqError: ``run`` is no finished run directory, or ``folder`` cannot be written.
+
+    Example:
+        >>> import tempfile, torch, pmq
+        >>> images, out = torch.randn(12, 1, 28, 28), tempfile.mkdtemp() + "/run"
+        >>> run = pmq.search(None, images, "w4a8", space="w4a8", out=out).run
+        >>> sorted({path.stem for path in pmq.plot(run)})
+        ['bits', 'pareto', 'sensitivity']
     """
     data = RunData(Path(run))
     target = data.path / "plots" if folder is None else Path(folder)

@@ -14,11 +14,11 @@ from pmq.sensitivity.table import SensitivityTable
 
 if TYPE_CHECKING:
     from pmq.sensitivity.base import Metric, Probe
-    from pmq.sensitivity.registry import METRICS, metric
+    from pmq.sensitivity.registry import METRICS
 
-_HOMES = {"METRICS": "registry", "metric": "registry", "Metric": "base", "Probe": "base"}
+_HOMES = {"METRICS": "registry", "Metric": "base", "Probe": "base"}
 
-__all__ = ["METRICS", "Metric", "Probe", "SensitivityTable", "metric"]
+__all__ = ["METRICS", "Metric", "Probe", "SensitivityTable"]
 
 
 def __getattr__(name: str) -> Any:

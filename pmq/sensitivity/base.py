@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from pmq.core.choice import Assignment, Choice
-from pmq.core.errors import PmqError
+from pmq.core.registry import Registry
 from pmq.quant import Simulator
 from pmq.sensitivity.table import SensitivityTable
 
@@ -87,21 +87,10 @@ class Metric(ABC):
         """Yield ``(component, choice, error)``; the simulator holds ``probe.base`` before and after."""
 
 
-METRICS: dict[str, Metric] = {}
+METRICS: Registry[Metric] = Registry("sensitivity metric")
 
 
 def register(cls: type[Metric]) -> type[Metric]:
     """Make a metric known by its name."""
-    METRICS[cls.name] = cls()
+    METRICS.add(cls.name, cls())
     return cls
-
-
-def metric(name: str) -> Metric:
-    """Look a metric up.
-
-    Raises:
-        PmqError: there is none of that name.
-    """
-    if name not in METRICS:
-        raise PmqError(f"sensitivity metric {name!r} is not one of {', '.join(sorted(METRICS))}")
-    return METRICS[name]

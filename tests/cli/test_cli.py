@@ -178,6 +178,18 @@ def test_allocation_of_another_model(run: Path, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["agreement"] > 90
 
 
+def test_interrupted_runs_say_how_to_go_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pmq", "search", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / "journal.jsonl").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in told.splitlines()[-1]
+    assert "Traceback" not in told
+
+
 def test_unknown_flags_and_help() -> None:
     assert pmq("search", "--bugdet", "4bit").returncode == 2
     assert pmq("search", "--help").returncode == 0

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pmq.core import Choice, PmqError
-from pmq.quant.estimators import ESTIMATORS, estimator
-from pmq.quant.quantizers import QUANTIZERS, Affine, Log2, Quantizer, quantizer_class
+from pmq.quant.estimators import ESTIMATORS
+from pmq.quant.quantizers import QUANTIZERS, Affine, Log2, Quantizer
 from pmq.quant.weights import fake_quantize_weight, fit, from_rows, pack, to_rows, unpack
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
@@ -88,7 +88,7 @@ def test_log2_rounds_in_the_logarithm() -> None:
 @pytest.mark.parametrize("name", sorted(ESTIMATORS))
 class TestEstimatorConformance:
     def ranges(self, name: str, x: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
-        return estimator(name).estimate(x, lambda lo, hi: Affine.from_range(lo, hi, bits, symmetric), symmetric)
+        return ESTIMATORS[name].estimate(x, lambda lo, hi: Affine.from_range(lo, hi, bits, symmetric), symmetric)
 
     @pytest.mark.parametrize("symmetric", [True, False])
     def test_each_row_has_its_own_range_within_its_samples(self, name, symmetric) -> None:
@@ -156,7 +156,7 @@ def test_packing_is_dense_and_exact(bits: int, count: int, seed: int) -> None:
 
 def test_unknown_names_are_told() -> None:
     with pytest.raises(PmqError, match="affine, log2"):
-        quantizer_class("magic")
+        QUANTIZERS["magic"]
     with pytest.raises(PmqError, match="minmax, mse, percentile"):
-        estimator("magic")
+        ESTIMATORS["magic"]
     assert isinstance(fit(values(False), Choice(bits=4, symmetric=True)), Affine)

@@ -9,7 +9,7 @@ from scipy.stats import kendalltau
 from pmq.core import FLOAT, Choice, PmqError
 from pmq.models import take_inventory
 from pmq.quant import Simulator, calibrate, output_error
-from pmq.sensitivity import METRICS, Probe, SensitivityTable, metric
+from pmq.sensitivity import METRICS, Probe, SensitivityTable
 from tests.conftest import Tiny, make_tiny
 
 NAMES = ["fisher", "measured"]
@@ -22,7 +22,7 @@ def test_every_metric_is_under_conformance() -> None:
 @pytest.mark.parametrize("name", NAMES)
 class TestMetricConformance:
     def test_fills_every_component_and_choice(self, name: str, tiny: Tiny, simulator: Simulator) -> None:
-        table = metric(name).measure(Probe(simulator, tiny.images[:4]), tiny.space.choices)
+        table = METRICS[name].measure(Probe(simulator, tiny.images[:4]), tiny.space.choices)
         for component, choices in tiny.space.choices.items():
             for choice in choices:
                 assert table.get(component, choice) >= 0
@@ -33,7 +33,7 @@ class TestMetricConformance:
     def test_leaves_the_model_as_it_was_and_repeats(self, name: str, tiny: Tiny, simulator: Simulator) -> None:
         with torch.no_grad():
             before = tiny.model(tiny.images)
-        a, b = (metric(name).measure(Probe(simulator, tiny.images[:4]), tiny.space.choices) for _ in range(2))
+        a, b = (METRICS[name].measure(Probe(simulator, tiny.images[:4]), tiny.space.choices) for _ in range(2))
         assert a.errors == b.errors
         with torch.no_grad():
             assert torch.equal(tiny.model(tiny.images), before)
@@ -41,7 +41,7 @@ class TestMetricConformance:
     def test_takes_what_is_journaled_and_records_the_rest(self, name: str, tiny: Tiny, simulator: Simulator) -> None:
         known = {("blocks.0.mlp.fc1.weight", c): 42.0 for c in tiny.space.choices["blocks.0.mlp.fc1.weight"]}
         recorded = []
-        table = metric(name).measure(
+        table = METRICS[name].measure(
             Probe(simulator, tiny.images[:4]),
             tiny.space.choices,
             lambda n, c: known.get((n, c)),
@@ -52,7 +52,7 @@ class TestMetricConformance:
         assert not set(recorded) & set(known)
 
     def test_few_bits_hurt_more_than_many(self, name: str, tiny: Tiny, simulator: Simulator) -> None:
-        table = metric(name).measure(Probe(simulator, tiny.images), tiny.space.choices)
+        table = METRICS[name].measure(Probe(simulator, tiny.images), tiny.space.choices)
         worse = [table.get(n, c[0]) > table.get(n, c[-1]) for n, c in tiny.space.choices.items() if len(c) > 1]
         assert sum(worse) >= 0.95 * len(worse)
 
@@ -62,7 +62,7 @@ class TestMetricConformance:
         inventory = take_inventory(model, images[:1])
         with Simulator(model, inventory, calibrate(model, inventory, images)) as simulator:
             choices = {"blocks.0.mlp.fc1.weight": [Choice(bits=b, symmetric=True) for b in (3, 6)]}
-            table = metric(name).measure(Probe(simulator, images, classifier=False), choices)
+            table = METRICS[name].measure(Probe(simulator, images, classifier=False), choices)
         low, high = (table.get("blocks.0.mlp.fc1.weight", c) for c in choices["blocks.0.mlp.fc1.weight"])
         assert low > high > 0
 
@@ -70,7 +70,7 @@ class TestMetricConformance:
 @torch.no_grad()
 def test_measured_equals_a_whole_forward_pass(tiny: Tiny, simulator: Simulator) -> None:
     reference = tiny.model(tiny.images)
-    table = metric("measured").measure(Probe(simulator, tiny.images, batch_size=5), tiny.space.choices)
+    table = METRICS["measured"].measure(Probe(simulator, tiny.images, batch_size=5), tiny.space.choices)
     for name in ("patch_embed.proj.weight", "blocks.1.attn.softmax", "blocks.0.attn.v", "head.input"):
         choice = tiny.space.choices[name][1]
         simulator.set(name, choice)
@@ -81,20 +81,20 @@ def test_measured_equals_a_whole_forward_pass(tiny: Tiny, simulator: Simulator) 
 
 def test_fisher_ranks_like_measured_where_errors_are_small(tiny: Tiny, simulator: Simulator) -> None:
     choices = {n: [c for c in row if c.bits >= 6] for n, row in tiny.space.choices.items()}
-    tables = [metric(n).measure(Probe(simulator, tiny.images), choices) for n in NAMES]
+    tables = [METRICS[n].measure(Probe(simulator, tiny.images), choices) for n in NAMES]
     pairs = [(tables[0].get(n, c), tables[1].get(n, c)) for n, row in choices.items() for c in row]
     assert kendalltau(*zip(*pairs, strict=True)).statistic > 0.5
 
 
 def test_fisher_refuses_to_measure_around_quantized_points(tiny: Tiny, simulator: Simulator) -> None:
     with pytest.raises(PmqError, match="around FP32 only"):
-        metric("fisher").measure(Probe(simulator, tiny.images, base=tiny.space.uniform(4, 4)), tiny.space.choices)
+        METRICS["fisher"].measure(Probe(simulator, tiny.images, base=tiny.space.uniform(4, 4)), tiny.space.choices)
 
 
 def test_measured_around_a_quantized_point_differs(tiny: Tiny, simulator: Simulator) -> None:
     choices = {"blocks.0.mlp.fc1.weight": tiny.space.choices["blocks.0.mlp.fc1.weight"]}
     base = tiny.space.uniform(4, 4)
-    table = metric("measured").measure(Probe(simulator, tiny.images, base=base), choices)
+    table = METRICS["measured"].measure(Probe(simulator, tiny.images, base=base), choices)
     assert table.get("blocks.0.mlp.fc1.weight", base["blocks.0.mlp.fc1.weight"]) == 0
 
 
@@ -102,4 +102,4 @@ def test_missing_entries_are_named() -> None:
     with pytest.raises(PmqError, match="no sensitivity of 'a' at 4 bits"):
         SensitivityTable("measured").get("a", Choice(bits=4))
     with pytest.raises(PmqError, match="fisher, measured"):
-        metric("magic")
+        METRICS["magic"]

@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from pmq.core.errors import PmqError
+from pmq.core.registry import Registry
 from pmq.quant.quantizers import Quantizer
 
 Range = tuple[Tensor, Tensor]
@@ -41,21 +42,10 @@ class RangeEstimator(ABC):
     def _estimate(self, x: Tensor, low: Tensor, high: Tensor, fit: Fit, symmetric: bool) -> Range: ...
 
 
-ESTIMATORS: dict[str, RangeEstimator] = {}
+ESTIMATORS: Registry[RangeEstimator] = Registry("range estimator")
 
 
 def register(cls: type[RangeEstimator]) -> type[RangeEstimator]:
     """Make an estimator known by its name."""
-    ESTIMATORS[cls.name] = cls()
+    ESTIMATORS.add(cls.name, cls())
     return cls
-
-
-def estimator(name: str) -> RangeEstimator:
-    """Look an estimator up.
-
-    Raises:
-        PmqError: there is none of that name.
-    """
-    if name not in ESTIMATORS:
-        raise PmqError(f"range estimator {name!r} is not one of {', '.join(sorted(ESTIMATORS))}")
-    return ESTIMATORS[name]

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pmq.core.errors import PmqError
+from pmq.core.registry import Registry
 
 
 class Quantizer(ABC):
@@ -37,21 +37,10 @@ class Quantizer(ABC):
         return self.decode(self.codes(x))
 
 
-QUANTIZERS: dict[str, type[Quantizer]] = {}
+QUANTIZERS: Registry[type[Quantizer]] = Registry("quantizer")
 
 
 def register(cls: type[Quantizer]) -> type[Quantizer]:
     """Make a quantizer known by its name."""
-    QUANTIZERS[cls.name] = cls
+    QUANTIZERS.add(cls.name, cls)
     return cls
-
-
-def quantizer_class(name: str) -> type[Quantizer]:
-    """Look a quantizer up.
-
-    Raises:
-        PmqError: there is none of that name.
-    """
-    if name not in QUANTIZERS:
-        raise PmqError(f"quantizer {name!r} is not one of {', '.join(sorted(QUANTIZERS))}")
-    return QUANTIZERS[name]
