@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import signal
 import sys
 
@@ -38,7 +38,7 @@ def _interrupt(*_: object) -> None:
 def main() -> None:
     """Run the command line; bad input is told in one line on standard error, with exit status 2."""
     keep_freed_memory()
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # our own line tells what failed and what to do
+    os.environ.setdefault("HF_HUB_VERBOSITY", "critical")  # our own line tells what failed and what to do
     before = signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
