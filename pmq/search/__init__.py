@@ -6,7 +6,8 @@ from pmq.core.verbs import VerbModule
 from pmq.search.exact import ExactSolver
 from pmq.search.front import non_dominated
 from pmq.search.nsga2 import nsga2
-from pmq.search.space import Space, SpaceFile, read_space
+from pmq.search.space import Space
+from pmq.search.space_file import SpaceFile, read_space
 from pmq.search.tables import Tables, UniformCosts, within
 
 __all__ = [

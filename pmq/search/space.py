@@ -5,68 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import yaml
-from annotated_types import Len
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
 
 from pmq.core.allocation import validated
 from pmq.core.bits import FP32
-from pmq.core.choice import FLOAT, Assignment, Bits, Choice, Granularity
+from pmq.core.choice import FLOAT, Assignment, Choice
 from pmq.core.component import Component, Inventory
 from pmq.core.errors import PmqError
-
-#: kinds a space may speak of even where the model at hand has none
-KINDS = (
-    *("patch_embed", "qkv", "proj", "fc1", "fc2", "reduction", "head", "linear"),
-    *("image", "norm", "attention", "gelu", "hidden", "features", "q", "k", "softmax", "v"),
-)
-
+from pmq.search.space_file import KINDS, Options, SpaceFile
 
 IMAGE_BITS = 8
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Options(_Strict):
-    """What a component may choose from; what is left out comes from the more general entry.
-
-    ``quantizer`` is one name; or several, each a choice at every bit-width; or a mapping such as ``{2: log2, 5: affine}``,
-    from those bits upwards.
-    """
-
-    bits: list[Bits] | None = Field(default=None, min_length=1)
-    quantizer: str | Annotated[list[str] | dict[int, str], Len(min_length=1)] | None = None
-    granularity: Granularity | None = None
-    group_size: int | None = Field(default=None, ge=1)
-    symmetric: bool | None = None
-
-
-class Tie(_Strict):
-    """Components that must share their bits: those of one module, of one block, or of the whole model."""
-
-    components: list[str] = Field(min_length=2)
-    within: Literal["module", "block", "model"] = "block"
-
-
-class SpaceFile(_Strict):
-    """A ``search_spaces/*.yaml``.
-
-    ``weight`` and ``activation`` hold for all; ``components`` refines them for a kind (``softmax``) or a name pattern
-    (``blocks.0.*``), the later entry winning; ``pins`` fixes bits by kind or pattern.
-    """
-
-    name: str
-    description: str = ""
-    weight: Options
-    activation: Options
-    components: dict[str, Options] = Field(default_factory=dict)
-    pins: dict[str, Bits] = Field(default_factory=dict)
-    ties: list[Tie] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -149,7 +97,7 @@ class Space:
 
     def _choice(self, component: Component, bits: int, quantizer: str | None = None) -> Choice:
         options = self._options(component)
-        quantizer = quantizer or _quantizers(options, bits)[0]
+        quantizer = quantizer or options.quantizers(bits)[0]
         granularity = options.granularity or "tensor"
         what = f"search space {self.name!r}, {component.name!r}"
         if component.role == "activation" and granularity != "tensor":
@@ -169,7 +117,7 @@ class Space:
             return (self._choice(component, pin),)
         if not options.bits:
             raise PmqError(f"search space {self.name!r} gives {component.name!r} no bits; set them under {component.role}")
-        choices = [self._choice(component, b, q) for b in sorted(set(options.bits)) for q in _quantizers(options, b)]
+        choices = [self._choice(component, b, q) for b in sorted(set(options.bits)) for q in options.quantizers(b)]
         return tuple(dict.fromkeys(choices))
 
     def _decide(self) -> list[Decision]:
@@ -208,39 +156,3 @@ class Space:
 
 def _matches(pattern: str, component: Component) -> bool:
     return pattern == component.kind or fnmatchcase(component.name, pattern)
-
-
-def _quantizers(options: Options, bits: int) -> list[str]:
-    """Quantizers at a bit-width, the one of uniform allocations first."""
-    given = options.quantizer or "affine"
-    if isinstance(given, dict):
-        given = given[max((b for b in given if b <= bits), default=min(given))]
-    return [given] if isinstance(given, str) else given
-
-
-def spaces_folder() -> Path:
-    """Where the search spaces that ship are: beside the package in a checkout, inside it when installed."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "search_spaces"
-    return inside if inside.is_dir() else package.parent / "search_spaces"
-
-
-def read_space(name: str) -> SpaceFile:
-    """Read a search space by file name, or by the name of one that ships.
-
-    Raises:
-        PmqError: no such file or name, no YAML, or unknown keys or values in it.
-    """
-    path = Path(name)
-    if not path.suffix:
-        path = spaces_folder() / f"{name}.yaml"
-    if not path.is_file():
-        shipped = ", ".join(sorted(p.stem for p in spaces_folder().glob("*.yaml")))
-        raise PmqError(f"search space {name!r} is no file and not one of those that ship: {shipped}")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PmqError(f"search space {str(path)!r} is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict):
-        raise PmqError(f"search space {str(path)!r} is no mapping of keys; see search_spaces/default.yaml")
-    return validated(SpaceFile, data, f"search space {str(path)!r}")

@@ -5,7 +5,7 @@ import yaml
 
 from pmq.core import PmqError
 from pmq.search import Space, SpaceFile, read_space
-from pmq.search.space import spaces_folder
+from pmq.search.space_file import spaces_folder
 from tests.conftest import Tiny
 
 BASE = yaml.safe_load((spaces_folder() / "default.yaml").read_text())

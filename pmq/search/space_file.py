@@ -1,0 +1,96 @@
+"""Search spaces as YAML files: their keys, where they are, and how they are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from annotated_types import Len
+from pydantic import BaseModel, ConfigDict, Field
+
+from pmq.core.allocation import validated
+from pmq.core.choice import Bits, Granularity
+from pmq.core.errors import PmqError
+
+#: kinds a space may speak of even where the model at hand has none
+KINDS = (
+    *("patch_embed", "qkv", "proj", "fc1", "fc2", "reduction", "head", "linear"),
+    *("image", "norm", "attention", "gelu", "hidden", "features", "q", "k", "softmax", "v"),
+)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Options(_Strict):
+    """What a component may choose from; what is left out comes from the more general entry.
+
+    ``quantizer`` is one name; or several, each a choice at every bit-width; or a mapping such as ``{2: log2, 5: affine}``,
+    from those bits upwards.
+    """
+
+    bits: list[Bits] | None = Field(default=None, min_length=1)
+    quantizer: str | Annotated[list[str] | dict[int, str], Len(min_length=1)] | None = None
+    granularity: Granularity | None = None
+    group_size: int | None = Field(default=None, ge=1)
+    symmetric: bool | None = None
+
+    def quantizers(self, bits: int) -> list[str]:
+        """Name the quantizers at a bit-width, the one of uniform allocations first."""
+        given = self.quantizer or "affine"
+        if isinstance(given, dict):
+            given = given[max((b for b in given if b <= bits), default=min(given))]
+        return [given] if isinstance(given, str) else given
+
+
+class Tie(_Strict):
+    """Components that must share their bits: those of one module, of one block, or of the whole model."""
+
+    components: list[str] = Field(min_length=2)
+    within: Literal["module", "block", "model"] = "block"
+
+
+class SpaceFile(_Strict):
+    """A ``search_spaces/*.yaml``.
+
+    ``weight`` and ``activation`` hold for all; ``components`` refines them for a kind (``softmax``) or a name pattern
+    (``blocks.0.*``), the later entry winning; ``pins`` fixes bits by kind or pattern.
+    """
+
+    name: str
+    description: str = ""
+    weight: Options
+    activation: Options
+    components: dict[str, Options] = Field(default_factory=dict)
+    pins: dict[str, Bits] = Field(default_factory=dict)
+    ties: list[Tie] = Field(default_factory=list)
+
+
+def spaces_folder() -> Path:
+    """Where the search spaces that ship are: beside the package in a checkout, inside it when installed."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "search_spaces"
+    return inside if inside.is_dir() else package.parent / "search_spaces"
+
+
+def read_space(name: str) -> SpaceFile:
+    """Read a search space by file name, or by the name of one that ships.
+
+    Raises:
+        PmqError: no such file or name, no YAML, or unknown keys or values in it.
+    """
+    path = Path(name)
+    if not path.suffix:
+        path = spaces_folder() / f"{name}.yaml"
+    if not path.is_file():
+        shipped = ", ".join(sorted(p.stem for p in spaces_folder().glob("*.yaml")))
+        raise PmqError(f"search space {name!r} is no file and not one of those that ship: {shipped}")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PmqError(f"search space {str(path)!r} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise PmqError(f"search space {str(path)!r} is no mapping of keys; see search_spaces/default.yaml")
+    return validated(SpaceFile, data, f"search space {str(path)!r}")
