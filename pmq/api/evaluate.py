@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
+from pmq.api.allocate import carry_out
 from pmq.api.sensitivity import check_quantizers
 from pmq.api.subject import Subject, gather_images
-from pmq.core import FLOAT, Allocation, Assignment, BitWidth, PmqError
+from pmq.core import FLOAT, Allocation, BitWidth, PmqError
+from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.rundir import CHOSEN, read_manifest
 from pmq.cost import CostModel
-from pmq.evaluate import evaluate_assignments
-from pmq.quant import Calibration, Simulator, calibrate
+from pmq.evaluate import evaluate_models
+from pmq.quant import Prepared, Quantized, prepare, quantize, realise
 from pmq.search import Space, SpaceFile, read_space
 
 SHORTHAND = re.compile(r"w(\d+)a(\d+)")
@@ -52,7 +55,7 @@ def evaluate(
     *,
     calibration_images: Tensor | None = None,
     space: str | SpaceFile = "default",
-    recipe: str = "mse",
+    recipe: str = "best",
     recalibrate: bool = False,
     crop_pct: float | None = None,
     seed: int = 0,
@@ -66,10 +69,10 @@ def evaluate(
         batches: ``(images, labels)`` pairs, or images alone.
         calibration_images: needed by shorthands and by ``recalibrate``.
         space: whose quantizers and pins the shorthands use.
-        recipe: whose ranges the shorthands use.
-        recalibrate: estimate the ranges anew rather than take the allocation's.
+        recipe: how shorthands are quantized: ``minmax``, ``percentile``, ``mse``, ``fast`` or ``best``.
+        recalibrate: carry allocations out anew, by their own recipes, rather than take their tensors.
         crop_pct: for the record, where it differs from the model's data config.
-        seed: for the record.
+        seed: of rotations and samples.
         device: where to run.
 
     Returns:
@@ -85,15 +88,24 @@ def evaluate(
     """
     items = [what] if isinstance(what, Allocation | str) else list(what)
     subject = Subject.of(model, device, crop_pct=crop_pct)
-    uniform = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, recipe)
+    own = find_recipe(recipe)
+    uniform = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, own.estimator)
     check_quantizers(uniform)
-    fresh = _fresh_calibration(subject, items, calibration_images, recalibrate)
-    jobs = [(_assignment(item, subject, uniform, recalibrate), _calibration(item, fresh, recalibrate)) for item in items]
-    with Simulator(subject.model, subject.inventory, fresh or Calibration()) as simulator:
-        found = evaluate_assignments(simulator, _pairs(batches), jobs, subject.classifier)
+    fresh = _Fresh(subject, calibration_images, seed)
+    assignments, models = [], []
+    for item in items:
+        if item == "fp32":
+            assignment, module = dict.fromkeys(subject.inventory.names, FLOAT), subject.model
+        else:
+            quantized = _quantized(item, subject, uniform, own, fresh, recalibrate)
+            assignment = quantized.assignment
+            module = realise(copy.deepcopy(subject.model), subject.inventory, quantized).model
+        assignments.append(assignment)
+        models.append(module)
+    found = evaluate_models(subject.model, models, _pairs(batches), subject.classifier)
     costs = CostModel(subject.inventory)
     rows = []
-    for item, (assignment, _), metrics in zip(items, jobs, found, strict=True):
+    for item, assignment, metrics in zip(items, assignments, found, strict=True):
         name = item if isinstance(item, str) else item.budget.text if item.budget else "allocation"
         row = _facts(subject) | metrics | {"allocation": name, "seed": seed}
         row |= {"size_bytes": costs.size_bytes(assignment), "bit_ops": costs.bit_ops(assignment)}
@@ -103,33 +115,35 @@ def evaluate(
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _assignment(item: What, subject: Subject, uniform: Space, recalibrate: bool) -> Assignment:
+def _quantized(item: What, subject: Subject, uniform: Space, recipe: Recipe, fresh: _Fresh, recalibrate: bool) -> Quantized:
     if isinstance(item, Allocation):
         if not recalibrate:
-            item.check_model(subject.info)
+            return carry_out(subject, item)
         subject.inventory.check_names(item.components)
-        return item.assignment
-    if item == "fp32":
-        return dict.fromkeys(subject.inventory.names, FLOAT)
+        return quantize(fresh.prepared(item.recipe), item.assignment)
     match = SHORTHAND.fullmatch(item)
     if match is None:
         raise PmqError(f"{item!r} is not fp32 or a shorthand such as w4a4")
-    return uniform.uniform(BitWidth(int(match[1])), BitWidth(int(match[2])))
+    assignment = uniform.uniform(BitWidth(int(match[1])), BitWidth(int(match[2])))
+    return quantize(fresh.prepared(recipe), assignment)
 
 
-def _calibration(item: What, fresh: Calibration | None, recalibrate: bool) -> Calibration:
-    if isinstance(item, Allocation) and not recalibrate:
-        return Calibration(known=item.ranges)
-    return fresh or Calibration()
+class _Fresh:
+    """Copies of the subject's model prepared by a recipe, each recipe once."""
 
+    def __init__(self, subject: Subject, images: Tensor | None, seed: int) -> None:
+        self._subject, self._images, self._seed = subject, images, seed
+        self._prepared: dict[Recipe, Prepared] = {}
 
-def _fresh_calibration(subject: Subject, items: list[What], images: Tensor | None, recalibrate: bool) -> Calibration | None:
-    """Calibrate if any of ``items`` brings no ranges of its own."""
-    if not any(recalibrate if isinstance(item, Allocation) else item != "fp32" for item in items):
-        return None
-    if images is None:
-        raise PmqError("uniform shorthands and recalibration need calibration images; pass some")
-    return calibrate(subject.model, subject.inventory, gather_images(images, len(images)))
+    def prepared(self, recipe: Recipe) -> Prepared:
+        if self._images is None:
+            raise PmqError("uniform shorthands and recalibration need calibration images; pass some")
+        if recipe not in self._prepared:
+            s = self._subject
+            images = gather_images(self._images, len(self._images))
+            model = copy.deepcopy(s.model)
+            self._prepared[recipe] = prepare(model, s.inventory, images, recipe, self._seed, classifier=s.classifier)
+        return self._prepared[recipe]
 
 
 def _pairs(batches: Iterable[Any]) -> Iterable[tuple[Tensor, Tensor | None]]:

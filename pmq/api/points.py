@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from pmq.core.progress import track
 from pmq.core.rundir import RunDir
 from pmq.cost import CostModel
 from pmq.evaluate import Judge
+from pmq.quant import Prepared, Quantized, quantize, realise
 from pmq.search import ExactSolver, Space, Tables, non_dominated, nsga2, within
 from pmq.search.candidates import Candidate, exact_candidates, nearby_candidates, sweep_candidates
 from pmq.search.tables import Floats, Genomes
@@ -119,3 +121,21 @@ def choose(points: pd.DataFrame, classifier: bool) -> int:
     best = int(eligible[error].idxmin())
     points["chosen"] = points.index == best
     return best
+
+
+def finish(prepared: Prepared, assignment: Assignment, judge: Judge) -> tuple[Quantized, dict[str, float | None]]:
+    """Carry the chosen allocation out and judge what came of it.
+
+    Going layer by layer can overfit few calibration images where little is lost to begin with: it is kept only if it is
+    no worse on the judge's images than quantizing each component by itself.
+    """
+    recipe = prepared.recipe
+    recipes = [recipe] if not recipe.sequential else [recipe, recipe.model_copy(update={"sequential": False})]
+    found = []
+    for each in recipes:
+        quantized = quantize(replace(prepared, recipe=each), assignment)
+        model = realise(copy.deepcopy(prepared.model), prepared.inventory, quantized).model
+        found.append((quantized, judge.judge_model(model)))
+    error = "kl" if judge.classifier else "feature_error"
+    quantized, metrics = min(found, key=lambda pair: pair[1][error] or 0.0)
+    return quantized, {name: metrics[name] for name in METRICS}

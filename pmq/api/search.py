@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from pmq.api.allocate import make_allocation
-from pmq.api.points import Archive, choose, explore, judge_candidates
+from pmq.api.points import Archive, choose, explore, finish, judge_candidates
 from pmq.api.run_files import write_run
 from pmq.api.sensitivity import check_quantizers, measure
 from pmq.api.subject import Subject, divide_images, gather_images
 from pmq.core import Allocation, Budget, Limits, PmqError
 from pmq.core.allocation import pmq_version
+from pmq.core.recipe import find_recipe
 from pmq.core.rundir import RunDir
 from pmq.evaluate import Judge
-from pmq.quant import Simulator, calibrate, images_sha256
-from pmq.quant.estimators import ESTIMATORS
+from pmq.quant import images_sha256, prepare
 from pmq.search import Space, SpaceFile, Tables, UniformCosts, read_space
 from pmq.sensitivity import METRICS, SensitivityTable
 
@@ -62,7 +62,7 @@ def search(
     budget: str | Budget = "4bit",
     *,
     space: str | SpaceFile = "default",
-    recipe: str = "mse",
+    recipe: str = "best",
     metric_name: str = "measured",
     calib_images: int = 32,
     held_out: int = 128,
@@ -83,7 +83,8 @@ def search(
             calibrate and measure, the next ``held_out`` judge the candidates.
         budget: see :mod:`pmq.core.budget`.
         space: name or path of a search space.
-        recipe: how ranges are estimated: ``minmax``, ``percentile`` or ``mse``.
+        recipe: how the model is quantized: ``minmax``, ``percentile``, ``mse``, ``fast`` or ``best``. Tables and candidates
+            quantize each component by itself; the steps of ``best`` that go layer by layer finish the chosen allocation.
         metric_name: sensitivity metric: ``measured`` or ``fisher``.
         calib_images: see ``images``.
         held_out: see ``images``.
@@ -107,19 +108,20 @@ def search(
     """
     clock = _Clock()
     budget = budget if isinstance(budget, Budget) else Budget.parse(budget)
-    ESTIMATORS[recipe], METRICS[metric_name]  # wrong names are told before any work
+    METRICS[metric_name]  # wrong names are told before any work
+    how = find_recipe(recipe)
     space_file = space if isinstance(space, SpaceFile) else read_space(space)
     gathered = gather_images(images, calib_images + held_out)
     calib, judged = divide_images(gathered, calib_images, held_out)
     subject = Subject.of(model, device, gathered[:1], crop_pct)
-    laid_out = Space(space_file, subject.inventory, recipe)
+    laid_out = Space(space_file, subject.inventory, how.estimator)
     check_quantizers(laid_out)
     limits = resolve_budget(budget, laid_out)
     settings = {
         "model": subject.info.model_dump(),
         "budget": budget.text,
         "space": space_file.model_dump(exclude_none=True),
-        "recipe": recipe,
+        "recipe": how.model_dump(),
         "metric": metric_name,
         "calibration": {"sha256": images_sha256(calib), "n_images": len(calib)},
         "held_out": {"sha256": images_sha256(judged), "n_images": len(judged)},
@@ -129,10 +131,10 @@ def search(
         "versions": {"pmq": pmq_version(), "torch": torch.__version__},
     }
     path = Path(out) if out is not None else _named(Path(results), settings) if results is not None else None
-    calibration = calibrate(subject.model, subject.inventory, calib, seed, n_held_out=len(judged))
     run = None if path is None else RunDir(path, settings, resume)
+    prepared = prepare(subject.model, subject.inventory, calib, how, seed, len(judged), subject.classifier)
     clock.lap("calibration")
-    with Simulator(subject.model, subject.inventory, calibration) as simulator:
+    with prepared.simulator() as simulator:
         table = measure(simulator, subject, calib, laid_out, metric_name, batch_size, seed, run)
         clock.lap("sensitivity")
         archive: Archive = explore(laid_out, Tables.build(laid_out, table), limits, seed)
@@ -141,9 +143,12 @@ def search(
         points = judge_candidates(judge, archive, laid_out, limits, run)
         clock.lap("simulation")
     index = choose(points, subject.classifier)
-    metrics = points.loc[index, ["kl", "agreement", "feature_error", "predicted_error"]].to_dict()
     assignment = laid_out.assignment(archive.genomes[points.loc[index, "genome_id"]])
-    allocation = make_allocation(subject, assignment, calibration, laid_out.name, budget.text, limits, metrics)
+    quantized, finished = finish(prepared, assignment, judge)
+    clock.lap("finish")
+    metrics = {"predicted_error": points.loc[index, "predicted_error"]} | finished
+    info = prepared.calibration.info
+    allocation = make_allocation(subject, quantized, info, laid_out.name, budget.text, limits, metrics)
     result = SearchResult(allocation, points, table, limits, path, clock.done())
     if run is not None:
         write_run(run, result, subject, laid_out, archive, command or {})

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from pmq.api.subject import Subject, gather_images
 from pmq.core import Choice
+from pmq.core.recipe import find_recipe
 from pmq.core.rundir import RunDir
-from pmq.quant import Simulator, calibrate
+from pmq.quant import Simulator, prepare
 from pmq.quant.quantizers import QUANTIZERS
 from pmq.search import Space, SpaceFile, read_space
 from pmq.sensitivity import METRICS, Probe, SensitivityTable
@@ -58,7 +59,7 @@ def sensitivity(
     metrics: tuple[str, ...] = ("measured",),
     *,
     space: str | SpaceFile = "default",
-    recipe: str = "mse",
+    recipe: str = "fast",
     calib_images: int = 32,
     batch_size: int = 32,
     seed: int = 0,
@@ -78,11 +79,12 @@ def sensitivity(
     chosen = [METRICS[name] for name in metrics]
     calib = gather_images(images, calib_images)
     subject = Subject.of(model, device, calib[:1])
-    laid_out = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, recipe)
+    how = find_recipe(recipe)
+    laid_out = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, how.estimator)
     check_quantizers(laid_out)
-    calibration = calibrate(subject.model, subject.inventory, calib, seed)
+    prepared = prepare(subject.model, subject.inventory, calib, how, seed, classifier=subject.classifier)
     frames, seconds = [], {}
-    with Simulator(subject.model, subject.inventory, calibration) as simulator:
+    with prepared.simulator() as simulator:
         simulator.prepare(laid_out.choices)
         for each in chosen:
             table = measure(simulator, subject, calib, laid_out, each.name, batch_size, seed)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from torch import nn
 
+from pmq.api.allocate import carry_out
 from pmq.api.subject import Subject
 from pmq.core import Allocation
-from pmq.quant import Calibration, Simulator
+from pmq.quant import realise
 
 
 def simulate(model: nn.Module, allocation: Allocation) -> nn.Module:
     """Give a module that computes ``model`` with the bits of ``allocation``, to evaluate anywhere.
 
-    ``model`` is left as it is. Ranges come from the allocation, so no images are needed.
+    ``model`` is left as it is. Weights and quantizers come with the allocation, so no images are needed.
 
     Raises:
-        PmqError: the allocation is of another model or other weights.
+        PmqError: the allocation is of another model or other weights, or its tensors are missing.
 
     Example:
         >>> import torch, pmq
@@ -25,8 +26,4 @@ def simulate(model: nn.Module, allocation: Allocation) -> nn.Module:
         torch.Size([12, 10])
     """
     subject = Subject.of(model)
-    allocation.check_model(subject.info)
-    subject.inventory.check_names(allocation.components)
-    simulator = Simulator(subject.model, subject.inventory, Calibration(known=allocation.ranges))
-    simulator.apply(allocation.assignment)
-    return subject.model
+    return realise(subject.model, subject.inventory, carry_out(subject, allocation)).model

@@ -26,7 +26,7 @@ def evaluate(
     split: o.Split = None,
     crop_pct: o.CropPct = None,
     space: o.Space = "default",
-    recipe: o.Recipe = "mse",
+    recipe: o.Recipe = "best",
     calib_images: o.CalibImages = 32,
     recalibrate: Annotated[bool, typer.Option("--recalibrate", help="fit ranges anew, for other weights of the model")] = False,
     batch_size: o.BatchSize = 32,

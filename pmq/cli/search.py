@@ -23,7 +23,7 @@ def search(
     split: o.Split = None,
     crop_pct: o.CropPct = None,
     space: o.Space = "default",
-    recipe: o.Recipe = "mse",
+    recipe: o.Recipe = "best",
     metric: Annotated[str, typer.Option(help="sensitivity: measured, or fisher (faster, worse)")] = "measured",
     calib_images: o.CalibImages = 32,
     held_out: o.HeldOut = 128,

@@ -20,7 +20,7 @@ def sensitivity(
     data: o.Data = None,
     crop_pct: o.CropPct = None,
     space: o.Space = "default",
-    recipe: o.Recipe = "mse",
+    recipe: o.Recipe = "fast",
     calib_images: o.CalibImages = 24,
     batch_size: o.BatchSize = 24,
     workers: o.Workers = 0,

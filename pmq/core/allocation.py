@@ -7,13 +7,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from pmq.core.choice import Assignment, Choice
 from pmq.core.errors import PmqError
-from pmq.core.files import write_text
+from pmq.core.files import write_bytes, write_text
+from pmq.core.recipe import Recipe
+from pmq.core.tensors import TensorFile
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -63,14 +65,18 @@ class CalibrationInfo(_Strict):
 
 
 class ComponentChoice(Choice):
-    """A choice, and for an activation the range ``(low, high)`` that calibration gave its quantizer."""
+    """A choice, and for an activation the parameters that calibration gave its quantizer.
 
-    range: tuple[float, float] | None = None
+    ``affine`` has ``scale`` and ``zero_point``, ``log`` ``scale`` and ``root``, ``power`` ``low``, ``high`` and ``root``,
+    ``codebook`` its ``levels``; a value for each scale.
+    """
+
+    parameters: dict[str, list[float]] | None = None
 
     @property
     def choice(self) -> Choice:
         """The decision alone."""
-        return Choice(**self.model_dump(exclude={"range"}))
+        return Choice(**self.model_dump(exclude={"parameters"}))
 
 
 class BudgetInfo(_Strict):
@@ -82,19 +88,37 @@ class BudgetInfo(_Strict):
 
 
 class Allocation(_Strict):
-    """A bit allocation. ``components`` maps ``blocks.0.attn.qkv.weight`` and so on to choices."""
+    """A bit allocation. ``components`` maps ``blocks.0.attn.qkv.weight`` and so on to choices.
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    The rewritten parameters and the weights' codes lie beside it, in ``<name>.safetensors`` with hash
+    ``tensors_sha256``: with them no images are needed to compute what was simulated.
+    """
+
+    schema_version: Literal[2] = SCHEMA_VERSION
     producer: Producer = Field(default_factory=Producer)
     model: ModelInfo
     calibration: CalibrationInfo | None = None
     target: str | None = None
     space: str
+    recipe: Recipe
     components: dict[str, ComponentChoice]
     patches: None = None
     pruning: None = None
     budget: BudgetInfo | None = None
     metrics: dict[str, float | None] = Field(default_factory=dict)
+    tensors_sha256: str | None = None
+    _tensors: TensorFile | None = PrivateAttr(default=None)
+
+    @property
+    def tensors(self) -> TensorFile | None:
+        """The tensors, if they are at hand."""
+        return self._tensors
+
+    def with_tensors(self, tensors: TensorFile) -> Allocation:
+        """Give the same allocation with its tensors."""
+        new = self.model_copy(update={"tensors_sha256": tensors.sha256})
+        new._tensors = tensors
+        return new
 
     @property
     def assignment(self) -> Assignment:
@@ -102,9 +126,9 @@ class Allocation(_Strict):
         return {name: c.choice for name, c in self.components.items()}
 
     @property
-    def ranges(self) -> dict[str, tuple[float, float]]:
-        """Calibrated ranges of the activations that have one."""
-        return {name: c.range for name, c in self.components.items() if c.range is not None}
+    def parameters(self) -> dict[str, dict[str, list[float]]]:
+        """Calibrated parameters of the quantized activations."""
+        return {name: c.parameters for name, c in self.components.items() if c.parameters is not None}
 
     def check_model(self, model: ModelInfo) -> None:
         """Raise unless the allocation was made for ``model``."""
@@ -117,15 +141,19 @@ class Allocation(_Strict):
             )
 
     def save(self, path: Path | str) -> Path:
-        """Write the JSON file."""
-        return write_text(Path(path), self.model_dump_json(indent=1) + "\n")
+        """Write the JSON file, and the tensors beside it."""
+        path = Path(path)
+        if self._tensors is not None:
+            write_bytes(path.with_suffix(".safetensors"), self._tensors.data)
+        return write_text(path, self.model_dump_json(indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path | str) -> Allocation:
-        """Read and validate a JSON file.
+        """Read and validate a JSON file, and the tensors beside it if they are there.
 
         Raises:
-            PmqError: the file is absent, no JSON, of another schema version, or names unknown fields or bit-widths.
+            PmqError: the file is absent, no JSON, of another schema version, or names unknown fields or bit-widths; or
+                the tensors beside it are others.
         """
         path = Path(path)
         try:
@@ -139,7 +167,14 @@ class Allocation(_Strict):
         if data.get("schema_version") != SCHEMA_VERSION:
             found = data.get("schema_version")
             raise PmqError(f"allocation {str(path)!r} has schema_version {found!r}; this pmq reads {SCHEMA_VERSION}")
-        return validated(cls, data, f"allocation {str(path)!r}")
+        allocation = validated(cls, data, f"allocation {str(path)!r}")
+        beside = path.with_suffix(".safetensors")
+        if allocation.tensors_sha256 is None or not beside.is_file():
+            return allocation
+        tensors = TensorFile(beside.read_bytes())
+        if tensors.sha256 != allocation.tensors_sha256:
+            raise PmqError(f"{str(beside)!r} does not hold the tensors of allocation {str(path)!r}; search or export it anew")
+        return allocation.with_tensors(tensors)
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:

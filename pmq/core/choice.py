@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 
 from pmq.core.bits import FP32, BitWidth
 
-Granularity = Literal["tensor", "channel", "group"]
+Granularity = Literal["tensor", "channel", "group", "head"]
 Bits = Annotated[int, AfterValidator(BitWidth), WithJsonSchema({"type": "integer", "enum": list(BitWidth.ALLOWED)})]
 
 
@@ -16,8 +16,8 @@ class Choice(BaseModel):
     """One way to represent one component.
 
     ``granularity`` says which values share a scale. For a weight ``(O, I)``: ``tensor`` one scale, ``channel`` one per
-    output ``(O, 1)``, ``group`` one per ``group_size`` neighbouring inputs ``(O, I / group_size)``. Activations are per
-    tensor.
+    output ``(O, 1)``, ``group`` one per ``group_size`` neighbouring inputs ``(O, I / group_size)``. For an activation:
+    ``tensor``, or ``head`` one per attention head, which costs a runtime nothing where heads are multiplied one by one.
 
     >>> Choice(bits=4).label, Choice(bits=32, quantizer="none").label
     ('4', 'fp32')
@@ -51,10 +51,12 @@ class Choice(BaseModel):
         text = str(BitWidth(self.bits))
         return text if self.quantizer in ("affine", "none") else f"{text}-{self.quantizer}"
 
-    def scales(self, shape: tuple[int, ...]) -> int:
+    def scales(self, shape: tuple[int, ...], heads: int = 1) -> int:
         """Count the scales of a tensor whose first axis is the channel and whose other axes are flattened."""
         if self.granularity == "tensor":
             return 1
+        if self.granularity == "head":
+            return heads
         if self.granularity == "channel":
             return shape[0]
         inputs = 1

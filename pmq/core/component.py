@@ -25,6 +25,7 @@ class Component:
             ``image``, ``norm``, ``attention``, ``gelu``, ``features``, ``q``, ``k``, ``softmax``, ``v`` for activations.
         stage: index of the restartable part of the model that holds it (see :mod:`pmq.models.stages`).
         shape: of a weight ``(O, I, ...)``; of an activation ``(tokens, channels)`` for one image.
+        heads: attention heads that q, k, softmax and v divide into; 1 for all else.
     """
 
     module: str
@@ -32,6 +33,7 @@ class Component:
     kind: str
     stage: int
     shape: tuple[int, ...]
+    heads: int = 1
 
     @property
     def name(self) -> str:

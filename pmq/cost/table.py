@@ -9,18 +9,28 @@ from pmq.core.choice import Choice
 from pmq.core.component import Component, Inventory
 
 SCALE_BYTES = 4
-#: bytes of zero point beside each scale; symmetric and logarithmic quantizers have none
+#: bytes of zero point beside each scale; symmetric quantizers have none
 ZERO_POINT_BYTES = 1
 
 
+def grid_bytes(component: Component, choice: Choice) -> int:
+    """Bytes of what makes values of codes: scales and zero points, or a table of levels."""
+    scales = choice.scales(component.shape, component.heads)
+    if choice.quantizer == "codebook":
+        return scales * SCALE_BYTES * 2**choice.bits
+    if choice.quantizer == "power":  # both ends, and the exponent
+        return scales * 2 * SCALE_BYTES + 1
+    if choice.quantizer == "log":
+        return scales * SCALE_BYTES + 1
+    return scales * (SCALE_BYTES + (0 if choice.symmetric else ZERO_POINT_BYTES))
+
+
 def component_bytes(component: Component, choice: Choice) -> int:
-    """Bytes a component takes in a file: a weight's packed codes, scales and zero points; an activation's scale."""
+    """Bytes a component takes in a file: a weight's packed codes, and the grid of a weight or an activation."""
     if choice.is_float:
         return 4 * component.numel if component.role == "weight" else 0
-    offset = ZERO_POINT_BYTES if choice.quantizer == "affine" and not choice.symmetric else 0
-    if component.role == "activation":
-        return SCALE_BYTES + offset
-    return math.ceil(component.numel * choice.bits / 8) + choice.scales(component.shape) * (SCALE_BYTES + offset)
+    codes = math.ceil(component.numel * choice.bits / 8) if component.role == "weight" else 0
+    return codes + grid_bytes(component, choice)
 
 
 class CostModel:

@@ -1,4 +1,4 @@
-"""Evaluate allocations on images, all of them in one pass over the data."""
+"""Evaluate quantized models on images, all of them in one pass over the data."""
 
 from __future__ import annotations
 
@@ -6,46 +6,43 @@ import time
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pmq.core.choice import Assignment
 from pmq.evaluate.accuracy import Accuracy
-from pmq.quant import Calibration, Simulator
+from pmq.quant import Simulator
 
 Metrics = dict[str, float | None]
 
 
 @torch.no_grad()
-def evaluate_assignments(
-    simulator: Simulator,
+def evaluate_models(
+    reference: nn.Module,
+    models: Sequence[nn.Module],
     batches: Iterable[tuple[Tensor, Tensor | None]],
-    jobs: Sequence[tuple[Assignment, Calibration]],
     classifier: bool,
 ) -> list[Metrics]:
-    """Judge several allocations against labels and FP32 on the same images.
+    """Judge several models against labels and against ``reference`` on the same images.
 
-    The FP32 reference is computed once a batch. ``images_per_s`` counts the simulated forward passes alone.
+    The reference is computed once a batch. ``images_per_s`` counts a model's own forward passes alone.
 
     Args:
-        simulator: the model.
+        reference: in FP32.
+        models: what to judge; the reference itself may be among them.
         batches: ``(images, labels)``; labels may be ``None``, single ones -1.
-        jobs: allocations, each with the calibration its ranges come from.
         classifier: whether the outputs are logits.
     """
-    sums = [Accuracy(classifier=classifier) for _ in jobs]
-    seconds = [0.0] * len(jobs)
-    device = next(simulator.model.parameters()).device
+    sums = [Accuracy(classifier=classifier) for _ in models]
+    seconds = [0.0] * len(models)
+    device = next(reference.parameters()).device
     for images, labels in batches:
         images = images.to(device)
-        simulator.apply({})
-        reference = simulator.model(images)
-        for i, (assignment, calibration) in enumerate(jobs):
-            simulator.apply(assignment, calibration)
+        wanted = reference(images)
+        for i, model in enumerate(models):
             start = time.perf_counter()
-            output = simulator.model(images)
+            output = model(images)
             seconds[i] += time.perf_counter() - start
-            sums[i].update(reference, output, labels)
-    simulator.apply({})
+            sums[i].update(wanted, output, labels)
     return [
         total.compute() | {"images_per_s": total.n_images / spent if spent else None}
         for total, spent in zip(sums, seconds, strict=True)
@@ -63,11 +60,15 @@ class Judge:
         simulator.apply({})
         self.reference = [simulator.model(x) for x in self.batches]
 
-    @torch.no_grad()
     def judge(self, assignment: Assignment) -> Metrics:
         """Simulate an allocation and compare it with FP32."""
         self.simulator.apply(assignment)
+        return self.judge_model(self.simulator.model)
+
+    @torch.no_grad()
+    def judge_model(self, model: nn.Module) -> Metrics:
+        """Compare a model with FP32."""
         total = Accuracy(classifier=self.classifier)
         for images, reference in zip(self.batches, self.reference, strict=True):
-            total.update(reference, self.simulator.model(images))
+            total.update(reference, model(images))
         return total.compute()

@@ -107,7 +107,7 @@ def _attention(name: str, module: nn.Module, qkv: _Traced, stage: int) -> tuple[
     dim = channels // 3
     heads = int(module.num_heads)  # type: ignore[arg-type]
     flat, attn = (windows * tokens, dim), (windows * heads * tokens, tokens)
-    components = [Component(name, slot, slot, stage, attn if slot == "softmax" else flat) for slot in OPERANDS]
+    components = [Component(name, slot, slot, stage, attn if slot == "softmax" else flat, heads) for slot in OPERANDS]
     macs = windows * tokens * tokens * dim
     return components, [
         Operator(f"{name}.q@k", macs, (f"{name}.q", f"{name}.k")),

@@ -1,17 +1,24 @@
-"""Quantizers, ranges, and the simulator that applies an allocation to a model."""
+"""Quantizers, ranges, transforms and compensation, and the simulator that applies an allocation to a model."""
 
 from pmq.quant.calibration import Calibration, calibrate, images_sha256
 from pmq.quant.divergence import output_error
 from pmq.quant.instrument import Instrument
+from pmq.quant.prepare import Prepared, prepare
+from pmq.quant.realise import Quantized, quantize, realise
 from pmq.quant.simulator import Simulator
-from pmq.quant.weights import fake_quantize_weight
+from pmq.quant.weights import quantize_weight
 
 __all__ = [
     "Calibration",
     "Instrument",
+    "Prepared",
+    "Quantized",
     "Simulator",
     "calibrate",
-    "fake_quantize_weight",
     "images_sha256",
     "output_error",
+    "prepare",
+    "quantize",
+    "quantize_weight",
+    "realise",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,91 +14,157 @@ from pmq.core.choice import Choice
 from pmq.core.component import Inventory
 from pmq.core.errors import PmqError
 from pmq.core.progress import track
+from pmq.quant.compensation import SecondMoment, output_rows, rows_of
+from pmq.quant.gradients import log_likelihoods, squared_gradients
 from pmq.quant.instrument import Instrument, TapFunction
 from pmq.quant.quantizers import QUANTIZERS, Quantizer
-from pmq.quant.weights import estimate_range
+from pmq.quant.samples import Samples
+from pmq.quant.weights import fit
 
-#: values kept of each activation; its smallest and largest are always among them
-SAMPLES = 2**15
-BATCH = 16
+BATCH = 8
 
 
 class Calibration:
-    """Ranges of activations, estimated when first asked for, or known beforehand.
+    """Quantizers of activations, fitted when first asked for, or known beforehand; and statistics of layers.
 
-    Args:
-        samples: for each activation component some of its values ``(K,)``.
-        known: ranges that need no samples, by component.
+    Attributes:
+        samples: values of each activation.
+        known: parameters of activations that need no samples, by component.
         info: which images the samples are from.
+        moments: second moments of each layer's input, by module; with gradients only.
+        order: components in the order in which a forward pass meets them.
+        row_weights: squared gradient at each row of each layer's output ``(N, T)``, by module; with gradients only.
     """
 
     def __init__(
         self,
-        samples: dict[str, Tensor] | None = None,
-        known: dict[str, tuple[float, float]] | None = None,
+        samples: dict[str, Samples] | None = None,
+        known: Mapping[str, Mapping[str, list[float]]] | None = None,
         info: CalibrationInfo | None = None,
     ) -> None:
-        self._samples, self._known, self.info = samples or {}, known or {}, info
-        self._cache: dict[tuple[str, str], tuple[float, float]] = {}
-
-    def range(self, name: str, choice: Choice) -> tuple[float, float]:
-        """Range of activation ``name`` under ``choice``.
-
-        Raises:
-            PmqError: it is neither known nor was it sampled.
-        """
-        if name in self._known:
-            return self._known[name]
-        key = (name, choice.key())
-        if key not in self._cache:
-            if name not in self._samples:
-                raise PmqError(f"activation {name!r} was not calibrated: pass images, or an allocation that has its range")
-            low, high = estimate_range(self._samples[name].reshape(1, -1), choice)
-            self._cache[key] = (float(low), float(high))
-        return self._cache[key]
+        self.samples, self.known, self.info = samples or {}, known or {}, info
+        self.moments: dict[str, SecondMoment] = {}
+        self.row_weights: dict[str, Tensor] = {}
+        self.order: list[str] = []
+        self._cache: dict[tuple[str, str], Quantizer] = {}
 
     def quantizer(self, name: str, choice: Choice) -> Quantizer:
-        """Quantizer of activation ``name`` under ``choice``, one scale for the whole tensor."""
-        low, high = self.range(name, choice)
-        return QUANTIZERS[choice.quantizer].from_range(torch.tensor(low), torch.tensor(high), choice.bits, choice.symmetric)
+        """Quantizer of activation ``name`` under ``choice``, with parameters ``(R, 1)``, a row for each scale.
+
+        Raises:
+            PmqError: its parameters are neither known nor was it sampled.
+        """
+        if name in self.known:
+            return _known(self.known[name], choice)
+        key = (name, choice.key())
+        if key not in self._cache:
+            if name not in self.samples:
+                raise PmqError(f"activation {name!r} was not calibrated: pass images, or an allocation that has its range")
+            values, weights = self.samples[name].compute(heads=choice.granularity == "head")
+            self._cache[key] = fit(values, choice, weights)
+        return self._cache[key]
 
 
-@torch.no_grad()
-def calibrate(model: nn.Module, inventory: Inventory, images: Tensor, seed: int = 0, n_held_out: int = 0) -> Calibration:
+def _known(parameters: Mapping[str, list[float]], choice: Choice) -> Quantizer:
+    tensors = {k: torch.tensor(v) if k == "root" else torch.tensor(v).reshape(-1, 1) for k, v in parameters.items()}
+    return QUANTIZERS[choice.quantizer](tensors, choice.bits, choice.symmetric)
+
+
+def calibrate(
+    model: nn.Module,
+    inventory: Inventory,
+    images: Tensor,
+    seed: int = 0,
+    n_held_out: int = 0,
+    gradients: bool = False,
+    classifier: bool = True,
+) -> Calibration:
     """Run ``images`` ``(N, C, H, W)`` through the FP32 model and keep a sample of every activation.
 
-    Memory does not grow with ``N``. ``n_held_out`` is remembered: how many further images, drawn by the same seed, a
-    search has judged on. Raises :class:`PmqError` for activations that are not finite.
+    With ``gradients`` backward passes tell how much an error of each value matters, and the second moments of every
+    layer's input are summed. Memory does not grow with ``N`` but for a few bytes a token. ``n_held_out`` is remembered:
+    how many further images, drawn by the same seed, a search has judged on. Raises :class:`PmqError` for activations
+    that are not finite.
     """
+    info = CalibrationInfo(sha256=images_sha256(images), n_images=len(images), n_held_out=n_held_out, seed=seed)
+    calibration = Calibration({c.name: Samples() for c in inventory if c.role == "activation"}, info=info)
     generator = torch.Generator().manual_seed(seed)
-    kept: dict[str, list[Tensor]] = {c.name: [] for c in inventory if c.role == "activation"}
-    ends: dict[str, tuple[float, float]] = {}
-    share = 1.0
+    device = next(model.parameters()).device
+    row_weights: dict[str, list[Tensor]] = {}
+    with Instrument(model, inventory) as instrument, torch.set_grad_enabled(gradients):
+        for batch in track(images.split(BATCH), "calibrating"):
+            share, x = len(batch) / len(images), batch.to(device).clone().requires_grad_(gradients)
+            seen = _Seen(instrument, calibration.samples, share, generator)
+            with seen:
+                output = model(x)
+            calibration.order = calibration.order or seen.order
+            if gradients:
+                losses = log_likelihoods(output, classifier, generator)
+                for module, weights in seen.weigh(losses, calibration.moments, len(batch)).items():
+                    row_weights.setdefault(module, []).append(weights)
+    calibration.row_weights = {module: torch.cat(parts) for module, parts in row_weights.items()}
+    return calibration
 
-    def recorder(name: str) -> TapFunction:
+
+class _Seen:
+    """What one forward pass shows: activations and the inputs and outputs of layers."""
+
+    def __init__(self, instrument: Instrument, samples: dict[str, Samples], share: float, generator: torch.Generator) -> None:
+        self.instrument, self.samples, self.share, self.generator = instrument, samples, share, generator
+        self.activations: dict[str, Tensor] = {}
+        self.layers: dict[str, tuple[Tensor, Tensor]] = {}
+        self.order: list[str] = []
+
+    def _recorder(self, name: str) -> TapFunction:
+        weight = name.removesuffix(".input") + ".weight"
+
         def record(x: Tensor) -> Tensor:
-            flat = x.reshape(-1)
-            low, high = (float(v) for v in torch.aminmax(flat))
-            if not (-torch.inf < low and high < torch.inf):
+            self.order += [name, weight] if weight in self.instrument.weights else [name]
+            self.samples[name].add(self.instrument.by_head(name, x.detach()), self.share, self.generator)
+            if not self.samples[name].finite():
                 raise PmqError(f"activation {name!r} is not finite on the calibration images: check checkpoint and data")
-            before = ends.get(name, (low, high))
-            ends[name] = (min(low, before[0]), max(high, before[1]))
-            count = min(flat.numel(), max(1, round(SAMPLES * share)))
-            index = torch.randint(flat.numel(), (count,), generator=generator)
-            kept[name].append(flat[index.to(flat.device)].float().cpu())
+            if torch.is_grad_enabled():
+                self.activations[name] = x
             return x
 
         return record
 
-    with Instrument(model, inventory) as instrument:
-        for name in kept:
-            instrument.set_activation(name, recorder(name))
-        for batch in track(images.split(BATCH), "calibrating"):
-            share = len(batch) / len(images)
-            model(batch.to(next(model.parameters()).device))
-    samples = {name: torch.cat([*parts, torch.tensor(ends[name])]) for name, parts in kept.items()}
-    info = CalibrationInfo(sha256=images_sha256(images), n_images=len(images), n_held_out=n_held_out, seed=seed)
-    return Calibration(samples, info=info)
+    def _layer_hook(self, module: str) -> Any:
+        def hook(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+            self.layers[module] = (args[0].detach(), output)
+
+        return hook
+
+    def __enter__(self) -> _Seen:
+        for name in self.samples:
+            self.instrument.set_activation(name, self._recorder(name))
+        self._handles = [
+            self.instrument.layer(name).register_forward_hook(self._layer_hook(self.instrument.inventory[name].module))
+            for name in self.instrument.weights
+        ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in self.samples:
+            self.instrument.set_activation(name, None)
+        for handle in self._handles:
+            handle.remove()
+
+    def weigh(self, losses: list[Tensor], moments: dict[str, SecondMoment], n_images: int) -> dict[str, Tensor]:
+        """Add weights to samples and moments; give the weights of each layer's output rows ``(B, T)``."""
+        names, modules = list(self.activations), list(self.layers)
+        wanted = [self.activations[n] for n in names] + [self.layers[m][1] for m in modules]
+        squares = squared_gradients(losses, wanted)
+        weights = {}
+        with torch.no_grad():
+            for name, square in zip(names, squares, strict=False):
+                self.samples[name].weigh(self.instrument.by_head(name, square))
+            for module, square in zip(modules, squares[len(names) :], strict=True):
+                layer = self.instrument.layer(f"{module}.weight")
+                rows = output_rows(layer, square).mean(1)
+                moments.setdefault(module, SecondMoment()).update(rows_of(layer, self.layers[module][0]), rows)
+                weights[module] = rows.reshape(n_images, -1).cpu()
+        return weights
 
 
 def images_sha256(images: Tensor) -> str:

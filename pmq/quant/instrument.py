@@ -49,18 +49,18 @@ class LayerTap(nn.Module):
         self.weight, self.bias = layer.weight, layer.bias
         self.input: TapFunction | None = None
         self.parts: dict[int, TapFunction] = {}
-        self._convolution: Any = None
+        self.convolution: Any = None
         if isinstance(layer, nn.Conv2d):
             if layer.padding_mode != "zeros":
                 raise NotImplementedError(f"padding_mode={layer.padding_mode!r} of a patch embedding")
-            self._convolution = (layer.stride, layer.padding, layer.dilation, layer.groups)
+            self.convolution = (layer.stride, layer.padding, layer.dilation, layer.groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the layer."""
         if self.input is not None:
             x = self.input(x)
-        if self._convolution is not None:
-            return nn.functional.conv2d(x, self.weight, self.bias, *self._convolution)
+        if self.convolution is not None:
+            return nn.functional.conv2d(x, self.weight, self.bias, *self.convolution)
         y = nn.functional.linear(x, self.weight, self.bias)
         if self.parts:
             thirds = list(y.chunk(3, -1))
@@ -141,6 +141,28 @@ class Instrument:
             parts.pop(_PART[component.slot], None)
             if function is not None:
                 parts[_PART[component.slot]] = function
+
+    def by_head(self, name: str, x: Tensor) -> Tensor:
+        """Lay activation ``name`` out as ``(heads, K)``, the samples of each attention head in a row."""
+        heads = self.inventory[name].heads
+        if heads == 1:
+            return x.reshape(1, -1)
+        if name not in self._taps:  # q, k, v as thirds of their Linear's output: heads are groups of channels
+            x = x.unflatten(-1, (heads, -1)).movedim(-2, -3)
+        return x.movedim(-3, 0).reshape(heads, -1)
+
+    def spread(self, name: str, parameter: Tensor) -> Tensor:
+        """Shape a quantizer's parameter ``(R, 1)`` so that it broadcasts against activation ``name``."""
+        if len(parameter) == 1:
+            return parameter.reshape(())
+        if name in self._taps:
+            return parameter.reshape(-1, 1, 1)
+        component = self.inventory[name]
+        return parameter.reshape(-1).repeat_interleave(component.shape[-1] // component.heads)
+
+    def layer(self, name: str) -> LayerTap:
+        """The module that computes with component ``name``, a weight or a layer's input."""
+        return self._layers[self.inventory[name].module]
 
     def remove(self) -> None:
         """Put the original modules back."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -13,7 +13,15 @@ from pmq.models import split_stages
 from pmq.quant.calibration import Calibration
 from pmq.quant.instrument import Instrument
 from pmq.quant.quantizers import Quantizer
-from pmq.quant.weights import fake_quantize_weight
+from pmq.quant.weights import QuantizedWeight, quantize_weight
+
+#: quantizes the weight of a component
+Rounding = Callable[[Component, Tensor, Choice], QuantizedWeight]
+
+
+def nearest(component: Component, weight: Tensor, choice: Choice) -> QuantizedWeight:
+    """Round to the nearest level."""
+    return quantize_weight(weight, choice)
 
 
 class Simulator:
@@ -24,11 +32,12 @@ class Simulator:
     Args:
         model: in evaluation mode; changed in place until :meth:`close`.
         inventory: its components.
-        calibration: where ranges of activations come from.
+        calibration: where quantizers of activations come from.
+        rounding: how weights are rounded.
     """
 
-    def __init__(self, model: nn.Module, inventory: Inventory, calibration: Calibration) -> None:
-        self.model, self.inventory, self.calibration = model, inventory, calibration
+    def __init__(self, model: nn.Module, inventory: Inventory, calibration: Calibration, rounding: Rounding = nearest) -> None:
+        self.model, self.inventory, self.calibration, self.rounding = model, inventory, calibration, rounding
         self._stages = split_stages(model)
         self.instrument = Instrument(model, inventory)
         self._components = {c.name: c for c in inventory}
@@ -58,6 +67,11 @@ class Simulator:
         """Run stages ``start`` to ``stop`` (exclusive) of the model as it is quantized now; a component names its stage."""
         return self._stages.run(x, start, stop)
 
+    @property
+    def n_stages(self) -> int:
+        """How many stages :meth:`run` knows."""
+        return len(self._stages)
+
     def prepare(self, choices: Mapping[str, Sequence[Choice]]) -> None:
         """Quantize weights and fit quantizers for all ``choices`` now rather than when they are first used."""
         pairs = [(self._components[name], choice) for name, row in choices.items() for choice in row]
@@ -69,16 +83,27 @@ class Simulator:
         """Quantized values of a weight, computed once."""
         key = (component.name, choice)
         if key not in self._weights:
-            self._weights[key] = fake_quantize_weight(self.instrument.weights[component.name].detach(), choice)
+            self._weights[key] = self.quantized_weight(component, choice).dequantize()
         return self._weights[key]
+
+    def quantized_weight(self, component: Component, choice: Choice) -> QuantizedWeight:
+        """Codes and grid of a weight."""
+        return self.rounding(component, self.instrument.weights[component.name].detach(), choice)
 
     def quantizer(self, component: Component, choice: Choice, calibration: Calibration | None = None) -> Quantizer:
         """Quantizer of an activation, fitted once."""
         calibration = calibration or self.calibration
         key = (component.name, choice, calibration)
         if key not in self._quantizers:
-            self._quantizers[key] = calibration.quantizer(component.name, choice)
+            self._quantizers[key] = self.spread(component.name, calibration.quantizer(component.name, choice))
         return self._quantizers[key]
+
+    def spread(self, name: str, quantizer: Quantizer) -> Quantizer:
+        """Lay the parameters of a quantizer out for the shape that its activation has."""
+        instrument, bits = self.instrument, quantizer.bits
+        device = next(self.model.parameters()).device
+        parameters = {k: (v if v.ndim < 2 else instrument.spread(name, v)).to(device) for k, v in quantizer.parameters.items()}
+        return type(quantizer)(parameters, bits)
 
     def close(self) -> None:
         """Restore the model."""

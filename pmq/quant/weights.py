@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,11 @@ def to_rows(weight: Tensor, choice: Choice) -> Tensor:
     return torch.nn.functional.pad(flat, (0, missing)).reshape(-1, choice.group_size)
 
 
+def rows_shape(shape: torch.Size, choice: Choice) -> torch.Size:
+    """Shape of :func:`to_rows` of a weight of ``shape``."""
+    return to_rows(torch.empty(shape, device="meta"), choice).shape
+
+
 def from_rows(rows: Tensor, shape: torch.Size) -> Tensor:
     """Undo :func:`to_rows`."""
     flat = torch.Size(shape).numel() // shape[0]
@@ -30,28 +37,31 @@ def from_rows(rows: Tensor, shape: torch.Size) -> Tensor:
     return rows.reshape(shape[0], -1)[:, :flat].reshape(shape)
 
 
-def estimate_range(rows: Tensor, choice: Choice) -> tuple[Tensor, Tensor]:
-    """Estimate the range of each row of ``(R, K)`` values for the quantizer of ``choice``: ``(R, 1)``, ``(R, 1)``."""
-
-    def from_range(low: Tensor, high: Tensor) -> Quantizer:
-        return QUANTIZERS[choice.quantizer].from_range(low, high, choice.bits, choice.symmetric)
-
-    return ESTIMATORS[choice.estimator].estimate(rows, from_range, choice.symmetric)
+def fit(rows: Tensor, choice: Choice, weight: Tensor | None = None) -> Quantizer:
+    """Fit one quantizer to ``(R, K)``, a scale for each row, errors weighed by ``weight`` ``(R, K)``."""
+    estimator = ESTIMATORS[choice.estimator]
+    return QUANTIZERS[choice.quantizer].fit(rows, choice.bits, choice.symmetric, estimator, weight)
 
 
-def fit(rows: Tensor, choice: Choice) -> Quantizer:
-    """Fit one quantizer to ``(R, K)``, a scale for each row."""
-    low, high = estimate_range(rows, choice)
-    return QUANTIZERS[choice.quantizer].from_range(low, high, choice.bits, choice.symmetric)
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A weight as it is stored: integer codes in rows ``(R, K)``, and the grid of each row."""
+
+    codes: Tensor
+    quantizer: Quantizer
+    shape: torch.Size
+
+    def dequantize(self) -> Tensor:
+        """Values ``(O, I, ...)``."""
+        return from_rows(self.quantizer.decode(self.codes), self.shape)
 
 
 @torch.no_grad()
-def fake_quantize_weight(weight: Tensor, choice: Choice) -> Tensor:
-    """Quantize and dequantize a weight; FP32 gives the weight itself."""
-    if choice.is_float:
-        return weight
+def quantize_weight(weight: Tensor, choice: Choice) -> QuantizedWeight:
+    """Quantize a weight, each value to its nearest level."""
     rows = to_rows(weight, choice)
-    return from_rows(fit(rows, choice)(rows), weight.shape)
+    quantizer = fit(rows, choice)
+    return QuantizedWeight(quantizer.codes(rows).to(torch.uint8), quantizer, weight.shape)
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:

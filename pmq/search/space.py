@@ -100,12 +100,9 @@ class Space:
         quantizer = quantizer or options.quantizers(bits)[0]
         granularity = options.granularity or "tensor"
         what = f"search space {self.name!r}, {component.name!r}"
-        if component.role == "activation" and granularity != "tensor":
-            raise PmqError(f"{what}: granularity {granularity!r}; activations have one scale a tensor")
-        if quantizer == "log2" and component.kind != "softmax":
-            raise PmqError(f"{what}: quantizer 'log2' is for softmax outputs, which are not negative; use affine")
         if bits == FP32:
             return FLOAT
+        _check_fits(component, quantizer, granularity, what)
         fields = {"bits": bits, "quantizer": quantizer, "granularity": granularity, "group_size": options.group_size}
         fields |= {"symmetric": bool(options.symmetric), "estimator": self.estimator}
         return validated(Choice, fields, what)
@@ -152,6 +149,24 @@ class Space:
                     f"search space {self.name!r}: {pattern!r} is no kind of component ({', '.join(KINDS)}) and no pattern "
                     f"that matches a component's name, such as {self.inventory.names[0]!r}"
                 )
+
+
+def _check_fits(component: Component, quantizer: str, granularity: str, what: str) -> None:
+    """Raise if a component cannot have a quantizer or granularity."""
+    if component.role == "weight":
+        if granularity == "head":
+            raise PmqError(f"{what}: granularity 'head' is for q, k, v and softmax; weights take tensor, channel or group")
+        if quantizer != "affine":
+            raise PmqError(f"{what}: quantizer {quantizer!r} is for activations; weights take affine")
+        return
+    if granularity not in ("tensor", "head"):
+        raise PmqError(f"{what}: granularity {granularity!r}; activations take tensor, and q, k, v and softmax also head")
+    if granularity == "head" and component.slot not in ("q", "k", "softmax", "v"):
+        raise PmqError(f"{what}: granularity 'head' is for q, k, v and softmax; use tensor")
+    if quantizer == "log" and component.kind != "softmax":
+        raise PmqError(f"{what}: quantizer 'log' is for softmax outputs, which are not negative; use affine or power")
+    if quantizer == "codebook" and granularity != "tensor":
+        raise PmqError(f"{what}: quantizer 'codebook' has one table a tensor; use granularity tensor")
 
 
 def _matches(pattern: str, component: Component) -> bool:

@@ -27,7 +27,7 @@ class _Strict(BaseModel):
 class Options(_Strict):
     """What a component may choose from; what is left out comes from the more general entry.
 
-    ``quantizer`` is one name; or several, each a choice at every bit-width; or a mapping such as ``{2: log2, 5: affine}``,
+    ``quantizer`` is one name; or several, each a choice at every bit-width; or a mapping such as ``{2: log, 5: power}``,
     from those bits upwards.
     """
 

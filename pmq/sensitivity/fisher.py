@@ -13,11 +13,9 @@ from pmq.core.component import Component
 from pmq.core.errors import PmqError
 from pmq.core.progress import track
 from pmq.quant import Simulator
+from pmq.quant.gradients import DRAWS, log_likelihoods
 from pmq.quant.instrument import TapFunction
 from pmq.sensitivity.base import Metric, Probe, register
-
-#: labels drawn from the model's own softmax for each image
-DRAWS = 2
 
 
 @register
@@ -57,7 +55,7 @@ def _squared_products(
     with torch.enable_grad(), _Recorder(simulator, components) as recorder:
         output = simulator.model(batch.clone().requires_grad_())
         wanted = [recorder.outputs[c.name] for c in components]
-        losses = _losses(output, probe.classifier, generator)
+        losses = log_likelihoods(output, probe.classifier, generator)
         gradients = [torch.autograd.grad(loss, wanted, retain_graph=loss is not losses[-1]) for loss in losses]
     result: dict[str, Tensor] = {}
     with torch.no_grad():
@@ -106,16 +104,6 @@ class _Recorder:
             self._instrument.set_activation(name, None)
         for handle in self._handles:
             handle.remove()
-
-
-def _losses(output: Tensor, classifier: bool, generator: torch.Generator) -> list[Tensor]:
-    if classifier:
-        log_p = torch.log_softmax(output, -1)
-        labels = torch.multinomial(log_p.detach().exp().cpu(), DRAWS, replacement=True, generator=generator)
-        return [log_p.gather(1, labels[:, i : i + 1].to(output.device)).sum() for i in range(DRAWS)]
-    unit = output.flatten(1) / output.detach().flatten(1).norm(dim=1, keepdim=True)
-    # The relative squared error is |J d|^2; twice the half of its expectation over directions.
-    return [2**0.5 * (unit * torch.randn(unit.shape, generator=generator).to(unit)).sum() for _ in range(DRAWS)]
 
 
 def _products(simulator: Simulator, component: Component, row: list[Choice], x: Tensor, g: Tensor, n_images: int) -> Tensor:

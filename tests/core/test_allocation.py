@@ -1,17 +1,20 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pmq.core import Allocation, ModelInfo, PmqError
+from pmq.core.tensors import TensorFile
 
 
 @pytest.fixture
 def data() -> dict:
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "model": {"name": "m", "num_classes": 2, "weights_sha256": "0" * 64},
         "space": "default",
+        "recipe": {"name": "mse"},
         "components": {"a.weight": {"bits": 4, "granularity": "channel", "symmetric": True}},
     }
 
@@ -29,7 +32,7 @@ def test_round_trip(tmp_path: Path, data: dict) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"schema_version": 2}, "schema_version 2"),
+        ({"schema_version": 1}, "schema_version 1"),
         ({"bitz": 1}, "bitz"),
         ({"components": {"a.weight": {"bits": 9}}}, "bit-width 9"),
         ({"components": {"a.weight": {"bits": 4, "colour": 1}}}, "colour"),
@@ -42,6 +45,21 @@ def test_faults_are_named_in_one_line(tmp_path: Path, data: dict, change: dict, 
         Allocation.load(write(tmp_path / "a.json", data | change))
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_tensors_lie_beside_and_are_known_by_their_hash(tmp_path: Path, data: dict) -> None:
+    tensors = TensorFile.of({"a.weight.codes": np.arange(5, dtype=np.uint8)})
+    allocation = Allocation.load(write(tmp_path / "a.json", data)).with_tensors(tensors)
+    path = allocation.save(tmp_path / "b.json")
+    again = Allocation.load(path)
+    assert again == allocation
+    assert again.tensors.arrays()["a.weight.codes"].tolist() == [0, 1, 2, 3, 4]
+    beside = path.with_suffix(".safetensors")
+    beside.write_bytes(TensorFile.of({"a.weight.codes": np.zeros(5, dtype=np.uint8)}).data)
+    with pytest.raises(PmqError, match="does not hold the tensors"):
+        Allocation.load(path)
+    beside.unlink()
+    assert Allocation.load(path).tensors is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from pmq.evaluate import Accuracy, Judge, evaluate_assignments
+from pmq.evaluate import Accuracy, Judge, evaluate_models
 from pmq.quant import Simulator
 from pmq.quant.divergence import feature_error, kl_divergence
-from tests.conftest import Tiny
+from tests.conftest import Tiny, make_tiny
 
 
 def test_batches_add_up_and_unknown_labels_do_not_count() -> None:
@@ -42,8 +42,8 @@ def test_judge_and_evaluation_agree(tiny: Tiny, simulator: Simulator) -> None:
     assignment = tiny.space.uniform(4, 4)
     judged = Judge(simulator, tiny.images, True, batch_size=5).judge(assignment)
     batches = [(x, None) for x in tiny.images.split(5)]
-    jobs = [({}, tiny.calibration), (assignment, tiny.calibration)]
-    fp32, evaluated = evaluate_assignments(simulator, batches, jobs, True)
+    reference = make_tiny()
+    fp32, evaluated = evaluate_models(reference, [reference, simulator.model], batches, True)
     assert fp32["agreement"] == 100
     assert fp32["kl"] == 0
     assert evaluated["kl"] == pytest.approx(judged["kl"])

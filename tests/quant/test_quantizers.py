@@ -12,8 +12,9 @@ from torch import Tensor
 
 from pmq.core import Choice, PmqError
 from pmq.quant.estimators import ESTIMATORS
-from pmq.quant.quantizers import QUANTIZERS, Affine, Log2, Quantizer
-from pmq.quant.weights import fake_quantize_weight, fit, from_rows, pack, to_rows, unpack
+from pmq.quant.quantizers import QUANTIZERS, Affine, Codebook, Log, Power, Quantizer
+from pmq.quant.quantizers.codebook import best_levels
+from pmq.quant.weights import fit, from_rows, pack, quantize_weight, to_rows, unpack
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
 
@@ -23,19 +24,47 @@ def values(positive: bool, seed: int = 0, shape: tuple[int, ...] = (4, 400)) -> 
     return torch.softmax(3 * x, -1) if positive else x * torch.tensor([[0.1], [1.0], [10.0], [1.0]])
 
 
+def dequantized(weight: Tensor, choice: Choice) -> Tensor:
+    return quantize_weight(weight, choice).dequantize()
+
+
 @pytest.mark.parametrize(
     ("cls", "symmetric", "positive"),
-    [(Affine, False, False), (Affine, True, False), (Affine, False, True), (Log2, False, True)],
+    [
+        (Affine, False, False),
+        (Affine, True, False),
+        (Affine, False, True),
+        (Log, False, True),
+        (Power, False, True),
+        (Power, False, False),
+        (Codebook, False, False),
+    ],
 )
 class TestQuantizerConformance:
     def make(self, cls: type[Quantizer], x: Tensor, bits: int, symmetric: bool) -> Quantizer:
-        return cls.from_range(x.amin(1, keepdim=True), x.amax(1, keepdim=True), bits, symmetric)
+        return cls.fit(x, bits, symmetric, ESTIMATORS["minmax"])
 
     @pytest.mark.parametrize("bits", BITS)
     def test_has_at_most_two_to_the_bits_levels_a_scale(self, cls, symmetric, positive, bits) -> None:
         x = values(positive)
         y = self.make(cls, x, bits, symmetric)(torch.cat([x, 3 * x, torch.zeros(4, 1)], 1))
         assert all(len(row.unique()) <= 2**bits for row in y)
+
+    @pytest.mark.parametrize("bits", BITS)
+    def test_parameters_say_all(self, cls, symmetric, positive, bits) -> None:
+        x = values(positive)
+        q = self.make(cls, x, bits, symmetric)
+        assert torch.equal(cls(q.parameters, bits)(x), q(x))
+
+    @pytest.mark.parametrize("bits", (2, 4, 8))
+    def test_an_error_that_weighs_more_becomes_smaller(self, cls, symmetric, positive, bits) -> None:
+        x = values(positive)[:1]
+        heavy = (x - x.amax()).abs() < 0.2 * (x.amax() - x.amin())
+        plain, weighed = (
+            (cls.fit(x, bits, symmetric, ESTIMATORS["fisher"], w)(x) - x).square()[heavy].mean()
+            for w in (None, 1e-3 + 100.0 * heavy)
+        )
+        assert weighed <= plain
 
     @pytest.mark.parametrize("bits", BITS)
     def test_twice_changes_nothing(self, cls, symmetric, positive, bits) -> None:
@@ -52,13 +81,14 @@ class TestQuantizerConformance:
         assert int(codes.max()) < 2**bits
         torch.testing.assert_close(q.decode(codes), q(x), rtol=1e-6, atol=0)
 
-    def test_leaves_its_input_alone_and_zero_zero(self, cls, symmetric, positive) -> None:
+    def test_leaves_its_input_alone_and_affine_and_log_leave_zero(self, cls, symmetric, positive) -> None:
         x = values(positive)
         before = x.clone()
         q = self.make(cls, x, 4, symmetric)
         q(x)
         assert torch.equal(x, before)
-        assert float(q(torch.zeros(4, 3)).abs().max()) == 0
+        if cls in (Affine, Log):
+            assert float(q(torch.zeros(4, 3)).abs().max()) == 0
 
     def test_constant_and_zero_rows_stay_finite(self, cls, symmetric, positive) -> None:
         for value in (0.0, 0.3):
@@ -68,10 +98,10 @@ class TestQuantizerConformance:
             torch.testing.assert_close(y, x, rtol=0.01, atol=0)
 
     def test_scalars_and_tensors_give_the_same(self, cls, symmetric, positive) -> None:
-        x = values(positive)[1]
-        one = cls.from_range(x.min(), x.max(), 4, symmetric)(x)
-        rows = cls.from_range(x.min().reshape(1, 1), x.max().reshape(1, 1), 4, symmetric)(x[None])[0]
-        assert torch.equal(one, rows)
+        x = values(positive)[1:2]
+        rows = self.make(cls, x, 4, symmetric)
+        flat = {k: v.reshape(()) if v.numel() == 1 else v for k, v in rows.parameters.items()}
+        assert torch.equal(cls(flat, 4)(x), rows(x))
 
 
 def test_every_quantizer_is_under_conformance() -> None:
@@ -79,10 +109,32 @@ def test_every_quantizer_is_under_conformance() -> None:
     assert {case[0].name for case in mark.args[1]} == set(QUANTIZERS)
 
 
-def test_log2_rounds_in_the_logarithm() -> None:
-    q = Log2.from_range(torch.tensor(0.0), torch.tensor(1.0), 4, False)
-    x = torch.logspace(-4, 0, 1000)
-    assert torch.equal(q(x), torch.exp2(torch.round(torch.log2(x))))
+@pytest.mark.parametrize("root", [1, 2, 4])
+def test_log_rounds_in_the_logarithm(root: int) -> None:
+    q = Log.from_range(torch.tensor(0.0), torch.tensor(1.0), 6, root)
+    x = torch.logspace(-3, 0, 1000)
+    torch.testing.assert_close(q(x), torch.exp2(torch.round(root * torch.log2(x)) / root))
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_best_levels_are_the_best_of_all(count: int) -> None:
+    x = torch.randn(11, generator=torch.Generator().manual_seed(count)).sort().values
+    w = torch.rand(11, generator=torch.Generator().manual_seed(count))
+
+    def cost(cuts: tuple[int, ...]) -> float:
+        edges = [0, *cuts, 11]
+        parts = [(x[a:b], w[a:b]) for a, b in itertools.pairwise(edges)]
+        return float(sum((v * (p - (p * v).sum() / v.sum()) ** 2).sum() for p, v in parts))
+
+    best = min(cost(cuts) for cuts in itertools.combinations(range(1, 11), count - 1))
+    q = Codebook({"levels": best_levels(x, w, count)}, bits=3)
+    assert float((w * (q(x) - x) ** 2).sum()) == pytest.approx(best, rel=1e-4)
+
+
+def test_codebook_beats_even_levels_on_gelu_outputs() -> None:
+    x = torch.nn.functional.gelu(2 * torch.randn(1, 20000, generator=torch.Generator().manual_seed(0)))
+    errors = {c: float((c.fit(x, 4, False, ESTIMATORS["mse"])(x) - x).square().mean()) for c in (Affine, Power, Codebook)}
+    assert errors[Codebook] < 0.8 * errors[Power] < 0.64 * errors[Affine]
 
 
 @pytest.mark.parametrize("name", sorted(ESTIMATORS))
@@ -110,7 +162,7 @@ class TestEstimatorConformance:
 def test_error_falls_as_bits_rise(seed: int, symmetric: bool, name: str) -> None:
     x = values(False, seed)
     choices = [Choice(bits=b, granularity="channel", symmetric=symmetric, estimator=name) for b in BITS]
-    errors = [float((fake_quantize_weight(x, c) - x).square().sum()) for c in choices]
+    errors = [float((dequantized(x, c) - x).square().sum()) for c in choices]
     assert all(low > high for low, high in itertools.pairwise(errors))
 
 
@@ -119,8 +171,7 @@ def test_error_falls_as_bits_rise(seed: int, symmetric: bool, name: str) -> None
 def test_mse_is_never_worse_than_minmax(bits: int, symmetric: bool) -> None:
     x = values(False) ** 3
     mse, minmax = (
-        fake_quantize_weight(x, Choice(bits=bits, granularity="channel", symmetric=symmetric, estimator=e)) - x
-        for e in ("mse", "minmax")
+        dequantized(x, Choice(bits=bits, granularity="channel", symmetric=symmetric, estimator=e)) - x for e in ("mse", "minmax")
     )
     assert bool((mse.square().sum(1) <= minmax.square().sum(1) * (1 + 1e-5)).all())
 
@@ -132,14 +183,14 @@ def test_weights_round_trip_through_rows(granularity: str) -> None:
     rows = to_rows(weight, choice)
     assert len(rows) == choice.scales(tuple(weight.shape))
     assert torch.equal(from_rows(rows, weight.shape), weight)
-    finer = fake_quantize_weight(weight, choice)
+    finer = dequantized(weight, choice)
     assert finer.shape == weight.shape
 
 
 def test_finer_granularity_means_less_error() -> None:
     weight = values(False)
     errors = [
-        float((fake_quantize_weight(weight, Choice(bits=4, granularity=g, group_size=s, symmetric=True)) - weight).square().sum())
+        float((dequantized(weight, Choice(bits=4, granularity=g, group_size=s, symmetric=True)) - weight).square().sum())
         for g, s in (("tensor", None), ("channel", None), ("group", 20))
     ]
     assert errors[0] > errors[1] > errors[2]
@@ -155,7 +206,7 @@ def test_packing_is_dense_and_exact(bits: int, count: int, seed: int) -> None:
 
 
 def test_unknown_names_are_told() -> None:
-    with pytest.raises(PmqError, match="affine, log2"):
+    with pytest.raises(PmqError, match="affine, codebook, log, power"):
         QUANTIZERS["magic"]
     with pytest.raises(PmqError, match="minmax, mse, percentile"):
         ESTIMATORS["magic"]

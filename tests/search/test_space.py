@@ -32,9 +32,9 @@ def test_uniform_pins_only_the_image(tiny: Tiny) -> None:
 
 def test_quantizers_by_bits(tiny: Tiny) -> None:
     by_bits = {c.bits: c.quantizer for c in tiny.space.choices["blocks.0.attn.softmax"]}
-    assert by_bits == {2: "log2", 3: "log2", 4: "log2", 5: "log2", 6: "affine", 8: "affine"}
-    both = space(tiny, components={"softmax": {"quantizer": ["affine", "log2"], "bits": [4]}})
-    assert [c.quantizer for c in both.choices["blocks.0.attn.softmax"]] == ["affine", "log2"]
+    assert by_bits == {2: "log", 3: "log", 4: "log", 5: "power", 6: "power", 8: "power"}
+    both = space(tiny, components={"softmax": {"quantizer": ["affine", "log"], "bits": [4]}})
+    assert [c.quantizer for c in both.choices["blocks.0.attn.softmax"]] == ["affine", "log"]
     assert both.uniform(4, 4)["blocks.0.attn.softmax"].quantizer == "affine"
 
 
@@ -97,8 +97,12 @@ def test_unknown_space() -> None:
     [
         ({"weight": {"bits": [4], "granularity": "group"}}, "group_size"),
         ({"weight": {"bits": [4], "granularity": "channel", "group_size": 8}}, "group_size"),
-        ({"weight": {"bits": [4], "quantizer": "log2"}}, "softmax"),
-        ({"activation": {"bits": [4], "granularity": "channel"}}, "one scale a tensor"),
+        ({"weight": {"bits": [4], "quantizer": "log"}}, "weights take affine"),
+        ({"activation": {"bits": [4], "granularity": "channel"}}, "activations take tensor"),
+        ({"activation": {"bits": [4], "granularity": "head"}}, "is for q, k, v"),
+        ({"weight": {"bits": [4], "granularity": "head"}}, "weights take"),
+        ({"components": {"gelu": {"quantizer": "log"}}}, "not negative"),
+        ({"components": {"v": {"quantizer": "codebook", "granularity": "head"}}}, "one table"),
         ({"weight": {"bits": [4], "quantizer": "none"}}, "none"),
     ],
 )

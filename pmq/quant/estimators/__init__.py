@@ -2,7 +2,7 @@
 
 from pmq.quant.estimators.base import ESTIMATORS, RangeEstimator
 from pmq.quant.estimators.minmax import MinMax
-from pmq.quant.estimators.mse import MeanSquaredError
+from pmq.quant.estimators.mse import FisherWeighted, MeanSquaredError
 from pmq.quant.estimators.percentile import Percentile
 
-__all__ = ["ESTIMATORS", "MeanSquaredError", "MinMax", "Percentile", "RangeEstimator", "estimator"]
+__all__ = ["ESTIMATORS", "FisherWeighted", "MeanSquaredError", "MinMax", "Percentile", "RangeEstimator"]

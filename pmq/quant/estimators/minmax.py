@@ -13,5 +13,5 @@ class MinMax(RangeEstimator):
 
     name = "minmax"
 
-    def _estimate(self, x: Tensor, low: Tensor, high: Tensor, fit: Fit, symmetric: bool) -> Range:
+    def _estimate(self, x: Tensor, low: Tensor, high: Tensor, fit: Fit, symmetric: bool, weight: Tensor | None) -> Range:
         return low, high

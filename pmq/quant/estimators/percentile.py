@@ -16,7 +16,7 @@ class Percentile(RangeEstimator):
 
     name = "percentile"
 
-    def _estimate(self, x: Tensor, low: Tensor, high: Tensor, fit: Fit, symmetric: bool) -> Range:
+    def _estimate(self, x: Tensor, low: Tensor, high: Tensor, fit: Fit, symmetric: bool, weight: Tensor | None) -> Range:
         ordered = x.sort(1).values
         k = round(TAIL * (x.shape[1] - 1))
         return torch.minimum(ordered[:, k : k + 1], high), torch.maximum(ordered[:, -1 - k :][:, :1], low)

@@ -2,6 +2,8 @@
 
 from pmq.quant.quantizers.affine import Affine
 from pmq.quant.quantizers.base import QUANTIZERS, Quantizer
-from pmq.quant.quantizers.log2 import Log2
+from pmq.quant.quantizers.codebook import Codebook
+from pmq.quant.quantizers.log import Log
+from pmq.quant.quantizers.power import Power
 
-__all__ = ["QUANTIZERS", "Affine", "Log2", "Quantizer"]
+__all__ = ["QUANTIZERS", "Affine", "Codebook", "Log", "Power", "Quantizer"]

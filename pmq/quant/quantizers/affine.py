@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from pmq.quant.quantizers.base import Quantizer, register
+from pmq.quant.quantizers.base import Parameters, Quantizer, positive, register, scalar
+
+if TYPE_CHECKING:
+    from pmq.quant.estimators.base import Fit
 
 
 @register
 class Affine(Quantizer):
-    """``clamp(round(x / scale), low, high) * scale`` with ``2 ** bits`` integers from ``low`` to ``high``.
+    """``clamp(round(x / scale), low, high) * scale`` with ``2 ** bits`` integers from ``-zero_point`` upwards.
 
-    Asymmetric: the range is widened to hold zero, which is exactly a level (zero point ``-low``). Symmetric: the
-    integers are ``-2**(b-1) .. 2**(b-1) - 1`` and the scale makes the ends of ``[-m, m]`` the outer edges of the outer
-    levels, so that two bits still have four levels.
+    Asymmetric: the range is widened to hold zero, which is exactly a level. Symmetric: the integers are
+    ``-2**(b-1) .. 2**(b-1) - 1`` and the scale makes the ends of ``[-m, m]`` the outer edges of the outer levels, so
+    that two bits still have four levels.
 
     >>> q = Affine.from_range(torch.tensor(-1.0), torch.tensor(2.0), bits=2, symmetric=False)
     >>> q(torch.tensor([-9.0, -0.4, 0.6, 1.2, 9.0]))
@@ -23,24 +29,33 @@ class Affine(Quantizer):
 
     name = "affine"
 
-    def __init__(self, scale: Tensor, low: Tensor, high: Tensor) -> None:
-        self.scale, self.low, self.high = scale, low, high
-        self.inverse = 1.0 / scale
-        # Scalars make the element-wise kernels a third faster than 0-dim tensors do.
-        self._scalars = (float(self.inverse), float(low), float(high), float(scale)) if scale.ndim == 0 else None
+    def __init__(self, parameters: Parameters, bits: int, symmetric: bool = False) -> None:
+        self.scale, self.zero_point = parameters["scale"], parameters["zero_point"]
+        self.bits = bits
+        self.low = -self.zero_point
+        self.high = self.low + (2**bits - 1)
+        self.inverse = 1.0 / self.scale
+        self._inverse, self._low, self._high, self._scale = (scalar(t) for t in (self.inverse, self.low, self.high, self.scale))
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """Scale and zero point."""
+        return {"scale": self.scale, "zero_point": self.zero_point}
 
     @classmethod
     def from_range(cls, low: Tensor, high: Tensor, bits: int, symmetric: bool) -> Affine:
-        """Fit scale and zero point."""
+        """Fit scale and zero point to values between ``low`` and ``high``."""
         if symmetric:
-            bound = torch.maximum(low.abs(), high.abs())
-            scale = _positive(2 * bound / (2**bits - 1))
-            lowest = torch.full_like(scale, -(2.0 ** (bits - 1)))
-            return cls(scale, lowest, lowest + (2**bits - 1))
+            scale = positive(2 * torch.maximum(low.abs(), high.abs()) / (2**bits - 1))
+            return cls({"scale": scale, "zero_point": torch.full_like(scale, 2.0 ** (bits - 1))}, bits)
         low, high = low.clamp(max=0.0), high.clamp(min=0.0)
-        scale = _positive((high - low) / (2**bits - 1))
-        lowest = torch.round(low / scale).clamp(-(2.0**bits - 1), 0.0)
-        return cls(scale, lowest, lowest + (2**bits - 1))
+        scale = positive((high - low) / (2**bits - 1))
+        return cls({"scale": scale, "zero_point": torch.round(-low / scale).clamp(0.0, 2.0**bits - 1) + 0.0}, bits)
+
+    @classmethod
+    def variants(cls, bits: int, symmetric: bool) -> Sequence[Fit]:
+        """One."""
+        return [lambda low, high: cls.from_range(low, high, bits, symmetric)]
 
     def codes(self, x: Tensor) -> Tensor:
         """Integers from 0, exactly those that ``__call__`` uses."""
@@ -52,12 +67,7 @@ class Affine(Quantizer):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Quantize and dequantize in four passes, three of them in place."""
-        if self._scalars is not None:
-            inverse, low, high, scale = self._scalars
-            return (x * inverse).round_().clamp_(low, high).mul_(scale)
-        return (x * self.inverse).round_().clamp_(self.low, self.high).mul_(self.scale)
-
-
-def _positive(scale: Tensor) -> Tensor:
-    """Replace the scale of constant-zero values, which any scale represents, by one."""
-    return torch.where(scale > torch.finfo(scale.dtype).tiny, scale, torch.ones_like(scale))
+        y = (x * self._inverse).round_()
+        if isinstance(self._low, Tensor) or isinstance(self._high, Tensor):
+            return torch.clamp(y, self.low, self.high).mul_(self._scale)
+        return y.clamp_(self._low, self._high).mul_(self._scale)

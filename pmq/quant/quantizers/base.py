@@ -3,26 +3,54 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
+import torch
 from torch import Tensor
 
 from pmq.core.registry import Registry
+
+if TYPE_CHECKING:
+    from pmq.quant.estimators.base import Fit, RangeEstimator
+
+Parameters = Mapping[str, Tensor]
 
 
 class Quantizer(ABC):
     """A fitted quantizer. ``quantizer(x)`` has at most ``2 ** bits`` distinct values per scale.
 
-    Subclasses are made by :meth:`from_range`; the range broadcasts against the tensors to come, so that one object
-    serves a whole tensor (range of shape ``()``) or each row of ``(R, K)`` (range ``(R, 1)``).
+    It is made of a few named parameters that broadcast against the tensors to come: of shape ``()`` for a whole tensor,
+    ``(R, 1)`` for rows ``(R, K)``. :meth:`fit` finds them, :attr:`parameters` tells them, the constructor takes them.
+
+    Subclasses that have one grid for a range write :meth:`variants`; others write :meth:`fit`.
     """
 
     name: ClassVar[str]
+    bits: int
+
+    @abstractmethod
+    def __init__(self, parameters: Parameters, bits: int, symmetric: bool = False) -> None:
+        """Take fitted parameters."""
+
+    @property
+    @abstractmethod
+    def parameters(self) -> dict[str, Tensor]:
+        """What the constructor takes."""
 
     @classmethod
-    @abstractmethod
-    def from_range(cls, low: Tensor, high: Tensor, bits: int, symmetric: bool) -> Quantizer:
-        """Fit to values between ``low`` and ``high``. A range of zero width must not divide by zero."""
+    def variants(cls, bits: int, symmetric: bool) -> Sequence[Fit]:
+        """Ways to make a quantizer of a range ``low, high``; :meth:`fit` takes the one with the least error."""
+        raise NotImplementedError
+
+    @classmethod
+    def fit(cls, x: Tensor, bits: int, symmetric: bool, estimator: RangeEstimator, weight: Tensor | None = None) -> Quantizer:
+        """Fit to samples ``(R, K)``, a scale for each row, errors weighed by ``weight`` ``(R, K)``."""
+        fitted = []
+        for variant in cls.variants(bits, symmetric):
+            quantizer = variant(*estimator.estimate(x, variant, symmetric, weight))
+            fitted.append((float(squared_error(x, quantizer(x), weight).sum()), quantizer))
+        return min(fitted, key=lambda pair: pair[0])[1]
 
     @abstractmethod
     def codes(self, x: Tensor) -> Tensor:
@@ -35,6 +63,22 @@ class Quantizer(ABC):
     def __call__(self, x: Tensor) -> Tensor:
         """Quantize and dequantize; subclasses do it in fewer passes over memory."""
         return self.decode(self.codes(x))
+
+
+def squared_error(x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean squared error of each row, weighed: ``(R, K)``, ``(R, K)`` -> ``(R, 1)``."""
+    error = (y - x).square_()
+    return (error if weight is None else error.mul_(weight)).mean(1, keepdim=True)
+
+
+def positive(scale: Tensor) -> Tensor:
+    """Replace the scale of constant values, which any scale represents, by one."""
+    return torch.where(scale > torch.finfo(scale.dtype).tiny, scale, torch.ones_like(scale))
+
+
+def scalar(value: Tensor) -> float | Tensor:
+    """Make a number of a 0-dim tensor: element-wise kernels are a third faster on numbers."""
+    return float(value) if value.ndim == 0 else value
 
 
 QUANTIZERS: Registry[type[Quantizer]] = Registry("quantizer")

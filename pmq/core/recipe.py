@@ -1,0 +1,63 @@
+"""Recipes: which means of quantization are on, from the plainest to the best."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from pmq.core.errors import PmqError
+
+
+class Recipe(BaseModel):
+    """What is done to a model beyond choosing bits.
+
+    Attributes:
+        name: how it is asked for.
+        transforms: exact rewritings of the FP32 model, in order (:mod:`pmq.quant.transforms`).
+        estimator: how ranges are found (:mod:`pmq.quant.estimators`).
+        gradients: run backward passes at calibration, for estimators and rounding that weigh errors.
+        compensate: round each weight so that later columns absorb the error of earlier ones (GPTQ, 2210.17323).
+        sequential: finish an allocation layer by layer: ranges, rounding and biases see the error of what comes before.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    transforms: tuple[str, ...] = ()
+    estimator: str = "mse"
+    gradients: bool = False
+    compensate: bool = False
+    sequential: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether rounding the checkpoint's weights is all there is to do to them."""
+        return not (self.transforms or self.compensate or self.sequential)
+
+
+_TRANSFORMS = ("fold_norms", "rotate_residual", "rotate_heads", "scale_channels", "center_channels", "center_values")
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(name="minmax", estimator="minmax"),
+        Recipe(name="percentile", estimator="percentile"),
+        Recipe(name="mse", estimator="mse"),
+        Recipe(name="fast", transforms=_TRANSFORMS, estimator="fisher", gradients=True, compensate=True),
+        Recipe(name="best", transforms=_TRANSFORMS, estimator="fisher", gradients=True, compensate=True, sequential=True),
+    )
+}
+
+
+def find_recipe(recipe: str | Recipe) -> Recipe:
+    """Give a recipe by its name.
+
+    Raises:
+        PmqError: there is none of that name.
+
+    >>> find_recipe("best").sequential
+    True
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe not in RECIPES:
+        raise PmqError(f"recipe {recipe!r} is not one of {', '.join(RECIPES)}")
+    return RECIPES[recipe]

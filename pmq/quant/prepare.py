@@ -1,0 +1,64 @@
+"""From a recipe to a model that is ready to be quantized: rewritten, calibrated, with its way of rounding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pmq.core.choice import Choice
+from pmq.core.component import Component, Inventory
+from pmq.core.recipe import Recipe
+from pmq.quant.calibration import Calibration, calibrate
+from pmq.quant.compensation import SecondMoment, compensated
+from pmq.quant.simulator import Rounding, Simulator, nearest
+from pmq.quant.transforms import TRANSFORMS, Setting
+from pmq.quant.weights import QuantizedWeight
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model rewritten by a recipe's transforms, and its calibration on ``images``."""
+
+    model: nn.Module
+    inventory: Inventory
+    recipe: Recipe
+    calibration: Calibration
+    images: Tensor
+
+    def simulator(self) -> Simulator:
+        """A simulator on the model, which is changed in place until the simulator is closed."""
+        return Simulator(self.model, self.inventory, self.calibration, self.rounding())
+
+    def rounding(self) -> Rounding:
+        """How the recipe rounds weights, each layer by itself."""
+        return Compensating(self.calibration.moments) if self.recipe.compensate else nearest
+
+
+@torch.no_grad()
+def prepare(
+    model: nn.Module,
+    inventory: Inventory,
+    images: Tensor,
+    recipe: Recipe,
+    seed: int = 0,
+    n_held_out: int = 0,
+    classifier: bool = True,
+) -> Prepared:
+    """Rewrite ``model`` in place and calibrate it on ``images`` ``(N, C, H, W)``."""
+    for name in recipe.transforms:
+        TRANSFORMS[name](model, Setting(images, seed))
+    calibration = calibrate(model, inventory, images, seed, n_held_out, recipe.gradients, classifier)
+    return Prepared(model, inventory, recipe, calibration, images)
+
+
+class Compensating:
+    """Rounds a weight with compensation on the FP32 inputs of its layer: one solve for each choice."""
+
+    def __init__(self, moments: dict[str, SecondMoment]) -> None:
+        self._moments = moments
+
+    def __call__(self, component: Component, weight: Tensor, choice: Choice) -> QuantizedWeight:
+        """Quantize."""
+        return compensated(weight, choice, self._moments[component.module].compute())

@@ -1,0 +1,83 @@
+"""Logarithmic quantization for softmax outputs: levels are zero and powers of a root of two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pmq.quant.quantizers.base import Parameters, Quantizer, register, scalar
+from pmq.quant.quantizers.roots import ROOTS, root_, to_power_
+
+if TYPE_CHECKING:
+    from pmq.quant.estimators.base import Fit
+
+#: mantissa of sqrt(2): where the logarithm of a float rounds up
+_SQRT2 = 0x3504F3
+#: added to a float's bits, carries into the exponent from sqrt(2) on
+_CARRY = 0x800000 - _SQRT2
+_EXPONENT = 0x7F800000
+_SMALLEST_NORMAL = 126
+
+
+@register
+class Log(Quantizer):
+    """Levels ``0`` and ``scale * 2**(-k / root)`` for ``k = 0 .. 2**bits - 2``, rounded in the logarithm.
+
+    ``root`` is 1 (FQ-ViT's log2, 2111.13824), 2 (RepQ-ViT's log-sqrt2, 2212.08254) or 4, whichever has the least error:
+    many levels are better spent closely. Zero is a level of its own, taken from the ``2**bits``: without it a row of tiny
+    attention weights would be rounded up to the smallest power and add up to more than the row's large ones. Values
+    must not be negative.
+
+    >>> q = Log.from_range(torch.tensor(0.0), torch.tensor(1.0), bits=2, root=1)
+    >>> q(torch.tensor([0.9, 0.6, 0.3, 0.2, 0.02]))
+    tensor([1.0000, 0.5000, 0.2500, 0.2500, 0.0000])
+    """
+
+    name = "log"
+
+    def __init__(self, parameters: Parameters, bits: int, symmetric: bool = False) -> None:
+        self.scale, self.bits = parameters["scale"], bits
+        self.root = int(parameters["root"])
+        self._inverse, self._scale = scalar(1.0 / self.scale), scalar(self.scale)
+        last = min(2**bits - 2, _SMALLEST_NORMAL)
+        # The largest float that would round to half the smallest level: it and what is below it become zero.
+        self._cut = (1 + (_SQRT2 - 1) / 2**23) * 2.0 ** (-last - 1)
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """Scale and root."""
+        return {"scale": self.scale, "root": torch.tensor(float(self.root))}
+
+    @classmethod
+    def from_range(cls, low: Tensor, high: Tensor, bits: int, root: int) -> Log:
+        """Fit the largest level to ``high``."""
+        scale = torch.where(high > 0, high, torch.ones_like(high))
+        return cls({"scale": scale, "root": torch.tensor(float(root))}, bits)
+
+    @classmethod
+    def variants(cls, bits: int, symmetric: bool) -> Sequence[Fit]:
+        """One for each root."""
+        return [partial(cls.from_range, bits=bits, root=root) for root in ROOTS]
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Give 0 for zero and ``1 + k`` for ``scale * 2**(-k / root)``."""
+        power = self._powers(x)
+        return torch.where(power > 0, 1 - torch.log2(power), 0.0).to(torch.int32)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Look the level up."""
+        return root_(torch.where(codes > 0, torch.exp2(1.0 - codes), 0.0), self.root) * self.scale
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Round the exponent field of the float itself: no logarithm is computed."""
+        return root_(self._powers(x), self.root).mul_(self._scale)
+
+    def _powers(self, x: Tensor) -> Tensor:
+        """Nearest, in the logarithm, of 0 and ``2**-k`` to ``(x / scale)**root``."""
+        y = torch.threshold_(to_power_((x * self._inverse).clamp_(max=1.0), self.root), self._cut, 0.0)
+        y.view(torch.int32).add_(_CARRY).bitwise_and_(_EXPONENT)
+        return y

@@ -1,0 +1,73 @@
+"""Quantization with levels that grow by a power: fine near one end of the range, coarse at the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pmq.quant.quantizers.base import Parameters, Quantizer, positive, register, scalar
+from pmq.quant.quantizers.roots import ROOTS, root_, to_power_
+
+if TYPE_CHECKING:
+    from pmq.quant.estimators.base import Fit
+
+
+@register
+class Power(Quantizer):
+    """Levels ``low + (high - low) * (k / (2**bits - 1))**root`` for ``k = 0 .. 2**bits - 1``.
+
+    ``root`` is 1 (evenly spaced), 2 or 4, whichever has the least error. Softmax and GELU outputs have most of their
+    values at the lower end and a long tail above: from five bits up this beats levels in the logarithm, which are denser
+    than needed there. Zero is not exactly a level.
+
+    >>> q = Power.from_range(torch.tensor(0.0), torch.tensor(9.0), bits=2, root=2)
+    >>> q(torch.tensor([-1.0, 0.2, 0.3, 3.0, 7.0]))
+    tensor([0., 0., 1., 4., 9.])
+    """
+
+    name = "power"
+
+    def __init__(self, parameters: Parameters, bits: int, symmetric: bool = False) -> None:
+        self.low, self.high, self.bits = parameters["low"], parameters["high"], bits
+        self.root = int(parameters["root"])
+        steps = 2**bits - 1
+        width = positive(self.high - self.low)
+        # Both maps fold the width in, so that each is one multiplication beside the root.
+        self._steps = steps
+        self._low, self._inverse = scalar(self.low), scalar(float(steps) ** self.root / width)
+        self._width = scalar(width / float(steps) ** self.root)
+        self._top = float(steps) ** self.root
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """Both ends and the root."""
+        return {"low": self.low, "high": self.high, "root": torch.tensor(float(self.root))}
+
+    @classmethod
+    def from_range(cls, low: Tensor, high: Tensor, bits: int, root: int) -> Power:
+        """Put the lowest level at ``low`` and the highest at ``high``."""
+        return cls({"low": low, "high": high, "root": torch.tensor(float(root))}, bits)
+
+    @classmethod
+    def variants(cls, bits: int, symmetric: bool) -> Sequence[Fit]:
+        """One for each root."""
+        return [partial(cls.from_range, bits=bits, root=root) for root in ROOTS]
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Give ``k``."""
+        return self._steps_of(x).to(torch.int32)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Raise to the power, scale and shift."""
+        return to_power_(codes.to(self.low.dtype), self.root).mul_(self._width).add_(self._low)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Quantize and dequantize."""
+        return to_power_(self._steps_of(x), self.root).mul_(self._width).add_(self._low)
+
+    def _steps_of(self, x: Tensor) -> Tensor:
+        return root_((x - self._low).mul_(self._inverse).clamp_(0.0, self._top), self.root).round_()

@@ -1,0 +1,108 @@
+"""A quantized model as data, and a module made of it: what a search writes, and what everything after it reads."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pmq.core.choice import FLOAT, Assignment
+from pmq.core.component import Inventory
+from pmq.core.errors import PmqError
+from pmq.core.recipe import Recipe
+from pmq.core.tensors import TensorFile
+from pmq.quant.calibration import Calibration
+from pmq.quant.prepare import Prepared
+from pmq.quant.quantizers import QUANTIZERS
+from pmq.quant.sequence import Sequence
+from pmq.quant.simulator import Simulator
+from pmq.quant.weights import QuantizedWeight, pack, rows_shape, unpack
+
+Parameters = dict[str, dict[str, list[float]]]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An allocation carried out: choices, parameters of activation quantizers, and all tensors of the model.
+
+    Tensors are named as in the state dict; a quantized weight has ``.codes`` (dense bits), ``.scale`` and, unless it is
+    symmetric, ``.zero_point`` in its place.
+    """
+
+    assignment: Assignment
+    recipe: Recipe
+    parameters: Parameters
+    tensors: TensorFile
+
+
+@torch.no_grad()
+def quantize(prepared: Prepared, assignment: Assignment) -> Quantized:
+    """Carry an allocation out by the recipe of ``prepared``, whose model is left as it is."""
+    model = copy.deepcopy(prepared.model)
+    plain = dict(model.named_parameters())  # before modules are exchanged, which would rename some
+    simulator = Simulator(model, prepared.inventory, prepared.calibration, prepared.rounding())
+    if prepared.recipe.sequential:
+        sequence = Sequence(simulator, prepared.images)
+        sequence.finish(assignment)
+        weights, quantizers = sequence.weights, sequence.quantizers
+    else:
+        named = {c.name: c for c in prepared.inventory if not assignment[c.name].is_float}
+        weights = {n: simulator.quantized_weight(c, assignment[n]) for n, c in named.items() if c.role == "weight"}
+        quantizers = {n: prepared.calibration.quantizer(n, assignment[n]) for n, c in named.items() if c.role == "activation"}
+    arrays: dict[str, Any] = {n: p.detach().cpu().numpy() for n, p in plain.items() if n not in weights}
+    for name, weight in weights.items():
+        choice = assignment[name]
+        arrays[f"{name}.codes"] = pack(weight.codes.cpu(), choice.bits).numpy()
+        arrays[f"{name}.scale"] = weight.quantizer.parameters["scale"].reshape(-1).cpu().numpy()
+        if not choice.symmetric:
+            arrays[f"{name}.zero_point"] = weight.quantizer.parameters["zero_point"].reshape(-1).cpu().numpy()
+    parameters = {n: {k: v.reshape(-1).tolist() for k, v in q.parameters.items()} for n, q in quantizers.items()}
+    return Quantized(dict(assignment), prepared.recipe, parameters, TensorFile.of(arrays))
+
+
+@torch.no_grad()
+def realise(model: nn.Module, inventory: Inventory, quantized: Quantized) -> Simulator:
+    """Make ``model``, in place, compute with the quantized tensors and quantizers; its own weights are overwritten.
+
+    Raises:
+        PmqError: the tensors are not this model's.
+    """
+    arrays = quantized.tensors.arrays()
+    for name, parameter in list(model.named_parameters()):
+        choice = quantized.assignment.get(name, FLOAT)
+        kept = choice.is_float
+        value = torch.from_numpy(_take(arrays, name)) if kept else _decode(arrays, name, parameter.shape, quantized)
+        if value.shape != parameter.shape:
+            raise PmqError(f"tensor {name!r} of the allocation has shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
+        parameter.data.copy_(value)
+    for name, value in arrays.items():  # biases that a transform added
+        owner, _, leaf = name.rpartition(".")
+        if leaf == "bias" and model.get_submodule(owner).bias is None:
+            like = next(model.parameters())
+            model.get_submodule(owner).bias = nn.Parameter(torch.from_numpy(value).to(like), requires_grad=False)
+    simulator = Simulator(model, inventory, Calibration(known=quantized.parameters))
+    simulator.apply({n: c for n, c in quantized.assignment.items() if inventory[n].role == "activation"})
+    return simulator
+
+
+def _take(arrays: Mapping[str, Any], name: str) -> Any:
+    if name not in arrays:
+        raise PmqError(f"the allocation's tensors have no {name!r}: they are of another model")
+    return arrays[name]
+
+
+def _decode(arrays: Mapping[str, Any], name: str, shape: torch.Size, quantized: Quantized) -> Tensor:
+    choice = quantized.assignment[name]
+    rows = rows_shape(shape, choice)
+    codes = unpack(torch.from_numpy(_take(arrays, f"{name}.codes")), choice.bits, rows.numel()).reshape(rows)
+    scale = torch.from_numpy(_take(arrays, f"{name}.scale")).reshape(-1, 1)
+    if choice.symmetric:
+        zero_point = torch.full_like(scale, 2.0 ** (choice.bits - 1))
+    else:
+        zero_point = torch.from_numpy(_take(arrays, f"{name}.zero_point")).reshape(-1, 1)
+    quantizer = QUANTIZERS[choice.quantizer]({"scale": scale, "zero_point": zero_point}, choice.bits)
+    return QuantizedWeight(codes, quantizer, shape).dequantize()

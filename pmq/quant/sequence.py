@@ -1,0 +1,135 @@
+"""Finish an allocation layer by layer, each seeing the error of all before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pmq.core.choice import FLOAT, Choice
+from pmq.core.component import Component
+from pmq.core.progress import track
+from pmq.quant.calibration import BATCH
+from pmq.quant.compensation import RowMean, SecondMoment, compensated, output_rows, rows_of
+from pmq.quant.quantizers import Quantizer
+from pmq.quant.simulator import Simulator
+from pmq.quant.spill import Spill
+from pmq.quant.weights import QuantizedWeight, fit
+
+
+class Sequence:
+    """Goes through the stages of a model with two streams of activations side by side: FP32 and quantized.
+
+    In call order, each activation's quantizer is fitted anew to what the quantized stream brings, each weight is rounded
+    with compensation on its quantized inputs, and each bias makes the mean of the layer's output that of FP32. Rows
+    count by the squared gradient at them. All is a closed-form function of streamed sums; what is held of the images
+    between stages lies on disk.
+
+    Args:
+        simulator: on a model of its own, calibrated with gradients; it is left quantized, biases included.
+        images: ``(N, C, H, W)``, those of the calibration in the same order.
+    """
+
+    def __init__(self, simulator: Simulator, images: Tensor) -> None:
+        self.simulator, self.images = simulator, images
+        self.calibration = simulator.calibration
+        self.weights: dict[str, QuantizedWeight] = {}
+        self.quantizers: dict[str, Quantizer] = {}
+
+    @torch.no_grad()
+    def finish(self, assignment: Mapping[str, Choice]) -> None:
+        """Quantize by ``assignment``; ``weights`` and ``quantizers`` hold what was found."""
+        simulator = self.simulator
+        simulator.apply({})
+        device = next(simulator.model.parameters()).device
+        with Spill() as exact, Spill() as rounded:
+            for batch in self.images.split(BATCH):
+                exact.append(batch)
+                rounded.append(batch)
+            for stage in track(range(simulator.n_stages), "finishing stages"):
+                components = [c for name in self.calibration.order if (c := simulator.inventory[name]).stage == stage]
+                means = self._exact_means(stage, components, exact, device)
+                for component in components:
+                    choice = assignment.get(component.name, FLOAT)
+                    if choice.is_float:
+                        continue
+                    if component.role == "activation":
+                        self._activation(component, choice, stage, rounded, device)
+                    else:
+                        self._weight(component, choice, stage, rounded, device, means[component.module])
+                rounded.map(lambda x, s=stage: simulator.run(x.to(device), s, s + 1))  # type: ignore[misc]
+
+    def _exact_means(self, stage: int, components: list[Component], exact: Spill, device: torch.device) -> dict[str, Tensor]:
+        """Mean output of each layer in FP32; the FP32 stream moves on."""
+        modules = [c.module for c in components if c.slot == "weight"]
+        means = {module: RowMean() for module in modules}
+        batch = 0
+
+        def hook(module: str) -> Any:
+            def add(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+                means[module].update(output_rows(layer, output), self._row_weights(module, batch, output))
+
+            return add
+
+        handles = [self.simulator.instrument.layer(f"{m}.weight").register_forward_hook(hook(m)) for m in modules]
+
+        def run(x: Tensor) -> Tensor:
+            nonlocal batch
+            y = self.simulator.run(x.to(device), stage, stage + 1)
+            batch += 1
+            return y
+
+        try:
+            exact.map(run)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {module: mean.compute() for module, mean in means.items()}
+
+    def _activation(self, component: Component, choice: Choice, stage: int, stream: Spill, device: torch.device) -> None:
+        simulator, name = self.simulator, component.name
+        samples = self.calibration.samples[name].again()
+        generator = torch.Generator()  # places are drawn already
+
+        def record(x: Tensor) -> Tensor:
+            samples.add(simulator.instrument.by_head(name, x), 1.0, generator)
+            return x
+
+        simulator.instrument.set_activation(name, record)
+        for x in stream:
+            simulator.run(x.to(device), stage, stage + 1)
+        values, weights = samples.compute(heads=choice.granularity == "head")
+        self.quantizers[name] = fit(values, choice, weights)
+        simulator.instrument.set_activation(name, simulator.spread(name, self.quantizers[name]))
+
+    def _weight(
+        self, component: Component, choice: Choice, stage: int, stream: Spill, device: torch.device, wanted: Tensor
+    ) -> None:
+        layer = self.simulator.instrument.layer(component.name)
+        moment, mean = SecondMoment(), RowMean()
+        batch = 0
+
+        def add(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+            rows = rows_of(layer, args[0] if layer.input is None else layer.input(args[0]))
+            weights = self._row_weights(component.module, batch, rows)
+            moment.update(rows, weights)
+            mean.update(rows, weights)
+
+        handle = layer.register_forward_hook(add)
+        try:
+            for batch, x in enumerate(stream):  # noqa: B007 (the hook reads it)
+                self.simulator.run(x.to(device), stage, stage + 1)
+        finally:
+            handle.remove()
+        original = self.simulator.instrument.weights[component.name].detach()
+        self.weights[component.name] = quantized = compensated(original, choice, moment.compute())
+        weight = quantized.dequantize()
+        self.simulator.instrument.set_weight(component.name, weight)
+        if layer.bias is not None:
+            layer.bias.data.copy_(wanted - weight.flatten(1) @ mean.compute())
+
+    def _row_weights(self, module: str, batch: int, like: Tensor) -> Tensor:
+        weights = self.calibration.row_weights[module][batch * BATCH : (batch + 1) * BATCH]
+        return weights.reshape(-1).to(like.device)

@@ -1,0 +1,54 @@
+"""Batches of tensors on disk: activations of many images between two stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Spill:
+    """A list of tensors that lies in a temporary folder; only one is in memory at a time. A context manager.
+
+    >>> with Spill() as spill:
+    ...     spill.append(torch.ones(2))
+    ...     spill.map(lambda x: x + 1)
+    ...     [x.tolist() for x in spill]
+    [[2.0, 2.0]]
+    """
+
+    def __init__(self) -> None:
+        self._folder: TemporaryDirectory[str] | None = None
+        self._count = 0
+
+    def __enter__(self) -> Spill:
+        self._folder = TemporaryDirectory(prefix="pmq-")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._folder is not None
+        self._folder.cleanup()
+
+    def _path(self, index: int) -> Path:
+        assert self._folder is not None
+        return Path(self._folder.name) / f"{index}.npy"
+
+    def append(self, x: Tensor) -> None:
+        """Add a tensor."""
+        np.save(self._path(self._count), x.cpu().numpy(), allow_pickle=False)
+        self._count += 1
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Replace each tensor by what ``function`` makes of it."""
+        for index in range(self._count):
+            np.save(self._path(index), function(self._load(index)).cpu().numpy(), allow_pickle=False)
+
+    def _load(self, index: int) -> Tensor:
+        return torch.from_numpy(np.load(self._path(index), allow_pickle=False))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self._load(index) for index in range(self._count))

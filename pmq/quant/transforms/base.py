@@ -1,0 +1,39 @@
+"""What an equivalent transform is: a rewriting of a model's weights that leaves its FP32 outputs as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pmq.core.registry import Registry
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a transform may look at: calibration images ``(N, C, H, W)``, and a seed for random rotations."""
+
+    images: Tensor
+    seed: int = 0
+
+    def batches(self, device: torch.device) -> Iterator[Tensor]:
+        """The images in batches on ``device``."""
+        return (batch.to(device) for batch in self.images.split(BATCH))
+
+
+Transform = Callable[[nn.Module, Setting], None]
+TRANSFORMS: Registry[Transform] = Registry("transform")
+
+
+def register(name: str) -> Callable[[Transform], Transform]:
+    """Make a transform known by ``name``."""
+
+    def add(transform: Transform) -> Transform:
+        TRANSFORMS.add(name, transform)
+        return transform
+
+    return add

@@ -1,0 +1,129 @@
+"""What a recipe makes of a model, written to tensors and read back."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from pmq.core import Choice, PmqError
+from pmq.core.recipe import RECIPES
+from pmq.core.tensors import TensorFile
+from pmq.models import take_inventory
+from pmq.quant import Prepared, prepare, quantize, realise
+from pmq.quant.divergence import kl_divergence
+from pmq.search import Space, read_space
+from tests.conftest import Tiny, make_tiny
+from tests.quant.test_transforms import make
+
+
+@pytest.fixture(scope="module", params=sorted(RECIPES))
+def prepared(request: pytest.FixtureRequest) -> Prepared:
+    model, images = make_tiny(), torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    return prepare(model, take_inventory(model, images[:1]), images, RECIPES[request.param])
+
+
+def uniform(prepared: Prepared, weights: int, activations: int) -> dict[str, Choice]:
+    return Space(read_space("default"), prepared.inventory, prepared.recipe.estimator).uniform(weights, activations)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 8])
+@torch.no_grad()
+def test_a_component_has_at_most_two_to_the_bits_values_a_scale(prepared: Prepared, bits: int) -> None:
+    """Counted in the model that is run, at every component; the image has its 8 bits."""
+    assignment = uniform(prepared, bits, bits)
+    simulator = realise(copy.deepcopy(prepared.model), prepared.inventory, quantize(prepared, assignment))
+    instrument, counted = simulator.instrument, set()
+    for component in prepared.inventory:
+        if component.role == "weight":
+            rows = instrument.weights[component.name].flatten(1)
+            assert max(len(row.unique()) for row in rows) <= 2**bits, component.name
+            counted.add(component.name)
+            continue
+        quantizer = simulator.quantizer(component, assignment[component.name])
+
+        def count(x, name=component.name, q=quantizer):
+            y = q(x)
+            levels = max(len(row.unique()) for row in instrument.by_head(name, y))
+            assert levels <= 2 ** assignment[name].bits, name
+            counted.add(name)
+            return y
+
+        instrument.set_activation(component.name, count)
+    simulator.model(prepared.images)
+    assert counted == set(prepared.inventory.names)
+
+
+@torch.no_grad()
+def test_tensors_compute_what_was_simulated(prepared: Prepared) -> None:
+    assignment = uniform(prepared, 4, 6) | {"blocks.0.mlp.fc1.weight": Choice(bits=32, quantizer="none")}
+    quantized = quantize(prepared, assignment)
+    assert torch.equal(prepared.model(prepared.images), prepared.model(prepared.images))
+    models = [copy.deepcopy(prepared.model), make_tiny()]
+    outputs = [realise(m, prepared.inventory, quantized).model(prepared.images) for m in models]
+    assert torch.equal(outputs[0], outputs[1])
+    if not prepared.recipe.sequential:
+        with prepared.simulator() as simulator:
+            simulator.apply(assignment)
+            torch.testing.assert_close(simulator.model(prepared.images), outputs[0], rtol=1e-5, atol=1e-5)
+    held = sum(a.nbytes for n, a in quantized.tensors.arrays().items() if n.endswith(".codes"))
+    wanted = sum(-(-c.numel * 4 // 8) for c in prepared.inventory if c.role == "weight" and "blocks.0.mlp.fc1" not in c.name)
+    assert held == wanted
+
+
+@torch.no_grad()
+def test_quantizing_leaves_the_prepared_model_alone(prepared: Prepared) -> None:
+    before = {n: p.clone() for n, p in prepared.model.named_parameters()}
+    quantize(prepared, uniform(prepared, 3, 3))
+    assert all(torch.equal(p, before[n]) for n, p in prepared.model.named_parameters())
+
+
+@torch.no_grad()
+def test_better_recipes_are_better() -> None:
+    """On images none of them has seen."""
+    images = torch.randn(200, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    wanted, errors = make_tiny()(images), {}
+    for name in ("minmax", "mse", "fast", "best"):
+        model = make_tiny()
+        calibration = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(6))
+        prepared = prepare(model, take_inventory(model, images[:1]), calibration, RECIPES[name])
+        found = realise(copy.deepcopy(model), prepared.inventory, quantize(prepared, uniform(prepared, 3, 4))).model
+        errors[name] = float(kl_divergence(wanted, found(images)).mean())
+    assert errors["best"] < errors["minmax"]
+    assert errors["fast"] < errors["minmax"]
+
+
+@pytest.mark.parametrize("name", ["no bias", "normed", "distilled", "swin", "headless", "constant channels"])
+@torch.no_grad()
+def test_every_family_can_be_carried_out(name: str) -> None:
+    model, images = make(name)
+    fresh = make(name)[0]
+    wanted = model(images)
+    inventory = take_inventory(model, images[:1])
+    prepared = prepare(model, inventory, images, RECIPES["best"], classifier=name != "headless")
+    quantized = quantize(prepared, uniform(prepared, 8, 8))
+    output = realise(fresh, inventory, quantized).model(images)
+    assert float((output - wanted).norm() / wanted.norm()) < 0.1
+
+
+@torch.no_grad()
+def test_biases_make_mean_outputs_those_of_fp32(tiny: Tiny) -> None:
+    model = make_tiny()
+    prepared = prepare(model, tiny.inventory, tiny.images, RECIPES["best"])
+    quantized = quantize(prepared, uniform(prepared, 3, 3))
+    found = realise(copy.deepcopy(model), tiny.inventory, quantized).model
+    plain = quantize(Prepared(model, tiny.inventory, RECIPES["fast"], prepared.calibration, tiny.images), uniform(prepared, 3, 3))
+    other = realise(copy.deepcopy(model), tiny.inventory, plain).model
+    means = [m(tiny.images).mean(0) for m in (model, found, other)]
+    assert float((means[1] - means[0]).norm()) < 0.5 * float((means[2] - means[0]).norm())
+
+
+def test_tensors_of_another_model_are_refused(tiny: Tiny) -> None:
+    prepared = prepare(make_tiny(), tiny.inventory, tiny.images, RECIPES["mse"])
+    quantized = quantize(prepared, uniform(prepared, 4, 4))
+    arrays = quantized.tensors.arrays()
+    for name, told in (("blocks.0.norm1.weight", "have no"), ("blocks.1.mlp.fc2.weight.codes", "have no")):
+        less = TensorFile.of({k: v for k, v in arrays.items() if k != name})
+        with pytest.raises(PmqError, match=told):
+            realise(make_tiny(), tiny.inventory, type(quantized)(**{**quantized.__dict__, "tensors": less}))
