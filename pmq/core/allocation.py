@@ -68,7 +68,7 @@ class ComponentChoice(Choice):
     """A choice, and for an activation the parameters that calibration gave its quantizer.
 
     ``affine`` has ``scale`` and ``zero_point``, ``log`` ``scale`` and ``root``, ``power`` ``low``, ``high`` and ``root``,
-    ``codebook`` its ``levels``; a value for each scale.
+    ``codebook`` its integer ``levels`` with ``scale`` and ``zero_point``; a value for each scale.
     """
 
     parameters: dict[str, list[float]] | None = None

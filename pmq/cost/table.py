@@ -17,7 +17,7 @@ def grid_bytes(component: Component, choice: Choice) -> int:
     """Bytes of what makes values of codes: scales and zero points, or a table of levels."""
     scales = choice.scales(component.shape, component.heads)
     if choice.quantizer == "codebook":
-        return scales * SCALE_BYTES * 2**choice.bits
+        return scales * (SCALE_BYTES + ZERO_POINT_BYTES + 2**choice.bits)
     if choice.quantizer == "power":  # both ends, and the exponent
         return scales * 2 * SCALE_BYTES + 1
     if choice.quantizer == "log":

@@ -22,6 +22,8 @@ from pmq.quant.samples import Samples
 from pmq.quant.weights import fit
 
 BATCH = 8
+#: labels drawn for each image: these gradients weigh all errors of a model for good, so they may cost a little
+DRAWS = 4
 
 
 class Calibration:
@@ -66,8 +68,10 @@ class Calibration:
 
 
 def _known(parameters: Mapping[str, list[float]], choice: Choice) -> Quantizer:
-    tensors = {k: torch.tensor(v) if k == "root" else torch.tensor(v).reshape(-1, 1) for k, v in parameters.items()}
-    return QUANTIZERS[choice.quantizer](tensors, choice.bits, choice.symmetric)
+    cls = QUANTIZERS[choice.quantizer]
+    tensors = {k: torch.tensor(v) for k, v in parameters.items()}
+    rows = {k: t if k in cls.shared else t.reshape(-1, 1) for k, t in tensors.items()}
+    return cls(rows, choice.bits, choice.symmetric)
 
 
 def calibrate(
@@ -99,7 +103,7 @@ def calibrate(
                 output = model(x)
             calibration.order = calibration.order or seen.order
             if gradients:
-                losses = log_likelihoods(output, classifier, generator)
+                losses = log_likelihoods(output, classifier, generator, DRAWS)
                 for module, weights in seen.weigh(losses, calibration.moments, len(batch)).items():
                     row_weights.setdefault(module, []).append(weights)
     calibration.row_weights = {module: torch.cat(parts) for module, parts in row_weights.items()}

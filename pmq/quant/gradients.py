@@ -9,19 +9,19 @@ from torch import Tensor
 DRAWS = 2
 
 
-def log_likelihoods(output: Tensor, classifier: bool, generator: torch.Generator) -> list[Tensor]:
-    """Log-likelihoods of ``DRAWS`` labels drawn for each image, each summed over the batch.
+def log_likelihoods(output: Tensor, classifier: bool, generator: torch.Generator, draws: int = DRAWS) -> list[Tensor]:
+    """Log-likelihoods of ``draws`` labels drawn for each image, each summed over the batch.
 
     The mean of their gradient's outer product is the Fisher information, which is the Hessian of the KL divergence. A
     feature extractor ``(B, ...)`` has no labels: random directions in the space of its features take their place.
     """
     if classifier:
         log_p = torch.log_softmax(output, -1)
-        labels = torch.multinomial(log_p.detach().exp().cpu(), DRAWS, replacement=True, generator=generator)
-        return [log_p.gather(1, labels[:, i : i + 1].to(output.device)).sum() for i in range(DRAWS)]
+        labels = torch.multinomial(log_p.detach().exp().cpu(), draws, replacement=True, generator=generator)
+        return [log_p.gather(1, labels[:, i : i + 1].to(output.device)).sum() for i in range(draws)]
     unit = output.flatten(1) / output.detach().flatten(1).norm(dim=1, keepdim=True)
     # The relative squared error is |J d|^2; twice the half of its expectation over directions.
-    return [2**0.5 * (unit * torch.randn(unit.shape, generator=generator).to(unit)).sum() for _ in range(DRAWS)]
+    return [2**0.5 * (unit * torch.randn(unit.shape, generator=generator).to(unit)).sum() for _ in range(draws)]
 
 
 def squared_gradients(losses: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:

@@ -41,13 +41,15 @@ class Tap(nn.Module):
 class LayerTap(nn.Module):
     """Computes a Linear or Conv2d with another weight, on an input that a function may change.
 
-    ``parts`` are functions on the thirds of the output: q, k and v of a fused ``qkv``.
+    ``product``, of input and bias, computes the same in another way where no gradient is wanted. ``parts`` are functions
+    on the thirds of the output: q, k and v of a fused ``qkv``.
     """
 
     def __init__(self, layer: nn.Linear | nn.Conv2d) -> None:
         super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
         self.input: TapFunction | None = None
+        self.product: Callable[[Tensor, Tensor | None], Tensor] | None = None
         self.parts: dict[int, TapFunction] = {}
         self.convolution: Any = None
         if isinstance(layer, nn.Conv2d):
@@ -57,11 +59,7 @@ class LayerTap(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the layer."""
-        if self.input is not None:
-            x = self.input(x)
-        if self.convolution is not None:
-            return nn.functional.conv2d(x, self.weight, self.bias, *self.convolution)
-        y = nn.functional.linear(x, self.weight, self.bias)
+        y = self._multiply(x)
         if self.parts:
             thirds = list(y.chunk(3, -1))
             if not torch.is_grad_enabled():
@@ -70,6 +68,15 @@ class LayerTap(nn.Module):
                 return y
             y = torch.cat([self.parts[i](t) if i in self.parts else t for i, t in enumerate(thirds)], -1)
         return y
+
+    def _multiply(self, x: Tensor) -> Tensor:
+        if self.product is not None and not torch.is_grad_enabled():
+            return self.product(x, self.bias)
+        if self.input is not None:
+            x = self.input(x)
+        if self.convolution is not None:
+            return nn.functional.conv2d(x, self.weight, self.bias, *self.convolution)
+        return nn.functional.linear(x, self.weight, self.bias)
 
 
 _PART = {"q": 0, "k": 1, "v": 2}
@@ -125,12 +132,14 @@ class Instrument:
         layer = self._layers[self.inventory[name].module]
         original = self.weights[name]
         layer.weight = original if weight is None else nn.Parameter(weight, requires_grad=False)
+        layer.product = None
 
     def set_activation(self, name: str, function: TapFunction | None) -> None:
         """Pass activation ``name`` through ``function``; ``None`` lets it through untouched."""
         component = self.inventory[name]
         if component.slot == "input":
             self._layers[component.module].input = function
+            self._layers[component.module].product = None
         elif name in self._taps:
             self._taps[name].function = function
             if component.slot == "softmax":  # a fused attention has no softmax output to quantize
@@ -153,7 +162,7 @@ class Instrument:
 
     def spread(self, name: str, parameter: Tensor) -> Tensor:
         """Shape a quantizer's parameter ``(R, 1)`` so that it broadcasts against activation ``name``."""
-        if len(parameter) == 1:
+        if parameter.numel() == 1:
             return parameter.reshape(())
         if name in self._taps:
             return parameter.reshape(-1, 1, 1)

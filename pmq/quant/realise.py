@@ -72,20 +72,24 @@ def realise(model: nn.Module, inventory: Inventory, quantized: Quantized) -> Sim
         PmqError: the tensors are not this model's.
     """
     arrays = quantized.tensors.arrays()
+    weights: dict[str, QuantizedWeight] = {}
     for name, parameter in list(model.named_parameters()):
-        choice = quantized.assignment.get(name, FLOAT)
-        kept = choice.is_float
-        value = torch.from_numpy(_take(arrays, name)) if kept else _decode(arrays, name, parameter.shape, quantized)
+        if quantized.assignment.get(name, FLOAT).is_float:
+            value = torch.from_numpy(_take(arrays, name))
+        else:
+            weights[name] = _decode(arrays, name, parameter, quantized)
+            value = weights[name].dequantize()
         if value.shape != parameter.shape:
             raise PmqError(f"tensor {name!r} of the allocation has shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
         parameter.data.copy_(value)
-    for name, value in arrays.items():  # biases that a transform added
+    for name, array in arrays.items():  # biases that a transform added
         owner, _, leaf = name.rpartition(".")
         if leaf == "bias" and model.get_submodule(owner).bias is None:
             like = next(model.parameters())
-            model.get_submodule(owner).bias = nn.Parameter(torch.from_numpy(value).to(like), requires_grad=False)
-    simulator = Simulator(model, inventory, Calibration(known=quantized.parameters))
-    simulator.apply({n: c for n, c in quantized.assignment.items() if inventory[n].role == "activation"})
+            model.get_submodule(owner).bias = nn.Parameter(torch.from_numpy(array).to(like), requires_grad=False)
+    known = Calibration(known=quantized.parameters)
+    simulator = Simulator(model, inventory, known, lambda component, weight, choice: weights[component.name])
+    simulator.apply(quantized.assignment)
     return simulator
 
 
@@ -95,14 +99,15 @@ def _take(arrays: Mapping[str, Any], name: str) -> Any:
     return arrays[name]
 
 
-def _decode(arrays: Mapping[str, Any], name: str, shape: torch.Size, quantized: Quantized) -> Tensor:
-    choice = quantized.assignment[name]
-    rows = rows_shape(shape, choice)
+def _decode(arrays: Mapping[str, Any], name: str, parameter: Tensor, quantized: Quantized) -> QuantizedWeight:
+    choice, device = quantized.assignment[name], parameter.device
+    rows = rows_shape(parameter.shape, choice)
     codes = unpack(torch.from_numpy(_take(arrays, f"{name}.codes")), choice.bits, rows.numel()).reshape(rows)
     scale = torch.from_numpy(_take(arrays, f"{name}.scale")).reshape(-1, 1)
     if choice.symmetric:
         zero_point = torch.full_like(scale, 2.0 ** (choice.bits - 1))
     else:
         zero_point = torch.from_numpy(_take(arrays, f"{name}.zero_point")).reshape(-1, 1)
-    quantizer = QUANTIZERS[choice.quantizer]({"scale": scale, "zero_point": zero_point}, choice.bits)
-    return QuantizedWeight(codes, quantizer, shape).dequantize()
+    grid = {"scale": scale.to(device), "zero_point": zero_point.to(device)}
+    quantizer = QUANTIZERS[choice.quantizer](grid, choice.bits)
+    return QuantizedWeight(codes.to(torch.uint8).to(device), quantizer, parameter.shape)

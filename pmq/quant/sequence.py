@@ -12,7 +12,7 @@ from pmq.core.choice import FLOAT, Choice
 from pmq.core.component import Component
 from pmq.core.progress import track
 from pmq.quant.calibration import BATCH
-from pmq.quant.compensation import RowMean, SecondMoment, compensated, output_rows, rows_of
+from pmq.quant.compensation import RowMean, SecondMoment, compensated, logit_scale, output_rows, rows_of
 from pmq.quant.quantizers import Quantizer
 from pmq.quant.simulator import Simulator
 from pmq.quant.spill import Spill
@@ -23,9 +23,9 @@ class Sequence:
     """Goes through the stages of a model with two streams of activations side by side: FP32 and quantized.
 
     In call order, each activation's quantizer is fitted anew to what the quantized stream brings, each weight is rounded
-    with compensation on its quantized inputs, and each bias makes the mean of the layer's output that of FP32. Rows
-    count by the squared gradient at them. All is a closed-form function of streamed sums; what is held of the images
-    between stages lies on disk.
+    with compensation on its quantized inputs, and each bias makes the mean of the layer's output that of FP32; at the end
+    the logits are scaled. Rows count by the squared gradient at them. All but that scale is a closed-form function of
+    streamed sums; what is held of the images between stages lies on disk.
 
     Args:
         simulator: on a model of its own, calibrated with gradients; it is left quantized, biases included.
@@ -60,6 +60,23 @@ class Sequence:
                     else:
                         self._weight(component, choice, stage, rounded, device, means[component.module])
                 rounded.map(lambda x, s=stage: simulator.run(x.to(device), s, s + 1))  # type: ignore[misc]
+
+            self._scale_logits(torch.cat(list(exact)), torch.cat(list(rounded)))
+
+    def _scale_logits(self, reference: Tensor, logits: Tensor) -> None:
+        """Make the model as sure of itself as it was, by the last layer's weight; not where that gives no logits."""
+        name = next(n for n in reversed(self.calibration.order) if self.simulator.inventory[n].role == "weight")
+        layer = self.simulator.instrument.layer(name)
+        if self.simulator.inventory[name].kind != "head" or layer.weight.shape[0] != logits.shape[-1]:
+            return
+        factor = logit_scale(reference, logits)
+        if name in self.weights:
+            self.weights[name] = self.weights[name].scaled(factor)
+            self.simulator.instrument.set_weight(name, self.weights[name].dequantize())
+        else:
+            layer.weight.data.mul_(factor)
+        if layer.bias is not None:
+            layer.bias.data.mul_(factor)
 
     def _exact_means(self, stage: int, components: list[Component], exact: Spill, device: torch.device) -> dict[str, Tensor]:
         """Mean output of each layer in FP32; the FP32 stream moves on."""

@@ -12,6 +12,7 @@ from pmq.core.progress import track
 from pmq.models import split_stages
 from pmq.quant.calibration import Calibration
 from pmq.quant.instrument import Instrument
+from pmq.quant.integer import IntegerLinear, suits
 from pmq.quant.quantizers import Quantizer
 from pmq.quant.weights import QuantizedWeight, quantize_weight
 
@@ -34,15 +35,26 @@ class Simulator:
         inventory: its components.
         calibration: where quantizers of activations come from.
         rounding: how weights are rounded.
+        integers: multiply as int8 where both operands are; the same but for rounding of floats, and faster.
     """
 
-    def __init__(self, model: nn.Module, inventory: Inventory, calibration: Calibration, rounding: Rounding = nearest) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        inventory: Inventory,
+        calibration: Calibration,
+        rounding: Rounding = nearest,
+        integers: bool = True,
+    ) -> None:
+        self.integers = integers
         self.model, self.inventory, self.calibration, self.rounding = model, inventory, calibration, rounding
         self._stages = split_stages(model)
         self.instrument = Instrument(model, inventory)
         self._components = {c.name: c for c in inventory}
         self._current: dict[str, tuple[Choice, Calibration]] = dict.fromkeys(inventory.names, (FLOAT, calibration))
+        self._codes: dict[tuple[str, Choice], QuantizedWeight] = {}
         self._weights: dict[tuple[str, Choice], Tensor] = {}
+        self._products: dict[tuple[str, Choice, Choice, Calibration], IntegerLinear | None] = {}
         self._quantizers: dict[tuple[str, Choice, Calibration], Quantizer] = {}
 
     def apply(self, assignment: Mapping[str, Choice], calibration: Calibration | None = None) -> None:
@@ -62,6 +74,24 @@ class Simulator:
             quantizer = None if choice.is_float else self.quantizer(component, choice, calibration)
             self.instrument.set_activation(name, quantizer)
         self._current[name] = (choice, calibration)
+        if component.slot in ("weight", "input"):
+            self.instrument.layer(name).product = self._product(component.module)
+
+    def _product(self, module: str) -> IntegerLinear | None:
+        """The integer product of a layer whose weight and input are both quantized so that there is one."""
+        weight, source = f"{module}.weight", f"{module}.input"
+        if not self.integers or weight not in self._current or source not in self._current:
+            return None
+        choices = self._current[weight][0], *self._current[source]
+        if choices[0].is_float or choices[1].is_float:
+            return None
+        key = (module, *choices)
+        if key not in self._products:
+            codes = self._codes[weight, choices[0]]
+            quantizer = self._quantizers[source, *self._current[source]]
+            fits = suits(codes, quantizer, codes.codes.device)
+            self._products[key] = IntegerLinear(codes, quantizer) if fits else None
+        return self._products[key]
 
     def run(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Run stages ``start`` to ``stop`` (exclusive) of the model as it is quantized now; a component names its stage."""
@@ -83,7 +113,8 @@ class Simulator:
         """Quantized values of a weight, computed once."""
         key = (component.name, choice)
         if key not in self._weights:
-            self._weights[key] = self.quantized_weight(component, choice).dequantize()
+            self._codes[key] = self.quantized_weight(component, choice)
+            self._weights[key] = self._codes[key].dequantize()
         return self._weights[key]
 
     def quantized_weight(self, component: Component, choice: Choice) -> QuantizedWeight:
@@ -102,7 +133,9 @@ class Simulator:
         """Lay the parameters of a quantizer out for the shape that its activation has."""
         instrument, bits = self.instrument, quantizer.bits
         device = next(self.model.parameters()).device
-        parameters = {k: (v if v.ndim < 2 else instrument.spread(name, v)).to(device) for k, v in quantizer.parameters.items()}
+        parameters = {
+            k: (v if k in quantizer.shared else instrument.spread(name, v)).to(device) for k, v in quantizer.parameters.items()
+        }
         return type(quantizer)(parameters, bits)
 
     def close(self) -> None:

@@ -55,6 +55,12 @@ class QuantizedWeight:
         """Values ``(O, I, ...)``."""
         return from_rows(self.quantizer.decode(self.codes), self.shape)
 
+    def scaled(self, factor: float) -> QuantizedWeight:
+        """The same codes for all values times ``factor``."""
+        parameters = self.quantizer.parameters
+        grid = type(self.quantizer)(parameters | {"scale": parameters["scale"] * factor}, self.quantizer.bits)
+        return QuantizedWeight(self.codes, grid, self.shape)
+
 
 @torch.no_grad()
 def quantize_weight(weight: Tensor, choice: Choice) -> QuantizedWeight:

@@ -90,6 +90,19 @@ class TestQuantizerConformance:
         if cls in (Affine, Log):
             assert float(q(torch.zeros(4, 3)).abs().max()) == 0
 
+    @pytest.mark.parametrize("bits", BITS)
+    def test_int8_integers_are_the_levels(self, cls, symmetric, positive, bits) -> None:
+        x = values(positive)[:1]
+        q = self.make(cls, x, bits, symmetric)
+        q = cls({k: v.reshape(()) if v.numel() == 1 else v for k, v in q.parameters.items()}, bits)
+        if q.int8_grid is None:
+            assert cls in (Log, Power)
+            return
+        scale, offset = q.int8_grid
+        integers = q.int8(torch.cat([3 * x, -3 * x]))
+        assert integers.dtype == torch.int8
+        torch.testing.assert_close((integers.float() + offset) * scale, q(torch.cat([3 * x, -3 * x])), rtol=1e-6, atol=0)
+
     def test_constant_and_zero_rows_stay_finite(self, cls, symmetric, positive) -> None:
         for value in (0.0, 0.3):
             x = torch.full((2, 5), value)
@@ -127,8 +140,19 @@ def test_best_levels_are_the_best_of_all(count: int) -> None:
         return float(sum((v * (p - (p * v).sum() / v.sum()) ** 2).sum() for p, v in parts))
 
     best = min(cost(cuts) for cuts in itertools.combinations(range(1, 11), count - 1))
-    q = Codebook({"levels": best_levels(x, w, count)}, bits=3)
-    assert float((w * (q(x) - x) ** 2).sum()) == pytest.approx(best, rel=1e-4)
+    levels = best_levels(x, w, count)
+    nearest = levels[(x[:, None] - levels).abs().argmin(1)]
+    assert float((w * (nearest - x) ** 2).sum()) == pytest.approx(best, rel=1e-4)
+
+
+def test_codebook_takes_the_nearest_level_on_a_grid_of_eight_bits() -> None:
+    x = torch.randn(1, 5000, generator=torch.Generator().manual_seed(1))
+    q = Codebook.fit(x, 4, False, ESTIMATORS["mse"])
+    levels = (q.levels - q.zero_point) * q.scale
+    assert bool(((q.levels >= 0) & (q.levels <= 255) & (q.levels == q.levels.round())).all())
+    cell = float(levels[-1] - levels[0]) / 4096
+    nearest = (x[..., None] - levels).abs().min(-1).values
+    assert float(((q(x) - x).abs() - nearest).max()) <= 1.001 * cell
 
 
 def test_codebook_beats_even_levels_on_gelu_outputs() -> None:

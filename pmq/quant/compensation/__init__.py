@@ -1,6 +1,7 @@
 """Closed-form compensation of quantization error, from streamed statistics of a layer's inputs."""
 
 from pmq.quant.compensation.gptq import compensated
+from pmq.quant.compensation.logits import logit_scale
 from pmq.quant.compensation.moments import RowMean, SecondMoment, output_rows, rows_of
 
-__all__ = ["RowMean", "SecondMoment", "compensated", "output_rows", "rows_of"]
+__all__ = ["RowMean", "SecondMoment", "compensated", "logit_scale", "output_rows", "rows_of"]

@@ -36,6 +36,8 @@ class Affine(Quantizer):
         self.high = self.low + (2**bits - 1)
         self.inverse = 1.0 / self.scale
         self._inverse, self._low, self._high, self._scale = (scalar(t) for t in (self.inverse, self.low, self.high, self.scale))
+        if self.scale.ndim == 0:
+            self.int8_grid = (float(self.scale), int(self.low) + 128 if bits == 8 else 0)
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -64,6 +66,12 @@ class Affine(Quantizer):
     def decode(self, codes: Tensor) -> Tensor:
         """Subtract the zero point, multiply by the scale."""
         return (codes + self.low) * self.scale
+
+    def int8(self, x: Tensor) -> Tensor:
+        """Codes around the zero point, shifted where they are above 127."""
+        assert self.int8_grid is not None
+        y = (x * self._inverse).round_().clamp_(self._low, self._high)
+        return (y.sub_(self.int8_grid[1]) if self.int8_grid[1] else y).to(torch.int8)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Quantize and dequantize in four passes, three of them in place."""

@@ -27,7 +27,11 @@ class Quantizer(ABC):
     """
 
     name: ClassVar[str]
+    #: parameters that are one for all rows
+    shared: ClassVar[frozenset[str]] = frozenset()
     bits: int
+    #: ``(scale, offset)`` where every level is ``(i + offset) * scale`` for an int8 ``i``, which :meth:`int8` gives
+    int8_grid: tuple[float, int] | None = None
 
     @abstractmethod
     def __init__(self, parameters: Parameters, bits: int, symmetric: bool = False) -> None:
@@ -59,6 +63,10 @@ class Quantizer(ABC):
     @abstractmethod
     def decode(self, codes: Tensor) -> Tensor:
         """Give the value of each code."""
+
+    def int8(self, x: Tensor) -> Tensor:
+        """Quantize to the int8 integers of :attr:`int8_grid`."""
+        raise NotImplementedError(f"levels of {self.name!r} are no integers")
 
     def __call__(self, x: Tensor) -> Tensor:
         """Quantize and dequantize; subclasses do it in fewer passes over memory."""

@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pmq.quant.quantizers.base import Parameters, Quantizer, register
+from pmq.quant.quantizers.base import Parameters, Quantizer, positive, register
 
 if TYPE_CHECKING:
     from pmq.quant.estimators.base import RangeEstimator
 
 #: samples are merged into so many neighbouring groups before the levels are placed
 ATOMS = 512
+#: equal cells between the lowest and the highest level, each going to one level as a whole
+CELLS = 4096
+TOP = 255
+#: how much wider than the levels the even grid under them may become to meet them more closely
+WIDEST = 1.5
 
 
 @register
@@ -24,36 +29,88 @@ class Codebook(Quantizer):
     that is a shortest path, where Lloyd's iteration would stop at whatever optimum is near its start. GELU outputs need
     it: half of the values lie in ``[-0.17, 0]``, the ones that matter in a long tail.
 
-    >>> q = Codebook({"levels": torch.tensor([-1.0, 0.0, 0.5, 4.0])}, bits=2)
+    A level is ``(i - zero_point) * scale`` for an integer ``i`` from 0 to 255: beside the table a runtime needs nothing
+    that 8 bits don't need. The nearest level is looked up for one of 4096 cells, so a value nearer to the middle of two
+    levels than the width of a cell may go to either.
+
+    >>> q = Codebook({"levels": torch.tensor([0.0, 51.0, 76.0, 255.0]), "scale": torch.tensor(0.02),
+    ...               "zero_point": torch.tensor(51.0)}, bits=2)
     >>> q(torch.tensor([-3.0, 0.2, 0.3, 3.0]))
-    tensor([-1.0000,  0.0000,  0.5000,  4.0000])
+    tensor([-1.0200,  0.0000,  0.5000,  4.0800])
     """
 
     name = "codebook"
+    shared = frozenset({"levels", "scale", "zero_point"})
 
     def __init__(self, parameters: Parameters, bits: int, symmetric: bool = False) -> None:
         self.levels, self.bits = parameters["levels"].reshape(-1), bits
-        self._middles = (self.levels[1:] + self.levels[:-1]) / 2
+        self.scale, self.zero_point = parameters["scale"].reshape(()), parameters["zero_point"].reshape(())
+        values = (self.levels - self.zero_point) * self.scale
+        self._low = float(values[0])
+        width = max(float(values[-1]) - self._low, 1e-30) / CELLS
+        self._inverse = 1.0 / width
+        centres = self._low + (torch.arange(CELLS, device=values.device) + 0.5) * width
+        self._codes = _nearest(centres, values)
+        self._values = values
+        self._table, self._int8 = values[self._codes], (self.levels - 128).to(torch.int8)[self._codes]
+        self.int8_grid = (float(self.scale), 128 - int(self.zero_point))
 
     @property
     def parameters(self) -> dict[str, Tensor]:
-        """The levels, rising."""
-        return {"levels": self.levels}
+        """The levels, rising, as integers; their scale and zero point."""
+        return {"levels": self.levels, "scale": self.scale, "zero_point": self.zero_point}
 
     @classmethod
     def fit(cls, x: Tensor, bits: int, symmetric: bool, estimator: RangeEstimator, weight: Tensor | None = None) -> Codebook:
         """Place the levels for all rows together; the estimator only checks the samples."""
         estimator.check(x)
         weight = torch.ones_like(x) if weight is None else weight
-        return cls({"levels": best_levels(x.reshape(-1), weight.reshape(-1), 2**bits)}, bits)
+        levels = best_levels(x.reshape(-1), weight.reshape(-1), 2**bits)
+        mass = torch.zeros_like(levels).index_add_(0, _nearest(x.reshape(-1), levels), weight.reshape(-1))
+        scale, zero_point = grid_under(levels, mass)
+        integers = (levels / scale + zero_point).round().clamp(0, TOP)
+        return cls({"levels": integers, "scale": scale, "zero_point": zero_point}, bits)
 
     def codes(self, x: Tensor) -> Tensor:
         """Index of the nearest level."""
-        return torch.bucketize(x, self._middles, out_int32=True)
+        return self._look_up(self._codes, x)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Look the level up."""
-        return self.levels[codes]
+        return self._values[codes]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Quantize and dequantize: one look-up."""
+        return self._look_up(self._table, x)
+
+    def int8(self, x: Tensor) -> Tensor:
+        """Integers of the levels, less 128."""
+        return self._look_up(self._int8, x)
+
+    def _look_up(self, table: Tensor, x: Tensor) -> Tensor:
+        cells = (x - self._low).mul_(self._inverse).clamp_(0, CELLS - 1).to(torch.int32)
+        return table.index_select(0, cells.reshape(-1)).reshape(x.shape)
+
+
+def _nearest(x: Tensor, levels: Tensor) -> Tensor:
+    """Index of the nearest of rising levels."""
+    return torch.bucketize(x, (levels[1:] + levels[:-1]) / 2, out_int32=True)
+
+
+def grid_under(levels: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of 256 even steps on which ``levels`` change least, weighed by the ``mass`` that each holds.
+
+    >>> scale, zero_point = grid_under(torch.tensor([0.0, 0.7, 2.0]), torch.tensor([9.0, 9.0, 1.0]))
+    >>> (torch.tensor([0.7, 2.0]) / scale).tolist(), float(zero_point)
+    (True, 0.0)
+    """
+    low, high = levels[0].clamp(max=0.0), levels[-1].clamp(min=0.0)
+    scales = positive((high - low) / TOP) * torch.linspace(1.01, WIDEST, 500, device=levels.device)[:, None]
+    zero_points = (-low / scales).round().clamp(0, TOP)
+    integers = (levels / scales + zero_points).round().clamp(0, TOP)
+    errors = ((integers - zero_points) * scales - levels).square() @ mass
+    best = errors.argmin()
+    return scales[best, 0], zero_points[best, 0]
 
 
 def best_levels(x: Tensor, weight: Tensor, count: int) -> Tensor:

@@ -20,7 +20,8 @@ _SQRT2 = 0x3504F3
 #: added to a float's bits, carries into the exponent from sqrt(2) on
 _CARRY = 0x800000 - _SQRT2
 _EXPONENT = 0x7F800000
-_SMALLEST_NORMAL = 126
+#: so that half the smallest level is still a normal float
+_MOST_HALVINGS = 124
 
 
 @register
@@ -38,14 +39,17 @@ class Log(Quantizer):
     """
 
     name = "log"
+    shared = frozenset({"root"})
 
     def __init__(self, parameters: Parameters, bits: int, symmetric: bool = False) -> None:
         self.scale, self.bits = parameters["scale"], bits
         self.root = int(parameters["root"])
         self._inverse, self._scale = scalar(1.0 / self.scale), scalar(self.scale)
-        last = min(2**bits - 2, _SMALLEST_NORMAL)
-        # The largest float that would round to half the smallest level: it and what is below it become zero.
-        self._cut = (1 + (_SQRT2 - 1) / 2**23) * 2.0 ** (-last - 1)
+        last = min(2**bits - 2, _MOST_HALVINGS)
+        # The largest float that would round to half the smallest level: it and what is below it become zero. Only at
+        # the end, for a square root of zero takes ten times as long as one of any other number.
+        self._floor = float(((1 + (_SQRT2 - 1) / 2**23) * 2.0 ** (-last - 1)) ** (1 / self.root))
+        self._cut = 2.0 ** ((-last - 0.5) / self.root)
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -65,19 +69,19 @@ class Log(Quantizer):
 
     def codes(self, x: Tensor) -> Tensor:
         """Give 0 for zero and ``1 + k`` for ``scale * 2**(-k / root)``."""
-        power = self._powers(x)
-        return torch.where(power > 0, 1 - torch.log2(power), 0.0).to(torch.int32)
+        level = self._levels(x)
+        return torch.where(level > 0, 1 - torch.log2(level) * self.root, 0.0).round_().to(torch.int32)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Look the level up."""
-        return root_(torch.where(codes > 0, torch.exp2(1.0 - codes), 0.0), self.root) * self.scale
+        return torch.where(codes > 0, root_(torch.exp2(1.0 - codes), self.root), 0.0) * self.scale
 
     def __call__(self, x: Tensor) -> Tensor:
         """Round the exponent field of the float itself: no logarithm is computed."""
-        return root_(self._powers(x), self.root).mul_(self._scale)
+        return self._levels(x).mul_(self._scale)
 
-    def _powers(self, x: Tensor) -> Tensor:
-        """Nearest, in the logarithm, of 0 and ``2**-k`` to ``(x / scale)**root``."""
-        y = torch.threshold_(to_power_((x * self._inverse).clamp_(max=1.0), self.root), self._cut, 0.0)
+    def _levels(self, x: Tensor) -> Tensor:
+        """Nearest, in the logarithm, of 0 and ``2**(-k / root)`` to ``x / scale``."""
+        y = to_power_((x * self._inverse).clamp_(self._floor, 1.0), self.root)
         y.view(torch.int32).add_(_CARRY).bitwise_and_(_EXPONENT)
-        return y
+        return torch.threshold_(root_(y, self.root), self._cut, 0.0)

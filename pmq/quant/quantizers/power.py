@@ -15,6 +15,9 @@ from pmq.quant.quantizers.roots import ROOTS, root_, to_power_
 if TYPE_CHECKING:
     from pmq.quant.estimators.base import Fit
 
+#: rounds to zero after a root of it was taken
+_ZERO = 1e-6
+
 
 @register
 class Power(Quantizer):
@@ -30,6 +33,7 @@ class Power(Quantizer):
     """
 
     name = "power"
+    shared = frozenset({"root"})
 
     def __init__(self, parameters: Parameters, bits: int, symmetric: bool = False) -> None:
         self.low, self.high, self.bits = parameters["low"], parameters["high"], bits
@@ -70,4 +74,5 @@ class Power(Quantizer):
         return to_power_(self._steps_of(x), self.root).mul_(self._width).add_(self._low)
 
     def _steps_of(self, x: Tensor) -> Tensor:
-        return root_((x - self._low).mul_(self._inverse).clamp_(0.0, self._top), self.root).round_()
+        # not from 0.0: a square root of zero takes ten times as long as one of any other number
+        return root_((x - self._low).mul_(self._inverse).clamp_(_ZERO, self._top), self.root).round_()

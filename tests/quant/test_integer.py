@@ -1,0 +1,68 @@
+"""Integer products against fake quantization."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pmq.core import Choice
+from pmq.quant import Simulator, quantize_weight
+from pmq.quant.integer import IntegerLinear, computes_exactly, suits
+from pmq.quant.quantizers import Affine, Codebook, Power
+from pmq.quant.quantizers.base import Quantizer
+from tests.conftest import Tiny
+
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.skipif(not computes_exactly(CPU), reason="this processor does not multiply int8 exactly")
+
+
+def inputs() -> list[Quantizer]:
+    low, high = torch.tensor(-0.4), torch.tensor(5.0)
+    table = {"levels": torch.tensor([0.0, 3.0, 9.0, 255.0]), "scale": torch.tensor(0.02), "zero_point": torch.tensor(9.0)}
+    return [
+        *(Affine.from_range(low, high, bits, False) for bits in (2, 4, 8)),
+        Affine.from_range(torch.tensor(-9.0), torch.tensor(0.0), 8, False),
+        Affine.from_range(low, high, 8, True),
+        Codebook(table, 2),
+    ]
+
+
+@pytest.mark.parametrize("quantizer", inputs())
+@pytest.mark.parametrize("bits", [2, 5, 8])
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+@pytest.mark.parametrize("bias", [None, torch.linspace(-1, 1, 40)])
+def test_equals_the_product_of_fake_quantized_values(quantizer: Quantizer, bits: int, granularity: str, bias: Tensor | None) -> None:
+    generator = torch.Generator().manual_seed(bits)
+    weight = torch.randn(40, 96, generator=generator)
+    quantized = quantize_weight(weight, Choice(bits=bits, granularity=granularity, symmetric=True))
+    x = 3 * torch.randn(2, 50, 96, generator=generator)
+    assert suits(quantized, quantizer, CPU)
+    got = IntegerLinear(quantized, quantizer)(x, bias)
+    want = nn.functional.linear(quantizer(x).double(), quantized.dequantize().double(), None if bias is None else bias.double())
+    magnitude = quantizer(x).abs().double() @ quantized.dequantize().abs().double().T + 128 * quantized.dequantize().abs().max()
+    assert float(((got - want).abs() / magnitude).max()) < 1e-5
+
+
+def test_what_is_no_product_of_integers_is_left_to_floats() -> None:
+    weight = torch.randn(16, 32)
+    affine = Affine.from_range(torch.tensor(-1.0), torch.tensor(1.0), 8, False)
+    suiting = quantize_weight(weight, Choice(bits=8, granularity="channel", symmetric=True))
+    assert suits(suiting, affine, CPU)
+    assert not suits(quantize_weight(weight, Choice(bits=8, granularity="channel")), affine, CPU)
+    assert not suits(quantize_weight(weight, Choice(bits=8, granularity="group", group_size=8, symmetric=True)), affine, CPU)
+    assert not suits(suiting, Power.from_range(torch.tensor(0.0), torch.tensor(1.0), 8, 2), CPU)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_whole_layer_is_the_same_with_and_without(tiny: Tiny, bits: int) -> None:
+    x = torch.randn(3, 17, 32)
+    outputs = []
+    for integers in (False, True):
+        with Simulator(tiny.model, tiny.inventory, tiny.calibration, integers=integers) as simulator:
+            simulator.apply(tiny.space.uniform(bits, bits))
+            layer = simulator.instrument.layer("blocks.0.mlp.fc1.weight")
+            assert (layer.product is not None) == integers
+            outputs.append(layer(x))
+            simulator.apply({})
+            assert layer.product is None
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
