@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pmq.api.allocate import carry_out
 from pmq.api.sensitivity import check_quantizers
 from pmq.api.subject import Subject, gather_images
-from pmq.core import FLOAT, Allocation, BitWidth, PmqError
+from pmq.core import FLOAT, Allocation, Assignment, BitWidth, PmqError
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.rundir import CHOSEN, read_manifest
 from pmq.cost import CostModel
@@ -56,6 +56,8 @@ def evaluate(
     calibration_images: Tensor | None = None,
     space: str | SpaceFile = "default",
     recipe: str = "best",
+    reconstruct: bool = False,
+    checkpoints: Path | None = None,
     recalibrate: bool = False,
     crop_pct: float | None = None,
     seed: int = 0,
@@ -70,6 +72,8 @@ def evaluate(
         calibration_images: needed by shorthands and by ``recalibrate``.
         space: whose quantizers and pins the shorthands use.
         recipe: how shorthands are quantized: ``minmax``, ``percentile``, ``mse``, ``fast`` or ``best``.
+        reconstruct: shorthands learn rounding and scales, block by block.
+        checkpoints: folder where that keeps what is done, to go on from after a kill.
         recalibrate: carry allocations out anew, by their own recipes, rather than take their tensors.
         crop_pct: for the record, where it differs from the model's data config.
         seed: of rotations and samples.
@@ -88,10 +92,10 @@ def evaluate(
     """
     items = [what] if isinstance(what, Allocation | str) else list(what)
     subject = Subject.of(model, device, crop_pct=crop_pct)
-    own = find_recipe(recipe)
+    own = find_recipe(recipe, reconstruct)
     uniform = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, own.estimator)
     check_quantizers(uniform)
-    fresh = _Fresh(subject, calibration_images, seed)
+    fresh = _Fresh(subject, calibration_images, seed, checkpoints)
     assignments, models = [], []
     for item in items:
         if item == "fp32":
@@ -120,22 +124,25 @@ def _quantized(item: What, subject: Subject, uniform: Space, recipe: Recipe, fre
         if not recalibrate:
             return carry_out(subject, item)
         subject.inventory.check_names(item.components)
-        return quantize(fresh.prepared(item.recipe), item.assignment)
+        return fresh.quantize(item.recipe, item.assignment)
     match = SHORTHAND.fullmatch(item)
     if match is None:
         raise PmqError(f"{item!r} is not fp32 or a shorthand such as w4a4")
     assignment = uniform.uniform(BitWidth(int(match[1])), BitWidth(int(match[2])))
-    return quantize(fresh.prepared(recipe), assignment)
+    return fresh.quantize(recipe, assignment)
 
 
 class _Fresh:
     """Copies of the subject's model prepared by a recipe, each recipe once."""
 
-    def __init__(self, subject: Subject, images: Tensor | None, seed: int) -> None:
-        self._subject, self._images, self._seed = subject, images, seed
+    def __init__(self, subject: Subject, images: Tensor | None, seed: int, checkpoints: Path | None) -> None:
+        self._subject, self._images, self._seed, self._checkpoints = subject, images, seed, checkpoints
         self._prepared: dict[Recipe, Prepared] = {}
 
-    def prepared(self, recipe: Recipe) -> Prepared:
+    def quantize(self, recipe: Recipe, assignment: Assignment) -> Quantized:
+        return quantize(self._prepared_by(recipe), assignment, self._checkpoints)
+
+    def _prepared_by(self, recipe: Recipe) -> Prepared:
         if self._images is None:
             raise PmqError("uniform shorthands and recalibration need calibration images; pass some")
         if recipe not in self._prepared:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -123,17 +124,21 @@ def choose(points: pd.DataFrame, classifier: bool) -> int:
     return best
 
 
-def finish(prepared: Prepared, assignment: Assignment, judge: Judge) -> tuple[Quantized, dict[str, float | None]]:
+def finish(
+    prepared: Prepared, assignment: Assignment, judge: Judge, checkpoints: Path | None = None
+) -> tuple[Quantized, dict[str, float | None]]:
     """Carry the chosen allocation out and judge what came of it.
 
-    Going layer by layer can overfit few calibration images where little is lost to begin with: it is kept only if it is
-    no worse on the judge's images than quantizing each component by itself.
+    Going layer by layer, and learning, can overfit few calibration images where little is lost to begin with: either is
+    kept only if it is no worse on the judge's images than to do without.
     """
-    recipe = prepared.recipe
-    recipes = [recipe] if not recipe.sequential else [recipe, recipe.model_copy(update={"sequential": False})]
+    recipes = [prepared.recipe]
+    for step, off in (("reconstruct", 0), ("sequential", False)):
+        if getattr(recipes[-1], step):
+            recipes.append(recipes[-1].model_copy(update={step: off}))
     found = []
     for each in recipes:
-        quantized = quantize(replace(prepared, recipe=each), assignment)
+        quantized = quantize(replace(prepared, recipe=each), assignment, checkpoints)
         model = realise(copy.deepcopy(prepared.model), prepared.inventory, quantized).model
         found.append((quantized, judge.judge_model(model)))
     error = "kl" if judge.classifier else "feature_error"

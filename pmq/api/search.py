@@ -63,6 +63,7 @@ def search(
     *,
     space: str | SpaceFile = "default",
     recipe: str = "best",
+    reconstruct: bool = False,
     metric_name: str = "measured",
     calib_images: int = 32,
     held_out: int = 128,
@@ -85,6 +86,7 @@ def search(
         space: name or path of a search space.
         recipe: how the model is quantized: ``minmax``, ``percentile``, ``mse``, ``fast`` or ``best``. Tables and candidates
             quantize each component by itself; the steps of ``best`` that go layer by layer finish the chosen allocation.
+        reconstruct: learn rounding and scales of the chosen allocation, block by block.
         metric_name: sensitivity metric: ``measured`` or ``fisher``.
         calib_images: see ``images``.
         held_out: see ``images``.
@@ -109,7 +111,7 @@ def search(
     clock = _Clock()
     budget = budget if isinstance(budget, Budget) else Budget.parse(budget)
     METRICS[metric_name]  # wrong names are told before any work
-    how = find_recipe(recipe)
+    how = find_recipe(recipe, reconstruct)
     space_file = space if isinstance(space, SpaceFile) else read_space(space)
     gathered = gather_images(images, calib_images + held_out)
     calib, judged = divide_images(gathered, calib_images, held_out)
@@ -144,7 +146,7 @@ def search(
         clock.lap("simulation")
     index = choose(points, subject.classifier)
     assignment = laid_out.assignment(archive.genomes[points.loc[index, "genome_id"]])
-    quantized, finished = finish(prepared, assignment, judge)
+    quantized, finished = finish(prepared, assignment, judge, None if path is None else path / "learned")
     clock.lap("finish")
     metrics = {"predicted_error": points.loc[index, "predicted_error"]} | finished
     info = prepared.calibration.info

@@ -16,7 +16,9 @@ class Recipe(BaseModel):
         estimator: how ranges are found (:mod:`pmq.quant.estimators`).
         gradients: run backward passes at calibration, for estimators and rounding that weigh errors.
         compensate: round each weight so that later columns absorb the error of earlier ones (GPTQ, 2210.17323).
+        ridge: with ``sequential``: strength of the correction of weights for their input's error (ERQ, 2407.06794); 0 is off.
         sequential: finish an allocation layer by layer: ranges, rounding and biases see the error of what comes before.
+        reconstruct: with ``sequential``: steps for which each block learns its rounding and scales.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -26,13 +28,18 @@ class Recipe(BaseModel):
     estimator: str = "mse"
     gradients: bool = False
     compensate: bool = False
+    ridge: float = 0.0
     sequential: bool = False
+    reconstruct: int = 0
 
     @property
     def plain(self) -> bool:
         """Whether rounding the checkpoint's weights is all there is to do to them."""
         return not (self.transforms or self.compensate or self.sequential)
 
+
+#: gradient steps for each block: more fit few calibration images and no others
+RECONSTRUCTION_STEPS = 200
 
 _TRANSFORMS = ("fold_norms", "rotate_residual", "rotate_heads", "scale_channels", "center_channels", "center_values")
 RECIPES = {
@@ -47,17 +54,21 @@ RECIPES = {
 }
 
 
-def find_recipe(recipe: str | Recipe) -> Recipe:
-    """Give a recipe by its name.
+def find_recipe(recipe: str | Recipe, reconstruct: bool = False) -> Recipe:
+    """Give a recipe by its name, with reconstruction if asked for.
 
     Raises:
-        PmqError: there is none of that name.
+        PmqError: there is none of that name, or it does not go layer by layer, as reconstruction must.
 
     >>> find_recipe("best").sequential
     True
     """
-    if isinstance(recipe, Recipe):
+    if isinstance(recipe, str):
+        if recipe not in RECIPES:
+            raise PmqError(f"recipe {recipe!r} is not one of {', '.join(RECIPES)}")
+        recipe = RECIPES[recipe]
+    if not reconstruct:
         return recipe
-    if recipe not in RECIPES:
-        raise PmqError(f"recipe {recipe!r} is not one of {', '.join(RECIPES)}")
-    return RECIPES[recipe]
+    if not recipe.sequential:
+        raise PmqError(f"recipe {recipe.name!r} does not go layer by layer, as --reconstruct must; use --recipe best")
+    return recipe.model_copy(update={"reconstruct": RECONSTRUCTION_STEPS})

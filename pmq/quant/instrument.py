@@ -41,14 +41,15 @@ class Tap(nn.Module):
 class LayerTap(nn.Module):
     """Computes a Linear or Conv2d with another weight, on an input that a function may change.
 
-    ``product``, of input and bias, computes the same in another way where no gradient is wanted. ``parts`` are functions
-    on the thirds of the output: q, k and v of a fused ``qkv``.
+    ``learned`` gives a weight for each pass. ``product``, of input and bias, computes the same in another way where no
+    gradient is wanted. ``parts`` are functions on the thirds of the output: q, k and v of a fused ``qkv``.
     """
 
     def __init__(self, layer: nn.Linear | nn.Conv2d) -> None:
         super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
         self.input: TapFunction | None = None
+        self.learned: Callable[[], Tensor] | None = None
         self.product: Callable[[Tensor, Tensor | None], Tensor] | None = None
         self.parts: dict[int, TapFunction] = {}
         self.convolution: Any = None
@@ -74,9 +75,10 @@ class LayerTap(nn.Module):
             return self.product(x, self.bias)
         if self.input is not None:
             x = self.input(x)
+        weight = self.weight if self.learned is None else self.learned()
         if self.convolution is not None:
-            return nn.functional.conv2d(x, self.weight, self.bias, *self.convolution)
-        return nn.functional.linear(x, self.weight, self.bias)
+            return nn.functional.conv2d(x, weight, self.bias, *self.convolution)
+        return nn.functional.linear(x, weight, self.bias)
 
 
 _PART = {"q": 0, "k": 1, "v": 2}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +18,7 @@ from pmq.core.component import Inventory
 from pmq.core.errors import PmqError
 from pmq.core.recipe import Recipe
 from pmq.core.tensors import TensorFile
-from pmq.quant.calibration import Calibration
+from pmq.quant.calibration import Calibration, images_sha256
 from pmq.quant.prepare import Prepared
 from pmq.quant.quantizers import QUANTIZERS
 from pmq.quant.sequence import Sequence
@@ -40,13 +43,17 @@ class Quantized:
 
 
 @torch.no_grad()
-def quantize(prepared: Prepared, assignment: Assignment) -> Quantized:
-    """Carry an allocation out by the recipe of ``prepared``, whose model is left as it is."""
+def quantize(prepared: Prepared, assignment: Assignment, checkpoints: Path | None = None) -> Quantized:
+    """Carry an allocation out by the recipe of ``prepared``, whose model is left as it is.
+
+    ``checkpoints`` is a folder in which reconstruction keeps the blocks it has learned, by all that determines them.
+    """
     model = copy.deepcopy(prepared.model)
     plain = dict(model.named_parameters())  # before modules are exchanged, which would rename some
     simulator = Simulator(model, prepared.inventory, prepared.calibration, prepared.rounding())
     if prepared.recipe.sequential:
-        sequence = Sequence(simulator, prepared.images)
+        folder = checkpoints and checkpoints / _digest(prepared, assignment)
+        sequence = Sequence(simulator, prepared.images, prepared.recipe, folder)
         sequence.finish(assignment)
         weights, quantizers = sequence.weights, sequence.quantizers
     else:
@@ -62,6 +69,14 @@ def quantize(prepared: Prepared, assignment: Assignment) -> Quantized:
             arrays[f"{name}.zero_point"] = weight.quantizer.parameters["zero_point"].reshape(-1).cpu().numpy()
     parameters = {n: {k: v.reshape(-1).tolist() for k, v in q.parameters.items()} for n, q in quantizers.items()}
     return Quantized(dict(assignment), prepared.recipe, parameters, TensorFile.of(arrays))
+
+
+def _digest(prepared: Prepared, assignment: Assignment) -> str:
+    """Name of a carrying-out, by everything that its result depends on."""
+    model = TensorFile.of({n: p.detach().cpu().numpy() for n, p in prepared.model.named_parameters()})
+    choices = {n: c.model_dump() for n, c in sorted(assignment.items())}
+    facts = [model.sha256, images_sha256(prepared.images), prepared.recipe.model_dump(), choices]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 @torch.no_grad()

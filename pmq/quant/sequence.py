@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,9 +13,12 @@ from torch import Tensor, nn
 from pmq.core.choice import FLOAT, Choice
 from pmq.core.component import Component
 from pmq.core.progress import track
+from pmq.core.recipe import Recipe
 from pmq.quant.calibration import BATCH
-from pmq.quant.compensation import RowMean, SecondMoment, compensated, logit_scale, output_rows, rows_of
+from pmq.quant.compensation import RowMean, SecondMoment, compensated, logit_scale, output_rows, ridge_corrected, rows_of
+from pmq.quant.compensation.moments import EVEN
 from pmq.quant.quantizers import Quantizer
+from pmq.quant.reconstruction import Checkpoints, Effort, Learned, LearnedActivation, LearnedWeight, Learner, Streams, learn
 from pmq.quant.simulator import Simulator
 from pmq.quant.spill import Spill
 from pmq.quant.weights import QuantizedWeight, fit
@@ -30,9 +35,12 @@ class Sequence:
     Args:
         simulator: on a model of its own, calibrated with gradients; it is left quantized, biases included.
         images: ``(N, C, H, W)``, those of the calibration in the same order.
+        recipe: what is done.
+        checkpoints: folder for what was learned of each block.
     """
 
-    def __init__(self, simulator: Simulator, images: Tensor) -> None:
+    def __init__(self, simulator: Simulator, images: Tensor, recipe: Recipe, checkpoints: Path | None = None) -> None:
+        self.recipe, self.checkpoints = recipe, Checkpoints(checkpoints)
         self.simulator, self.images = simulator, images
         self.calibration = simulator.calibration
         self.weights: dict[str, QuantizedWeight] = {}
@@ -44,11 +52,14 @@ class Sequence:
         simulator = self.simulator
         simulator.apply({})
         device = next(simulator.model.parameters()).device
-        with Spill() as exact, Spill() as rounded:
+        with Spill() as exact, Spill() as rounded, Spill() as before:
             for batch in self.images.split(BATCH):
                 exact.append(batch)
                 rounded.append(batch)
             for stage in track(range(simulator.n_stages), "finishing stages"):
+                learns = bool(self.recipe.reconstruct and simulator.block_parameters(stage))
+                if learns:
+                    before.take(exact)
                 components = [c for name in self.calibration.order if (c := simulator.inventory[name]).stage == stage]
                 means = self._exact_means(stage, components, exact, device)
                 for component in components:
@@ -59,9 +70,50 @@ class Sequence:
                         self._activation(component, choice, stage, rounded, device)
                     else:
                         self._weight(component, choice, stage, rounded, device, means[component.module])
+                if learns:
+                    self._learn(stage, components, assignment, Streams(before, rounded, exact))
                 rounded.map(lambda x, s=stage: simulator.run(x.to(device), s, s + 1))  # type: ignore[misc]
-
             self._scale_logits(torch.cat(list(exact)), torch.cat(list(rounded)))
+
+    def _learn(self, stage: int, components: list[Component], assignment: Mapping[str, Choice], streams: Streams) -> None:
+        """Learn a block, or take what was learned of it before."""
+        simulator, instrument = self.simulator, self.simulator.instrument
+        originals = {c.name: instrument.weights[c.name].detach() for c in components if c.name in self.weights}
+        activations = [c.name for c in components if c.name in self.quantizers]
+        learner = Learner(
+            simulator,
+            stage,
+            {n: LearnedWeight(w, self.weights[n], assignment[n]) for n, w in originals.items()},
+            {
+                n: LearnedActivation(self.quantizers[n], partial(simulator.spread, n), partial(instrument.spread, n))
+                for n in activations
+            },
+        )
+        saved = self.checkpoints.load(stage)
+        if saved is None:
+            learn(learner, streams, self._output_weights(components, streams.wanted), Effort(self.recipe.reconstruct))
+            learned = learner.compute()
+            self.checkpoints.save(stage, learned.to_file())
+        else:
+            learned = Learned.from_file(saved, assignment, {n: w.shape for n, w in originals.items()})
+            for parameter, value in zip(learner.rest, learned.rest, strict=True):
+                parameter.data.copy_(value)
+        for name, weight in learned.weights.items():
+            self.weights[name] = weight
+            instrument.set_weight(name, weight.dequantize().to(originals[name].device))
+        for name, quantizer in learned.quantizers.items():
+            self.quantizers[name] = quantizer
+            instrument.set_activation(name, simulator.spread(name, quantizer))
+
+    def _output_weights(self, components: list[Component], outputs: Spill) -> list[Tensor] | None:
+        """Weights of the rows of a block's output, batch by batch: those of its last layer, which is added to it."""
+        last = next((c.module for c in reversed(components) if c.role == "weight"), None)
+        rows = None if last is None else self.calibration.row_weights[last]
+        shapes = [x.shape[:-1] for x in outputs]
+        if rows is None or rows.numel() != sum(s.numel() for s in shapes):
+            return None
+        rows = EVEN + (1 - EVEN) * rows / rows.mean().clamp(min=1e-30)
+        return [part.reshape(shape) for part, shape in zip(rows.split(BATCH), shapes, strict=True)]
 
     def _scale_logits(self, reference: Tensor, logits: Tensor) -> None:
         """Make the model as sure of itself as it was, by the last layer's weight; not where that gives no logits."""
@@ -131,8 +183,10 @@ class Sequence:
         def add(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
             rows = rows_of(layer, args[0] if layer.input is None else layer.input(args[0]))
             weights = self._row_weights(component.module, batch, rows)
-            moment.update(rows, weights)
             mean.update(rows, weights)
+            if self.recipe.ridge:  # beside them the inputs before they were quantized
+                rows = torch.cat([rows, rows_of(layer, args[0])], 1)
+            moment.update(rows, weights)
 
         handle = layer.register_forward_hook(add)
         try:
@@ -140,8 +194,11 @@ class Sequence:
                 self.simulator.run(x.to(device), stage, stage + 1)
         finally:
             handle.remove()
-        original = self.simulator.instrument.weights[component.name].detach()
-        self.weights[component.name] = quantized = compensated(original, choice, moment.compute())
+        original, second = self.simulator.instrument.weights[component.name].detach(), moment.compute()
+        if self.recipe.ridge:
+            inputs = len(second) // 2
+            original, second = ridge_corrected(original, second, self.recipe.ridge), second[:inputs, :inputs]
+        self.weights[component.name] = quantized = compensated(original, choice, second)
         weight = quantized.dequantize()
         self.simulator.instrument.set_weight(component.name, weight)
         if layer.bias is not None:

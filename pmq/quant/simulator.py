@@ -102,6 +102,13 @@ class Simulator:
         """How many stages :meth:`run` knows."""
         return len(self._stages)
 
+    def block_parameters(self, stage: int) -> list[nn.Parameter]:
+        """Parameters of the block that a stage is; none of what comes before and after the blocks."""
+        prefixes = self._stages.prefixes
+        if not 0 < stage <= len(prefixes):
+            return []
+        return list(self.model.get_submodule(prefixes[stage - 1]).parameters())
+
     def prepare(self, choices: Mapping[str, Sequence[Choice]]) -> None:
         """Quantize weights and fit quantizers for all ``choices`` now rather than when they are first used."""
         pairs = [(self._components[name], choice) for name, row in choices.items() for choice in row]

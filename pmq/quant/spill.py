@@ -42,6 +42,12 @@ class Spill:
         np.save(self._path(self._count), x.cpu().numpy(), allow_pickle=False)
         self._count += 1
 
+    def take(self, other: Spill) -> None:
+        """Hold what ``other`` holds now."""
+        self._count = 0
+        for x in other:
+            self.append(x)
+
     def map(self, function: Callable[[Tensor], Tensor]) -> None:
         """Replace each tensor by what ``function`` makes of it."""
         for index in range(self._count):
@@ -49,6 +55,12 @@ class Spill:
 
     def _load(self, index: int) -> Tensor:
         return torch.from_numpy(np.load(self._path(index), allow_pickle=False))
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self._load(index)
+
+    def __len__(self) -> int:
+        return self._count
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self._load(index) for index in range(self._count))

@@ -57,9 +57,7 @@ class QuantizedWeight:
 
     def scaled(self, factor: float) -> QuantizedWeight:
         """The same codes for all values times ``factor``."""
-        parameters = self.quantizer.parameters
-        grid = type(self.quantizer)(parameters | {"scale": parameters["scale"] * factor}, self.quantizer.bits)
-        return QuantizedWeight(self.codes, grid, self.shape)
+        return QuantizedWeight(self.codes, self.quantizer.scaled(factor), self.shape)
 
 
 @torch.no_grad()

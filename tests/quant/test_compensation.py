@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pmq.core import Choice
 from pmq.quant import quantize_weight
-from pmq.quant.compensation import RowMean, SecondMoment, compensated
+from pmq.quant.compensation import RowMean, SecondMoment, compensated, logit_scale, ridge_corrected
 
 
 def correlated(rows: int = 400, width: int = 24) -> Tensor:
@@ -66,3 +66,30 @@ def test_statistics_do_not_depend_on_the_batches(cls: type[RowMean]) -> None:
     want = (x * w[:, None]).mean(0) / w.mean() if cls is RowMean else (x * w[:, None]).T @ x / w.sum()
     even = x.mean(0) if cls is RowMean else x.T @ x / len(x)
     torch.testing.assert_close(whole.compute(), 0.9 * want + 0.1 * even)
+
+
+@torch.no_grad()
+def test_ridge_makes_good_what_quantizing_the_input_cost() -> None:
+    x, weight = correlated(), torch.randn(9, 24, generator=torch.Generator().manual_seed(1))
+    q = (x / 1.5).round() * 1.5
+    moment = SecondMoment()
+    for part in torch.cat([q, x], 1).split(100):
+        moment.update(part)
+    errors = [float((q @ w.T - x @ weight.T).square().mean()) for w in (ridge_corrected(weight, moment.compute(), 1e-3), weight)]
+    assert errors[0] < 0.7 * errors[1]
+    least = torch.linalg.lstsq(q.double(), (x @ weight.T).double()).solution.T
+    torch.testing.assert_close(ridge_corrected(weight, moment.compute(), 0.0).double(), least, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(ridge_corrected(weight, moment.compute(), 1e9), weight, rtol=1e-4, atol=1e-4)
+
+
+def test_ridge_changes_nothing_where_the_input_is_exact() -> None:
+    x, weight = correlated(), torch.randn(9, 24)
+    moment = SecondMoment()
+    moment.update(torch.cat([x, x], 1))
+    torch.testing.assert_close(ridge_corrected(weight, moment.compute(), 0.01), weight, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.0, 1.6])
+def test_logit_scale_makes_a_model_as_sure_as_it_was(factor: float) -> None:
+    logits = 3 * torch.randn(40, 10, generator=torch.Generator().manual_seed(2))
+    assert logit_scale(logits, logits / factor) == pytest.approx(factor, rel=1e-3)

@@ -30,7 +30,9 @@ def inputs() -> list[Quantizer]:
 @pytest.mark.parametrize("bits", [2, 5, 8])
 @pytest.mark.parametrize("granularity", ["channel", "tensor"])
 @pytest.mark.parametrize("bias", [None, torch.linspace(-1, 1, 40)])
-def test_equals_the_product_of_fake_quantized_values(quantizer: Quantizer, bits: int, granularity: str, bias: Tensor | None) -> None:
+def test_equals_the_product_of_fake_quantized_values(
+    quantizer: Quantizer, bits: int, granularity: str, bias: Tensor | None
+) -> None:
     generator = torch.Generator().manual_seed(bits)
     weight = torch.randn(40, 96, generator=generator)
     quantized = quantize_weight(weight, Choice(bits=bits, granularity=granularity, symmetric=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 

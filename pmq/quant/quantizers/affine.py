@@ -44,6 +44,11 @@ class Affine(Quantizer):
         """Scale and zero point."""
         return {"scale": self.scale, "zero_point": self.zero_point}
 
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The outermost integers, scaled."""
+        return self.low * self.scale, self.high * self.scale
+
     @classmethod
     def from_range(cls, low: Tensor, high: Tensor, bits: int, symmetric: bool) -> Affine:
         """Fit scale and zero point to values between ``low`` and ``high``."""
@@ -70,7 +75,7 @@ class Affine(Quantizer):
     def int8(self, x: Tensor) -> Tensor:
         """Codes around the zero point, shifted where they are above 127."""
         assert self.int8_grid is not None
-        y = (x * self._inverse).round_().clamp_(self._low, self._high)
+        y = (x * self._inverse).round_().clamp_(float(self.low), float(self.high))
         return (y.sub_(self.int8_grid[1]) if self.int8_grid[1] else y).to(torch.int8)
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -29,6 +29,8 @@ class Quantizer(ABC):
     name: ClassVar[str]
     #: parameters that are one for all rows
     shared: ClassVar[frozenset[str]] = frozenset()
+    #: parameters that grow with the values
+    lengths: ClassVar[tuple[str, ...]] = ("scale",)
     bits: int
     #: ``(scale, offset)`` where every level is ``(i + offset) * scale`` for an int8 ``i``, which :meth:`int8` gives
     int8_grid: tuple[float, int] | None = None
@@ -41,6 +43,16 @@ class Quantizer(ABC):
     @abstractmethod
     def parameters(self) -> dict[str, Tensor]:
         """What the constructor takes."""
+
+    @property
+    @abstractmethod
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Lowest and highest level."""
+
+    def scaled(self, factor: Tensor | float) -> Quantizer:
+        """The quantizer of values ``factor`` times as large."""
+        grown = {k: v * factor if k in self.lengths else v for k, v in self.parameters.items()}
+        return type(self)(grown, self.bits)
 
     @classmethod
     def variants(cls, bits: int, symmetric: bool) -> Sequence[Fit]:

@@ -60,6 +60,11 @@ class Codebook(Quantizer):
         """The levels, rising, as integers; their scale and zero point."""
         return {"levels": self.levels, "scale": self.scale, "zero_point": self.zero_point}
 
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The outermost levels."""
+        return self._values[0], self._values[-1]
+
     @classmethod
     def fit(cls, x: Tensor, bits: int, symmetric: bool, estimator: RangeEstimator, weight: Tensor | None = None) -> Codebook:
         """Place the levels for all rows together; the estimator only checks the samples."""

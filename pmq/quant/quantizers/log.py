@@ -56,6 +56,11 @@ class Log(Quantizer):
         """Scale and root."""
         return {"scale": self.scale, "root": torch.tensor(float(self.root))}
 
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Zero and the scale."""
+        return torch.zeros_like(self.scale), self.scale
+
     @classmethod
     def from_range(cls, low: Tensor, high: Tensor, bits: int, root: int) -> Log:
         """Fit the largest level to ``high``."""

@@ -34,6 +34,7 @@ class Power(Quantizer):
 
     name = "power"
     shared = frozenset({"root"})
+    lengths = ("low", "high")
 
     def __init__(self, parameters: Parameters, bits: int, symmetric: bool = False) -> None:
         self.low, self.high, self.bits = parameters["low"], parameters["high"], bits
@@ -50,6 +51,11 @@ class Power(Quantizer):
     def parameters(self) -> dict[str, Tensor]:
         """Both ends and the root."""
         return {"low": self.low, "high": self.high, "root": torch.tensor(float(self.root))}
+
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The ends of the range."""
+        return self.low, self.high
 
     @classmethod
     def from_range(cls, low: Tensor, high: Tensor, bits: int, root: int) -> Power:

@@ -1,0 +1,69 @@
+"""Learned stages on disk, so that a killed run goes on at the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pmq.core.choice import Choice
+from pmq.core.files import write_bytes
+from pmq.core.tensors import TensorFile
+from pmq.quant.quantizers import QUANTIZERS, Quantizer
+from pmq.quant.weights import QuantizedWeight
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What learning a stage gave: its weights and quantizers by component, and its other parameters in order."""
+
+    weights: Mapping[str, QuantizedWeight]
+    quantizers: Mapping[str, Quantizer]
+    rest: Sequence[Tensor]
+
+    def to_file(self) -> TensorFile:
+        """Write as tensors."""
+        found = {f"{n}/codes": w.codes for n, w in self.weights.items()}
+        for name, quantizer in [*((n, w.quantizer) for n, w in self.weights.items()), *self.quantizers.items()]:
+            found |= {f"{name}/{k}": v for k, v in quantizer.parameters.items()}
+        found |= {f"rest/{i}": p.detach() for i, p in enumerate(self.rest)}
+        return TensorFile.of({n: t.cpu().contiguous().numpy() for n, t in found.items()})
+
+    @classmethod
+    def from_file(cls, file: TensorFile, choices: Mapping[str, Choice], shapes: Mapping[str, torch.Size]) -> Learned:
+        """Read; ``shapes`` are those of the weights, which tell them from activations."""
+        tensors = {n: torch.from_numpy(a) for n, a in file.arrays().items()}
+        weights, quantizers = {}, {}
+        for name in dict.fromkeys(n.split("/")[0] for n in tensors if not n.startswith("rest/")):
+            parameters = {k: tensors[f"{name}/{k}"] for k in (n.split("/")[1] for n in tensors if n.startswith(f"{name}/"))}
+            codes = parameters.pop("codes", None)
+            quantizer = QUANTIZERS[choices[name].quantizer](parameters, choices[name].bits)
+            if codes is None:
+                quantizers[name] = quantizer
+            else:
+                weights[name] = QuantizedWeight(codes, quantizer, shapes[name])
+        return cls(weights, quantizers, [tensors[f"rest/{i}"] for i in range(sum(n.startswith("rest/") for n in tensors))])
+
+
+class Checkpoints:
+    """Learned stages in a folder; none are kept without one."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    def _path(self, stage: int) -> Path | None:
+        return None if self._folder is None else self._folder / f"stage-{stage:02d}.safetensors"
+
+    def load(self, stage: int) -> TensorFile | None:
+        """Give what was saved of a stage."""
+        path = self._path(stage)
+        return TensorFile(path.read_bytes()) if path is not None and path.is_file() else None
+
+    def save(self, stage: int, file: TensorFile) -> None:
+        """Save a stage; it survives a kill from here on."""
+        path = self._path(stage)
+        if path is not None:
+            write_bytes(path, file.data)

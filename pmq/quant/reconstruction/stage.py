@@ -1,0 +1,131 @@
+"""Learn one stage: minimise the error of its output with respect to rounding, scales, biases and norms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pmq.quant.reconstruction.checkpoint import Learned
+from pmq.quant.reconstruction.learned import LearnedActivation, LearnedWeight
+from pmq.quant.simulator import Simulator
+from pmq.quant.spill import Spill
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long and how fast to learn. The rates are low for few images: faster ones fit those and no others.
+
+    Attributes:
+        steps: gradient steps for each stage.
+        rounding_rate: Adam's rate for rounding.
+        scale_rate: for gains of scales.
+        bias_rate: for biases and the norms' affine parameters.
+        undecided: weight of the penalty on undecided rounding, relative to the error at the start.
+        exact: part of the stage's input values that come from the FP32 model, at random (QDrop, 2203.05740).
+    """
+
+    steps: int
+    rounding_rate: float = 3e-3
+    scale_rate: float = 3e-3
+    bias_rate: float = 1e-3
+    undecided: float = 0.1
+    exact: float = 0.5
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Batches at a stage: its input in FP32 and as the quantized stages before give it, and its output in FP32."""
+
+    exact: Spill
+    rounded: Spill
+    wanted: Spill
+
+
+class Learner:
+    """The learnable parts of a stage, in place in a simulator while learning.
+
+    Args:
+        simulator: quantized up to this stage.
+        stage: which.
+        weights: of the stage, by component.
+        activations: of the stage, by component.
+    """
+
+    def __init__(
+        self,
+        simulator: Simulator,
+        stage: int,
+        weights: Mapping[str, LearnedWeight],
+        activations: Mapping[str, LearnedActivation],
+    ) -> None:
+        self.simulator, self.stage, self.weights, self.activations = simulator, stage, weights, activations
+        learned = {id(simulator.instrument.layer(n).weight) for n in weights}
+        self.rest = [p for p in simulator.block_parameters(stage) if id(p) not in learned]
+
+    def __enter__(self) -> Learner:
+        instrument = self.simulator.instrument
+        for name, weight in self.weights.items():
+            instrument.layer(name).learned = weight.forward
+        for name, activation in self.activations.items():
+            instrument.set_activation(name, activation.forward)
+        for parameter in self.rest:
+            parameter.requires_grad_(True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in self.weights:
+            self.simulator.instrument.layer(name).learned = None
+        for parameter in self.rest:
+            parameter.requires_grad_(False)
+
+    def compute(self) -> Learned:
+        """What was learned."""
+        return Learned(
+            {n: w.compute() for n, w in self.weights.items()},
+            {n: a.compute() for n, a in self.activations.items()},
+            self.rest,
+        )
+
+    def groups(self, effort: Effort) -> list[dict[str, object]]:
+        """Parameters with their rates, for an optimizer."""
+        modules = (*self.weights.values(), *self.activations.values())
+        return [
+            {"params": [w.up for w in self.weights.values()], "lr": effort.rounding_rate},
+            {"params": [m.gain for m in modules], "lr": effort.scale_rate},
+            {"params": self.rest, "lr": effort.bias_rate},
+        ]
+
+
+def learn(learner: Learner, streams: Streams, rows: Sequence[Tensor] | None, effort: Effort, seed: int = 0) -> None:
+    """Minimise the squared error of the stage's output, each row ``(B, T)`` of it weighed by ``rows``.
+
+    Rounding is free for the first fifth of the steps; then the penalty sets in and sharpens.
+    """
+    optimizer = torch.optim.Adam(learner.groups(effort))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, effort.steps)
+    generator = torch.Generator().manual_seed(seed)
+    device = next(learner.simulator.model.parameters()).device
+    first: float | None = None
+    with learner, torch.enable_grad():
+        for step in range(effort.steps):
+            i = step % len(streams.rounded)
+            x, wanted = streams.rounded[i].to(device), streams.wanted[i].to(device)
+            mix = (torch.rand(x.shape, generator=generator) < effort.exact).to(device)
+            x = torch.where(mix, streams.exact[i].to(device), x)
+            # Products alone are in half precision: gradients need no more, and it halves the time.
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type in ("cpu", "cuda")):
+                output = learner.simulator.run(x, learner.stage, learner.stage + 1)
+            error = (output.float() - wanted).square().mean(-1)
+            loss = (error if rows is None else error * rows[i].to(device)).mean()
+            first = first or max(float(loss.detach()), 1e-30)
+            objective, done = loss / first, step / effort.steps
+            if learner.weights and done > 0.2:
+                penalties = [w.penalty(20 - 18 * (done - 0.2) / 0.8) for w in learner.weights.values()]
+                objective = objective + effort.undecided * torch.stack(penalties).mean()
+            optimizer.zero_grad()
+            objective.backward()
+            optimizer.step()
+            schedule.step()

@@ -1,0 +1,138 @@
+"""Learning rounding and scales block by block."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from pmq.core import Choice, PmqError
+from pmq.core.recipe import RECIPES, find_recipe
+from pmq.models import take_inventory
+from pmq.quant import prepare, quantize, quantize_weight, realise, sequence
+from pmq.quant.quantizers import Affine, Codebook, Log, Power
+from pmq.quant.quantizers.base import Quantizer
+from pmq.quant.reconstruction import Effort, LearnedActivation, LearnedWeight
+from pmq.search import Space, read_space
+from tests.conftest import Tiny, make_tiny
+from tests.quant.test_transforms import make
+
+LEARNING = RECIPES["best"].model_copy(update={"reconstruct": 40})
+CHOICES = [Choice(bits=3, granularity="channel", symmetric=True), Choice(bits=4, granularity="group", group_size=10)]
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda c: c.granularity)
+def test_a_weight_starts_at_its_codes_and_stays_within_one_of_them(choice: Choice) -> None:
+    weight = torch.randn(9, 24, generator=torch.Generator().manual_seed(0))
+    start = quantize_weight(weight, choice)
+    learned = LearnedWeight(weight, start, choice)
+    assert torch.equal(learned.compute().codes, start.codes)
+    with torch.no_grad():
+        learned.up.copy_(20 * torch.randn_like(learned.up).sign())
+        learned.gain.mul_(1.5)
+    decided = learned.compute()
+    assert int((decided.codes.int() - start.codes.int()).abs().max()) == 1
+    assert int(decided.codes.max()) < 2**choice.bits
+    torch.testing.assert_close(decided.dequantize(), learned(), rtol=1e-5, atol=1e-6)
+    undecided = LearnedWeight(weight, start, choice)
+    assert float(learned.penalty(2.0).detach()) < 0.1 < float(undecided.penalty(2.0).detach())
+
+
+def quantizers() -> list[Quantizer]:
+    table = {"levels": torch.tensor([0.0, 3.0, 9.0, 255.0]), "scale": torch.tensor(0.02), "zero_point": torch.tensor(9.0)}
+    return [
+        Affine.from_range(torch.tensor([[0.0]]), torch.tensor([[2.0]]), 3, False),
+        Log.from_range(torch.tensor([[0.0]]), torch.tensor([[2.0]]), 3, 2),
+        Power.from_range(torch.tensor([[0.0]]), torch.tensor([[2.0]]), 3, 2),
+        Codebook(table, 2),
+    ]
+
+
+@pytest.mark.parametrize("quantizer", quantizers(), ids=lambda q: q.name)
+def test_an_activation_is_quantized_as_before_and_then_by_what_was_learned(quantizer: Quantizer) -> None:
+    def spread(q: Quantizer) -> Quantizer:
+        return type(q)({k: v.reshape(()) if v.numel() == 1 else v for k, v in q.parameters.items()}, q.bits)
+
+    learned = LearnedActivation(quantizer, spread, lambda t: t.reshape(()))
+    x = torch.linspace(0, 5, 400).requires_grad_()
+    torch.testing.assert_close(learned(x), spread(quantizer)(x.detach()))
+    (gradient,) = torch.autograd.grad(learned(x).sum(), x)
+    top = float(quantizer.ends[1])
+    assert torch.equal(gradient, (x.detach() <= top).float())
+    with torch.no_grad():
+        learned.gain.fill_(1.25)
+    torch.testing.assert_close(learned(x).detach(), spread(learned.compute())(x.detach()), rtol=1e-4, atol=1e-5)
+
+
+def uniform(inventory, bits: int) -> dict[str, Choice]:
+    return Space(read_space("default"), inventory, "fisher").uniform(bits, bits)
+
+
+@torch.no_grad()
+def test_learning_brings_the_outputs_of_blocks_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequence.Sequence, "_output_weights", lambda *_: None)  # all rows count the same
+    monkeypatch.setattr(sequence, "Effort", partial(Effort, rounding_rate=3e-2, exact=0.0))
+    model, images = make_tiny(), torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    prepared = prepare(model, take_inventory(model, images[:1]), images, LEARNING)
+    wanted, errors, codes = prepared.model.forward_intermediates(images, intermediates_only=True), {}, {}
+    for steps in (0, 100):
+        recipe = LEARNING.model_copy(update={"reconstruct": steps})
+        quantized = quantize(dataclasses.replace(prepared, recipe=recipe), uniform(prepared.inventory, 3))
+        codes[steps] = quantized.tensors.arrays()["blocks.0.attn.qkv.weight.codes"]
+        found = realise(copy.deepcopy(model), prepared.inventory, quantized).model
+        outputs = found.forward_intermediates(images, intermediates_only=True)
+        errors[steps] = [float((a - b).square().mean()) for a, b in zip(outputs, wanted, strict=True)]
+    assert all(after < 0.9 * before for before, after in zip(errors[0], errors[100], strict=True)), errors
+    assert (codes[0] != codes[100]).any()
+
+
+class _Killed(Exception):
+    pass
+
+
+@torch.no_grad()
+def test_a_killed_run_goes_on_and_ends_the_same(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = prepare(make_tiny(), tiny.inventory, tiny.images, LEARNING)
+    assignment = uniform(tiny.inventory, 4)
+    whole = quantize(prepared, assignment)
+    learn, calls = sequence.learn, []
+
+    def counted(*args: object) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise _Killed
+        learn(*args)
+
+    monkeypatch.setattr(sequence, "learn", counted)
+    with pytest.raises(_Killed):
+        quantize(prepared, assignment, tmp_path)
+    resumed = quantize(prepared, assignment, tmp_path)
+    assert len(calls) == 3  # one block before the kill, the killed one, and that one again
+    assert resumed.tensors == whole.tensors
+    assert resumed.parameters == whole.parameters
+    quantize(prepared, assignment, tmp_path)
+    assert len(calls) == 3
+    quantize(prepared, uniform(tiny.inventory, 5), tmp_path)
+    assert len(calls) == 5  # another allocation is learned by itself
+
+
+@pytest.mark.parametrize("name", ["no bias", "normed", "distilled", "swin", "headless", "constant channels"])
+@torch.no_grad()
+def test_every_family_can_learn(name: str) -> None:
+    model, images = make(name)
+    wanted = model(images)
+    inventory = take_inventory(model, images[:1])
+    recipe = LEARNING.model_copy(update={"reconstruct": 3})
+    prepared = prepare(model, inventory, images, recipe, classifier=name != "headless")
+    output = realise(make(name)[0], inventory, quantize(prepared, uniform(inventory, 8))).model(images)
+    assert float((output - wanted).norm() / wanted.norm()) < 0.1
+
+
+def test_needs_a_recipe_that_goes_layer_by_layer() -> None:
+    assert find_recipe("best", reconstruct=True).reconstruct > 0
+    with pytest.raises(PmqError, match="layer by layer"):
+        find_recipe("fast", reconstruct=True)
