@@ -27,7 +27,18 @@ What = Allocation | str
 #: header of timm's results files, then ours
 COLUMNS = (
     *("model", "img_size", "top1", "top1_err", "top5", "top5_err", "param_count", "crop_pct", "interpolation"),
-    *("allocation", "agreement", "kl", "feature_error", "size_bytes", "bit_ops", "images_per_s", "n_images", "seed"),
+    *(
+        "allocation",
+        "agreement",
+        "kl",
+        "feature_error",
+        "size_bytes",
+        "bit_ops",
+        "images_per_s",
+        "amp_agreement",
+        "n_images",
+        "seed",
+    ),
 )
 
 
@@ -55,10 +66,11 @@ def evaluate(
     *,
     calibration_images: Tensor | None = None,
     space: str | SpaceFile = "default",
-    recipe: str = "best",
+    recipe: str | Recipe = "best",
     reconstruct: bool = False,
     checkpoints: Path | None = None,
     recalibrate: bool = False,
+    amp: bool = False,
     crop_pct: float | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -75,6 +87,8 @@ def evaluate(
         reconstruct: shorthands learn rounding and scales, block by block.
         checkpoints: folder where that keeps what is done, to go on from after a kill.
         recalibrate: carry allocations out anew, by their own recipes, rather than take their tensors.
+        amp: multiply in bfloat16 what is not multiplied as integers; ``amp_agreement`` then tells how often that decides
+            as full precision does.
         crop_pct: for the record, where it differs from the model's data config.
         seed: of rotations and samples.
         device: where to run.
@@ -106,7 +120,7 @@ def evaluate(
             module = realise(copy.deepcopy(subject.model), subject.inventory, quantized).model
         assignments.append(assignment)
         models.append(module)
-    found = evaluate_models(subject.model, models, _pairs(batches), subject.classifier)
+    found = evaluate_models(subject.model, models, _pairs(batches), subject.classifier, amp)
     costs = CostModel(subject.inventory)
     rows = []
     for item, assignment, metrics in zip(items, assignments, found, strict=True):

@@ -22,7 +22,7 @@ from pmq.api.sensitivity import check_quantizers, measure
 from pmq.api.subject import Subject, divide_images, gather_images
 from pmq.core import Allocation, Budget, Limits, PmqError
 from pmq.core.allocation import pmq_version
-from pmq.core.recipe import find_recipe
+from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.rundir import RunDir
 from pmq.evaluate import Judge
 from pmq.quant import images_sha256, prepare
@@ -62,7 +62,7 @@ def search(
     budget: str | Budget = "4bit",
     *,
     space: str | SpaceFile = "default",
-    recipe: str = "best",
+    recipe: str | Recipe = "best",
     reconstruct: bool = False,
     metric_name: str = "measured",
     calib_images: int = 32,

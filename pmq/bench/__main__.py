@@ -1,4 +1,4 @@
-"""``python -m pmq.bench [--threads 1]``."""
+"""``python -m pmq.bench [--threads 1]``: speed of simulation and of sensitivity, memory of calibration."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import argparse
 import torch
 
 from pmq.api import sensitivity
+from pmq.bench.memory import calibration_peak
 from pmq.bench.simulation import simulation_speed
 from pmq.cli.output import print_table
 from pmq.core.memory import keep_freed_memory
 from pmq.data import open_data
 from pmq.models import create_model, model_info
 
-CASES = ((None, 64), ("deit_tiny_patch16_224", 1), ("deit_tiny_patch16_224", 8), ("deit_tiny_patch16_224", 32))
+_TINY, _SMALL = "deit_tiny_patch16_224", "deit_small_patch16_224"
+CASES = ((None, 64), (_TINY, 1), (_TINY, 8), (_TINY, 32), (_SMALL, 8), (_SMALL, 32))
 
 
 def main() -> None:
@@ -31,6 +33,9 @@ def main() -> None:
             rows.append([model or "embedded", batch, t.name, t.ms, 1e3 * batch / t.ms, f"{t.ratio:.2f}", spread])
     columns = ["model", "batch", "bits", "ms", "images/s", "x FP32", "quartiles"]
     print_table(f"simulation against FP32, warm cache, interleaved, {args.threads} thread(s)", columns, rows)
+    peaks = {n: calibration_peak(_TINY, n) for n in (32, 256)}
+    rows = [[n, f"{megabytes:.0f}", f"{megabytes / peaks[32]:.2f}"] for n, megabytes in peaks.items()]
+    print_table("peak memory of calibration and finishing by `best`, DeiT-Tiny at W4A4", ["images", "MB", "x 32 images"], rows)
     embedded = create_model()
     images = open_data(None, model_info(embedded)).calibration_images(24, 0)
     seconds = sensitivity(embedded, images, ("measured", "fisher")).attrs["seconds"]

@@ -48,7 +48,7 @@ def interleaved(cases: dict[str, Callable[[], object]], repeats: int) -> list[Ti
 
 @torch.no_grad()
 def simulation_speed(model_name: str | None, batch_size: int, repeats: int = 15) -> list[Timing]:
-    """Time FP32 as the user's model does it (fused attention), and W4A4 and W8A8 with warm caches."""
+    """Time FP32 as the user's model does it (fused attention), and W4A4 and W8A8 with warm caches, without and with bfloat16."""
     reference = create_model(model_name, pretrained=False)
     simulated = create_model(model_name, pretrained=False)
     images = torch.randn(batch_size, *model_info(reference).data_config["input_size"])
@@ -62,4 +62,10 @@ def simulation_speed(model_name: str | None, batch_size: int, repeats: int = 15)
         simulators[name] = simulator
     cases: dict[str, Callable[[], object]] = {"fp32": lambda: reference(images)}
     cases |= {name: lambda s=s: s.model(images) for name, s in simulators.items()}  # type: ignore[misc]
+
+    def half(simulator: Simulator) -> object:
+        with torch.autocast("cpu", torch.bfloat16):
+            return simulator.model(images)
+
+    cases |= {f"{name} --amp": lambda s=s: half(s) for name, s in simulators.items()}  # type: ignore[misc]
     return interleaved(cases, repeats)

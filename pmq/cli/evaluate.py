@@ -28,6 +28,7 @@ def evaluate(
     space: o.Space = "default",
     recipe: o.Recipe = "best",
     reconstruct: o.Reconstruct = False,
+    amp: o.Amp = False,
     calib_images: o.CalibImages = 32,
     recalibrate: Annotated[bool, typer.Option("--recalibrate", help="fit ranges anew, for other weights of the model")] = False,
     batch_size: o.BatchSize = 32,
@@ -75,6 +76,7 @@ def evaluate(
         space=space,
         recipe=recipe,
         reconstruct=reconstruct,
+        amp=amp,
         checkpoints=results / ".learned",
         recalibrate=recalibrate,
         crop_pct=given["crop_pct"],
@@ -98,4 +100,7 @@ def evaluate(
         for r in records
     ]
     columns = ["allocation", "top-1 %", "top-5 %", "agreement %", "KL or error", "MB", "bit ops (G)", "images/s"]
+    if amp:
+        columns.append("as in FP32 %")
+        rows = [[*row, r["amp_agreement"]] for row, r in zip(rows, records, strict=True)]
     print_table(f"{records[0]['model']} on {records[0]['n_images']} images of {images.evaluation.name}", columns, rows)

@@ -12,6 +12,8 @@ from pmq.core.choice import Assignment
 from pmq.evaluate.accuracy import Accuracy
 from pmq.quant import Simulator
 
+#: images on which half precision is compared with full
+AMP_CHECKED = 64
 Metrics = dict[str, float | None]
 
 
@@ -21,18 +23,23 @@ def evaluate_models(
     models: Sequence[nn.Module],
     batches: Iterable[tuple[Tensor, Tensor | None]],
     classifier: bool,
+    amp: bool = False,
 ) -> list[Metrics]:
     """Judge several models against labels and against ``reference`` on the same images.
 
-    The reference is computed once a batch. ``images_per_s`` counts a model's own forward passes alone.
+    The reference is computed once a batch. ``images_per_s`` counts a model's own forward passes alone. With ``amp`` the
+    models multiply in bfloat16 what they don't multiply as integers; ``amp_agreement`` says on how many of the first
+    images, in percent, they decide as without.
 
     Args:
         reference: in FP32.
         models: what to judge; the reference itself may be among them.
         batches: ``(images, labels)``; labels may be ``None``, single ones -1.
         classifier: whether the outputs are logits.
+        amp: see above.
     """
     sums = [Accuracy(classifier=classifier) for _ in models]
+    checks = [Accuracy(classifier=classifier) for _ in models]
     seconds = [0.0] * len(models)
     device = next(reference.parameters()).device
     for images, labels in batches:
@@ -40,12 +47,17 @@ def evaluate_models(
         wanted = reference(images)
         for i, model in enumerate(models):
             start = time.perf_counter()
-            output = model(images)
+            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+                output = model(images).float()
             seconds[i] += time.perf_counter() - start
+            if amp and checks[i].n_images < AMP_CHECKED:
+                checks[i].update(model(images), output, None)
             sums[i].update(wanted, output, labels)
     return [
-        total.compute() | {"images_per_s": total.n_images / spent if spent else None}
-        for total, spent in zip(sums, seconds, strict=True)
+        total.compute()
+        | {"images_per_s": total.n_images / spent if spent else None}
+        | {"amp_agreement": check.compute()["agreement"] if amp else None}
+        for total, spent, check in zip(sums, seconds, checks, strict=True)
     ]
 
 

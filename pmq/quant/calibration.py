@@ -173,4 +173,4 @@ class _Seen:
 
 def images_sha256(images: Tensor) -> str:
     """Hash of preprocessed images, in order."""
-    return hashlib.sha256(images.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+    return hashlib.sha256(images.detach().cpu().contiguous().numpy().data).hexdigest()

@@ -35,7 +35,7 @@ class Tap(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Pass ``x`` on through the function."""
         x = self.inner(x)
-        return x if self.function is None else self.function(x)
+        return x if self.function is None else self.function(x.float())
 
 
 class LayerTap(nn.Module):
@@ -62,6 +62,7 @@ class LayerTap(nn.Module):
         """Compute the layer."""
         y = self._multiply(x)
         if self.parts:
+            y = y.float()  # grids need more than the half precision that products may be computed in
             thirds = list(y.chunk(3, -1))
             if not torch.is_grad_enabled():
                 for index, function in self.parts.items():
@@ -72,9 +73,9 @@ class LayerTap(nn.Module):
 
     def _multiply(self, x: Tensor) -> Tensor:
         if self.product is not None and not torch.is_grad_enabled():
-            return self.product(x, self.bias)
+            return self.product(x.float(), self.bias)
         if self.input is not None:
-            x = self.input(x)
+            x = self.input(x.float())
         weight = self.weight if self.learned is None else self.learned()
         if self.convolution is not None:
             return nn.functional.conv2d(x, weight, self.bias, *self.convolution)

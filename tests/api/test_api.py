@@ -167,3 +167,15 @@ def test_sensitivity_by_two_metrics(images: torch.Tensor) -> None:
 def test_tiny_is_left_alone(tiny: Tiny) -> None:
     with pytest.raises(AttributeError):
         pmq.nothing  # noqa: B018
+
+
+def test_reconstruction_is_kept_only_where_it_helps(found, images: torch.Tensor, tmp_path: Path) -> None:
+    learned = pmq.search(make_tiny(), images, "4bit", calib_images=8, held_out=16, reconstruct=True, out=tmp_path / "run")
+    assert len(list((tmp_path / "run" / "learned").rglob("stage-*.safetensors"))) == 2
+    assert learned.allocation.assignment == found.allocation.assignment
+    assert learned.allocation.metrics["kl"] <= found.allocation.metrics["kl"]
+    table = pmq.evaluate(
+        make_tiny(), "w4a4", [images], calibration_images=images[:8], reconstruct=True, checkpoints=tmp_path / "kept", amp=True
+    )
+    assert table["amp_agreement"][0] > 50
+    assert list((tmp_path / "kept").rglob("*.safetensors"))

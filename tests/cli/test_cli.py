@@ -132,6 +132,7 @@ def bad(tmp_path: Path) -> dict[str, str]:
         ("evaluate fp32 --results-file .", "it is a folder"),
         ("sensitivity --out .", "it is a folder"),
         ("search --recipe magic", "recipe 'magic'"),
+        ("search --recipe fast --reconstruct", "--recipe best"),
         ("search --metric magic", "sensitivity metric 'magic'"),
         ("search --out {file}/run", "cannot write"),
         ("search --calib-images 5000", "1000"),

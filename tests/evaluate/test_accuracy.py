@@ -49,3 +49,13 @@ def test_judge_and_evaluation_agree(tiny: Tiny, simulator: Simulator) -> None:
     assert evaluated["kl"] == pytest.approx(judged["kl"])
     assert evaluated["agreement"] == judged["agreement"]
     assert evaluated["images_per_s"] > 0
+
+
+def test_half_precision_is_compared_with_full(tiny: Tiny, simulator: Simulator) -> None:
+    simulator.apply(tiny.space.uniform(8, 8))
+    batches, reference = [(x, None) for x in tiny.images.split(5)], make_tiny()
+    half, full = (evaluate_models(reference, [simulator.model], batches, True, amp)[0] for amp in (True, False))
+    assert full["amp_agreement"] is None
+    assert half["amp_agreement"] >= 90
+    assert half["kl"] != full["kl"]
+    assert half["kl"] < full["kl"] + 0.05

@@ -1,0 +1,35 @@
+"""Peak memory of calibrating and quantizing with many images, in a process of its own."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import torch
+
+from pmq.core.recipe import find_recipe
+from pmq.models import create_model, model_info, take_inventory
+from pmq.quant import prepare, quantize
+from pmq.search import Space, read_space
+
+
+def calibration_peak(model: str, n_images: int, recipe: str = "best") -> float:
+    """Megabytes that a fresh process holds at most; the weights are random, the images noise."""
+    command = [sys.executable, "-m", __name__, model, str(n_images), recipe]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main(name: str, n_images: int, recipe: str) -> None:
+    """Calibrate, quantize, and print the peak."""
+    model = create_model(name, pretrained=False)
+    images = torch.randn(n_images, *model_info(model).data_config["input_size"])
+    inventory = take_inventory(model, images[:1])
+    prepared = prepare(model, inventory, images, find_recipe(recipe))
+    quantize(prepared, Space(read_space("default"), inventory, prepared.recipe.estimator).uniform(4, 4))
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
