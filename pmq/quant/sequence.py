@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from pmq.quant.calibration import BATCH
 from pmq.quant.compensation import RowMean, SecondMoment, compensated, logit_scale, output_rows, ridge_corrected, rows_of
 from pmq.quant.compensation.moments import EVEN
 from pmq.quant.quantizers import Quantizer
-from pmq.quant.reconstruction import Checkpoints, Effort, Learned, LearnedActivation, LearnedWeight, Learner, Streams, learn
+from pmq.quant.reconstruction import Checkpoints, Streams, learn_block, row_weights
 from pmq.quant.simulator import Simulator
 from pmq.quant.spill import Spill
 from pmq.quant.weights import QuantizedWeight, fit
@@ -76,44 +75,16 @@ class Sequence:
             self._scale_logits(torch.cat(list(exact)), torch.cat(list(rounded)))
 
     def _learn(self, stage: int, components: list[Component], assignment: Mapping[str, Choice], streams: Streams) -> None:
-        """Learn a block, or take what was learned of it before."""
-        simulator, instrument = self.simulator, self.simulator.instrument
-        originals = {c.name: instrument.weights[c.name].detach() for c in components if c.name in self.weights}
-        activations = [c.name for c in components if c.name in self.quantizers]
-        learner = Learner(
-            simulator,
-            stage,
-            {n: LearnedWeight(w, self.weights[n], assignment[n]) for n, w in originals.items()},
-            {
-                n: LearnedActivation(self.quantizers[n], partial(simulator.spread, n), partial(instrument.spread, n))
-                for n in activations
-            },
-        )
-        saved = self.checkpoints.load(stage)
-        if saved is None:
-            learn(learner, streams, self._output_weights(components, streams.wanted), Effort(self.recipe.reconstruct))
-            learned = learner.compute()
-            self.checkpoints.save(stage, learned.to_file())
-        else:
-            learned = Learned.from_file(saved, assignment, {n: w.shape for n, w in originals.items()})
-            for parameter, value in zip(learner.rest, learned.rest, strict=True):
-                parameter.data.copy_(value)
-        for name, weight in learned.weights.items():
-            self.weights[name] = weight
-            instrument.set_weight(name, weight.dequantize().to(originals[name].device))
-        for name, quantizer in learned.quantizers.items():
-            self.quantizers[name] = quantizer
-            instrument.set_activation(name, simulator.spread(name, quantizer))
-
-    def _output_weights(self, components: list[Component], outputs: Spill) -> list[Tensor] | None:
-        """Weights of the rows of a block's output, batch by batch: those of its last layer, which is added to it."""
+        weights = {c.name: self.weights[c.name] for c in components if c.name in self.weights}
+        quantizers = {c.name: self.quantizers[c.name] for c in components if c.name in self.quantizers}
+        # A block adds its last layer's output to its own, which so has the same gradient.
         last = next((c.module for c in reversed(components) if c.role == "weight"), None)
-        rows = None if last is None else self.calibration.row_weights[last]
-        shapes = [x.shape[:-1] for x in outputs]
-        if rows is None or rows.numel() != sum(s.numel() for s in shapes):
-            return None
-        rows = EVEN + (1 - EVEN) * rows / rows.mean().clamp(min=1e-30)
-        return [part.reshape(shape) for part, shape in zip(rows.split(BATCH), shapes, strict=True)]
+        squares = None if last is None else self.calibration.row_weights[last]
+        rows = row_weights(squares, [x.shape for x in streams.wanted], EVEN)
+        steps = self.recipe.reconstruct
+        learned = learn_block(self.simulator, stage, weights, quantizers, assignment, streams, rows, steps, self.checkpoints)
+        self.weights |= learned.weights
+        self.quantizers |= learned.quantizers
 
     def _scale_logits(self, reference: Tensor, logits: Tensor) -> None:
         """Make the model as sure of itself as it was, by the last layer's weight; not where that gives no logits."""

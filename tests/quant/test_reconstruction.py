@@ -16,7 +16,7 @@ from pmq.models import take_inventory
 from pmq.quant import prepare, quantize, quantize_weight, realise, sequence
 from pmq.quant.quantizers import Affine, Codebook, Log, Power
 from pmq.quant.quantizers.base import Quantizer
-from pmq.quant.reconstruction import Effort, LearnedActivation, LearnedWeight
+from pmq.quant.reconstruction import Effort, LearnedActivation, LearnedWeight, block
 from pmq.search import Space, read_space
 from tests.conftest import Tiny, make_tiny
 from tests.quant.test_transforms import make
@@ -74,8 +74,8 @@ def uniform(inventory, bits: int) -> dict[str, Choice]:
 
 @torch.no_grad()
 def test_learning_brings_the_outputs_of_blocks_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequence.Sequence, "_output_weights", lambda *_: None)  # all rows count the same
-    monkeypatch.setattr(sequence, "Effort", partial(Effort, rounding_rate=3e-2, exact=0.0))
+    monkeypatch.setattr(sequence, "row_weights", lambda *_: None)  # all rows count the same
+    monkeypatch.setattr(block, "Effort", partial(Effort, rounding_rate=3e-2, exact=0.0))
     model, images = make_tiny(), torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(5))
     prepared = prepare(model, take_inventory(model, images[:1]), images, LEARNING)
     wanted, errors, codes = prepared.model.forward_intermediates(images, intermediates_only=True), {}, {}
@@ -99,7 +99,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(tiny: Tiny, tmp_path: Path, monk
     prepared = prepare(make_tiny(), tiny.inventory, tiny.images, LEARNING)
     assignment = uniform(tiny.inventory, 4)
     whole = quantize(prepared, assignment)
-    learn, calls = sequence.learn, []
+    learn, calls = block.learn, []
 
     def counted(*args: object) -> None:
         calls.append(1)
@@ -107,7 +107,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(tiny: Tiny, tmp_path: Path, monk
             raise _Killed
         learn(*args)
 
-    monkeypatch.setattr(sequence, "learn", counted)
+    monkeypatch.setattr(block, "learn", counted)
     with pytest.raises(_Killed):
         quantize(prepared, assignment, tmp_path)
     resumed = quantize(prepared, assignment, tmp_path)

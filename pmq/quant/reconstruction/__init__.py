@@ -1,7 +1,8 @@
 """Learning: rounding and scales of one stage at a time, so that its output is again what it was."""
 
+from pmq.quant.reconstruction.block import learn_block, row_weights
 from pmq.quant.reconstruction.checkpoint import Checkpoints, Learned
 from pmq.quant.reconstruction.learned import LearnedActivation, LearnedWeight
-from pmq.quant.reconstruction.stage import Effort, Learner, Streams, learn
+from pmq.quant.reconstruction.stage import Effort, Streams
 
-__all__ = ["Checkpoints", "Effort", "Learned", "LearnedActivation", "LearnedWeight", "Learner", "Streams", "learn"]
+__all__ = ["Checkpoints", "Effort", "Learned", "LearnedActivation", "LearnedWeight", "Streams", "learn_block", "row_weights"]

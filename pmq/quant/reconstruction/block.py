@@ -1,0 +1,79 @@
+"""A block of a simulator: learned, or taken from what was learned before, and left in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from pmq.core.choice import Choice
+from pmq.quant.quantizers import Quantizer
+from pmq.quant.reconstruction.checkpoint import Checkpoints, Learned
+from pmq.quant.reconstruction.learned import LearnedActivation, LearnedWeight
+from pmq.quant.reconstruction.stage import Effort, Learner, Streams, learn
+from pmq.quant.simulator import Simulator
+from pmq.quant.weights import QuantizedWeight
+
+
+def learn_block(
+    simulator: Simulator,
+    stage: int,
+    weights: Mapping[str, QuantizedWeight],
+    quantizers: Mapping[str, Quantizer],
+    choices: Mapping[str, Choice],
+    streams: Streams,
+    rows: Sequence[Tensor] | None,
+    steps: int,
+    checkpoints: Checkpoints,
+) -> Learned:
+    """Learn the block that ``stage`` is, whose ``weights`` and ``quantizers`` are in place.
+
+    Args:
+        simulator: quantized up to and including the stage.
+        stage: which.
+        weights: as rounded, by component of the stage.
+        quantizers: as fitted, by component of the stage.
+        choices: of both.
+        streams: what comes in and should come out.
+        rows: weights of the output's rows, batch by batch.
+        steps: of gradient descent.
+        checkpoints: where learned stages are.
+    """
+    instrument = simulator.instrument
+    originals = {n: instrument.weights[n].detach() for n in weights}
+    learner = Learner(
+        simulator,
+        stage,
+        {n: LearnedWeight(originals[n], w, choices[n]) for n, w in weights.items()},
+        {n: LearnedActivation(q, partial(simulator.spread, n), partial(instrument.spread, n)) for n, q in quantizers.items()},
+    )
+    saved = checkpoints.load(stage)
+    if saved is None:
+        learn(learner, streams, rows, Effort(steps))
+        learned = learner.compute()
+        checkpoints.save(stage, learned.to_file())
+    else:
+        learned = Learned.from_file(saved, choices, {n: w.shape for n, w in originals.items()})
+        for parameter, value in zip(learner.rest, learned.rest, strict=True):
+            parameter.data.copy_(value)
+    for name, weight in learned.weights.items():
+        instrument.set_weight(name, weight.dequantize().to(originals[name].device))
+    for name, quantizer in learned.quantizers.items():
+        instrument.set_activation(name, simulator.spread(name, quantizer))
+    return learned
+
+
+def row_weights(squares: Tensor | None, outputs: Sequence[torch.Size], even: float) -> list[Tensor] | None:
+    """Lay squared gradients ``(N, T)`` out as batches of outputs ``(B, ..., C)`` have their rows; ``even`` of it is one for all.
+
+    >>> row_weights(torch.tensor([[0.0, 4.0]]), [torch.Size([1, 2, 8])], 0.5)
+    [tensor([[0.5000, 1.5000]])]
+    """
+    shapes = [shape[:-1] for shape in outputs]
+    if squares is None or squares.numel() != sum(shape.numel() for shape in shapes):
+        return None
+    rows = even + (1 - even) * squares / squares.mean().clamp(min=1e-30)
+    parts = rows.split([shape[0] for shape in shapes])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
