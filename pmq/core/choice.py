@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 
 from pmq.core.bits import FP32, BitWidth
 
-Granularity = Literal["tensor", "channel", "group", "head"]
+Granularity = Literal["tensor", "channel", "group", "head", "token"]
 Bits = Annotated[int, AfterValidator(BitWidth), WithJsonSchema({"type": "integer", "enum": list(BitWidth.ALLOWED)})]
 
 
@@ -17,7 +17,8 @@ class Choice(BaseModel):
 
     ``granularity`` says which values share a scale. For a weight ``(O, I)``: ``tensor`` one scale, ``channel`` one per
     output ``(O, 1)``, ``group`` one per ``group_size`` neighbouring inputs ``(O, I / group_size)``. For an activation:
-    ``tensor``, or ``head`` one per attention head, which costs a runtime nothing where heads are multiplied one by one.
+    ``tensor``; ``head``, one per attention head, which costs a runtime nothing where heads are multiplied one by one;
+    or ``token``: the quantizer ``dynamic``, whose scales are found when the token is there and not kept.
 
     >>> Choice(bits=4).label, Choice(bits=32, quantizer="none").label
     ('4', 'fp32')
@@ -38,6 +39,10 @@ class Choice(BaseModel):
             raise ValueError(f"group_size={self.group_size} with granularity={self.granularity!r}: only groups have a size")
         if (self.quantizer == "none") != (self.bits == FP32):
             raise ValueError(f"quantizer={self.quantizer!r} with {self.bits} bits: 'none' and 32 bits (FP32) go together")
+        if (self.quantizer == "dynamic") != (self.granularity == "token"):
+            raise ValueError(
+                f"quantizer={self.quantizer!r} with granularity={self.granularity!r}: 'dynamic' and 'token' go together"
+            )
         return self
 
     @property
@@ -57,6 +62,8 @@ class Choice(BaseModel):
             return 1
         if self.granularity == "head":
             return heads
+        if self.granularity == "token":
+            return shape[0]
         if self.granularity == "channel":
             return shape[0]
         inputs = 1

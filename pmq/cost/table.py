@@ -15,6 +15,8 @@ ZERO_POINT_BYTES = 1
 
 def grid_bytes(component: Component, choice: Choice) -> int:
     """Bytes of what makes values of codes: scales and zero points, or a table of levels."""
+    if choice.quantizer == "dynamic":  # found at run time
+        return 0
     scales = choice.scales(component.shape, component.heads)
     if choice.quantizer == "codebook":
         return scales * (SCALE_BYTES + ZERO_POINT_BYTES + 2**choice.bits)
@@ -33,11 +35,17 @@ def component_bytes(component: Component, choice: Choice) -> int:
     return codes + grid_bytes(component, choice)
 
 
+def grid_ops(component: Component, choice: Choice) -> int:
+    """Bit operations of finding a grid at run time: each value of one image is compared twice, as 32 bits."""
+    return 2 * 32 * component.numel if choice.quantizer == "dynamic" else 0
+
+
 class CostModel:
     """Costs of whole allocations of one model.
 
     ``bit operations`` are multiply-accumulates of one image times the bits of both operands (32 for FP32), as HAQ and
-    HAWQ-V3 count them; a product of two activations (``q @ k``, ``attn @ v``) counts both operands as well.
+    HAWQ-V3 count them; a product of two activations (``q @ k``, ``attn @ v``) counts both operands as well. Grids that
+    are found at run time add what that takes.
     """
 
     def __init__(self, inventory: Inventory) -> None:
@@ -50,4 +58,5 @@ class CostModel:
 
     def bit_ops(self, assignment: Mapping[str, Choice]) -> int:
         """Bit operations of one image."""
-        return sum(op.macs * assignment[op.operands[0]].bits * assignment[op.operands[1]].bits for op in self.inventory.operators)
+        pairs = ((op.macs, assignment[op.operands[0]].bits, assignment[op.operands[1]].bits) for op in self.inventory.operators)
+        return sum(macs * a * b for macs, a, b in pairs) + sum(grid_ops(c, assignment[c.name]) for c in self.inventory)

@@ -107,7 +107,7 @@ class ExactSolver:
         return flat
 
     def _bit_ops(self) -> Floats:
-        t, row = self.tables, np.zeros(self._n)
+        t, row = self.tables, self._over_choices(self.tables.ops)
         for p, (left, right) in enumerate(self._operands):
             a, b = (t.bits[d, : t.n_choices[d]] for d in (left, right))
             if left == right:  # tied operands: the choice itself decides

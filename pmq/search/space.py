@@ -98,7 +98,7 @@ class Space:
     def _choice(self, component: Component, bits: int, quantizer: str | None = None) -> Choice:
         options = self._options(component)
         quantizer = quantizer or options.quantizers(bits)[0]
-        granularity = options.granularity or "tensor"
+        granularity = "token" if quantizer == "dynamic" else options.granularity or "tensor"
         what = f"search space {self.name!r}, {component.name!r}"
         if bits == FP32:
             return FLOAT
@@ -158,6 +158,8 @@ def _check_fits(component: Component, quantizer: str, granularity: str, what: st
             raise PmqError(f"{what}: granularity 'head' is for q, k, v and softmax; weights take tensor, channel or group")
         if quantizer != "affine":
             raise PmqError(f"{what}: quantizer {quantizer!r} is for activations; weights take affine")
+        return
+    if quantizer == "dynamic":
         return
     if granularity not in ("tensor", "head"):
         raise PmqError(f"{what}: granularity {granularity!r}; activations take tensor, and q, k, v and softmax also head")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pmq.core.budget import Limits
 from pmq.core.choice import FLOAT
-from pmq.cost.table import CostModel, component_bytes
+from pmq.cost.table import CostModel, component_bytes, grid_ops
 from pmq.search.space import Space
 from pmq.sensitivity.table import SensitivityTable
 
@@ -22,7 +22,8 @@ class Tables:
     """Decision x choice tables. Rows shorter than the longest are padded; ``n_choices`` says where they end.
 
     Attributes:
-        error, size, bits: ``(D, K)``; predicted error, bytes, bits of each choice. ``size`` sums over tied components.
+        error, size, ops, bits: ``(D, K)``; predicted error, bytes, bit operations outside products, and bits of each choice.
+            All but the bits are sums over tied components.
         n_choices: ``(D,)``.
         left, right: ``(P,)`` decisions of the operands of each product; ``macs`` ``(P,)``.
         rest_bytes: bytes outside all components.
@@ -30,6 +31,7 @@ class Tables:
 
     error: Floats
     size: Floats
+    ops: Floats
     bits: Floats
     n_choices: Genomes
     left: Genomes
@@ -42,7 +44,7 @@ class Tables:
         """Collect what the search needs of a space, its model and a sensitivity table."""
         inventory, decisions = space.inventory, space.decisions
         shape = (len(decisions), max(len(d) for d in decisions))
-        error, size, bits = np.zeros(shape), np.zeros(shape), np.full(shape, 32.0)
+        error, size, ops, bits = np.zeros(shape), np.zeros(shape), np.zeros(shape), np.full(shape, 32.0)
         where = {}
         for d, decision in enumerate(decisions):
             for name, choices in zip(decision.components, decision.choices, strict=True):
@@ -50,11 +52,13 @@ class Tables:
                 for k, choice in enumerate(choices):
                     error[d, k] += sensitivity.get(name, choice)
                     size[d, k] += component_bytes(inventory[name], choice)
+                    ops[d, k] += grid_ops(inventory[name], choice)
                     bits[d, k] = choice.bits
         operators = inventory.operators
         return cls(
             error,
             size,
+            ops,
             bits,
             np.array([len(d) for d in decisions]),
             np.array([where[op.operands[0]] for op in operators]),
@@ -71,17 +75,18 @@ class Tables:
             [
                 self.error[rows, genomes].sum(1),
                 self.size[rows, genomes].sum(1) + self.rest_bytes,
-                (bits[:, self.left] * bits[:, self.right]) @ self.macs,
+                (bits[:, self.left] * bits[:, self.right]) @ self.macs + self.ops[rows, genomes].sum(1),
             ],
             axis=1,
         )
 
     def cheapest(self) -> tuple[float, float]:
-        """Smallest bytes and smallest bit operations any allocation of the space has."""
+        """Bytes and bit operations that no allocation of the space is below; there are ones that have either."""
         valid = np.arange(self.size.shape[1]) < self.n_choices[:, None]
         size = np.where(valid, self.size, np.inf).min(1).sum() + self.rest_bytes
         bits = np.where(valid, self.bits, np.inf).min(1)
-        return float(size), float((bits[self.left] * bits[self.right]) @ self.macs)
+        own = np.where(valid, self.ops, np.inf).min(1).sum()
+        return float(size), float((bits[self.left] * bits[self.right]) @ self.macs + own)
 
     def dearest(self) -> tuple[float, float]:
         """Largest bytes and bit operations any allocation of the space has."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pmq.core import Choice, PmqError
 from pmq.quant.estimators import ESTIMATORS
-from pmq.quant.quantizers import QUANTIZERS, Affine, Codebook, Log, Power, Quantizer
+from pmq.quant.quantizers import QUANTIZERS, Affine, Codebook, Dynamic, Log, Power, Quantizer
 from pmq.quant.quantizers.codebook import best_levels
 from pmq.quant.weights import fit, from_rows, pack, quantize_weight, to_rows, unpack
 
@@ -119,7 +119,23 @@ class TestQuantizerConformance:
 
 def test_every_quantizer_is_under_conformance() -> None:
     mark = TestQuantizerConformance.pytestmark[0]
-    assert {case[0].name for case in mark.args[1]} == set(QUANTIZERS)
+    assert {case[0].name for case in mark.args[1]} | {"dynamic"} == set(QUANTIZERS)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_dynamic_has_a_grid_for_each_token(bits: int) -> None:
+    x = torch.randn(2, 5, 300, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-3, 1.0, 50.0, 0.0, 3.0])[:, None]
+    q = Dynamic.fit(x.reshape(1, -1), bits, False, ESTIMATORS["minmax"])
+    y = q(x)
+    assert all(len(token.unique()) <= 2**bits for token in y.flatten(0, 1))
+    step = (x.amax(-1).clamp(min=0) - x.amin(-1).clamp(max=0)) / (2**bits - 1)
+    # half a step, and half of one more at the ends, which the rounded zero point may move
+    assert bool(((y - x).abs().amax(-1) <= 1.001 * step).all())
+    assert torch.equal(y[0], q(x[0]))
+    codes = q.codes(x)
+    assert 0 <= int(codes.min()) <= int(codes.max()) < 2**bits
+    with pytest.raises(NotImplementedError, match="not kept"):
+        q.decode(codes)
 
 
 @pytest.mark.parametrize("root", [1, 2, 4])
@@ -230,7 +246,7 @@ def test_packing_is_dense_and_exact(bits: int, count: int, seed: int) -> None:
 
 
 def test_unknown_names_are_told() -> None:
-    with pytest.raises(PmqError, match="affine, codebook, log, power"):
+    with pytest.raises(PmqError, match="affine, codebook, dynamic, log, power"):
         QUANTIZERS["magic"]
     with pytest.raises(PmqError, match="minmax, mse, percentile"):
         ESTIMATORS["magic"]

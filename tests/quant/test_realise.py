@@ -127,3 +127,15 @@ def test_tensors_of_another_model_are_refused(tiny: Tiny) -> None:
         less = TensorFile.of({k: v for k, v in arrays.items() if k != name})
         with pytest.raises(PmqError, match=told):
             realise(make_tiny(), tiny.inventory, type(quantized)(**{**quantized.__dict__, "tensors": less}))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("recipe", ["mse", "best"])
+def test_scales_of_tokens_need_nothing_from_the_allocation(tiny: Tiny, recipe: str) -> None:
+    prepared = prepare(make_tiny(), tiny.inventory, tiny.images, RECIPES[recipe])
+    dynamic = Choice(bits=8, quantizer="dynamic", granularity="token")
+    assignment = {n: dynamic if tiny.inventory[n].kind == "norm" else c for n, c in uniform(prepared, 8, 8).items()}
+    quantized = quantize(prepared, assignment)
+    assert quantized.parameters["blocks.0.mlp.fc1.input"] == {}
+    output, wanted = realise(make_tiny(), tiny.inventory, quantized).model(tiny.images), make_tiny()(tiny.images)
+    assert float((output - wanted).norm() / wanted.norm()) < 0.1

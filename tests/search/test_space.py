@@ -1,11 +1,14 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
-from pmq.core import PmqError
-from pmq.search import Space, SpaceFile, read_space
+from pmq.core import Limits, PmqError
+from pmq.cost import CostModel
+from pmq.search import ExactSolver, Space, SpaceFile, Tables, read_space
 from pmq.search.space_file import spaces_folder
+from pmq.sensitivity import SensitivityTable
 from tests.conftest import Tiny
 
 BASE = yaml.safe_load((spaces_folder() / "default.yaml").read_text())
@@ -117,3 +120,26 @@ def test_a_finer_entry_may_leave_groups(tiny: Tiny) -> None:
     own = space(tiny, weight=grouped, components={"head": {"granularity": "channel"}})
     assert own.choices["head.weight"][0].group_size is None
     assert own.choices["blocks.0.mlp.fc1.weight"][0].group_size == 8
+
+
+def test_dynamic_is_a_choice_beside_others_and_costs_bit_operations(tiny: Tiny) -> None:
+    own = space(tiny, components={"norm": {"quantizer": ["affine", "dynamic"]}})
+    name = "blocks.0.mlp.fc1.input"
+    found = own.choices[name]
+    assert {c.granularity for c in found if c.quantizer == "dynamic"} == {"token"}
+    assert len(found) == 2 * len({c.bits for c in found})
+    costs, assignment = CostModel(tiny.inventory), own.uniform(4, 4)
+    plain, dynamic = (
+        assignment | {name: next(c for c in found if c.bits == 4 and c.quantizer == q)} for q in ("affine", "dynamic")
+    )
+    assert costs.bit_ops(dynamic) - costs.bit_ops(plain) == 64 * tiny.inventory[name].numel
+    assert costs.size_bytes(dynamic) < costs.size_bytes(plain)
+    tables = Tables.build(own, SensitivityTable.zeros(own.choices))
+    for each in (plain, dynamic):
+        genome = own.genome(each)
+        assert genome is not None
+        assert tables.evaluate(np.array([genome]))[0, 2] == costs.bit_ops(each)
+    limits = Limits(bit_ops=float(costs.bit_ops(plain)))
+    solved = ExactSolver(tables).solve(limits)
+    assert solved is not None
+    assert tables.evaluate(solved[None])[0, 2] <= limits.bit_ops

@@ -106,8 +106,8 @@ def grid_under(levels: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
     """Scale and zero point of 256 even steps on which ``levels`` change least, weighed by the ``mass`` that each holds.
 
     >>> scale, zero_point = grid_under(torch.tensor([0.0, 0.7, 2.0]), torch.tensor([9.0, 9.0, 1.0]))
-    >>> (torch.tensor([0.7, 2.0]) / scale).tolist(), float(zero_point)
-    (True, 0.0)
+    >>> (torch.tensor([0.7, 2.0]) / scale).round(decimals=1).tolist(), float(zero_point)
+    ([63.0, 180.0], 0.0)
     """
     low, high = levels[0].clamp(max=0.0), levels[-1].clamp(min=0.0)
     scales = positive((high - low) / TOP) * torch.linspace(1.01, WIDEST, 500, device=levels.device)[:, None]
@@ -115,7 +115,7 @@ def grid_under(levels: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
     integers = (levels / scales + zero_points).round().clamp(0, TOP)
     errors = ((integers - zero_points) * scales - levels).square() @ mass
     best = errors.argmin()
-    return scales[best, 0], zero_points[best, 0]
+    return scales[best, 0], zero_points[best, 0] + 0.0
 
 
 def best_levels(x: Tensor, weight: Tensor, count: int) -> Tensor:
