@@ -129,9 +129,8 @@ def test_dynamic_is_a_choice_beside_others_and_costs_bit_operations(tiny: Tiny) 
     assert {c.granularity for c in found if c.quantizer == "dynamic"} == {"token"}
     assert len(found) == 2 * len({c.bits for c in found})
     costs, assignment = CostModel(tiny.inventory), own.uniform(4, 4)
-    plain, dynamic = (
-        assignment | {name: next(c for c in found if c.bits == 4 and c.quantizer == q)} for q in ("affine", "dynamic")
-    )
+    plain, dynamic = (assignment | {name: c} for c in found if c.bits == 4)
+    assert (plain[name].quantizer, dynamic[name].quantizer) == ("affine", "dynamic")
     assert costs.bit_ops(dynamic) - costs.bit_ops(plain) == 64 * tiny.inventory[name].numel
     assert costs.size_bytes(dynamic) < costs.size_bytes(plain)
     tables = Tables.build(own, SensitivityTable.zeros(own.choices))

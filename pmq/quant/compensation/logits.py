@@ -16,6 +16,7 @@ def logit_scale(reference: Tensor, logits: Tensor) -> float:
 
     Noise adds to the variance that each LayerNorm divides by, so what the layers say to the logits shrinks with it.
 
+    >>> import torch
     >>> x = torch.randn(50, 10)
     >>> round(logit_scale(x, x / 1.5), 3)
     1.5
