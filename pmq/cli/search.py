@@ -90,5 +90,8 @@ def search(
     n = len(points)
     title = f"{found.allocation.model.name}: {n} allocations looked at, judged on {held_out} held-out images"
     print_table(title, ["allocation", "MB", "bit ops (G)", "agreement %", "KL or error"], rows)
+    carried_out = {name: chosen.get(name) for name in ("agreement", "kl", "feature_error")}
+    told = ", ".join(f"{name} {number(value)}" for name, value in carried_out.items() if value is not None)
+    print(f"the chosen one, carried out by recipe {found.allocation.recipe.name!r}, on the same images: {told}")
     parts = ", ".join(f"{name} {number(seconds)} s" for name, seconds in found.seconds.items())
     print(f"allocation: {path}\ntime: {parts}\nnext: pmq evaluate {found.run}; pmq plot {found.run}")
