@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -11,6 +12,28 @@ from pmq.quant.quantizers import Quantizer
 from pmq.quant.weights import QuantizedWeight
 
 
+@dataclass(frozen=True)
+class IntegerWeight:
+    """A weight as integers: int8 ``(I, O)``, scales ``(O,)`` or ``(1,)``, and the integers' sums for each output ``(O,)``."""
+
+    integers: Tensor
+    scale: Tensor
+    sums: Tensor
+
+    @classmethod
+    def of(cls, weight: QuantizedWeight) -> IntegerWeight | None:
+        """Convert a symmetric ``(O, I)`` weight with one scale for each output or for all; there is none of others."""
+        grid, middle = weight.quantizer.parameters, 2 ** (weight.quantizer.bits - 1)
+        scale = grid["scale"].reshape(-1)
+        ours = len(weight.shape) == 2 and len(scale) in (1, weight.shape[0]) and bool((grid["zero_point"] == middle).all())
+        # cuBLAS wants both sides of the weight to be multiples of eight.
+        aligned = scale.device.type == "cpu" or all(side % 8 == 0 for side in weight.shape)
+        if not (ours and aligned and computes_exactly(scale.device.type)):
+            return None
+        integers = weight.codes.reshape(weight.shape).int() - middle
+        return cls(integers.to(torch.int8).T, scale, integers.sum(1))
+
+
 class IntegerLinear:
     """``linear(quantizer(x), weight, bias)`` with both operands as int8 and sums in int32.
 
@@ -18,18 +41,16 @@ class IntegerLinear:
     ``s * t * (i @ j.T + offset * sum(j))``: a matrix product of integers, which is exact, and one pass over its result.
 
     Args:
-        weight: ``(O, I)``, symmetric with one scale for each output, or one for all.
+        weight: as integers.
         quantizer: of the input, with an ``int8_grid``.
     """
 
-    def __init__(self, weight: QuantizedWeight, quantizer: Quantizer) -> None:
+    def __init__(self, weight: IntegerWeight, quantizer: Quantizer) -> None:
         assert quantizer.int8_grid is not None
         scale, offset = quantizer.int8_grid
-        integers = weight.codes.reshape(weight.shape).int() - 2 ** (weight.quantizer.bits - 1)
-        self._quantizer = quantizer
-        self._weight = integers.to(torch.int8).T
-        self._scale = scale * weight.quantizer.parameters["scale"].reshape(-1)
-        self._shift = self._scale * offset * integers.sum(1)
+        self._quantizer, self._weight = quantizer, weight.integers
+        self._scale = scale * weight.scale
+        self._shift = self._scale * offset * weight.sums
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Compute the layer: ``(..., I)`` -> ``(..., O)``."""
@@ -39,13 +60,9 @@ class IntegerLinear:
         return torch.addcmul(shift, product, self._scale).unflatten(0, x.shape[:-1])
 
 
-def computes_exactly(device: torch.device) -> bool:
-    """Whether the device multiplies int8 without loss: processors without VNNI may saturate sums at 16 bits."""
-    return _computes_exactly(device.type)
-
-
 @cache
-def _computes_exactly(device: str) -> bool:
+def computes_exactly(device: str) -> bool:
+    """Whether a type of device multiplies int8 without loss: processors without VNNI may saturate sums at 16 bits."""
     rows, inner, columns = 32, 64, 16
     for a, b in ((127, 127), (-128, 127), (-128, -128)):
         left = torch.full((rows, inner), a, dtype=torch.int8, device=device)
@@ -57,13 +74,3 @@ def _computes_exactly(device: str) -> bool:
         if not bool((product == inner * a * b).all()):
             return False
     return True
-
-
-def suits(weight: QuantizedWeight, quantizer: Quantizer, device: torch.device) -> bool:
-    """Whether a product of the two can be computed as :class:`IntegerLinear`."""
-    scales = weight.quantizer.parameters["scale"].numel()
-    middle = bool((weight.quantizer.parameters["zero_point"] == 2 ** (weight.quantizer.bits - 1)).all())
-    ours = len(weight.shape) == 2 and middle and scales in (1, weight.shape[0]) and quantizer.int8_grid is not None
-    # cuBLAS wants both sides of the weight to be multiples of eight.
-    aligned = device.type == "cpu" or (weight.shape[0] % 8 == 0 and weight.shape[1] % 8 == 0)
-    return ours and aligned and computes_exactly(device)

@@ -12,7 +12,7 @@ from pmq.core.progress import track
 from pmq.models import split_stages
 from pmq.quant.calibration import Calibration
 from pmq.quant.instrument import Instrument
-from pmq.quant.integer import IntegerLinear, suits
+from pmq.quant.integer import IntegerLinear, IntegerWeight
 from pmq.quant.quantizers import Quantizer
 from pmq.quant.weights import QuantizedWeight, quantize_weight
 
@@ -52,9 +52,8 @@ class Simulator:
         self.instrument = Instrument(model, inventory)
         self._components = {c.name: c for c in inventory}
         self._current: dict[str, tuple[Choice, Calibration]] = dict.fromkeys(inventory.names, (FLOAT, calibration))
-        self._codes: dict[tuple[str, Choice], QuantizedWeight] = {}
         self._weights: dict[tuple[str, Choice], Tensor] = {}
-        self._products: dict[tuple[str, Choice, Choice, Calibration], IntegerLinear | None] = {}
+        self._integers: dict[tuple[str, Choice], IntegerWeight | None] = {}
         self._quantizers: dict[tuple[str, Choice, Calibration], Quantizer] = {}
 
     def apply(self, assignment: Mapping[str, Choice], calibration: Calibration | None = None) -> None:
@@ -82,16 +81,11 @@ class Simulator:
         weight, source = f"{module}.weight", f"{module}.input"
         if not self.integers or weight not in self._current or source not in self._current:
             return None
-        choices = self._current[weight][0], *self._current[source]
-        if choices[0].is_float or choices[1].is_float:
+        (choice, _), (input_choice, calibration) = self._current[weight], self._current[source]
+        if choice.is_float or input_choice.is_float:
             return None
-        key = (module, *choices)
-        if key not in self._products:
-            codes = self._codes[weight, choices[0]]
-            quantizer = self._quantizers[source, *self._current[source]]
-            fits = suits(codes, quantizer, codes.codes.device)
-            self._products[key] = IntegerLinear(codes, quantizer) if fits else None
-        return self._products[key]
+        integers, quantizer = self._integers[weight, choice], self._quantizers[source, input_choice, calibration]
+        return None if integers is None or quantizer.int8_grid is None else IntegerLinear(integers, quantizer)
 
     def run(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Run stages ``start`` to ``stop`` (exclusive) of the model as it is quantized now; a component names its stage."""
@@ -120,8 +114,9 @@ class Simulator:
         """Quantized values of a weight, computed once."""
         key = (component.name, choice)
         if key not in self._weights:
-            self._codes[key] = self.quantized_weight(component, choice)
-            self._weights[key] = self._codes[key].dequantize()
+            quantized = self.quantized_weight(component, choice)
+            self._weights[key] = quantized.dequantize()
+            self._integers[key] = IntegerWeight.of(quantized) if self.integers else None
         return self._weights[key]
 
     def quantized_weight(self, component: Component, choice: Choice) -> QuantizedWeight:

@@ -6,13 +6,12 @@ from torch import Tensor, nn
 
 from pmq.core import Choice
 from pmq.quant import Simulator, quantize_weight
-from pmq.quant.integer import IntegerLinear, computes_exactly, suits
-from pmq.quant.quantizers import Affine, Codebook, Power
+from pmq.quant.integer import IntegerLinear, IntegerWeight, computes_exactly
+from pmq.quant.quantizers import Affine, Codebook
 from pmq.quant.quantizers.base import Quantizer
 from tests.conftest import Tiny
 
-CPU = torch.device("cpu")
-pytestmark = pytest.mark.skipif(not computes_exactly(CPU), reason="this processor does not multiply int8 exactly")
+pytestmark = pytest.mark.skipif(not computes_exactly("cpu"), reason="this processor does not multiply int8 exactly")
 
 
 def inputs() -> list[Quantizer]:
@@ -37,21 +36,25 @@ def test_equals_the_product_of_fake_quantized_values(
     weight = torch.randn(40, 96, generator=generator)
     quantized = quantize_weight(weight, Choice(bits=bits, granularity=granularity, symmetric=True))
     x = 3 * torch.randn(2, 50, 96, generator=generator)
-    assert suits(quantized, quantizer, CPU)
-    got = IntegerLinear(quantized, quantizer)(x, bias)
+    integers = IntegerWeight.of(quantized)
+    assert integers is not None
+    got = IntegerLinear(integers, quantizer)(x, bias)
     want = nn.functional.linear(quantizer(x).double(), quantized.dequantize().double(), None if bias is None else bias.double())
     magnitude = quantizer(x).abs().double() @ quantized.dequantize().abs().double().T + 128 * quantized.dequantize().abs().max()
     assert float(((got - want).abs() / magnitude).max()) < 1e-5
 
 
-def test_what_is_no_product_of_integers_is_left_to_floats() -> None:
+def test_what_is_no_product_of_integers_is_left_to_floats(tiny: Tiny) -> None:
     weight = torch.randn(16, 32)
-    affine = Affine.from_range(torch.tensor(-1.0), torch.tensor(1.0), 8, False)
-    suiting = quantize_weight(weight, Choice(bits=8, granularity="channel", symmetric=True))
-    assert suits(suiting, affine, CPU)
-    assert not suits(quantize_weight(weight, Choice(bits=8, granularity="channel")), affine, CPU)
-    assert not suits(quantize_weight(weight, Choice(bits=8, granularity="group", group_size=8, symmetric=True)), affine, CPU)
-    assert not suits(suiting, Power.from_range(torch.tensor(0.0), torch.tensor(1.0), 8, 2), CPU)
+    for choice in (Choice(bits=8, granularity="channel"), Choice(bits=8, granularity="group", group_size=8, symmetric=True)):
+        assert IntegerWeight.of(quantize_weight(weight, choice)) is None
+    assert (
+        IntegerWeight.of(quantize_weight(weight[..., None, None], Choice(bits=8, granularity="channel", symmetric=True))) is None
+    )
+    with Simulator(tiny.model, tiny.inventory, tiny.calibration) as simulator:
+        simulator.apply(tiny.space.uniform(4, 8))  # GELU output by powers
+        assert simulator.instrument.layer("blocks.0.mlp.fc2.weight").product is None
+        assert simulator.instrument.layer("blocks.0.mlp.fc1.weight").product is not None
 
 
 @torch.no_grad()
