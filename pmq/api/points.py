@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from pmq.core import FLOAT, Assignment, Limits, PmqError
+from pmq.core import FLOAT, Assignment, Limits
 from pmq.core.progress import track
 from pmq.core.rundir import RunDir
 from pmq.cost import CostModel
 from pmq.evaluate import Judge
-from pmq.quant import Prepared, Quantized, quantize, realise
 from pmq.search import ExactSolver, Space, Tables, non_dominated, nsga2, within
 from pmq.search.candidates import Candidate, exact_candidates, nearby_candidates, sweep_candidates
 from pmq.search.tables import Floats, Genomes
@@ -111,36 +108,3 @@ def _foreign_uniform(
         row |= {"within": limits.allow(size, ops), "front": False, "genome_id": -1, "predicted_error": np.nan}
         rows.append(row | _judged(judge, assignment, source, run))
     return pd.DataFrame(rows)
-
-
-def choose(points: pd.DataFrame, classifier: bool) -> int:
-    """Pick the simulated point within the budget with the least error on the held-out images, and mark it."""
-    error = "kl" if classifier else "feature_error"
-    eligible = points[points["within"] & (points["genome_id"] >= 0) & points[error].notna()]
-    if eligible.empty:
-        raise PmqError("no simulated allocation is within the budget; raise the budget a little")
-    best = int(eligible[error].idxmin())
-    points["chosen"] = points.index == best
-    return best
-
-
-def finish(
-    prepared: Prepared, assignment: Assignment, judge: Judge, checkpoints: Path | None = None
-) -> tuple[Quantized, dict[str, float | None]]:
-    """Carry the chosen allocation out and judge what came of it.
-
-    Going layer by layer, and learning, can overfit few calibration images where little is lost to begin with: either is
-    kept only if it is no worse on the judge's images than to do without.
-    """
-    recipes = [prepared.recipe]
-    for step, off in (("reconstruct", 0), ("sequential", False)):
-        if getattr(recipes[-1], step):
-            recipes.append(recipes[-1].model_copy(update={step: off}))
-    found = []
-    for each in recipes:
-        quantized = quantize(replace(prepared, recipe=each), assignment, checkpoints)
-        model = realise(copy.deepcopy(prepared.model), prepared.inventory, quantized).model
-        found.append((quantized, judge.judge_model(model)))
-    error = "kl" if judge.classifier else "feature_error"
-    quantized, metrics = min(found, key=lambda pair: pair[1][error] or 0.0)
-    return quantized, {name: metrics[name] for name in METRICS}

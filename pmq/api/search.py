@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from pmq.api.allocate import make_allocation
-from pmq.api.points import Archive, choose, explore, finish, judge_candidates
+from pmq.api.finish import finish
+from pmq.api.points import Archive, explore, judge_candidates
 from pmq.api.run_files import write_run
 from pmq.api.sensitivity import check_quantizers, measure
 from pmq.api.subject import Subject, divide_images, gather_images
-from pmq.core import Allocation, Budget, Limits, PmqError
+from pmq.core import Allocation, Assignment, Budget, Limits, PmqError
 from pmq.core.allocation import pmq_version
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.rundir import RunDir
@@ -85,7 +86,7 @@ def search(
         budget: see :mod:`pmq.core.budget`.
         space: name or path of a search space.
         recipe: how the model is quantized: ``minmax``, ``percentile``, ``mse``, ``fast`` or ``best``. Tables and candidates
-            quantize each component by itself; the steps of ``best`` that go layer by layer finish the chosen allocation.
+            quantize each component by itself; the steps of ``best`` that go layer by layer finish the best of them.
         reconstruct: learn rounding and scales of the chosen allocation, block by block.
         metric_name: sensitivity metric: ``measured`` or ``fisher``.
         calib_images: see ``images``.
@@ -144,9 +145,12 @@ def search(
         judge = Judge(simulator, judged, subject.classifier, batch_size)
         points = judge_candidates(judge, archive, laid_out, limits, run)
         clock.lap("simulation")
-    index = choose(points, subject.classifier)
-    assignment = laid_out.assignment(archive.genomes[points.loc[index, "genome_id"]])
-    quantized, finished = finish(prepared, assignment, judge, None if path is None else path / "learned")
+
+    def assignment_of(index: int) -> Assignment:
+        return laid_out.assignment(archive.genomes[points.loc[index, "genome_id"]])
+
+    learned = None if path is None else path / "learned"
+    index, quantized, finished = finish(prepared, points, assignment_of, judge, learned)
     clock.lap("finish")
     metrics = {"predicted_error": points.loc[index, "predicted_error"]} | finished
     info = prepared.calibration.info
