@@ -106,6 +106,9 @@ def calibrate(
                 losses = log_likelihoods(output, classifier, generator, DRAWS)
                 for module, weights in seen.weigh(losses, calibration.moments, len(batch)).items():
                     row_weights.setdefault(module, []).append(weights)
+                del losses
+            seen.forget()
+            del output
     calibration.row_weights = {module: torch.cat(parts) for module, parts in row_weights.items()}
     return calibration
 
@@ -153,6 +156,11 @@ class _Seen:
             self.instrument.set_activation(name, None)
         for handle in self._handles:
             handle.remove()
+
+    def forget(self) -> None:
+        """Let the graph of the pass go now: hooks refer to us and we to them, which waits for the garbage collector."""
+        self.activations.clear()
+        self.layers.clear()
 
     def weigh(self, losses: list[Tensor], moments: dict[str, SecondMoment], n_images: int) -> dict[str, Tensor]:
         """Add weights to samples and moments; give the weights of each layer's output rows ``(B, T)``."""
