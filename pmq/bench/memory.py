@@ -8,6 +8,7 @@ import sys
 
 import torch
 
+from pmq.core.memory import keep_freed_memory
 from pmq.core.recipe import find_recipe
 from pmq.models import create_model, model_info, take_inventory
 from pmq.quant import prepare, quantize
@@ -22,6 +23,7 @@ def calibration_peak(model: str, n_images: int, recipe: str = "best") -> float:
 
 def main(name: str, n_images: int, recipe: str) -> None:
     """Calibrate, quantize, and print the peak."""
+    keep_freed_memory()
     model = create_model(name, pretrained=False)
     images = torch.randn(n_images, *model_info(model).data_config["input_size"])
     inventory = take_inventory(model, images[:1])

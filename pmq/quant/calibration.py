@@ -13,6 +13,7 @@ from pmq.core.allocation import CalibrationInfo
 from pmq.core.choice import Choice
 from pmq.core.component import Inventory
 from pmq.core.errors import PmqError
+from pmq.core.memory import freed_at_once
 from pmq.core.progress import track
 from pmq.quant.compensation import SecondMoment, output_rows, rows_of
 from pmq.quant.gradients import log_likelihoods, squared_gradients
@@ -95,7 +96,7 @@ def calibrate(
     generator = torch.Generator().manual_seed(seed)
     device = next(model.parameters()).device
     row_weights: dict[str, list[Tensor]] = {}
-    with Instrument(model, inventory) as instrument, torch.set_grad_enabled(gradients):
+    with freed_at_once(), Instrument(model, inventory) as instrument, torch.set_grad_enabled(gradients):
         for batch in track(images.split(BATCH), "calibrating"):
             share, x = len(batch) / len(images), batch.to(device).clone().requires_grad_(gradients)
             seen = _Seen(instrument, calibration.samples, share, generator)
