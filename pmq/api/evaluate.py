@@ -27,18 +27,8 @@ What = Allocation | str
 #: header of timm's results files, then ours
 COLUMNS = (
     *("model", "img_size", "top1", "top1_err", "top5", "top5_err", "param_count", "crop_pct", "interpolation"),
-    *(
-        "allocation",
-        "agreement",
-        "kl",
-        "feature_error",
-        "size_bytes",
-        "bit_ops",
-        "images_per_s",
-        "amp_agreement",
-        "n_images",
-        "seed",
-    ),
+    *("allocation", "agreement", "kl", "feature_error", "size_bytes", "bit_ops"),
+    *("images_per_s", "amp_agreement", "n_images", "seed"),
 )
 
 

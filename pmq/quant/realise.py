@@ -52,7 +52,7 @@ def quantize(prepared: Prepared, assignment: Assignment, checkpoints: Path | Non
     plain = dict(model.named_parameters())  # before modules are exchanged, which would rename some
     simulator = Simulator(model, prepared.inventory, prepared.calibration, prepared.rounding())
     if prepared.recipe.sequential:
-        folder = checkpoints and checkpoints / _digest(prepared, assignment)
+        folder = checkpoints / _digest(prepared, assignment) if checkpoints and prepared.recipe.reconstruct else None
         sequence = Sequence(simulator, prepared.images, prepared.recipe, folder)
         sequence.finish(assignment)
         weights, quantizers = sequence.weights, sequence.quantizers

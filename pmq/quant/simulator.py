@@ -51,28 +51,26 @@ class Simulator:
         self._stages = split_stages(model)
         self.instrument = Instrument(model, inventory)
         self._components = {c.name: c for c in inventory}
-        self._current: dict[str, tuple[Choice, Calibration]] = dict.fromkeys(inventory.names, (FLOAT, calibration))
+        self._current: dict[str, Choice] = dict.fromkeys(inventory.names, FLOAT)
         self._weights: dict[tuple[str, Choice], Tensor] = {}
         self._integers: dict[tuple[str, Choice], IntegerWeight | None] = {}
-        self._quantizers: dict[tuple[str, Choice, Calibration], Quantizer] = {}
+        self._quantizers: dict[tuple[str, Choice], Quantizer] = {}
 
-    def apply(self, assignment: Mapping[str, Choice], calibration: Calibration | None = None) -> None:
-        """Quantize by ``assignment``; components it does not name are FP32. ``calibration`` overrides our own."""
+    def apply(self, assignment: Mapping[str, Choice]) -> None:
+        """Quantize by ``assignment``; components it does not name are FP32."""
         for name in self.inventory.names:
-            self.set(name, assignment.get(name, FLOAT), calibration)
+            self.set(name, assignment.get(name, FLOAT))
 
-    def set(self, name: str, choice: Choice, calibration: Calibration | None = None) -> None:
+    def set(self, name: str, choice: Choice) -> None:
         """Quantize one component, leaving the others as they are."""
-        calibration = calibration or self.calibration
-        if self._current[name] == (choice, calibration):
+        if self._current[name] == choice:
             return
         component = self._components[name]
         if component.role == "weight":
             self.instrument.set_weight(name, None if choice.is_float else self.weight(component, choice))
         else:
-            quantizer = None if choice.is_float else self.quantizer(component, choice, calibration)
-            self.instrument.set_activation(name, quantizer)
-        self._current[name] = (choice, calibration)
+            self.instrument.set_activation(name, None if choice.is_float else self.quantizer(component, choice))
+        self._current[name] = choice
         if component.slot in ("weight", "input"):
             self.instrument.layer(name).product = self._product(component.module)
 
@@ -81,10 +79,10 @@ class Simulator:
         weight, source = f"{module}.weight", f"{module}.input"
         if not self.integers or weight not in self._current or source not in self._current:
             return None
-        (choice, _), (input_choice, calibration) = self._current[weight], self._current[source]
+        choice, input_choice = self._current[weight], self._current[source]
         if choice.is_float or input_choice.is_float:
             return None
-        integers, quantizer = self._integers[weight, choice], self._quantizers[source, input_choice, calibration]
+        integers, quantizer = self._integers[weight, choice], self._quantizers[source, input_choice]
         return None if integers is None or quantizer.int8_grid is None else IntegerLinear(integers, quantizer)
 
     def run(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
@@ -123,12 +121,11 @@ class Simulator:
         """Codes and grid of a weight."""
         return self.rounding(component, self.instrument.weights[component.name].detach(), choice)
 
-    def quantizer(self, component: Component, choice: Choice, calibration: Calibration | None = None) -> Quantizer:
+    def quantizer(self, component: Component, choice: Choice) -> Quantizer:
         """Quantizer of an activation, fitted once."""
-        calibration = calibration or self.calibration
-        key = (component.name, choice, calibration)
+        key = (component.name, choice)
         if key not in self._quantizers:
-            self._quantizers[key] = self.spread(component.name, calibration.quantizer(component.name, choice))
+            self._quantizers[key] = self.spread(component.name, self.calibration.quantizer(component.name, choice))
         return self._quantizers[key]
 
     def spread(self, name: str, quantizer: Quantizer) -> Quantizer:

@@ -13,6 +13,7 @@ from pmq.core.component import Component
 from pmq.core.errors import PmqError
 from pmq.core.progress import track
 from pmq.quant import Simulator
+from pmq.quant.compensation import output_rows, rows_of
 from pmq.quant.gradients import DRAWS, log_likelihoods
 from pmq.quant.instrument import TapFunction
 from pmq.sensitivity.base import Metric, Probe, register
@@ -115,9 +116,8 @@ def _products(simulator: Simulator, component: Component, row: list[Choice], x: 
         return torch.stack([(flat * d).sum(-1) for d in errors])
     weight = simulator.instrument.weights[component.name].detach()
     delta = torch.stack([(simulator.weight(component, c) - weight).reshape(-1) for c in row], 1)
-    if weight.ndim == 4:  # the patch embedding: as a Linear over its unfolded patches
-        x = torch.nn.functional.unfold(x, weight.shape[2:], stride=weight.shape[2:]).transpose(1, 2)
-        g = g.flatten(3).transpose(2, 3)
-    x, g = x.reshape(n_images, -1, x.shape[-1]), g.reshape(draws, n_images, -1, g.shape[-1])
+    layer = simulator.instrument.layer(component.name)
+    x = rows_of(layer, x).unflatten(0, (n_images, -1))
+    g = torch.stack([output_rows(layer, draw).unflatten(0, (n_images, -1)) for draw in g])
     gradients = torch.einsum("dbno,bni->dboi", g, x).reshape(draws * n_images, -1)
     return (gradients @ delta).reshape(draws, n_images, -1).permute(2, 0, 1)
