@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pmq.quant.divergence import feature_error
+
 #: labels drawn from the model's own softmax for each image
 DRAWS = 2
 
@@ -22,6 +24,16 @@ def log_likelihoods(output: Tensor, classifier: bool, generator: torch.Generator
     unit = output.flatten(1) / output.detach().flatten(1).norm(dim=1, keepdim=True)
     # The relative squared error is |J d|^2; twice the half of its expectation over directions.
     return [2**0.5 * (unit * torch.randn(unit.shape, generator=generator).to(unit)).sum() for _ in range(draws)]
+
+
+def output_loss(reference: Tensor, output: Tensor, classifier: bool) -> Tensor:
+    """The error of an output for each image, but for what does not depend on it: gradients and curvature are the error's.
+
+    The cross-entropy in place of the KL divergence, which is cut off at zero, where FP32 is.
+    """
+    if not classifier:
+        return feature_error(reference, output)
+    return -(torch.softmax(reference, -1) * torch.log_softmax(output, -1)).sum(-1)
 
 
 def squared_gradients(losses: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:

@@ -63,8 +63,14 @@ class Simulator:
 
     def set(self, name: str, choice: Choice) -> None:
         """Quantize one component, leaving the others as they are."""
-        if self._current[name] == choice:
-            return
+        if self._current[name] != choice:
+            self._install(name, choice)
+
+    def reset(self, name: str) -> None:
+        """Quantize one component again as it is quantized now, after its tap was used for something else."""
+        self._install(name, self._current[name])
+
+    def _install(self, name: str, choice: Choice) -> None:
         component = self._components[name]
         if component.role == "weight":
             self.instrument.set_weight(name, None if choice.is_float else self.weight(component, choice))

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from pmq.core.choice import Assignment, Choice
 from pmq.core.registry import Registry
-from pmq.quant import Simulator
+from pmq.quant import Simulator, output_error
 from pmq.sensitivity.table import SensitivityTable
 
 Choices = Mapping[str, Sequence[Choice]]
@@ -41,6 +42,27 @@ class Probe:
     base: Assignment = field(default_factory=dict)
     batch_size: int = 24
     seed: int = 0
+    _reference: Tensor | None = field(default=None, init=False, repr=False)
+
+    def reference(self) -> Tensor:
+        """Outputs of FP32 ``(N, ...)``; computed once."""
+        if self._reference is None:
+            self.simulator.apply({})
+            self._reference = self.outputs()
+            self.simulator.apply(self.base)
+        return self._reference
+
+    @torch.no_grad()
+    def outputs(self) -> Tensor:
+        """Outputs of the model as it is quantized now ``(N, ...)``."""
+        device = next(self.simulator.model.parameters()).device
+        return torch.cat([self.simulator.model(x.to(device)) for x in self.images.split(self.batch_size)])
+
+    def base_error(self) -> float:
+        """Mean error of the base's outputs."""
+        if all(choice.is_float for choice in self.base.values()):
+            return 0.0
+        return float(output_error(self.reference(), self.outputs(), self.classifier).mean())
 
 
 class Metric(ABC):

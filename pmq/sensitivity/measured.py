@@ -1,4 +1,4 @@
-"""Measured sensitivity: quantize one component, run the model, look at its output."""
+"""Measured sensitivity: change one component, run the model, look at its output."""
 
 from __future__ import annotations
 
@@ -9,41 +9,55 @@ from torch import Tensor
 
 from pmq.core.choice import FLOAT, Choice
 from pmq.core.progress import track
-from pmq.quant import Simulator, output_error
+from pmq.quant import output_error
 from pmq.sensitivity.base import Metric, Probe, register
+
+
+@torch.no_grad()
+def one_at_a_time(probe: Probe, choices: Mapping[str, list[Choice]]) -> Iterator[tuple[str, Choice, Tensor]]:
+    """Outputs ``(N, ...)`` of the base with one component changed, for each component and choice.
+
+    The forward pass restarts at the stage that holds the component, from that stage's cached input: half the work on
+    average. Components go stage by stage, so that only one stage's input is held at a time.
+    """
+    simulator = probe.simulator
+    device = next(simulator.model.parameters()).device
+    inputs = [batch.to(device) for batch in probe.images.split(probe.batch_size)]
+    at = 0
+    pairs = [(simulator.inventory[name], choice) for name, row in choices.items() for choice in row]
+    pairs.sort(key=lambda pair: pair[0].stage)  # stable: model order within a stage
+    for component, choice in track(pairs, "measuring sensitivity"):
+        if component.stage != at:
+            inputs = [simulator.run(x, at, component.stage) for x in inputs]
+            at = component.stage
+        simulator.set(component.name, choice)
+        try:
+            outputs = [simulator.run(x, at) for x in inputs]
+        finally:
+            simulator.set(component.name, probe.base.get(component.name, FLOAT))
+        yield component.name, choice, torch.cat(outputs)
 
 
 @register
 class OneAtATime(Metric):
-    """Mean KL divergence at the output between the base allocation and the base with one component changed.
-
-    The forward pass restarts at the stage that holds the component, from that stage's cached input: half the work on
-    average. Components go stage by stage, so that only one stage's input is held at a time beside the reference.
-    """
+    """Mean KL divergence from FP32 with one component changed, beside that of the base itself (zero around FP32)."""
 
     name = "measured"
 
-    @torch.no_grad()
     def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]]) -> Iterator[tuple[str, Choice, float]]:
-        simulator = probe.simulator
-        device = next(simulator.model.parameters()).device
-        inputs = [batch.to(device) for batch in probe.images.split(probe.batch_size)]
-        reference = [simulator.run(x) for x in inputs]
-        at = 0
-        pairs = [(simulator.inventory[name], choice) for name, row in choices.items() for choice in row]
-        pairs.sort(key=lambda pair: pair[0].stage)  # stable: model order within a stage
-        for component, choice in track(pairs, "measuring sensitivity"):
-            if component.stage != at:
-                inputs = [simulator.run(x, at, component.stage) for x in inputs]
-                at = component.stage
-            simulator.set(component.name, choice)
-            try:
-                error = _mean_error(simulator, at, inputs, reference, probe.classifier)
-            finally:
-                simulator.set(component.name, probe.base.get(component.name, FLOAT))
-            yield component.name, choice, error
+        reference, start = probe.reference(), probe.base_error()
+        for name, choice, output in one_at_a_time(probe, choices):
+            yield name, choice, float(output_error(reference, output, probe.classifier).mean()) - start
 
 
-def _mean_error(simulator: Simulator, at: int, inputs: list[Tensor], reference: list[Tensor], classifier: bool) -> float:
-    errors = [output_error(r, simulator.run(x, at), classifier) for x, r in zip(inputs, reference, strict=True)]
-    return float(torch.cat(errors).mean())
+@register
+class OutputDistance(Metric):
+    """Mean squared distance of the outputs from FP32's with one component changed, beside that of the base itself."""
+
+    name = "l2"
+
+    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]]) -> Iterator[tuple[str, Choice, float]]:
+        reference = probe.reference().flatten(1)
+        start = float((probe.outputs().flatten(1) - reference).square().sum(1).mean())
+        for name, choice, output in one_at_a_time(probe, choices):
+            yield name, choice, float((output.flatten(1) - reference).square().sum(1).mean()) - start

@@ -12,7 +12,7 @@ from pmq.quant import Simulator, calibrate, output_error
 from pmq.sensitivity import METRICS, Probe, SensitivityTable
 from tests.conftest import Tiny, make_tiny
 
-NAMES = ["fisher", "measured"]
+NAMES = ["fisher", "fisher_elementwise", "gradient", "hawq", "l2", "measured", "snip", "sqnr"]
 
 
 def test_every_metric_is_under_conformance() -> None:
@@ -38,6 +38,14 @@ class TestMetricConformance:
         with torch.no_grad():
             assert torch.equal(tiny.model(tiny.images), before)
 
+    def test_around_a_quantized_point_the_base_changes_nothing(self, name: str, tiny: Tiny, simulator: Simulator) -> None:
+        base = tiny.space.uniform(4, 4)
+        table = METRICS[name].measure(Probe(simulator, tiny.images[:4], base=base), tiny.space.choices)
+        unpinned = [n for n, c in tiny.space.choices.items() if len(c) > 1]
+        assert all(table.get(n, base[n]) == 0 for n in unpinned)
+        changed = [table.get(n, c) != 0 for n in unpinned for c in tiny.space.choices[n] if c != base[n]]
+        assert sum(changed) >= 0.5 * len(changed)  # curvature can be negative away from FP32, which a trace counts as none
+
     def test_takes_what_is_journaled_and_records_the_rest(self, name: str, tiny: Tiny, simulator: Simulator) -> None:
         known = {("blocks.0.mlp.fc1.weight", c): 42.0 for c in tiny.space.choices["blocks.0.mlp.fc1.weight"]}
         recorded = []
@@ -54,7 +62,7 @@ class TestMetricConformance:
     def test_few_bits_hurt_more_than_many(self, name: str, tiny: Tiny, simulator: Simulator) -> None:
         table = METRICS[name].measure(Probe(simulator, tiny.images), tiny.space.choices)
         worse = [table.get(n, c[0]) > table.get(n, c[-1]) for n, c in tiny.space.choices.items() if len(c) > 1]
-        assert sum(worse) >= 0.95 * len(worse)
+        assert sum(worse) >= 0.9 * len(worse)  # estimates of a trace by few draws can fail
 
     def test_feature_extractors_are_measured_on_their_features(self, name: str) -> None:
         model = make_tiny(num_classes=0)
@@ -86,20 +94,16 @@ def test_fisher_ranks_like_measured_where_errors_are_small(tiny: Tiny, simulator
     assert kendalltau(*zip(*pairs, strict=True)).statistic > 0.5
 
 
-def test_fisher_refuses_to_measure_around_quantized_points(tiny: Tiny, simulator: Simulator) -> None:
-    with pytest.raises(PmqError, match="around FP32 only"):
-        METRICS["fisher"].measure(Probe(simulator, tiny.images, base=tiny.space.uniform(4, 4)), tiny.space.choices)
-
-
-def test_measured_around_a_quantized_point_differs(tiny: Tiny, simulator: Simulator) -> None:
-    choices = {"blocks.0.mlp.fc1.weight": tiny.space.choices["blocks.0.mlp.fc1.weight"]}
-    base = tiny.space.uniform(4, 4)
-    table = METRICS["measured"].measure(Probe(simulator, tiny.images, base=base), choices)
-    assert table.get("blocks.0.mlp.fc1.weight", base["blocks.0.mlp.fc1.weight"]) == 0
+def test_first_order_sees_better_and_worse_around_a_quantized_point(tiny: Tiny, simulator: Simulator) -> None:
+    base = tiny.space.uniform(5, 5)
+    tables = [METRICS[m].measure(Probe(simulator, tiny.images, base=base), tiny.space.choices) for m in ("gradient", "measured")]
+    pairs = [(tables[0].get(n, c), tables[1].get(n, c)) for n, row in tiny.space.choices.items() for c in row]
+    assert min(p[1] for p in pairs) < 0
+    assert kendalltau(*zip(*pairs, strict=True)).statistic > 0.3
 
 
 def test_missing_entries_are_named() -> None:
     with pytest.raises(PmqError, match="no sensitivity of 'a' at 4 bits"):
         SensitivityTable("measured").get("a", Choice(bits=4))
-    with pytest.raises(PmqError, match="fisher, measured"):
+    with pytest.raises(PmqError, match=r"fisher, .*measured"):
         METRICS["magic"]

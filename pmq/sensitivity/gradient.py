@@ -1,0 +1,44 @@
+"""First-order sensitivity around a quantized point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import Tensor
+
+from pmq.core.choice import Choice
+from pmq.core.component import Component
+from pmq.quant.gradients import DRAWS, output_loss
+from pmq.sensitivity.base import Metric, Probe, register
+from pmq.sensitivity.fisher import draws_of
+from pmq.sensitivity.passes import Recorder, inner_products, scored
+
+
+@register
+class FirstOrder(Metric):
+    """Gradient of the output's error at the base times a component's change, and half the Fisher information there.
+
+    The second-order expansion of the error around the base, gradients passing through quantizers as if they did nothing.
+    Around FP32 the gradient is zero, and this is ``fisher``. Errors are beside the base's own: less than zero is better.
+    """
+
+    name = "gradient"
+
+    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]]) -> Iterator[tuple[str, Choice, float]]:
+        reference = probe.reference()
+        draw, done = draws_of(probe), 0
+
+        def losses(images: Tensor, output: Tensor) -> list[Tensor]:
+            nonlocal done
+            wanted = reference[done : done + len(images)].to(output.device)
+            done += len(images)
+            return [output_loss(wanted, output, probe.classifier).sum(), *draw(images, output)]
+
+        for name, choice, total in scored(probe, choices, losses, _expansion, "estimating sensitivity"):
+            yield name, choice, total / len(probe.images)
+
+
+def _expansion(recorder: Recorder, component: Component, row: Sequence[Choice], gradients: Tensor, n_images: int) -> Tensor:
+    products = inner_products(recorder, component, row, gradients, n_images)
+    first, draws = products[:, 0], products[:, 1:]
+    return first.sum(1) + 0.5 * draws.square().sum((1, 2)) / DRAWS

@@ -1,0 +1,160 @@
+"""A forward pass around any allocation that shows what gradient metrics need: what quantizers get, what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pmq.core.choice import Assignment, Choice
+from pmq.core.component import Component
+from pmq.core.progress import track
+from pmq.quant import Simulator
+from pmq.quant.compensation import output_rows, rows_of
+from pmq.quant.instrument import TapFunction
+from pmq.sensitivity.base import Probe
+
+
+class _StraightThrough(torch.autograd.Function):
+    """A quantizer whose gradient is that of doing nothing (1308.3432): rounding itself has none."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, function: TapFunction) -> Tensor:
+        return function(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return gradient, None
+
+
+class Recorder:
+    """Runs a model under ``base`` and keeps, of each component, what changes of it act on and what gradients are wanted of.
+
+    Attributes:
+        inputs: what the quantizer of an activation gets; what the layer of a weight multiplies with it.
+        outputs: an activation as the model goes on with it; a layer's output for its weight. In the graph.
+    """
+
+    def __init__(self, simulator: Simulator, base: Assignment, components: Sequence[Component]) -> None:
+        self.simulator, self.base, self.components = simulator, base, components
+        self.inputs: dict[str, Tensor] = {}
+        self.outputs: dict[str, Tensor] = {}
+        self._weights = [c for c in components if c.role == "weight"]
+        # All activations of the base are quantized straight-through, whether a change of them is asked for or not.
+        wanted = {c.name for c in components}
+        tapped = (c for c in simulator.inventory if c.role == "activation" and (c.name in wanted or not self._is_float(c)))
+        self._taps = {c.name: self._tap(c) for c in tapped}
+
+    def _is_float(self, component: Component) -> bool:
+        return component.name not in self.base or self.base[component.name].is_float
+
+    def _tap(self, component: Component) -> TapFunction:
+        quantizer = None if self._is_float(component) else self.simulator.quantizer(component, self.base[component.name])
+
+        def tap(x: Tensor) -> Tensor:
+            y: Tensor = x if quantizer is None else _StraightThrough.apply(x, quantizer)
+            self.inputs[component.name], self.outputs[component.name] = x.detach(), y
+            return y
+
+        return tap
+
+    def _hook(self, component: Component) -> Any:
+        source = f"{component.module}.input"
+
+        def hook(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+            self.inputs[component.name] = self.outputs.get(source, args[0]).detach()
+            self.outputs[component.name] = output
+
+        return hook
+
+    def __enter__(self) -> Recorder:
+        for name, tap in self._taps.items():
+            self.simulator.instrument.set_activation(name, tap)
+        layers = [(c, self.simulator.instrument.layer(c.name)) for c in self._weights]
+        self._handles = [layer.register_forward_hook(self._hook(c)) for c, layer in layers]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        for name in self._taps:
+            self.simulator.reset(name)
+
+    def run(self, batch: Tensor) -> Tensor:
+        """Run ``(B, C, H, W)``; the output has a graph that reaches every output kept."""
+        self.inputs.clear()
+        self.outputs.clear()
+        output: Tensor = self.simulator.model(batch.clone().requires_grad_())
+        return output
+
+    def changes(self, component: Component, choices: Sequence[Choice]) -> Iterator[Tensor]:
+        """What each choice adds to the component beside the base, shaped like it."""
+        simulator, name = self.simulator, component.name
+        if component.role == "weight":
+            now = simulator.instrument.layer(name).weight.detach()
+            original = simulator.instrument.weights[name].detach()
+            yield from ((original if c.is_float else simulator.weight(component, c)) - now for c in choices)
+            return
+        x, now = self.inputs[name], self.outputs[name].detach()
+        yield from ((x if c.is_float else simulator.quantizer(component, c)(x)) - now for c in choices)
+
+    def rows(self, component: Component, n_images: int) -> Tensor:
+        """Input rows of a weight, image by image: ``(B, T, I)``. Windows of an image are neighbours."""
+        layer = self.simulator.instrument.layer(component.name)
+        return rows_of(layer, self.inputs[component.name]).unflatten(0, (n_images, -1))
+
+    def output_rows(self, component: Component, like_output: Tensor, n_images: int) -> Tensor:
+        """What is shaped like the output of a weight's layer as rows, image by image: ``(B, T, O)``."""
+        layer = self.simulator.instrument.layer(component.name)
+        return output_rows(layer, like_output).unflatten(0, (n_images, -1))
+
+
+def inner_products(recorder: Recorder, component: Component, row: Sequence[Choice], gradients: Tensor, n_images: int) -> Tensor:
+    """``g . d`` for each choice, draw and image: gradients ``(draws, ...)`` at the output -> ``(choices, draws, images)``.
+
+    The product is taken where it is cheapest: for an activation at the activation itself, for a weight as the image's
+    weight gradient times the weight's change.
+    """
+    draws = gradients.shape[0]
+    if component.role == "activation":
+        flat = gradients.reshape(draws, n_images, -1)
+        changes = (d.reshape(n_images, -1) for d in recorder.changes(component, row))
+        return torch.stack([(flat * d).sum(-1) for d in changes])
+    delta = torch.stack([d.reshape(-1) for d in recorder.changes(component, row)], 1)
+    g = torch.stack([recorder.output_rows(component, draw, n_images) for draw in gradients])
+    by_image = torch.einsum("dbno,bni->dboi", g, recorder.rows(component, n_images)).reshape(draws * n_images, -1)
+    return (by_image @ delta).reshape(draws, n_images, -1).permute(2, 0, 1)
+
+
+#: losses of a batch, from its images and the model's output
+Losses = Callable[[Tensor, Tensor], list[Tensor]]
+#: what each choice of a component scores on a batch ``(choices,)``, from the gradients of the losses at its output
+Score = Callable[[Recorder, Component, Sequence[Choice], Tensor, int], Tensor]
+
+
+def scored(
+    probe: Probe, choices: Mapping[str, list[Choice]], losses: Losses, score: Score, what: str
+) -> Iterator[tuple[str, Choice, float]]:
+    """Sum scores over all images, from one forward pass a batch and one backward pass a loss, for all components at once."""
+    simulator = probe.simulator
+    components = [simulator.inventory[name] for name in choices]
+    device = next(simulator.model.parameters()).device
+    totals: dict[str, Tensor] = {}
+    with Recorder(simulator, probe.base, components) as recorder:
+        # Gradients of whole weights are kept for each image, so batches are small.
+        for batch in track(probe.images.split(min(probe.batch_size, 8)), what):
+            images = batch.to(device)
+            with torch.enable_grad():
+                output = recorder.run(images)
+                wanted = [recorder.outputs[c.name] for c in components]
+                each = losses(images, output)
+                gradients = [torch.autograd.grad(loss, wanted, retain_graph=loss is not each[-1]) for loss in each]
+            with torch.no_grad():
+                for index, component in enumerate(components):
+                    g = torch.stack([of_loss[index] for of_loss in gradients])
+                    found = score(recorder, component, choices[component.name], g, len(images)).double()
+                    totals[component.name] = totals.get(component.name, torch.zeros_like(found)) + found
+    for name, row in choices.items():
+        yield from ((name, choice, value) for choice, value in zip(row, totals[name].tolist(), strict=True))

@@ -1,0 +1,42 @@
+"""Connection sensitivity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from pmq.core.choice import Choice
+from pmq.core.component import Component
+from pmq.sensitivity.base import Metric, Probe, register
+from pmq.sensitivity.passes import Recorder, scored
+
+
+@register
+class ConnectionSensitivity(Metric):
+    """Sum over a component's values of ``|g * d|``: SNIP (1810.02340), with what rounding changes in place of all of it.
+
+    ``g`` is the gradient of the loss at the label the model itself decides for, summed over a batch where a weight is
+    shared by its images.
+    """
+
+    name = "snip"
+
+    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]]) -> Iterator[tuple[str, Choice, float]]:
+        def losses(images: Tensor, output: Tensor) -> list[Tensor]:
+            if not probe.classifier:
+                return [output.flatten(1).norm(dim=1).sum()]
+            return [-torch.log_softmax(output, -1).amax(-1).sum()]
+
+        for name, choice, total in scored(probe, choices, losses, _absolute, "estimating sensitivity"):
+            yield name, choice, total / len(probe.images)
+
+
+def _absolute(recorder: Recorder, component: Component, row: Sequence[Choice], gradients: Tensor, n_images: int) -> Tensor:
+    (gradient,) = gradients
+    if component.role == "weight":
+        g = recorder.output_rows(component, gradient, n_images).flatten(0, 1)
+        gradient = g.T @ recorder.rows(component, n_images).flatten(0, 1)
+        return torch.stack([(gradient * d.flatten(1)).abs().sum() for d in recorder.changes(component, row)])
+    return torch.stack([(gradient * d).abs().sum() for d in recorder.changes(component, row)])
