@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +12,11 @@ from pmq.core.budget import Limits
 from pmq.core.choice import FLOAT
 from pmq.cost.table import CostModel, component_bytes, grid_ops
 from pmq.search.space import Space
+from pmq.search.superposition import Superposition
 from pmq.sensitivity.table import SensitivityTable
 
+#: genomes evaluated at once: as many as the processor's cache holds the intermediate values of
+_CHUNK = 512
 Floats = NDArray[np.float64]
 Genomes = NDArray[np.int64]
 
@@ -27,6 +31,7 @@ class Tables:
         n_choices: ``(D,)``.
         left, right: ``(P,)`` decisions of the operands of each product; ``macs`` ``(P,)``.
         rest_bytes: bytes outside all components.
+        predict: gives errors of genomes ``(B, D)`` -> ``(B,)`` where they are not the sum of ``error``.
     """
 
     error: Floats
@@ -38,6 +43,7 @@ class Tables:
     right: Genomes
     macs: Floats
     rest_bytes: float
+    predict: Callable[[Genomes], Floats] | None = None
 
     @classmethod
     def build(cls, space: Space, sensitivity: SensitivityTable) -> Tables:
@@ -65,20 +71,24 @@ class Tables:
             np.array([where[op.operands[1]] for op in operators]),
             np.array([float(op.macs) for op in operators]),
             float(inventory.rest_bytes),
+            Superposition(space, sensitivity.effects, shape[1]) if sensitivity.effects else None,
         )
 
     def evaluate(self, genomes: Genomes) -> Floats:
         """Predicted error, bytes and bit operations: ``(B, D)`` -> ``(B, 3)``."""
-        rows = np.arange(len(self.n_choices))
-        bits = self.bits[rows, genomes]
-        return np.stack(
-            [
-                self.error[rows, genomes].sum(1),
-                self.size[rows, genomes].sum(1) + self.rest_bytes,
-                (bits[:, self.left] * bits[:, self.right]) @ self.macs + self.ops[rows, genomes].sum(1),
-            ],
-            axis=1,
-        )
+        first = np.arange(len(self.n_choices)) * self.error.shape[1]
+        error, size, ops, bits = (table.ravel() for table in (self.error, self.size, self.ops, self.bits))
+        costs = np.empty((len(genomes), 3))
+        for start in range(0, len(genomes), _CHUNK):
+            flat = genomes[start : start + _CHUNK] + first
+            b = bits.take(flat)
+            part = costs[start : start + _CHUNK]
+            part[:, 0] = error.take(flat).sum(1)
+            part[:, 1] = size.take(flat).sum(1) + self.rest_bytes
+            part[:, 2] = (b[:, self.left] * b[:, self.right]) @ self.macs + ops.take(flat).sum(1)
+        if self.predict is not None:
+            costs[:, 0] = self.predict(genomes)
+        return costs
 
     def cheapest(self) -> tuple[float, float]:
         """Bytes and bit operations that no allocation of the space is below; there are ones that have either."""

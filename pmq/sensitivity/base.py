@@ -19,6 +19,7 @@ from pmq.sensitivity.table import SensitivityTable
 Choices = Mapping[str, Sequence[Choice]]
 #: give a journaled error, or nothing
 Recall = Callable[[str, Choice], float | None]
+Found = tuple[str, Choice, float]  # component, choice, error
 #: journal an error
 Record = Callable[[str, Choice, float], None]
 
@@ -69,6 +70,10 @@ class Metric(ABC):
     """Fills a sensitivity table. ``measure`` is public, subclasses write ``_measure``."""
 
     name: ClassVar[str]
+    #: whether errors are beside that of the allocation around which is measured, whose own are zero; or beside FP32
+    relative: ClassVar[bool] = False
+    #: whether errors are all there is to a table, so that a journal of them can be gone on with
+    journaled: ClassVar[bool] = True
 
     def measure(
         self,
@@ -90,14 +95,14 @@ class Metric(ABC):
         todo: dict[str, list[Choice]] = {}
         for name, options in choices.items():
             for choice in options:
-                known = None if choice.is_float else recall(name, choice)
+                known = None if choice.is_float or not self.journaled else recall(name, choice)
                 if known is not None:
                     table.put(name, choice, known)
                 elif not choice.is_float:
                     todo.setdefault(name, []).append(choice)
         probe.simulator.apply(probe.base)
         if todo:
-            for name, choice, error in self._measure(probe, todo):
+            for name, choice, error in self._measure(probe, todo, table):
                 table.put(name, choice, error)
                 record(name, choice, error)
         probe.simulator.apply({})
@@ -105,8 +110,8 @@ class Metric(ABC):
         return table
 
     @abstractmethod
-    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]]) -> Iterable[tuple[str, Choice, float]]:
-        """Yield ``(component, choice, error)``; the simulator holds ``probe.base`` before and after."""
+    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterable[Found]:
+        """Yield the errors to enter into ``table``; the simulator holds ``probe.base`` before and after."""
 
 
 METRICS: Registry[Metric] = Registry("sensitivity metric")

@@ -10,8 +10,9 @@ from torch import Tensor
 from pmq.core.choice import Choice
 from pmq.core.component import Component
 from pmq.quant.gradients import DRAWS, log_likelihoods
-from pmq.sensitivity.base import Metric, Probe, register
+from pmq.sensitivity.base import Found, Metric, Probe, register
 from pmq.sensitivity.passes import Losses, Recorder, Score, inner_products, scored
+from pmq.sensitivity.table import SensitivityTable
 
 
 @register
@@ -26,7 +27,7 @@ class EmpiricalFisher(Metric):
 
     name = "fisher"
 
-    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]]) -> Iterator[tuple[str, Choice, float]]:
+    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
         return _halved(probe, choices, lambda *args: inner_products(*args).square().sum((1, 2)))
 
 
@@ -40,7 +41,7 @@ class ElementwiseFisher(Metric):
 
     name = "fisher_elementwise"
 
-    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]]) -> Iterator[tuple[str, Choice, float]]:
+    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
         return _halved(probe, choices, _elementwise)
 
 
@@ -51,7 +52,7 @@ def draws_of(probe: Probe) -> Losses:
 
 
 def _halved(probe: Probe, choices: Mapping[str, list[Choice]], score: Score) -> Iterator[tuple[str, Choice, float]]:
-    for name, choice, total in scored(probe, choices, draws_of(probe), score, "estimating sensitivity"):
+    for name, choice, total in scored(probe, choices, draws_of(probe), score):
         yield name, choice, 0.5 * total / (DRAWS * len(probe.images))
 
 

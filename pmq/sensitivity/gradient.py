@@ -9,9 +9,10 @@ from torch import Tensor
 from pmq.core.choice import Choice
 from pmq.core.component import Component
 from pmq.quant.gradients import DRAWS, output_loss
-from pmq.sensitivity.base import Metric, Probe, register
+from pmq.sensitivity.base import Found, Metric, Probe, register
 from pmq.sensitivity.fisher import draws_of
 from pmq.sensitivity.passes import Recorder, inner_products, scored
+from pmq.sensitivity.table import SensitivityTable
 
 
 @register
@@ -23,8 +24,9 @@ class FirstOrder(Metric):
     """
 
     name = "gradient"
+    relative = True
 
-    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]]) -> Iterator[tuple[str, Choice, float]]:
+    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
         reference = probe.reference()
         draw, done = draws_of(probe), 0
 
@@ -34,7 +36,7 @@ class FirstOrder(Metric):
             done += len(images)
             return [output_loss(wanted, output, probe.classifier).sum(), *draw(images, output)]
 
-        for name, choice, total in scored(probe, choices, losses, _expansion, "estimating sensitivity"):
+        for name, choice, total in scored(probe, choices, losses, _expansion, self.relative):
             yield name, choice, total / len(probe.images)
 
 

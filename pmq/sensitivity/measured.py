@@ -10,7 +10,8 @@ from torch import Tensor
 from pmq.core.choice import FLOAT, Choice
 from pmq.core.progress import track
 from pmq.quant import output_error
-from pmq.sensitivity.base import Metric, Probe, register
+from pmq.sensitivity.base import Found, Metric, Probe, register
+from pmq.sensitivity.table import SensitivityTable
 
 
 @torch.no_grad()
@@ -43,8 +44,9 @@ class OneAtATime(Metric):
     """Mean KL divergence from FP32 with one component changed, beside that of the base itself (zero around FP32)."""
 
     name = "measured"
+    relative = True
 
-    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]]) -> Iterator[tuple[str, Choice, float]]:
+    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
         reference, start = probe.reference(), probe.base_error()
         for name, choice, output in one_at_a_time(probe, choices):
             yield name, choice, float(output_error(reference, output, probe.classifier).mean()) - start
@@ -55,8 +57,9 @@ class OutputDistance(Metric):
     """Mean squared distance of the outputs from FP32's with one component changed, beside that of the base itself."""
 
     name = "l2"
+    relative = True
 
-    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]]) -> Iterator[tuple[str, Choice, float]]:
+    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
         reference = probe.reference().flatten(1)
         start = float((probe.outputs().flatten(1) - reference).square().sum(1).mean())
         for name, choice, output in one_at_a_time(probe, choices):

@@ -32,13 +32,19 @@ class _StraightThrough(torch.autograd.Function):
 class Recorder:
     """Runs a model under ``base`` and keeps, of each component, what changes of it act on and what gradients are wanted of.
 
+    Args:
+        simulator: quantized by ``base``.
+        base: the allocation around which to measure.
+        components: which are looked at.
+        relative: whether :meth:`changes` are beside the base, or beside FP32 in the context of the base.
+
     Attributes:
         inputs: what the quantizer of an activation gets; what the layer of a weight multiplies with it.
         outputs: an activation as the model goes on with it; a layer's output for its weight. In the graph.
     """
 
-    def __init__(self, simulator: Simulator, base: Assignment, components: Sequence[Component]) -> None:
-        self.simulator, self.base, self.components = simulator, base, components
+    def __init__(self, simulator: Simulator, base: Assignment, components: Sequence[Component], relative: bool = False) -> None:
+        self.simulator, self.base, self.components, self.relative = simulator, base, components, relative
         self.inputs: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
         self._weights = [c for c in components if c.role == "weight"]
@@ -90,15 +96,20 @@ class Recorder:
         return output
 
     def changes(self, component: Component, choices: Sequence[Choice]) -> Iterator[Tensor]:
-        """What each choice adds to the component beside the base, shaped like it."""
+        """What each choice adds to the component, shaped like it."""
         simulator, name = self.simulator, component.name
         if component.role == "weight":
-            now = simulator.instrument.layer(name).weight.detach()
-            original = simulator.instrument.weights[name].detach()
-            yield from ((original if c.is_float else simulator.weight(component, c)) - now for c in choices)
-            return
-        x, now = self.inputs[name], self.outputs[name].detach()
-        yield from ((x if c.is_float else simulator.quantizer(component, c)(x)) - now for c in choices)
+            exact, now = simulator.instrument.weights[name].detach(), simulator.instrument.layer(name).weight.detach()
+        else:
+            exact, now = self.inputs[name], self.outputs[name].detach()
+        for choice in choices:
+            if choice.is_float:
+                changed = exact
+            elif component.role == "weight":
+                changed = simulator.weight(component, choice)
+            else:
+                changed = simulator.quantizer(component, choice)(exact)
+            yield changed - (now if self.relative else exact)
 
     def rows(self, component: Component, n_images: int) -> Tensor:
         """Input rows of a weight, image by image: ``(B, T, I)``. Windows of an image are neighbours."""
@@ -135,16 +146,19 @@ Score = Callable[[Recorder, Component, Sequence[Choice], Tensor, int], Tensor]
 
 
 def scored(
-    probe: Probe, choices: Mapping[str, list[Choice]], losses: Losses, score: Score, what: str
+    probe: Probe, choices: Mapping[str, list[Choice]], losses: Losses, score: Score, relative: bool = False
 ) -> Iterator[tuple[str, Choice, float]]:
-    """Sum scores over all images, from one forward pass a batch and one backward pass a loss, for all components at once."""
+    """Sum scores over all images, from one forward pass a batch and one backward pass a loss, for all components at once.
+
+    ``relative``: see :class:`Recorder`.
+    """
     simulator = probe.simulator
     components = [simulator.inventory[name] for name in choices]
     device = next(simulator.model.parameters()).device
     totals: dict[str, Tensor] = {}
-    with Recorder(simulator, probe.base, components) as recorder:
+    with Recorder(simulator, probe.base, components, relative) as recorder:
         # Gradients of whole weights are kept for each image, so batches are small.
-        for batch in track(probe.images.split(min(probe.batch_size, 8)), what):
+        for batch in track(probe.images.split(min(probe.batch_size, 8)), "estimating sensitivity"):
             images = batch.to(device)
             with torch.enable_grad():
                 output = recorder.run(images)

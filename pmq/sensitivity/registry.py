@@ -7,6 +7,7 @@ from pmq.sensitivity.hessian import HessianTrace
 from pmq.sensitivity.measured import OneAtATime, OutputDistance
 from pmq.sensitivity.snip import ConnectionSensitivity
 from pmq.sensitivity.sqnr import NoiseToSignal
+from pmq.sensitivity.superposition import Superposition
 
 __all__ = [
     "METRICS",
@@ -18,4 +19,5 @@ __all__ = [
     "NoiseToSignal",
     "OneAtATime",
     "OutputDistance",
+    "Superposition",
 ]

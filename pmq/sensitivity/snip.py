@@ -9,8 +9,9 @@ from torch import Tensor
 
 from pmq.core.choice import Choice
 from pmq.core.component import Component
-from pmq.sensitivity.base import Metric, Probe, register
+from pmq.sensitivity.base import Found, Metric, Probe, register
 from pmq.sensitivity.passes import Recorder, scored
+from pmq.sensitivity.table import SensitivityTable
 
 
 @register
@@ -23,13 +24,13 @@ class ConnectionSensitivity(Metric):
 
     name = "snip"
 
-    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]]) -> Iterator[tuple[str, Choice, float]]:
+    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
         def losses(images: Tensor, output: Tensor) -> list[Tensor]:
             if not probe.classifier:
                 return [output.flatten(1).norm(dim=1).sum()]
             return [-torch.log_softmax(output, -1).amax(-1).sum()]
 
-        for name, choice, total in scored(probe, choices, losses, _absolute, "estimating sensitivity"):
+        for name, choice, total in scored(probe, choices, losses, _absolute):
             yield name, choice, total / len(probe.images)
 
 

@@ -8,8 +8,9 @@ import torch
 
 from pmq.core.choice import Choice
 from pmq.core.progress import track
-from pmq.sensitivity.base import Metric, Probe, register
+from pmq.sensitivity.base import Found, Metric, Probe, register
 from pmq.sensitivity.passes import Recorder
+from pmq.sensitivity.table import SensitivityTable
 
 
 @register
@@ -22,7 +23,7 @@ class NoiseToSignal(Metric):
     name = "sqnr"
 
     @torch.no_grad()
-    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]]) -> Iterator[tuple[str, Choice, float]]:
+    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
         simulator = probe.simulator
         components = [simulator.inventory[name] for name in choices]
         device = next(simulator.model.parameters()).device

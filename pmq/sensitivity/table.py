@@ -5,11 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pmq.core.choice import Choice
 from pmq.core.component import Inventory
 from pmq.core.errors import PmqError
+
+
+@dataclass
+class Effects:
+    """How each choice of each component changes the model's output, image by image, not just by how much.
+
+    Attributes:
+        reference: logits of FP32 ``(N, M)``; or features, each image's over their norm.
+        start: the same of the allocation around which was measured.
+        classifier: whether they are logits.
+        changes: component -> choice -> what is added to ``start`` ``(N, M)``.
+    """
+
+    reference: NDArray[np.float32]
+    start: NDArray[np.float32]
+    classifier: bool
+    changes: dict[str, dict[Choice, NDArray[np.float32]]] = field(default_factory=dict)
 
 
 @dataclass
@@ -20,11 +39,13 @@ class SensitivityTable:
         metric: name of the metric that filled it.
         errors: component -> choice -> error; FP32 is 0.
         seconds: what filling it took.
+        effects: how they change the output, where the metric keeps that.
     """
 
     metric: str
     errors: dict[str, dict[Choice, float]] = field(default_factory=dict)
     seconds: float = 0.0
+    effects: Effects | None = None
 
     @classmethod
     def zeros(cls, choices: Mapping[str, Sequence[Choice]]) -> SensitivityTable:

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moocore import hypervolume
+from scipy.special import softmax
 
 from pmq.core import FLOAT, Budget, Choice, Component, Inventory, Limits, Operator
 from pmq.cost import CostModel
 from pmq.search import ExactSolver, Space, SpaceFile, Tables, UniformCosts, non_dominated, nsga2, within
+from pmq.search.pricing import priced
 from pmq.sensitivity import SensitivityTable
+from pmq.sensitivity.table import Effects
 
 OPTIONS = {"weight": {"bits": [2, 4, 8], "granularity": "channel", "symmetric": True}, "activation": {"bits": [2, 4, 8]}}
 
@@ -110,3 +114,54 @@ def test_cheapest_and_dearest_bound_everything() -> None:
     assert tables.cheapest() == (costs[:, 1].min(), costs[:, 2].min())
     assert tables.dearest() == (costs[:, 1].max(), costs[:, 2].max())
     assert Choice(bits=4).bits == 4
+
+
+def _hypervolume(costs: np.ndarray, best: np.ndarray, worst: np.ndarray) -> float:
+    points = np.stack([np.log(costs[:, 0]), np.log(costs[:, 2])], 1)
+    return float(hypervolume((points - best) / (worst - best), ref=np.ones(2)))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_nsga2_comes_within_a_hundredth_of_the_exact_front(seed: int) -> None:
+    _, tables = problem(seed, layers=30)
+    low, high = tables.cheapest()[1], tables.dearest()[1]
+    solver = ExactSolver(tables)
+    exact = np.array([solver.solve(Limits(None, low * (high / low) ** t)) for t in np.linspace(0, 1, 25)[1:]])
+    costs = tables.evaluate(exact)
+    corners = np.log(costs[:, [0, 2]])
+    best, worst = corners.min(0), corners.max(0)
+    seen = nsga2(tables, Limits(), np.zeros((1, 60), int), generations=166, population=120, seed=seed)
+    assert len(seen) <= 20_000
+    assert _hypervolume(tables.evaluate(seen), best, worst) >= 0.99 * _hypervolume(costs, best, worst)
+
+
+def test_priced_is_where_no_single_change_is_better() -> None:
+    _, tables = problem(3)
+    price = np.array([[1e-3, 1e-6]])
+    (found,) = priced(tables, price)
+
+    def total(genomes: np.ndarray) -> np.ndarray:
+        costs = tables.evaluate(genomes)
+        return costs[:, 0] + costs[:, 1:] @ price[0]
+
+    changed = [np.where(np.arange(6) == d, k, found) for d in range(6) for k in range(3)]
+    assert total(np.array(changed)).min() >= total(found[None])[0] - 1e-9
+    held = priced(tables, price, np.zeros((1, 6), int), np.arange(6)[None] < 3)
+    assert (held[0, 3:] == 0).all()
+
+
+def test_superposition_predicts_by_the_sum_of_changes() -> None:
+    space, _ = problem(4)
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(5, 4)).astype(np.float32)
+    table = SensitivityTable("superposition", effects=Effects(reference, reference, True))
+    for name, choices in space.choices.items():
+        for choice in choices:
+            table.put(name, choice, 0.1)
+            table.effects.changes.setdefault(name, {})[choice] = rng.normal(size=(5, 4)).astype(np.float32)
+    genomes = everything(Tables.build(space, table))[::50]
+    predicted = Tables.build(space, table).evaluate(genomes)[:, 0]
+    for genome, value in zip(genomes, predicted, strict=True):
+        changes = sum(table.effects.changes[n][c] for n, c in space.assignment(genome).items())
+        p, q = softmax(reference, 1), softmax(reference + changes, 1)
+        assert value == pytest.approx((p * np.log(p / q)).sum(1).mean(), rel=1e-4)
