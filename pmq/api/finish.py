@@ -21,14 +21,18 @@ FINALISTS = 4
 
 
 def finalists(points: pd.DataFrame, error: str, count: int) -> list[int]:
-    """Rows of the ``count`` simulated points within the budget with the least error, and of the best uniform one.
+    """Rows of the ``count`` simulated points within the budget that promise the least error, and of the best uniform one.
+
+    Near the optimum, what tells one simulated error from another is mostly which images there happened to be, and the
+    least of many is the luckiest: prediction and simulation count alike.
 
     Raises:
         PmqError: there is none.
     """
-    eligible = points[points["within"] & (points["genome_id"] >= 0) & points[error].notna()].sort_values(error)
+    eligible = points[points["within"] & (points["genome_id"] >= 0) & points[error].notna()]
     if eligible.empty:
         raise PmqError("no simulated allocation is within the budget; raise the budget a little")
+    eligible = eligible.loc[(eligible[error] * eligible["predicted_error"]).sort_values().index]
     uniform = eligible[eligible["source"].str.startswith("uniform")]
     best = [*eligible.index[:count], *(uniform.index[:1] if count > 1 else [])]
     return list(dict.fromkeys(map(int, best)))
@@ -40,25 +44,27 @@ def finish(
     assignment_of: Callable[[int], Assignment],
     judge: Judge,
     checkpoints: Path | None = None,
+    hurry: bool = False,
 ) -> tuple[int, Quantized, dict[str, float | None]]:
     """Choose among ``points``: give the row, which is marked, what carrying it out gave, and how the judge finds it.
 
     Going layer by layer, and learning, can overfit few calibration images where little is lost to begin with: either is
-    kept only if it is no worse on the judge's images than to do without.
+    kept only if it is no worse on the judge's images than to do without. In a ``hurry`` only the most promising one is
+    carried out.
     """
     error = "kl" if judge.classifier else "feature_error"
     recipe = prepared.recipe.model_copy(update={"reconstruct": 0})
 
     def carry_out(index: int, how: Recipe) -> tuple[float, int, Quantized, dict[str, float | None]]:
         quantized = quantize(replace(prepared, recipe=how), assignment_of(index), checkpoints)
-        metrics = judge.judge_model(realise(copy.deepcopy(prepared.model), prepared.inventory, quantized).model)
+        metrics = judge.judge_model(realise(copy.deepcopy(prepared.model), prepared.inventory, quantized).model).compute()
         return metrics[error] or 0.0, index, quantized, {name: metrics[name] for name in METRICS}
 
-    count = FINALISTS if recipe.sequential else 1
+    count = FINALISTS if recipe.sequential and not hurry else 1
     found = [carry_out(i, recipe) for i in track(finalists(points, error, count), "carrying out the best")]
     best = min(found, key=lambda each: each[0])
     others = [prepared.recipe] if prepared.recipe.reconstruct else []
-    others += [recipe.model_copy(update={"sequential": False})] if recipe.sequential else []
+    others += [recipe.model_copy(update={"sequential": False})] if recipe.sequential and not hurry else []
     _, index, quantized, metrics = min([best, *(carry_out(best[1], how) for how in others)], key=lambda each: each[0])
     points["chosen"] = points.index == index
     return index, quantized, metrics

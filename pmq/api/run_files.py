@@ -32,12 +32,14 @@ def write_run(
     interesting = points["front"] | points["kl"].notna() | points["feature_error"].notna()
     write_csv(path / "front.csv", points[interesting].sort_values("bit_ops"))
     write_csv(path / "points.csv", points[~interesting].drop(columns=["kl", "agreement", "feature_error", "source"]))
+    write_csv(path / "rounds.csv", result.rounds)
     write_text(path / "allocations" / "schema.json", json.dumps(Allocation.json_schema(), indent=1) + "\n")
     result.allocation.save(path / CHOSEN)
     run.finish(
         command=command,
         chosen=str(CHOSEN),
         limits={"size_bytes": result.limits.size_bytes, "bit_ops": result.limits.bit_ops},
+        ranking=result.ranking,
         seconds=result.seconds,  # of the process that finished; where a run was resumed not of the whole
         resumed=run.resumed,
         uncovered=list(subject.inventory.uncovered),

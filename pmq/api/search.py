@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from pmq.api.allocate import make_allocation
 from pmq.api.finish import finish
-from pmq.api.points import Archive, explore, judge_candidates
+from pmq.api.points import explore, lay_out, prediction_quality, uniform_candidates
+from pmq.api.rounds import Round, Rounds
 from pmq.api.run_files import write_run
-from pmq.api.sensitivity import check_quantizers, measure
+from pmq.api.sensitivity import check_quantizers
 from pmq.api.subject import Subject, divide_images, gather_images
+from pmq.api.trials import ROUNDS, Effort, Trials
 from pmq.core import Allocation, Assignment, Budget, Limits, PmqError
 from pmq.core.allocation import pmq_version
 from pmq.core.recipe import Recipe, find_recipe
@@ -28,7 +30,7 @@ from pmq.core.rundir import RunDir
 from pmq.evaluate import Judge
 from pmq.quant import images_sha256, prepare
 from pmq.search import Space, SpaceFile, Tables, UniformCosts, read_space
-from pmq.sensitivity import METRICS, SensitivityTable
+from pmq.sensitivity import METRICS, Probe, SensitivityTable
 
 
 @dataclass
@@ -40,6 +42,8 @@ class SearchResult:
         points: every allocation looked at: predicted error, ``size_bytes``, ``bit_ops``, whether it is ``within`` the
             budget and on the ``front`` of the three; ``kl`` and ``agreement`` (percent) where it was simulated.
         sensitivity: the table the search ran on.
+        rounds: what each round cost and gained.
+        ranking: how well predictions ranked what was simulated: Kendall's tau over ``all`` and ``near_budget``.
         limits: the budget in figures.
         run: the run directory, if one was asked for.
     """
@@ -48,6 +52,8 @@ class SearchResult:
     points: pd.DataFrame
     sensitivity: SensitivityTable
     limits: Limits
+    rounds: pd.DataFrame
+    ranking: dict[str, dict[str, float]]
     run: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -65,9 +71,12 @@ def search(
     space: str | SpaceFile = "default",
     recipe: str | Recipe = "best",
     reconstruct: bool = False,
-    metric_name: str = "measured",
+    metric_name: str = "fisher",
+    time_limit: float | None = None,
+    max_evals: int | None = None,
+    rounds: int = ROUNDS,
     calib_images: int = 32,
-    held_out: int = 128,
+    held_out: int = 256,
     batch_size: int = 32,
     seed: int = 0,
     device: str | torch.device | None = None,
@@ -82,13 +91,16 @@ def search(
     Args:
         model: a timm-built module (left as it is), or timm's name, or ``None`` for the embedded one.
         images: ``(B, C, H, W)`` or batches of them, preprocessed; labels are not needed. The first ``calib_images``
-            calibrate and measure, the next ``held_out`` judge the candidates.
+            calibrate; of the next ``held_out`` some measure sensitivity and the rest judge candidates.
         budget: see :mod:`pmq.core.budget`.
         space: name or path of a search space.
         recipe: how the model is quantized: ``minmax``, ``percentile``, ``mse``, ``fast`` or ``best``. Tables and candidates
             quantize each component by itself; the steps of ``best`` that go layer by layer finish the best of them.
         reconstruct: learn rounding and scales of the chosen allocation, block by block.
-        metric_name: sensitivity metric: ``measured`` or ``fisher``.
+        metric_name: sensitivity metric, see :mod:`pmq.sensitivity`.
+        time_limit: seconds after which no round begins and no further candidate is simulated.
+        max_evals: allocations to simulate in rounds.
+        rounds: at most; fewer if nothing is gained.
         calib_images: see ``images``.
         held_out: see ``images``.
         batch_size: images at once.
@@ -115,7 +127,8 @@ def search(
     how = find_recipe(recipe, reconstruct)
     space_file = space if isinstance(space, SpaceFile) else read_space(space)
     gathered = gather_images(images, calib_images + held_out)
-    calib, judged = divide_images(gathered, calib_images, held_out)
+    calib, probed, judged = divide_images(gathered, calib_images, held_out)
+    others = torch.cat([probed, judged])
     subject = Subject.of(model, device, gathered[:1], crop_pct)
     laid_out = Space(space_file, subject.inventory, how.estimator)
     check_quantizers(laid_out)
@@ -127,7 +140,7 @@ def search(
         "recipe": how.model_dump(),
         "metric": metric_name,
         "calibration": {"sha256": images_sha256(calib), "n_images": len(calib)},
-        "held_out": {"sha256": images_sha256(judged), "n_images": len(judged)},
+        "held_out": {"sha256": images_sha256(others), "n_images": len(others)},
         "seed": seed,
         "batch_size": batch_size,
         "device": next(subject.model.parameters()).device.type,
@@ -135,27 +148,33 @@ def search(
     }
     path = Path(out) if out is not None else _named(Path(results), settings) if results is not None else None
     run = None if path is None else RunDir(path, settings, resume)
-    prepared = prepare(subject.model, subject.inventory, calib, how, seed, len(judged), subject.classifier)
+    prepared = prepare(subject.model, subject.inventory, calib, how, seed, len(others), subject.classifier)
     clock.lap("calibration")
+    effort = Effort(time_limit, max_evals, rounds)
     with prepared.simulator() as simulator:
-        table = measure(simulator, subject, calib, laid_out, metric_name, batch_size, seed, run)
-        clock.lap("sensitivity")
-        archive: Archive = explore(laid_out, Tables.build(laid_out, table), limits, seed)
+        trials = Trials(Judge(simulator, judged, subject.classifier, batch_size), laid_out, run, effort)
+        probe = Probe(simulator, probed, subject.classifier, {}, batch_size, seed)
+        going = Rounds(probe, metric_name, laid_out, limits, trials, run)
+        going.run(uniform_candidates(laid_out, going.tables, limits))
+        clock.lap("rounds")
+        archive = explore(laid_out, going.tables, limits, trials, seed)
+        points = lay_out(archive, trials, laid_out, limits, run)
         clock.lap("front")
-        judge = Judge(simulator, judged, subject.classifier, batch_size)
-        points = judge_candidates(judge, archive, laid_out, limits, run)
-        clock.lap("simulation")
+        judge = Judge(simulator, others, subject.classifier, batch_size)
 
     def assignment_of(index: int) -> Assignment:
         return laid_out.assignment(archive.genomes[points.loc[index, "genome_id"]])
 
     learned = None if path is None else path / "learned"
-    index, quantized, finished = finish(prepared, points, assignment_of, judge, learned)
+    index, quantized, finished = finish(prepared, points, assignment_of, judge, learned, effort.interrupted)
     clock.lap("finish")
     metrics = {"predicted_error": points.loc[index, "predicted_error"]} | finished
     info = prepared.calibration.info
     allocation = make_allocation(subject, quantized, info, laid_out.name, budget.text, limits, metrics)
-    result = SearchResult(allocation, points, table, limits, path, clock.done())
+    history = pd.DataFrame([asdict(r) for r in going.history])
+    ranking = prediction_quality(points, subject.classifier)
+    seconds = clock.done(going.history)
+    result = SearchResult(allocation, points, going.table, limits, history, ranking, path, seconds)
     if run is not None:
         write_run(run, result, subject, laid_out, archive, command or {})
     return result
@@ -172,8 +191,15 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[name], self._last = now - self._last, now
 
-    def done(self) -> dict[str, float]:
-        return self.seconds | {"total": time.perf_counter() - self._start}
+    def done(self, rounds: list[Round]) -> dict[str, float]:
+        """All of it; rounds by what was done in them."""
+        parts = {
+            "sensitivity": sum(r.measuring_s for r in rounds),
+            "solving": sum(r.solving_s for r in rounds),
+            "simulation": sum(r.simulating_s for r in rounds),
+        }
+        others = {name: seconds for name, seconds in self.seconds.items() if name != "rounds"}
+        return {"calibration": others.pop("calibration")} | parts | others | {"total": time.perf_counter() - self._start}
 
 
 def _named(results: Path, settings: dict[str, Any]) -> Path:

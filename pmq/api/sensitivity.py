@@ -12,7 +12,7 @@ from pmq.api.subject import Subject, gather_images
 from pmq.core import Choice
 from pmq.core.recipe import find_recipe
 from pmq.core.rundir import RunDir
-from pmq.quant import Simulator, prepare
+from pmq.quant import prepare
 from pmq.quant.quantizers import QUANTIZERS
 from pmq.search import Space, SpaceFile, read_space
 from pmq.sensitivity import METRICS, Probe, SensitivityTable
@@ -26,20 +26,11 @@ def check_quantizers(space: Space) -> None:
                 QUANTIZERS[choice.quantizer]
 
 
-def measure(
-    simulator: Simulator,
-    subject: Subject,
-    images: Tensor,
-    space: Space,
-    metric_name: str,
-    batch_size: int,
-    seed: int,
-    run: RunDir | None = None,
-) -> SensitivityTable:
-    """Fill a table for the choices of a space, taking from and adding to the run's journal."""
+def measure(probe: Probe, space: Space, metric_name: str, run: RunDir | None = None, prefix: str = "") -> SensitivityTable:
+    """Fill a table for the choices of a space, taking from and adding to the run's journal, there under ``prefix``."""
 
     def key(name: str, choice: Choice) -> str:
-        return f"sensitivity/{name}/{choice.key()}"
+        return f"sensitivity/{prefix}{name}/{choice.key()}"
 
     def recall(name: str, choice: Choice) -> float | None:
         entry = run.recall(key(name, choice)) if run else None
@@ -49,7 +40,6 @@ def measure(
         if run:
             run.record(key(name, choice), {"error": error})
 
-    probe = Probe(simulator, images, subject.classifier, batch_size=batch_size, seed=seed)
     return METRICS[metric_name].measure(probe, space.choices, recall, record)
 
 
@@ -67,6 +57,9 @@ def sensitivity(
 ) -> pd.DataFrame:
     """Measure how much the output suffers from each choice of each component, by one metric or several.
 
+    The first ``calib_images`` calibrate, as many after them are measured on: on those that ranges and rounding were fitted
+    to, errors look smaller than they are. Only if there are no others, those are.
+
     Returns a row for each metric, component and choice: ``metric component kind role bits quantizer error``; the frame's
     ``attrs["seconds"]`` holds what each metric took, with quantizers and ranges fitted beforehand.
 
@@ -77,7 +70,8 @@ def sensitivity(
         [4, 8]
     """
     chosen = [METRICS[name] for name in metrics]
-    calib = gather_images(images, calib_images)
+    gathered = gather_images(images, 2 * calib_images)
+    calib, measured_on = gathered[:calib_images], gathered[calib_images:]
     subject = Subject.of(model, device, calib[:1])
     how = find_recipe(recipe)
     laid_out = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, how.estimator)
@@ -87,7 +81,8 @@ def sensitivity(
     with prepared.simulator() as simulator:
         simulator.prepare(laid_out.choices)
         for each in chosen:
-            table = measure(simulator, subject, calib, laid_out, each.name, batch_size, seed)
+            probe = Probe(simulator, measured_on if len(measured_on) else calib, subject.classifier, {}, batch_size, seed)
+            table = measure(probe, laid_out, each.name)
             frames.append(table.frame(subject.inventory))
             seconds[each.name] = table.seconds
     frame = pd.concat(frames, ignore_index=True)

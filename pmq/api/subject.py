@@ -92,10 +92,22 @@ def gather_images(images: Tensor | Iterable[Any], count: int) -> Tensor:
     return torch.cat(kept)[:count]
 
 
-def divide_images(images: Tensor, calib_images: int, held_out: int) -> tuple[Tensor, Tensor]:
-    """Divide into images to calibrate and measure on, and images to judge candidates on; a third and the rest if few."""
+#: images to measure sensitivity on; more change nothing that can be told from noise
+PROBED = 64
+
+
+def divide_images(images: Tensor, calib_images: int, held_out: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Divide into images to calibrate on, to measure sensitivity on, and to judge candidates on.
+
+    Nobody may look twice at the same images: errors of what was fitted to an image look small on it. A third of the held
+    out ones, or ``PROBED``, measure; a third of all calibrates if they are few.
+    """
     if len(images) < 8:
-        raise PmqError(f"{len(images)} images are too few to calibrate and to judge on; pass at least 8")
+        raise PmqError(f"{len(images)} images are too few to calibrate, to measure and to judge on; pass at least 8")
     if len(images) < calib_images + held_out:
         calib_images = min(calib_images, len(images) // 3)
-    return images[:calib_images], images[calib_images : calib_images + held_out]
+    others = images[calib_images : calib_images + held_out]
+    probed = min(PROBED, len(others) // 3)
+    if not probed or len(others) - probed < 4:
+        raise PmqError(f"{len(others)} held-out images are too few to measure and to judge on; pass at least 6")
+    return images[:calib_images], others[:probed], others[probed:]

@@ -40,7 +40,7 @@ def sensitivity(
     module, images = open_subject(model, checkpoint, num_classes, pretrained, data, None, crop_pct, workers, device, threads)
     table = run_sensitivity(
         module,
-        images.calibration_images(calib_images, seed),
+        images.calibration_images(2 * calib_images, seed),
         tuple(metric.split(",")),
         space=space,
         recipe=recipe,

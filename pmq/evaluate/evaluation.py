@@ -62,25 +62,33 @@ def evaluate_models(
 
 
 class Judge:
-    """Judges allocations on a fixed set of images, whose FP32 outputs are computed once."""
+    """Judges allocations on a fixed set of images, whose FP32 outputs are computed once; on part of them at a time.
+
+    Attributes:
+        parts: batches of each part and the FP32 outputs of each: a quarter of the images, a second one, and the rest.
+    """
 
     @torch.no_grad()
     def __init__(self, simulator: Simulator, images: Tensor, classifier: bool, batch_size: int = 32) -> None:
         self.simulator, self.classifier = simulator, classifier
         device = next(simulator.model.parameters()).device
-        self.batches = [batch.to(device) for batch in images.split(batch_size)]
         simulator.apply({})
-        self.reference = [simulator.model(x) for x in self.batches]
+        quarter = len(images) // 4
+        self.parts: list[list[tuple[Tensor, Tensor]]] = []
+        for part in images.split([quarter, quarter, len(images) - 2 * quarter]):
+            batches = [batch.to(device) for batch in part.split(batch_size) if len(batch)]
+            self.parts.append([(x, simulator.model(x)) for x in batches])
 
-    def judge(self, assignment: Assignment) -> Metrics:
-        """Simulate an allocation and compare it with FP32."""
+    def judge(self, assignment: Assignment, part: int | None = None) -> Accuracy:
+        """Simulate an allocation and compare it with FP32, on all images or on a part of them."""
         self.simulator.apply(assignment)
-        return self.judge_model(self.simulator.model)
+        return self.judge_model(self.simulator.model, part)
 
     @torch.no_grad()
-    def judge_model(self, model: nn.Module) -> Metrics:
+    def judge_model(self, model: nn.Module, part: int | None = None) -> Accuracy:
         """Compare a model with FP32."""
         total = Accuracy(classifier=self.classifier)
-        for images, reference in zip(self.batches, self.reference, strict=True):
-            total.update(reference, model(images))
-        return total.compute()
+        for batches in self.parts if part is None else [self.parts[part]]:
+            for images, reference in batches:
+                total.update(reference, model(images))
+        return total

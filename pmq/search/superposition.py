@@ -26,7 +26,7 @@ class Superposition:
     """
 
     def __init__(self, space: Space, effects: Effects, width: int) -> None:
-        self._images, classes = effects.reference.shape
+        self._images, _ = effects.reference.shape
         self._changes: Singles = np.zeros((len(space.decisions) * width, effects.reference.size), np.float32)
         for d, decision in enumerate(space.decisions):
             for name, choices in zip(decision.components, decision.choices, strict=True):

@@ -72,6 +72,8 @@ class Metric(ABC):
     name: ClassVar[str]
     #: whether errors are beside that of the allocation around which is measured, whose own are zero; or beside FP32
     relative: ClassVar[bool] = False
+    #: whether it is so quick, and errors so whole, that a search measures anew around the best of each round
+    renewed: ClassVar[bool] = False
     #: whether errors are all there is to a table, so that a journal of them can be gone on with
     journaled: ClassVar[bool] = True
 

@@ -26,6 +26,7 @@ class EmpiricalFisher(Metric):
     """
 
     name = "fisher"
+    renewed = True
 
     def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
         return _halved(probe, choices, lambda *args: inner_products(*args).square().sum((1, 2)))
@@ -40,6 +41,7 @@ class ElementwiseFisher(Metric):
     """
 
     name = "fisher_elementwise"
+    renewed = True
 
     def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
         return _halved(probe, choices, _elementwise)

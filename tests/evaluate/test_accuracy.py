@@ -40,7 +40,10 @@ def test_features_have_no_agreement() -> None:
 
 def test_judge_and_evaluation_agree(tiny: Tiny, simulator: Simulator) -> None:
     assignment = tiny.space.uniform(4, 4)
-    judged = Judge(simulator, tiny.images, True, batch_size=5).judge(assignment)
+    judge = Judge(simulator, tiny.images, True, batch_size=5)
+    judged = judge.judge(assignment).compute()
+    parts = [judge.judge(assignment, part) for part in range(len(judge.parts))]
+    assert (parts[0] + parts[1] + parts[2]).compute() == pytest.approx(judged)
     batches = [(x, None) for x in tiny.images.split(5)]
     reference = make_tiny()
     fp32, evaluated = evaluate_models(reference, [reference, simulator.model], batches, True)

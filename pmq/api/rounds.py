@@ -1,0 +1,160 @@
+"""Search by rounds: measure around the best so far, solve, simulate, correct, and again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from moocore import hypervolume
+
+from pmq.api.sensitivity import measure
+from pmq.api.trials import Trials
+from pmq.core import Assignment, Limits
+from pmq.core.rundir import RunDir
+from pmq.search import ExactSolver, Space, Tables, within
+from pmq.search.candidates import Candidate, exact_candidates
+from pmq.search.refit import refitted
+from pmq.search.tables import Genomes
+from pmq.sensitivity import METRICS, Probe, SensitivityTable
+
+#: gain of error and of hypervolume below which another round is not worth its time
+GAIN = 0.01
+
+
+@dataclass
+class Round:
+    """What a round cost and gained.
+
+    Attributes:
+        measuring_s, solving_s, simulating_s: seconds.
+        simulated: allocations simulated so far, on some images or all.
+        error: the least within the budget of those judged on all images.
+        hypervolume: of those: error as a logarithm to base ten, up to the first round's worst; cost as share of the budget.
+    """
+
+    measuring_s: float
+    solving_s: float
+    simulating_s: float
+    simulated: int
+    error: float
+    hypervolume: float
+
+
+class Rounds:
+    """The loop and what it knows.
+
+    Attributes:
+        table: mean of the errors measured in all rounds.
+        tables: that, with the simulations' correction.
+        history: of each round.
+    """
+
+    def __init__(self, probe: Probe, metric_name: str, space: Space, limits: Limits, trials: Trials, run: RunDir | None) -> None:
+        self.probe, self.metric_name, self.space, self.limits = probe, metric_name, space, limits
+        self.trials, self._run = trials, run
+        self.table = SensitivityTable(metric_name)
+        self.tables: Tables = Tables.build(space, SensitivityTable.zeros(space.choices))
+        self.history: list[Round] = []
+
+    def run(self, compared: Iterable[Candidate]) -> None:
+        """Go round until the effort is spent or nothing is gained; a keyboard interrupt ends it with what there is.
+
+        ``compared`` are simulated in the first round whatever they promise.
+        """
+        compared, effort = list(compared), self.trials.effort
+        try:
+            for index in range(effort.rounds):
+                if index and (effort.over(len(self.trials.found)) or self._stands_still()):
+                    return
+                self._round(index, compared if index == 0 else [])
+        except KeyboardInterrupt:
+            if not self.history:
+                raise
+            effort.interrupted = True
+
+    def _round(self, index: int, compared: list[Candidate]) -> None:
+        start = time.perf_counter()
+        if index == 0 or METRICS[self.metric_name].renewed:
+            self._measure(index)
+        measured = time.perf_counter()
+        candidates = exact_candidates(self.tables, ExactSolver(self.tables), self.limits)
+        solved = time.perf_counter()
+        self.trials.simulate(compared)
+        self.trials.race(candidates)
+        self._correct()
+        simulated = time.perf_counter()
+        least, volume = self._standing()
+        times = (measured - start, solved - measured, simulated - solved)
+        self.history.append(Round(*times, len(self.trials.found), least, volume))
+
+    def _measure(self, index: int) -> None:
+        metric = METRICS[self.metric_name]
+        base = self._context() if metric.renewed else {}
+        probe = replace(self.probe, base=base, seed=self.probe.seed + index)
+        table = measure(probe, self.space, self.metric_name, self._run, f"round{index}/")
+        if index == 0:
+            self.table = table
+        else:
+            self.table.seconds += table.seconds
+            for name, choice, error in table:
+                mean = (self.table.get(name, choice) * index + error) / (index + 1)
+                self.table.put(name, choice, mean)
+        self.tables = Tables.build(self.space, self.table)
+        self._correct()
+
+    def _context(self) -> Assignment:
+        """The allocation to measure around: the best so far; at first the largest uniform one within the budget."""
+        best = self._best()
+        if best is not None:
+            return self.space.assignment(best)
+        for bits in range(8, 1, -1):
+            uniform = self.space.uniform(bits, bits)
+            genome = self.space.genome(uniform)
+            if genome is not None and within(self.limits, self.tables.evaluate(np.array([genome])))[0]:
+                return uniform
+        return {}
+
+    def _best(self) -> tuple[int, ...] | None:
+        known = {g: t.total for g, t in self.trials.complete().items() if self._inside(g)}
+        return min(known, key=lambda g: known[g].error) if known else None
+
+    def _inside(self, genome: tuple[int, ...]) -> bool:
+        return bool(within(self.limits, self.tables.evaluate(np.array([genome])))[0])
+
+    def _correct(self) -> None:
+        if self.tables.predict is None and len(self.trials.found) >= 5:
+            plain = Tables.build(self.space, self.table)
+            genomes, errors = self.trials.estimates()
+            self.tables = replace(plain, error=refitted(plain, _groups(self.space), genomes, errors))
+
+    def _standing(self) -> tuple[float, float]:
+        whole = self.trials.complete()
+        genomes: Genomes = np.array(list(whole))
+        errors = np.array([t.total.error / t.total.n_images for t in whole.values()])
+        costs = self.tables.evaluate(genomes)
+        inside = within(self.limits, costs)
+        spent = [
+            costs[:, column] / (limit or most)
+            for column, limit, most in zip(
+                (1, 2), (self.limits.size_bytes, self.limits.bit_ops), self.tables.dearest(), strict=True
+            )
+        ]
+        points = np.stack([np.log10(np.maximum(errors, 1e-12)), np.maximum(*spent)], 1)
+        if not hasattr(self, "_worst"):
+            self._worst = float(points[:, 0].max())
+        least = float(errors[inside].min()) if inside.any() else float("nan")
+        return least, float(hypervolume(points, ref=np.array([self._worst, 1.001])))
+
+    def _stands_still(self) -> bool:
+        if len(self.history) < 2:
+            return False
+        before, now = self.history[-2:]
+        return not (now.error < before.error * (1 - GAIN) or now.hypervolume > before.hypervolume * (1 + GAIN))
+
+
+def _groups(space: Space) -> list[tuple[str, int]]:
+    """Kind (weights and activations apart) and stage of each decision."""
+    firsts = [space.inventory[d.components[0]] for d in space.decisions]
+    return [(f"{c.role} {c.kind}", c.stage) for c in firsts]

@@ -1,0 +1,130 @@
+"""Allocations simulated so far: raced on parts of the images, journaled, no part twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from pmq.core import Assignment
+from pmq.core.progress import track
+from pmq.core.rundir import RunDir
+from pmq.evaluate import Accuracy, Judge
+from pmq.search import Space
+from pmq.search.candidates import Candidate
+from pmq.search.tables import Floats, Genomes
+
+Genome = tuple[int, ...]
+#: rounds of a search at most
+ROUNDS = 4
+
+
+@dataclass
+class Effort:
+    """What a search may spend, and whether it is spent.
+
+    Args:
+        seconds: no round begins, and no further candidate is simulated, after that long.
+        evaluations: allocations to simulate in rounds.
+        rounds: rounds.
+    """
+
+    seconds: float | None = None
+    evaluations: int | None = None
+    rounds: int = ROUNDS
+    interrupted: bool = False
+    started: float = field(default_factory=time.monotonic)
+
+    def over(self, simulated: int = 0) -> bool:
+        """Whether to stop."""
+        late = self.seconds is not None and time.monotonic() - self.started > self.seconds
+        return self.interrupted or late or (self.evaluations is not None and simulated >= self.evaluations)
+
+
+@dataclass
+class Trial:
+    """A simulated allocation: where it comes from, and what each part of the images said."""
+
+    source: str
+    parts: list[Accuracy] = field(default_factory=list)
+
+    @property
+    def total(self) -> Accuracy:
+        """Over all parts judged."""
+        return sum(self.parts[1:], self.parts[0])
+
+
+class Trials:
+    """Simulates candidates and remembers.
+
+    Args:
+        judge: with the images.
+        space: whose genomes they are.
+        run: whose journal to use.
+        effort: what may be spent.
+    """
+
+    def __init__(self, judge: Judge, space: Space, run: RunDir | None, effort: Effort) -> None:
+        self.judge, self.space, self._run, self.effort = judge, space, run, effort
+        self.found: dict[Genome, Trial] = {}
+
+    def simulate(self, candidates: Iterable[Candidate]) -> None:
+        """Simulate candidates on all images, whatever the budget of time says."""
+        for candidate in track(list(candidates), "simulating candidates"):
+            self._advance(candidate, len(self.judge.parts))
+
+    def race(self, candidates: Iterable[Candidate]) -> None:
+        """Simulate candidates on a quarter of the images, the better half on two, the better half of those on all.
+
+        Near the optimum few images cannot tell candidates apart; what they can tell is which are far from it.
+        """
+        running = list({c.genome: c for c in candidates if c.genome not in self.found}.values())
+        for parts in range(1, len(self.judge.parts) + 1):
+            for candidate in track(running, f"simulating, heat {parts}"):
+                if self.effort.over(len(self.found)) and candidate.genome not in self.found:
+                    continue
+                self._advance(candidate, parts)
+            running = [c for c in running if c.genome in self.found]
+            running.sort(key=lambda c: self.found[c.genome].total.error)
+            running = running[: -(-len(running) // 2)]
+
+    def _advance(self, candidate: Candidate, parts: int) -> None:
+        trial = self.found.setdefault(candidate.genome, Trial(candidate.source))
+        for part in range(len(trial.parts), parts):
+            name = ",".join(map(str, candidate.genome))
+            trial.parts.append(judged_part(self.judge, self.space.assignment(candidate.genome), name, part, self._run))
+
+    def complete(self) -> dict[Genome, Trial]:
+        """Those judged on all images."""
+        return {g: t for g, t in self.found.items() if len(t.parts) == len(self.judge.parts)}
+
+    def estimates(self) -> tuple[Genomes, Floats]:
+        """All genomes ``(B, D)`` and their errors ``(B,)``.
+
+        Errors of those not judged on all images are scaled as those that were would lead one to expect.
+        """
+        whole = self.complete().values()
+        errors = []
+        for trial in self.found.values():
+            n = len(trial.parts)
+            seen = trial.total.error / trial.total.n_images
+            on_these = sum(p.error for t in whole for p in t.parts[:n]) / max(
+                sum(p.n_images for t in whole for p in t.parts[:n]), 1
+            )
+            on_all = sum(t.total.error for t in whole) / max(sum(t.total.n_images for t in whole), 1)
+            errors.append(seen * on_all / on_these if on_these > 0 else seen)
+        return np.array(list(self.found)), np.array(errors)
+
+
+def judged_part(judge: Judge, assignment: Assignment, name: str, part: int, run: RunDir | None) -> Accuracy:
+    """Simulate an allocation on a part of the images, or take what the journal has of it."""
+    key = f"simulation/{name}/{part}"
+    known = run.recall(key) if run else None
+    if known is not None:
+        return Accuracy(**known)
+    sums = judge.judge(assignment, part)
+    if run:
+        run.record(key, asdict(sums))
+    return sums
