@@ -2,10 +2,11 @@
 
 from pmq.api.evaluate import evaluate
 from pmq.api.export import export
+from pmq.api.rank import Ranks, rank
 from pmq.api.search import SearchResult, search
 from pmq.api.sensitivity import sensitivity
 from pmq.api.simulate import simulate
 from pmq.models import create_model
 from pmq.report import plot_run as plot
 
-__all__ = ["SearchResult", "create_model", "evaluate", "export", "plot", "search", "sensitivity", "simulate"]
+__all__ = ["Ranks", "SearchResult", "create_model", "evaluate", "export", "plot", "rank", "search", "sensitivity", "simulate"]

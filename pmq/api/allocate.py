@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from pmq.api.subject import Subject
-from pmq.core import Allocation, Limits, PmqError
+from pmq.core import Allocation, Assignment, Limits, PmqError
 from pmq.core.allocation import BudgetInfo, CalibrationInfo, ComponentChoice
+from pmq.core.recipe import Recipe
 from pmq.cost import CostModel
 from pmq.quant import Calibration, Prepared, Quantized, quantize
 
@@ -24,27 +25,34 @@ def make_allocation(
     metrics: dict[str, Any] | None = None,
 ) -> Allocation:
     """Make the artefact: choices, calibrated parameters, costs, metrics, tensors."""
-    costs, assignment = CostModel(subject.inventory), quantized.assignment
+    plan = planned(subject, quantized.assignment, quantized.recipe, space, budget, limits, metrics)
     components = {
-        name: ComponentChoice(**assignment[name].model_dump(), parameters=quantized.parameters.get(name))
-        for name in subject.inventory.names
+        name: choice.model_copy(update={"parameters": quantized.parameters.get(name)}) for name, choice in plan.components.items()
     }
-    achieved = {"size_bytes": costs.size_bytes(assignment), "bit_ops": costs.bit_ops(assignment)}
-    limits = limits or Limits()
-    info = BudgetInfo(
-        text=budget or "none",
-        limits={"size_bytes": limits.size_bytes, "bit_ops": limits.bit_ops},
-        achieved={k: float(v) for k, v in achieved.items()},
-    )
+    return plan.model_copy(update={"components": components, "calibration": calibration}).with_tensors(quantized.tensors)
+
+
+def planned(
+    subject: Subject,
+    assignment: Assignment,
+    recipe: Recipe,
+    space: str,
+    budget: str | None = None,
+    limits: Limits | None = None,
+    metrics: dict[str, Any] | None = None,
+) -> Allocation:
+    """Make an artefact of choices alone, for somebody to carry out: costs, metrics, but no parameters and no tensors."""
+    costs, limits = CostModel(subject.inventory), limits or Limits()
+    achieved = {"size_bytes": float(costs.size_bytes(assignment)), "bit_ops": float(costs.bit_ops(assignment))}
+    asked = {"size_bytes": limits.size_bytes, "bit_ops": limits.bit_ops}
     return Allocation(
         model=subject.info,
-        calibration=calibration,
         space=space,
-        recipe=quantized.recipe,
-        components=components,
-        budget=info,
+        recipe=recipe,
+        components={name: ComponentChoice(**assignment[name].model_dump()) for name in subject.inventory.names},
+        budget=BudgetInfo(text=budget or "none", limits=asked, achieved=achieved),
         metrics={k: _plain(v) for k, v in (metrics or {}).items()},
-    ).with_tensors(quantized.tensors)
+    )
 
 
 def carry_out(subject: Subject, allocation: Allocation) -> Quantized:

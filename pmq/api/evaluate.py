@@ -49,6 +49,18 @@ def read_what(text: str) -> What:
     return Allocation.load(path)
 
 
+def read_bits(text: str) -> tuple[BitWidth, BitWidth]:
+    """Read bits of weights and activations from a shorthand such as ``w4a8``.
+
+    Raises:
+        PmqError: it is none, or there are no such bits.
+    """
+    match = SHORTHAND.fullmatch(text)
+    if match is None:
+        raise PmqError(f"{text!r} is not fp32 or a shorthand such as w4a4")
+    return BitWidth(int(match[1])), BitWidth(int(match[2]))
+
+
 def evaluate(
     model: nn.Module | str | None,
     what: What | Sequence[What],
@@ -129,11 +141,7 @@ def _quantized(item: What, subject: Subject, uniform: Space, recipe: Recipe, fre
             return carry_out(subject, item)
         subject.inventory.check_names(item.components)
         return fresh.quantize(item.recipe, item.assignment)
-    match = SHORTHAND.fullmatch(item)
-    if match is None:
-        raise PmqError(f"{item!r} is not fp32 or a shorthand such as w4a4")
-    assignment = uniform.uniform(BitWidth(int(match[1])), BitWidth(int(match[2])))
-    return fresh.quantize(recipe, assignment)
+    return fresh.quantize(recipe, uniform.uniform(*read_bits(item)))
 
 
 class _Fresh:

@@ -12,6 +12,8 @@ from moocore import hypervolume
 from pmq.api.sensitivity import measure
 from pmq.api.trials import Trials
 from pmq.core import Assignment, Limits
+from pmq.core.errors import Interrupted
+from pmq.core.progress import message
 from pmq.core.rundir import RunDir
 from pmq.search import ExactSolver, Space, Tables, within
 from pmq.search.candidates import Candidate, exact_candidates
@@ -21,6 +23,8 @@ from pmq.sensitivity import METRICS, Probe, SensitivityTable
 
 #: gain of error and of hypervolume below which another round is not worth its time
 GAIN = 0.01
+#: one in so many decisions may differ from the best so far in the candidate next to it
+TRUSTED = 10
 
 
 @dataclass
@@ -69,9 +73,10 @@ class Rounds:
                 if index and (effort.over(len(self.trials.found)) or self._stands_still()):
                     return
                 self._round(index, compared if index == 0 else [])
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Interrupted):
             if not self.history:
                 raise
+            message("interrupted: finishing with the best so far; once more to stop at once")
             effort.interrupted = True
 
     def _round(self, index: int, compared: list[Candidate]) -> None:
@@ -79,7 +84,11 @@ class Rounds:
         if index == 0 or METRICS[self.metric_name].renewed:
             self._measure(index)
         measured = time.perf_counter()
-        candidates = exact_candidates(self.tables, ExactSolver(self.tables), self.limits)
+        solver, best = ExactSolver(self.tables), self._best()
+        candidates = exact_candidates(self.tables, solver, self.limits)
+        if best is not None:  # what was measured around the best so far holds near it
+            near = solver.solve(self.limits, near=(np.array(best), max(2, len(best) // TRUSTED)))
+            candidates += [] if near is None else [Candidate(tuple(map(int, near)), "exact near the best")]
         solved = time.perf_counter()
         self.trials.simulate(compared)
         self.trials.race(candidates)

@@ -11,9 +11,11 @@ import typer
 from pmq.cli.evaluate import evaluate
 from pmq.cli.export import export
 from pmq.cli.plot import plot
+from pmq.cli.rank import rank
 from pmq.cli.search import search
 from pmq.cli.sensitivity import sensitivity
 from pmq.core import PmqError
+from pmq.core.errors import Interrupted
 from pmq.core.memory import keep_freed_memory
 
 app = typer.Typer(
@@ -23,16 +25,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (search, sensitivity, evaluate, export, plot):
+for command in (search, sensitivity, rank, evaluate, export, plot):
     app.command()(command)
 
 
-class _Interrupted(BaseException):
-    """Ctrl-C, told apart from the KeyboardInterrupt that typer would turn into a bare "Aborted"."""
-
-
 def _interrupt(*_: object) -> None:
-    raise _Interrupted
+    raise Interrupted
 
 
 def main() -> None:
@@ -45,7 +43,7 @@ def main() -> None:
     except PmqError as error:
         print(f"pmq: {error}", file=sys.stderr)
         sys.exit(2)
-    except _Interrupted:
+    except Interrupted:
         print("pmq: interrupted; what was measured is kept, go on with the same command and --resume", file=sys.stderr)
         sys.exit(130)
     finally:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 
+class Interrupted(BaseException):
+    """Ctrl-C, told apart from the KeyboardInterrupt that typer would turn into a bare "Aborted"."""
+
+
 class PmqError(ValueError):
     """Bad input, told in one line: the value met, what is allowed, what to do.
 

@@ -59,18 +59,20 @@ class ExactSolver:
     def _operands(self) -> Iterator[tuple[int, int]]:
         return zip(self.tables.left, self.tables.right, strict=True)
 
-    def solve(self, limits: Limits, error: Floats | None = None) -> Genomes | None:
+    def solve(self, limits: Limits, error: Floats | None = None, near: tuple[Genomes, int] | None = None) -> Genomes | None:
         """Find the best genome ``(D,)`` within ``limits``; nothing if there is none.
 
         Args:
             limits: what may be spent.
             error: ``(D, K)`` to minimise in place of the tables' error.
+            near: a trust region: a genome, and how many decisions may differ from it. What was measured around an
+                allocation holds near it.
         """
         objective = self._over_choices(self.tables.error if error is None else error)
         # The solver may overstep a limit by its tolerance, about 1e-6; then it is asked again with that much less.
         for slack in (0.0, 2e-6, 2e-5):
             tightened = Limits(*(v and v * (1 - slack) for v in (limits.size_bytes, limits.bit_ops)))
-            genome = self._solve(objective, tightened)
+            genome = self._solve(objective, tightened, near)
             if genome is None:
                 return None
             _, size, ops = self.tables.evaluate(genome[None])[0]
@@ -78,8 +80,13 @@ class ExactSolver:
                 return genome
         return None
 
-    def _solve(self, objective: Floats, limits: Limits) -> Genomes | None:
+    def _solve(self, objective: Floats, limits: Limits, near: tuple[Genomes, int] | None) -> Genomes | None:
         constraints = [LinearConstraint(self._links, self._link_values, self._link_values)]
+        if near is not None:
+            genome, changes = near
+            kept = np.zeros(self._n)
+            kept[self._first[:-1] + genome] = 1
+            constraints.append(LinearConstraint(kept[None], len(genome) - changes, np.inf))
         rest = {"size": self.tables.rest_bytes, "ops": 0.0}
         for name, limit, row in (("size", limits.size_bytes, self._size), ("ops", limits.bit_ops, self._ops)):
             if limit is not None:

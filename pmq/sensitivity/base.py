@@ -35,6 +35,8 @@ class Probe:
         base: the allocation around which to measure; FP32 where it names nothing.
         batch_size: images at once.
         seed: for metrics that draw.
+        keep_outputs: keep what ``one_at_a_time`` gives, for several metrics that look at the same; what it took counts as
+            part of each one's ``seconds``.
     """
 
     simulator: Simulator
@@ -43,6 +45,9 @@ class Probe:
     base: Assignment = field(default_factory=dict)
     batch_size: int = 24
     seed: int = 0
+    keep_outputs: bool = False
+    kept_outputs: dict[tuple[str, Choice], Tensor] = field(default_factory=dict, init=False, repr=False)
+    kept_s: float = field(default=0.0, init=False)
     _reference: Tensor | None = field(default=None, init=False, repr=False)
 
     def reference(self) -> Tensor:
@@ -74,6 +79,8 @@ class Metric(ABC):
     relative: ClassVar[bool] = False
     #: whether it is so quick, and errors so whole, that a search measures anew around the best of each round
     renewed: ClassVar[bool] = False
+    #: whether it is made of outputs measured one at a time
+    measures_outputs: ClassVar[bool] = False
     #: whether errors are all there is to a table, so that a journal of them can be gone on with
     journaled: ClassVar[bool] = True
 
@@ -92,7 +99,7 @@ class Metric(ABC):
             recall: gives errors that a killed run had journaled already.
             record: is told each new error as soon as it is known.
         """
-        start = time.perf_counter()
+        start, saved = time.perf_counter(), probe.kept_s
         table = SensitivityTable(self.name)
         todo: dict[str, list[Choice]] = {}
         for name, options in choices.items():
@@ -109,6 +116,8 @@ class Metric(ABC):
                 record(name, choice, error)
         probe.simulator.apply({})
         table.seconds = time.perf_counter() - start
+        if self.measures_outputs and saved == probe.kept_s:
+            table.seconds += saved
         return table
 
     @abstractmethod

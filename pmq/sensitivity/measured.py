@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -21,6 +22,17 @@ def one_at_a_time(probe: Probe, choices: Mapping[str, list[Choice]]) -> Iterator
     The forward pass restarts at the stage that holds the component, from that stage's cached input: half the work on
     average. Components go stage by stage, so that only one stage's input is held at a time.
     """
+    if probe.keep_outputs:
+        missing = {n: left for n, row in choices.items() if (left := [c for c in row if (n, c) not in probe.kept_outputs])}
+        start = time.perf_counter()
+        probe.kept_outputs |= {(name, choice): output for name, choice, output in _changed_outputs(probe, missing)}
+        probe.kept_s += time.perf_counter() - start if missing else 0.0
+        yield from ((name, choice, probe.kept_outputs[name, choice]) for name, row in choices.items() for choice in row)
+    else:
+        yield from _changed_outputs(probe, choices)
+
+
+def _changed_outputs(probe: Probe, choices: Mapping[str, list[Choice]]) -> Iterator[tuple[str, Choice, Tensor]]:
     simulator = probe.simulator
     device = next(simulator.model.parameters()).device
     inputs = [batch.to(device) for batch in probe.images.split(probe.batch_size)]
@@ -45,6 +57,7 @@ class OneAtATime(Metric):
 
     name = "measured"
     relative = True
+    measures_outputs = True
 
     def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
         reference, start = probe.reference(), probe.base_error()
@@ -58,6 +71,7 @@ class OutputDistance(Metric):
 
     name = "l2"
     relative = True
+    measures_outputs = True
 
     def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
         reference = probe.reference().flatten(1)

@@ -28,6 +28,7 @@ class Superposition(Metric):
 
     name = "superposition"
     relative = True
+    measures_outputs = True
     journaled = False
 
     @torch.no_grad()

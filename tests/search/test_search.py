@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +10,14 @@ from hypothesis import strategies as st
 from moocore import hypervolume
 from scipy.special import softmax
 
-from pmq.core import FLOAT, Budget, Choice, Component, Inventory, Limits, Operator
+from pmq.core import FLOAT, Budget, Choice, Component, Inventory, Limits, Operator, PmqError
 from pmq.cost import CostModel
 from pmq.search import ExactSolver, Space, SpaceFile, Tables, UniformCosts, non_dominated, nsga2, within
+from pmq.search.greedy import greedy
 from pmq.search.pricing import priced
+from pmq.search.ranking import rank_correlation
+from pmq.search.refit import refitted
+from pmq.search.sampling import random_at_budget, random_genomes
 from pmq.sensitivity import SensitivityTable
 from pmq.sensitivity.table import Effects
 
@@ -133,6 +138,54 @@ def test_nsga2_comes_within_a_hundredth_of_the_exact_front(seed: int) -> None:
     seen = nsga2(tables, Limits(), np.zeros((1, 60), int), generations=166, population=120, seed=seed)
     assert len(seen) <= 20_000
     assert _hypervolume(tables.evaluate(seen), best, worst) >= 0.99 * _hypervolume(costs, best, worst)
+
+
+def test_a_trust_region_bounds_the_changes() -> None:
+    _, tables = problem(5)
+    limits = Limits(None, tables.dearest()[1])
+    free = ExactSolver(tables, gap=0.0).solve(limits)
+    start = np.zeros(6, int)
+    near = ExactSolver(tables, gap=0.0).solve(limits, near=(start, 2))
+    assert (free != start).sum() > 2
+    assert (near != start).sum() == 2
+
+
+def test_greedy_lowers_what_is_hurt_least() -> None:
+    _, tables = problem(6)
+    limits = Limits(*(0.7 * most for most in tables.dearest()))
+    found = greedy(tables, limits)
+    assert within(limits, tables.evaluate(found[None]))[0]
+    assert greedy(tables, Limits(1.0, 1.0)) is None
+
+
+def test_random_allocations_at_a_budget_cost_about_that() -> None:
+    _, tables = problem(7, layers=20)
+    limits = Limits(None, 0.4 * tables.dearest()[1])
+    drawn = random_at_budget(tables, limits, 10, np.random.default_rng(0))
+    shares = tables.evaluate(drawn)[:, 2] / limits.bit_ops
+    assert ((shares >= 0.98) & (shares <= 1)).all()
+    assert len(np.unique(drawn, axis=0)) == 10
+    with pytest.raises(PmqError, match="do not come near"):
+        random_at_budget(tables, Limits(None, 1.0), 1, np.random.default_rng(0))
+
+
+def test_refitting_corrects_the_level_and_leaves_order_to_the_table() -> None:
+    _, tables = problem(8, layers=20)
+    genomes = random_genomes(tables, 60, np.random.default_rng(0))
+    errors = 2 * tables.evaluate(genomes)[:, 0]
+    groups = [("weight" if d % 2 == 0 else "activation", d // 2) for d in range(40)]
+    refit = refitted(tables, groups, genomes, errors)
+    again = replace(tables, error=refit).evaluate(genomes)[:, 0]
+    assert abs(again / errors - 1).mean() < 0.1
+    assert (np.argsort(refit, 1) == np.argsort(tables.error, 1)).mean() > 0.95
+
+
+def test_rank_correlation_has_an_interval_around_it() -> None:
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=80)
+    ranking = rank_correlation(true + rng.normal(size=80), true)
+    assert ranking.low < ranking.tau < ranking.high < ranking.low + 0.4
+    assert rank_correlation(true[:4], true[:4]) is None
 
 
 def test_priced_is_where_no_single_change_is_better() -> None:
