@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from pmq.api.subject import Subject
-from pmq.core import Allocation, Assignment, Limits, PmqError
-from pmq.core.allocation import BudgetInfo, CalibrationInfo, ComponentChoice
+from pmq.core import Allocation, Assignment, Inventory, Limits, PmqError
+from pmq.core.allocation import BudgetInfo, CalibrationInfo, ComponentChoice, ModelInfo
 from pmq.core.recipe import Recipe
 from pmq.cost import CostModel
 from pmq.quant import Calibration, Prepared, Quantized, quantize
@@ -25,7 +25,7 @@ def make_allocation(
     metrics: dict[str, Any] | None = None,
 ) -> Allocation:
     """Make the artefact: choices, calibrated parameters, costs, metrics, tensors."""
-    plan = planned(subject, quantized.assignment, quantized.recipe, space, budget, limits, metrics)
+    plan = planned(subject.info, subject.inventory, quantized.assignment, quantized.recipe, space, budget, limits, metrics)
     components = {
         name: choice.model_copy(update={"parameters": quantized.parameters.get(name)}) for name, choice in plan.components.items()
     }
@@ -33,7 +33,8 @@ def make_allocation(
 
 
 def planned(
-    subject: Subject,
+    model: ModelInfo,
+    inventory: Inventory,
     assignment: Assignment,
     recipe: Recipe,
     space: str,
@@ -42,14 +43,14 @@ def planned(
     metrics: dict[str, Any] | None = None,
 ) -> Allocation:
     """Make an artefact of choices alone, for somebody to carry out: costs, metrics, but no parameters and no tensors."""
-    costs, limits = CostModel(subject.inventory), limits or Limits()
+    costs, limits = CostModel(inventory), limits or Limits()
     achieved = {"size_bytes": float(costs.size_bytes(assignment)), "bit_ops": float(costs.bit_ops(assignment))}
     asked = {"size_bytes": limits.size_bytes, "bit_ops": limits.bit_ops}
     return Allocation(
-        model=subject.info,
+        model=model,
         space=space,
         recipe=recipe,
-        components={name: ComponentChoice(**assignment[name].model_dump()) for name in subject.inventory.names},
+        components={name: ComponentChoice(**assignment[name].model_dump()) for name in inventory.names},
         budget=BudgetInfo(text=budget or "none", limits=asked, achieved=achieved),
         metrics={k: _plain(v) for k, v in (metrics or {}).items()},
     )

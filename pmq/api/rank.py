@@ -36,11 +36,11 @@ from pmq.sensitivity import METRICS, Probe, SensitivityTable
 
 #: metrics and the allocation they measure around, where that is not FP32
 DEFAULT = (
-    *("fisher", "fisher@w4a4", "fisher_elementwise", "gradient@w4a4", "hawq", "snip", "sqnr"),
+    *("fisher_shrunk", "fisher_shrunk@w4a4", "fisher", "fisher_elementwise", "gradient@w4a4", "hawq", "snip", "sqnr"),
     *("measured", "l2", "superposition"),
 )
 #: the metric that searches use, with its rounds
-ROUNDS_OF = "fisher"
+ROUNDS_OF = "fisher_shrunk"
 #: random allocations at the budget, of which the baseline ``random`` takes the one that simulates best
 RANDOM = 16
 #: one in so many decisions may differ from the quantized allocation around which changes were measured
@@ -155,7 +155,8 @@ def rank(
         write_csv(run.path / "rank.csv", ranks.summary.reset_index())
         write_csv(run.path / "allocations.csv", ranks.allocations)
         for (name, budget), assignment in contest.optima.items():
-            planned(subject, assignment, how, laid_out.name, budget).save(run.path / "allocations" / f"{name}-{budget}.json")
+            plan = planned(subject.info, subject.inventory, assignment, how, laid_out.name, budget)
+            plan.save(run.path / "allocations" / f"{name}-{budget}.json")
     return ranks
 
 

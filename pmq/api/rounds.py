@@ -136,7 +136,7 @@ class Rounds:
         if self.tables.predict is None and len(self.trials.found) >= 5:
             plain = Tables.build(self.space, self.table)
             genomes, errors = self.trials.estimates()
-            self.tables = replace(plain, error=refitted(plain, _groups(self.space), genomes, errors))
+            self.tables = replace(plain, error=refitted(plain, groups_of(self.space), genomes, errors))
 
     def _standing(self) -> tuple[float, float]:
         whole = self.trials.complete()
@@ -163,7 +163,7 @@ class Rounds:
         return not (now.error < before.error * (1 - GAIN) or now.hypervolume > before.hypervolume * (1 + GAIN))
 
 
-def _groups(space: Space) -> list[tuple[str, int]]:
+def groups_of(space: Space) -> list[tuple[str, int]]:
     """Kind (weights and activations apart) and stage of each decision."""
     firsts = [space.inventory[d.components[0]] for d in space.decisions]
     return [(f"{c.role} {c.kind}", c.stage) for c in firsts]

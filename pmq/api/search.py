@@ -71,7 +71,7 @@ def search(
     space: str | SpaceFile = "default",
     recipe: str | Recipe = "best",
     reconstruct: bool = False,
-    metric_name: str = "fisher",
+    metric_name: str = "fisher_shrunk",
     time_limit: float | None = None,
     max_evals: int | None = None,
     rounds: int = ROUNDS,

@@ -25,7 +25,9 @@ def search(
     space: o.Space = "default",
     recipe: o.Recipe = "best",
     reconstruct: o.Reconstruct = False,
-    metric: Annotated[str, typer.Option(help="sensitivity: fisher, measured (slower) ... see pmq rank")] = "fisher",
+    metric: Annotated[
+        str, typer.Option(help="sensitivity: fisher_shrunk, measured (slower), ... see pmq rank")
+    ] = "fisher_shrunk",
     time_limit: Annotated[float | None, typer.Option(help="seconds after which no round begins", min=0)] = None,
     max_evals: Annotated[int | None, typer.Option(help="allocations to simulate in rounds", min=1)] = None,
     rounds: Annotated[int, typer.Option(help="rounds at most; fewer if nothing is gained", min=1)] = 4,
@@ -41,12 +43,18 @@ def search(
     resume: Annotated[bool, typer.Option("--resume", help="go on with the same run if it was killed")] = False,
     json: o.Json = False,
 ) -> None:
-    """Find the Pareto front of bit-width allocations and pick one within the budget."""
+    """Find the Pareto front of bit-width allocations and pick one within the budget.
+
+    With a finished run in place of MODEL, and --resume: solve its tables for another budget, without any forward pass.
+    """
     from pmq.api import search as run_search
     from pmq.cli.subject import open_subject
     from pmq.core import Budget
 
     Budget.parse(budget)  # before the model is loaded
+    if model is not None and (Path(model) / "manifest.json").is_file():
+        _solve_again(model, budget, resume, json)
+        return
     module, images = open_subject(model, checkpoint, num_classes, pretrained, data, split, crop_pct, workers, device, threads)
     found = run_search(
         module,
@@ -101,3 +109,26 @@ def search(
     print(f"the chosen one, carried out by recipe {found.allocation.recipe.name!r}, on the same images: {told}")
     parts = ", ".join(f"{name} {number(seconds)} s" for name, seconds in found.seconds.items())
     print(f"allocation: {path}\ntime: {parts}\nnext: pmq evaluate {found.run}; pmq plot {found.run}")
+
+
+def _solve_again(run: str, budget: str, resume: bool, json: bool) -> None:
+    from pmq.api.again import solve_again
+    from pmq.core import PmqError
+
+    if not resume:
+        raise PmqError(f"{run!r} is a run, not a model; pass --resume to solve its tables for another budget")
+    path, allocation = solve_again(run, budget)
+    assert allocation.budget is not None
+    found = allocation.budget.achieved | allocation.metrics
+    if json:
+        print_json(
+            {"run": run, "allocation": str(path)} | {k: found.get(k) for k in ("size_bytes", "bit_ops", "predicted_error")}
+        )
+        return
+    row = [budget, *costs(found["size_bytes"] or 0, found["bit_ops"] or 0), found["predicted_error"]]
+    print_table(
+        f"{allocation.model.name}: the exact optimum by the tables of {run}",
+        ["budget", "MB", "bit ops (G)", "predicted error"],
+        [row],
+    )
+    print(f"allocation: {path}\nnext: pmq evaluate {path} --recalibrate")

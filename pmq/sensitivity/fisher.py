@@ -29,7 +29,7 @@ class EmpiricalFisher(Metric):
     renewed = True
 
     def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
-        return _halved(probe, choices, lambda *args: inner_products(*args).square().sum((1, 2)))
+        return _halved(probe, choices, by_image)
 
 
 @register
@@ -44,7 +44,7 @@ class ElementwiseFisher(Metric):
     renewed = True
 
     def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
-        return _halved(probe, choices, _elementwise)
+        return _halved(probe, choices, elementwise)
 
 
 def draws_of(probe: Probe) -> Losses:
@@ -53,15 +53,22 @@ def draws_of(probe: Probe) -> Losses:
     return lambda images, output: log_likelihoods(output, probe.classifier, generator)
 
 
-def _halved(probe: Probe, choices: Mapping[str, list[Choice]], score: Score) -> Iterator[tuple[str, Choice, float]]:
-    for name, choice, total in scored(probe, choices, draws_of(probe), score):
-        yield name, choice, 0.5 * total / (DRAWS * len(probe.images))
+def _halved(probe: Probe, choices: Mapping[str, list[Choice]], score: Score) -> Iterator[Found]:
+    for name, totals in scored(probe, choices, draws_of(probe), score).items():
+        for choice, total in zip(choices[name], totals.tolist(), strict=True):
+            yield name, choice, 0.5 * total / (DRAWS * len(probe.images))
 
 
-def _elementwise(recorder: Recorder, component: Component, row: Sequence[Choice], gradients: Tensor, n_images: int) -> Tensor:
+def by_image(recorder: Recorder, component: Component, changes: Sequence[Tensor], gradients: Tensor, n_images: int) -> Tensor:
+    """Sum of ``(g . d)**2`` over draws and images: ``(choices,)``."""
+    return inner_products(recorder, component, changes, gradients, n_images).square().sum((1, 2))
+
+
+def elementwise(recorder: Recorder, component: Component, changes: Sequence[Tensor], gradients: Tensor, n_images: int) -> Tensor:
+    """Sum of ``g**2 * d**2`` over draws and values: ``(choices,)``."""
     squares = gradients.square().sum(0)
     if component.role == "activation":
-        return torch.stack([(squares * d.square()).sum() for d in recorder.changes(component, row)])
+        return torch.stack([(squares * d.square()).sum() for d in changes])
     rows, squares = recorder.rows(component, n_images), recorder.output_rows(component, squares, n_images)
-    changes = (d.flatten(1) for d in recorder.changes(component, row))
-    return torch.stack([((rows @ d.T).square_() * squares).sum() for d in changes])
+    errors = (rows @ torch.cat([d.flatten(1) for d in changes]).T).square_()
+    return (errors.unflatten(-1, (len(changes), -1)) * squares[..., None, :]).sum((0, 1, 3))

@@ -36,11 +36,12 @@ class FirstOrder(Metric):
             done += len(images)
             return [output_loss(wanted, output, probe.classifier).sum(), *draw(images, output)]
 
-        for name, choice, total in scored(probe, choices, losses, _expansion, self.relative):
-            yield name, choice, total / len(probe.images)
+        for name, totals in scored(probe, choices, losses, _expansion, self.relative).items():
+            for choice, total in zip(choices[name], totals.tolist(), strict=True):
+                yield name, choice, total / len(probe.images)
 
 
-def _expansion(recorder: Recorder, component: Component, row: Sequence[Choice], gradients: Tensor, n_images: int) -> Tensor:
-    products = inner_products(recorder, component, row, gradients, n_images)
+def _expansion(recorder: Recorder, component: Component, changes: Sequence[Tensor], gradients: Tensor, n_images: int) -> Tensor:
+    products = inner_products(recorder, component, changes, gradients, n_images)
     first, draws = products[:, 0], products[:, 1:]
     return first.sum(1) + 0.5 * draws.square().sum((1, 2)) / DRAWS

@@ -122,7 +122,9 @@ class Recorder:
         return output_rows(layer, like_output).unflatten(0, (n_images, -1))
 
 
-def inner_products(recorder: Recorder, component: Component, row: Sequence[Choice], gradients: Tensor, n_images: int) -> Tensor:
+def inner_products(
+    recorder: Recorder, component: Component, changes: Sequence[Tensor], gradients: Tensor, n_images: int
+) -> Tensor:
     """``g . d`` for each choice, draw and image: gradients ``(draws, ...)`` at the output -> ``(choices, draws, images)``.
 
     The product is taken where it is cheapest: for an activation at the activation itself, for a weight as the image's
@@ -131,9 +133,8 @@ def inner_products(recorder: Recorder, component: Component, row: Sequence[Choic
     draws = gradients.shape[0]
     if component.role == "activation":
         flat = gradients.reshape(draws, n_images, -1)
-        changes = (d.reshape(n_images, -1) for d in recorder.changes(component, row))
-        return torch.stack([(flat * d).sum(-1) for d in changes])
-    delta = torch.stack([d.reshape(-1) for d in recorder.changes(component, row)], 1)
+        return torch.stack([(flat * d.reshape(n_images, -1)).sum(-1) for d in changes])
+    delta = torch.stack([d.reshape(-1) for d in changes], 1)
     g = torch.stack([recorder.output_rows(component, draw, n_images) for draw in gradients])
     by_image = torch.einsum("dbno,bni->dboi", g, recorder.rows(component, n_images)).reshape(draws * n_images, -1)
     return (by_image @ delta).reshape(draws, n_images, -1).permute(2, 0, 1)
@@ -141,16 +142,17 @@ def inner_products(recorder: Recorder, component: Component, row: Sequence[Choic
 
 #: losses of a batch, from its images and the model's output
 Losses = Callable[[Tensor, Tensor], list[Tensor]]
-#: what each choice of a component scores on a batch ``(choices,)``, from the gradients of the losses at its output
-Score = Callable[[Recorder, Component, Sequence[Choice], Tensor, int], Tensor]
+#: what each choice of a component scores on a batch ``(choices, ...)``, from what the choices change and the gradients of
+#: the losses ``(losses, ...)`` at the component's output; and the number of images
+Score = Callable[[Recorder, Component, Sequence[Tensor], Tensor, int], Tensor]
 
 
 def scored(
     probe: Probe, choices: Mapping[str, list[Choice]], losses: Losses, score: Score, relative: bool = False
-) -> Iterator[tuple[str, Choice, float]]:
-    """Sum scores over all images, from one forward pass a batch and one backward pass a loss, for all components at once.
+) -> dict[str, Tensor]:
+    """Sum scores ``(choices, ...)`` of each component over all images.
 
-    ``relative``: see :class:`Recorder`.
+    That takes one forward pass a batch and one backward pass a loss, for all components at once. ``relative``: see :class:`Recorder`.
     """
     simulator = probe.simulator
     components = [simulator.inventory[name] for name in choices]
@@ -168,7 +170,7 @@ def scored(
             with torch.no_grad():
                 for index, component in enumerate(components):
                     g = torch.stack([of_loss[index] for of_loss in gradients])
-                    found = score(recorder, component, choices[component.name], g, len(images)).double()
+                    changes = list(recorder.changes(component, choices[component.name]))
+                    found = score(recorder, component, changes, g, len(images)).double()
                     totals[component.name] = totals.get(component.name, torch.zeros_like(found)) + found
-    for name, row in choices.items():
-        yield from ((name, choice, value) for choice, value in zip(row, totals[name].tolist(), strict=True))
+    return totals

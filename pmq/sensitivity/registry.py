@@ -5,6 +5,7 @@ from pmq.sensitivity.fisher import ElementwiseFisher, EmpiricalFisher
 from pmq.sensitivity.gradient import FirstOrder
 from pmq.sensitivity.hessian import HessianTrace
 from pmq.sensitivity.measured import OneAtATime, OutputDistance
+from pmq.sensitivity.shrunk import ShrunkFisher
 from pmq.sensitivity.snip import ConnectionSensitivity
 from pmq.sensitivity.sqnr import NoiseToSignal
 from pmq.sensitivity.superposition import Superposition
@@ -19,5 +20,6 @@ __all__ = [
     "NoiseToSignal",
     "OneAtATime",
     "OutputDistance",
+    "ShrunkFisher",
     "Superposition",
 ]

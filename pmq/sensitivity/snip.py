@@ -30,14 +30,15 @@ class ConnectionSensitivity(Metric):
                 return [output.flatten(1).norm(dim=1).sum()]
             return [-torch.log_softmax(output, -1).amax(-1).sum()]
 
-        for name, choice, total in scored(probe, choices, losses, _absolute):
-            yield name, choice, total / len(probe.images)
+        for name, totals in scored(probe, choices, losses, _absolute).items():
+            for choice, total in zip(choices[name], totals.tolist(), strict=True):
+                yield name, choice, total / len(probe.images)
 
 
-def _absolute(recorder: Recorder, component: Component, row: Sequence[Choice], gradients: Tensor, n_images: int) -> Tensor:
+def _absolute(recorder: Recorder, component: Component, changes: Sequence[Tensor], gradients: Tensor, n_images: int) -> Tensor:
     (gradient,) = gradients
     if component.role == "weight":
         g = recorder.output_rows(component, gradient, n_images).flatten(0, 1)
         gradient = g.T @ recorder.rows(component, n_images).flatten(0, 1)
-        return torch.stack([(gradient * d.flatten(1)).abs().sum() for d in recorder.changes(component, row)])
-    return torch.stack([(gradient * d).abs().sum() for d in recorder.changes(component, row)])
+        return torch.stack([(gradient * d.flatten(1)).abs().sum() for d in changes])
+    return torch.stack([(gradient * d).abs().sum() for d in changes])

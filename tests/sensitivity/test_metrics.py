@@ -12,7 +12,7 @@ from pmq.quant import Simulator, calibrate, output_error
 from pmq.sensitivity import METRICS, Probe, SensitivityTable
 from tests.conftest import Tiny, make_tiny
 
-NAMES = ["fisher", "fisher_elementwise", "gradient", "hawq", "l2", "measured", "snip", "sqnr", "superposition"]
+NAMES = ["fisher", "fisher_elementwise", "fisher_shrunk", "gradient", "hawq", "l2", "measured", "snip", "sqnr", "superposition"]
 
 
 def test_every_metric_is_under_conformance() -> None:
