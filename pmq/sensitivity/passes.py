@@ -152,7 +152,8 @@ def scored(
 ) -> dict[str, Tensor]:
     """Sum scores ``(choices, ...)`` of each component over all images.
 
-    That takes one forward pass a batch and one backward pass a loss, for all components at once. ``relative``: see :class:`Recorder`.
+    That takes one forward pass a batch and one backward pass a loss, for all components at once. ``relative`` is as in
+    :class:`Recorder`.
     """
     simulator = probe.simulator
     components = [simulator.inventory[name] for name in choices]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -7,9 +8,11 @@ import pytest
 import torch
 
 import pmq
+from pmq.api.again import solve_again
 from pmq.core import Budget, PmqError
 from pmq.cost import CostModel
 from pmq.models import model_info, take_inventory
+from pmq.search import Space, UniformCosts, read_space
 from tests.conftest import Tiny, make_tiny
 
 
@@ -30,8 +33,8 @@ def test_search_on_a_users_module(found, images: torch.Tensor) -> None:
     assert achieved["bit_ops"] <= found.limits.bit_ops
     chosen = points[points["chosen"]]
     assert len(chosen) == 1
-    w4a4 = points[points["source"] == "uniform w4a4"].iloc[0]
-    assert chosen.iloc[0]["kl"] <= w4a4["kl"]
+    w4a4 = pmq.evaluate(make_tiny(), "w4a4", [images[8:]], calibration_images=images[:8])
+    assert found.allocation.metrics["kl"] <= w4a4["kl"][0]  # carried out alike, on the images that the search chose by
     assert {"uniform w8a8", "uniform w6a6", "uniform w4a4", "fp32"} <= set(points["source"])
     assert len(points) > 5000
     assert (~points["within"]).any()
@@ -150,7 +153,16 @@ def test_budget_below_the_cheapest_point_gives_that_point(images: torch.Tensor) 
 
 def test_run_directory_and_export(found, tmp_path: Path) -> None:
     names = {p.name for p in found.run.iterdir()}
-    assert {"manifest.json", "journal.jsonl", "sensitivity.csv", "costs.csv", "front.csv", "points.csv", "allocations"} <= names
+    assert {
+        "manifest.json",
+        "journal.jsonl",
+        "rounds.csv",
+        "sensitivity.csv",
+        "costs.csv",
+        "front.csv",
+        "points.csv",
+        "allocations",
+    } <= names
     allocation, schema = pmq.export(found.run, tmp_path / "a.json")
     assert pmq.Allocation.load(allocation) == found.allocation
     assert schema.is_file()
@@ -179,3 +191,69 @@ def test_reconstruction_is_kept_only_where_it_helps(found, images: torch.Tensor,
     )
     assert table["amp_agreement"][0] > 50
     assert list((tmp_path / "kept").rglob("*.safetensors"))
+
+
+def test_rounds_tell_what_they_gained_and_how_predictions_ranked(found) -> None:
+    rounds = found.rounds
+    assert 1 < len(rounds) <= 4
+    assert rounds["error"].is_monotonic_decreasing
+    assert rounds["hypervolume"].is_monotonic_increasing
+    assert {"calibration", "sensitivity", "solving", "simulation", "front", "finish", "total"} == set(found.seconds)
+    assert found.ranking["all"]["n"] >= 10
+    assert found.ranking["all"]["tau"] > 0.5
+    manifest = json.loads((found.run / "manifest.json").read_text())
+    assert manifest["ranking"] == found.ranking
+    raced = found.points[(found.points["n_images"] > 0) & found.points["kl"].isna()]
+    assert len(raced), "all candidates were judged on all images"
+
+
+def test_limits_of_effort_are_kept(images: torch.Tensor) -> None:
+    few = pmq.search(make_tiny(), images, "4bit", calib_images=8, held_out=16, max_evals=6)
+    assert len(few.rounds) == 1
+    assert few.rounds["simulated"].iloc[-1] <= 6
+    none = pmq.search(make_tiny(), images, "4bit", calib_images=8, held_out=16, time_limit=0)
+    assert len(none.rounds) == 1
+    assert none.allocation.budget.achieved["size_bytes"] <= none.limits.size_bytes
+
+
+def test_another_budget_needs_no_model(found, tmp_path: Path) -> None:
+    path, allocation = solve_again(found.run, "5bit")
+    assert pmq.Allocation.load(path) == allocation
+    w5a5 = Budget.parse("5bit").resolve(
+        UniformCosts(Space(read_space("default"), take_inventory(make_tiny(), torch.zeros(1, 3, 32, 32))))
+    )
+    assert w5a5.allow(**allocation.budget.achieved)
+    assert allocation.budget.achieved["bit_ops"] > 0.95 * w5a5.bit_ops
+    with pytest.raises(PmqError, match="recalibrate"):
+        pmq.simulate(make_tiny(), allocation)
+    with pytest.raises(PmqError, match="ask for at least"):
+        solve_again(found.run, "size=1kB")
+    with pytest.raises(PmqError, match="no run directory"):
+        solve_again(tmp_path, "4bit")
+
+
+def test_rank_compares_metrics_with_the_truth(images: torch.Tensor, tmp_path: Path) -> None:
+    more = torch.randn(48, 3, 32, 32, generator=torch.Generator().manual_seed(4))
+    options = {"budgets": ("4bit", "5bit"), "count": 8, "calib_images": 8, "probe_images": 8, "held_out": 12, "truth_images": 16}
+    metrics = ("fisher", "measured", "l2", "gradient@w4a4", "superposition")
+    ranks = pmq.rank(make_tiny(), more, metrics, **options, out=tmp_path / "rank")
+    summary, allocations = ranks.summary, ranks.allocations
+    assert ranks.default == "fisher_shrunk+rounds"
+    assert [*metrics, ranks.default, "uniform", "random", "greedy_sqnr"] == list(summary.index)
+    assert (allocations["set"] == "all budgets").sum() == (allocations["set"] == "4.5bit").sum() == 8
+    known = summary.loc[[*metrics, ranks.default]]
+    assert ((known["tau_low"] - 1e-9 <= known["tau"]) & (known["tau"] <= known["tau_high"] + 1e-9)).all()
+    assert summary.loc["measured", "tau"] > 0.5
+    assert (summary[["kl 4bit", "kl 5bit"]] > 0).all(axis=None)
+    # What several metrics look at is measured once and counts for each.
+    assert summary.loc["superposition", "seconds"] > 0.5 * summary.loc["measured", "seconds"]
+    assert (known["passes"] > 1).all()
+    again = pmq.rank(make_tiny(), more, metrics, **options, out=tmp_path / "rank", resume=True)
+    columns = [c for c in summary if c not in ("seconds", "passes")]
+    pd.testing.assert_frame_equal(again.summary[columns], summary[columns])
+    written = pmq.Allocation.load(tmp_path / "rank" / "allocations" / "measured-4bit.json")
+    assert written.budget.text == "4bit"
+    with pytest.raises(PmqError, match="fewer than"):
+        pmq.rank(make_tiny(), images, ("fisher",))
+    with pytest.raises(PmqError, match="sensitivity metric 'magic'"):
+        pmq.rank(make_tiny(), more, ("magic@w4a4",), **options)

@@ -191,6 +191,58 @@ def test_interrupted_runs_say_how_to_go_on(tmp_path: Path) -> None:
     assert "Traceback" not in told
 
 
+def test_interrupted_later_runs_finish_with_the_best_so_far(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pmq", "search", *QUICK, "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    journal = tmp_path / "run" / "journal.jsonl"
+    while not (journal.exists() and '"sensitivity/round1/' in journal.read_text()):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 0, told
+    assert "finishing with the best so far" in told
+    assert Allocation.load(tmp_path / "run" / "allocations" / "chosen.json").tensors is not None
+    assert len(pd.read_csv(tmp_path / "run" / "rounds.csv")) == 1
+
+
+def test_another_budget_from_a_run_takes_seconds(run: Path) -> None:
+    start = time.monotonic()
+    done = pmq("search", str(run), "--resume", "--budget", "5bit", "--json")
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - start < 20
+    answer = json.loads(done.stdout)
+    assert Allocation.load(Path(answer["allocation"])).budget.text == "5bit"
+    refused = pmq("search", str(run), "--budget", "5bit")
+    assert refused.returncode == 2
+    assert "--resume" in refused.stderr
+
+
+def test_rank_prints_its_figures(tmp_path: Path) -> None:
+    images = ["--probe-images", "16", "--held-out", "32", "--truth-images", "64"]
+    line = [
+        "rank",
+        "--metric",
+        "fisher_shrunk,sqnr",
+        "--budget",
+        "4bit",
+        "--count",
+        "10",
+        *images,
+        "--out",
+        str(tmp_path / "rank"),
+    ]
+    done = pmq(*line, "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["default"] in answer
+    keys = {"tau", "tau_low", "tau_high", "tau_one_budget", "optimum_kl", "optimum_agreement", "seconds"}
+    for name in ("fisher_shrunk", "sqnr", "uniform", answer["default"]):
+        assert keys <= set(answer[name]), name
+    assert answer[answer["default"]]["optimum_kl"] < answer["uniform"]["optimum_kl"]
+    assert {"rank.csv", "allocations.csv", "predictions.png", "optima.svg"} <= {p.name for p in (tmp_path / "rank").iterdir()}
+    assert pmq(*line).returncode == 2  # there already, and no --resume
+
+
 def test_unknown_flags_and_help() -> None:
     assert pmq("search", "--bugdet", "4bit").returncode == 2
     assert pmq("search", "--help").returncode == 0
