@@ -52,7 +52,7 @@ plot: $(STAMP) ## draw the latest run's figures [RUN= OUT=folder ARGS=]
 test: $(STAMP) ## run the tests
 	$(VENV)/bin/python -m pytest $(ARGS)
 
-bench: $(STAMP) ## time simulation against the FP32 forward, and the sensitivity metrics against each other
+bench: $(STAMP) ## time simulation against FP32, metrics against each other; the front against the exact one
 	$(VENV)/bin/python -m pmq.bench $(ARGS)
 
 check: $(STAMP) ## lint and type-check

@@ -23,6 +23,8 @@ from pmq.sensitivity import METRICS, Probe, SensitivityTable
 
 #: gain of error and of hypervolume below which another round is not worth its time
 GAIN = 0.01
+#: rounds that pay even where nothing seems gained: tables of several have less noise than that of one
+LEAST = 3
 #: one in so many decisions may differ from the best so far in the candidate next to it
 TRUSTED = 10
 
@@ -157,7 +159,7 @@ class Rounds:
         return least, float(hypervolume(points, ref=np.array([self._worst, 1.001])))
 
     def _stands_still(self) -> bool:
-        if len(self.history) < 2:
+        if len(self.history) < LEAST:
             return False
         before, now = self.history[-2:]
         return not (now.error < before.error * (1 - GAIN) or now.hypervolume > before.hypervolume * (1 + GAIN))

@@ -1,4 +1,4 @@
-"""``python -m pmq.bench [--threads 1]``: speed of simulation and of sensitivity, memory of calibration."""
+"""``python -m pmq.bench [--threads 1]``: speed of simulation, sensitivity and search, memory of calibration."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 
 from pmq.api import sensitivity
 from pmq.bench.memory import calibration_peak
+from pmq.bench.search import EVALUATIONS, evaluations_per_second, front_gaps
 from pmq.bench.simulation import simulation_speed
 from pmq.cli.output import print_table
 from pmq.core.memory import keep_freed_memory
@@ -37,10 +38,15 @@ def main() -> None:
     rows = [[n, f"{megabytes:.0f}", f"{megabytes / peaks[32]:.2f}"] for n, megabytes in peaks.items()]
     print_table("peak memory of calibration and finishing by `best`, DeiT-Tiny at W4A4", ["images", "MB", "x 32 images"], rows)
     embedded = create_model()
-    images = open_data(None, model_info(embedded)).calibration_images(24, 0)
-    seconds = sensitivity(embedded, images, ("measured", "fisher")).attrs["seconds"]
+    images = open_data(None, model_info(embedded)).calibration_images(48, 0)
+    seconds = sensitivity(embedded, images, ("measured", "fisher_shrunk", "fisher"), calib_images=24).attrs["seconds"]
     rows = [[name, f"{taken:.2f}", f"{seconds['measured'] / taken:.1f}"] for name, taken in seconds.items()]
     print_table("sensitivity of the embedded model, 24 images, quantizers fitted beforehand", ["metric", "s", "x measured"], rows)
+    rows = [[g.space, f"{g.nsga2:.4f}", f"{g.random:.4f}", g.nsga2_s, g.exact_s] for g in front_gaps()]
+    columns = ["space", "NSGA-II", "random", "NSGA-II s", "exact s"]
+    print_table(f"hypervolume as a share of the exact front's, embedded model, {EVALUATIONS} evaluations", columns, rows)
+    rows = [[name, f"{speed:.0f}"] for name, speed in evaluations_per_second().items()]
+    print_table(f"allocations of DeiT-Tiny looked at, {args.threads} thread(s)", ["prediction", "a second"], rows)
 
 
 if __name__ == "__main__":

@@ -102,8 +102,17 @@ def search(
         error = row["kl"] if row["kl"] == row["kl"] else row["feature_error"]
         rows.append([name, *costs(row["size_bytes"], row["bit_ops"]), row["agreement"], error])
     n = len(points)
-    title = f"{found.allocation.model.name}: {n} allocations looked at, judged on {held_out} held-out images"
+    n_images = int(judged["n_images"].max())
+    title = f"{found.allocation.model.name}: {n} allocations looked at, these judged on {n_images} held-out images"
     print_table(title, ["allocation", "MB", "bit ops (G)", "agreement %", "KL or error"], rows)
+    rows = [
+        [i + 1, r.simulated, r.error, r.measuring_s + r.solving_s + r.simulating_s]
+        for i, r in enumerate(found.rounds.itertuples())
+    ]
+    print_table("rounds", ["round", "simulated so far", "least error within the budget", "s"], rows)
+    for name, r in found.ranking.items():
+        interval = f"{r['low']:.2f} to {r['high']:.2f}, {r['n']} allocations"
+        print(f"prediction against simulation, {name.replace('_', ' ')}: Kendall's tau {r['tau']:.2f} ({interval})")
     carried_out = {name: chosen.get(name) for name in ("agreement", "kl", "feature_error")}
     told = ", ".join(f"{name} {number(value)}" for name, value in carried_out.items() if value is not None)
     print(f"the chosen one, carried out by recipe {found.allocation.recipe.name!r}, on the same images: {told}")

@@ -7,10 +7,11 @@ from pathlib import Path
 from pmq.core.progress import track
 from pmq.report.heatmap import plot_heatmap
 from pmq.report.pareto import plot_pareto
+from pmq.report.rounds import plot_rounds
 from pmq.report.run_data import RunData
 from pmq.report.sensitivity import plot_sensitivity
 
-PANELS = (plot_pareto, plot_sensitivity, plot_heatmap)
+PANELS = (plot_pareto, plot_sensitivity, plot_heatmap, plot_rounds)
 
 
 def plot_run(run: Path | str, folder: Path | str | None = None) -> list[Path]:
@@ -24,7 +25,7 @@ def plot_run(run: Path | str, folder: Path | str | None = None) -> list[Path]:
         >>> images, out = torch.randn(12, 1, 28, 28), tempfile.mkdtemp() + "/run"
         >>> run = pmq.search(None, images, "w4a8", space="w4a8", out=out).run
         >>> sorted({path.stem for path in pmq.plot(run)})
-        ['bits', 'pareto', 'sensitivity']
+        ['bits', 'pareto', 'rounds', 'sensitivity']
     """
     data = RunData(Path(run))
     target = data.path / "plots" if folder is None else Path(folder)

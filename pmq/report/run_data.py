@@ -41,6 +41,11 @@ class RunData:
         return pd.read_csv(self.path / "sensitivity.csv")
 
     @cached_property
+    def rounds(self) -> pd.DataFrame:
+        """What each round cost and gained."""
+        return pd.read_csv(self.path / "rounds.csv")
+
+    @cached_property
     def points(self) -> pd.DataFrame:
         """Every point: those of the front and the simulated ones with all columns, the others with costs alone."""
         front = pd.read_csv(self.path / "front.csv", dtype={"genome": str})
