@@ -20,11 +20,11 @@ def plot_rounds(run: RunData, folder: Path) -> list[Path]:
     left.set_xticks(place, [f"{p}\n{n} simulated" for p, n in zip(place, rounds["simulated"], strict=True)])
     left.set_xlabel("round")
     left.set_ylabel("least simulated error within the budget (nats)", color=BLUE)
-    left.set_ylim(0)
+    left.set_ylim(0, 1.2 * rounds["error"].max())
     volume = left.twinx()
     volume.plot(place, rounds["hypervolume"], marker="s", color=ORANGE)
     volume.set_ylabel("hypervolume (decades of error x share of the budget)", color=ORANGE)
-    volume.set_ylim(0)
+    volume.set_ylim(0, 1.1 * rounds["hypervolume"].max() + 1e-12)
     volume.grid(visible=False)
     error = "kl" if points["kl"].notna().any() else "feature_error"
     known = points[points[error].notna() & points["predicted_error"].notna()]

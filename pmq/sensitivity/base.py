@@ -81,8 +81,10 @@ class Metric(ABC):
     renewed: ClassVar[bool] = False
     #: whether it is made of outputs measured one at a time
     measures_outputs: ClassVar[bool] = False
-    #: whether errors are all there is to a table, so that a journal of them can be gone on with
-    journaled: ClassVar[bool] = True
+    #: whether each error is found by itself, so that a journal of some can be gone on with
+    piecewise: ClassVar[bool] = True
+    #: whether errors are not all there is to its table, so that a journal of all does not make up for measuring
+    has_effects: ClassVar[bool] = False
 
     def measure(
         self,
@@ -101,19 +103,23 @@ class Metric(ABC):
         """
         start, saved = time.perf_counter(), probe.kept_s
         table = SensitivityTable(self.name)
+        wanted = [(name, choice) for name, options in choices.items() for choice in options if not choice.is_float]
+        known = {pair: error for pair in wanted if (error := recall(*pair)) is not None}
+        missing = [pair for pair in wanted if pair not in known]
+        if not self.piecewise and (missing or self.has_effects):
+            missing = wanted
+        for pair in wanted:
+            if pair in known:
+                table.put(*pair, known[pair])
         todo: dict[str, list[Choice]] = {}
-        for name, options in choices.items():
-            for choice in options:
-                known = None if choice.is_float or not self.journaled else recall(name, choice)
-                if known is not None:
-                    table.put(name, choice, known)
-                elif not choice.is_float:
-                    todo.setdefault(name, []).append(choice)
+        for name, choice in missing:
+            todo.setdefault(name, []).append(choice)
         probe.simulator.apply(probe.base)
         if todo:
             for name, choice, error in self._measure(probe, todo, table):
                 table.put(name, choice, error)
-                record(name, choice, error)
+                if (name, choice) not in known:
+                    record(name, choice, error)
         probe.simulator.apply({})
         table.seconds = time.perf_counter() - start
         if self.measures_outputs and saved == probe.kept_s:

@@ -34,6 +34,7 @@ class ShrunkFisher(Metric):
 
     name = "fisher_shrunk"
     renewed = True
+    piecewise = False
 
     def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
         totals = scored(probe, choices, draws_of(probe), _both)

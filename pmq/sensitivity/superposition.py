@@ -29,7 +29,8 @@ class Superposition(Metric):
     name = "superposition"
     relative = True
     measures_outputs = True
-    journaled = False
+    piecewise = False
+    has_effects = True
 
     @torch.no_grad()
     def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
