@@ -58,7 +58,7 @@ def explore(space: Space, tables: Tables, limits: Limits, trials: Trials, seed: 
     genomes = genomes[np.sort(np.unique(genomes, axis=0, return_index=True)[1])]
     costs = tables.evaluate(genomes)
     trials.race(nearby_candidates(genomes, costs, limits, NEARBY))
-    if not trials.effort.interrupted:
+    if not trials.effort.over():
         trials.simulate(sweep)
     return Archive(genomes, costs)
 
