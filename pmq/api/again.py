@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from pmq.api.allocate import planned
-from pmq.api.rounds import groups_of
 from pmq.api.search import resolve_budget
 from pmq.core import Allocation, Budget, Choice, PmqError
 from pmq.core.allocation import ModelInfo
 from pmq.core.recipe import Recipe
 from pmq.report import RunData
 from pmq.search import ExactSolver, Space, SpaceFile, Tables
-from pmq.search.refit import refitted
+from pmq.search.refit import corrected
 from pmq.sensitivity import SensitivityTable
 
 
@@ -65,9 +63,7 @@ def _corrected(data: RunData, space: Space) -> Tables:
     error = "kl" if points["kl"].notna().any() else "feature_error"
     known = points[points[error].notna() & points["predicted_error"].notna()]
     genomes = np.array([[int(digit, 36) for digit in text] for text in known["genome"]])
-    if len(genomes) < 5:
-        return tables
-    return replace(tables, error=refitted(tables, groups_of(space), genomes, known[error].to_numpy()))
+    return corrected(tables, space, genomes, known[error].to_numpy())
 
 
 def _find(errors: dict[tuple[str, int, str], float], name: str, choice: Choice) -> float:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pmq.api.trials import Trials, judged_part
+from pmq.api.trials import Trials, judged
 from pmq.core import FLOAT, Assignment, Limits
 from pmq.core.progress import track
 from pmq.core.rundir import RunDir
 from pmq.cost import CostModel
 from pmq.search import ExactSolver, Space, Tables, non_dominated, nsga2, within
-from pmq.search.candidates import Candidate, nearby_candidates, sweep_candidates
+from pmq.search.candidates import Candidate, largest_uniform, nearby_candidates, sweep_candidates, uniform_candidates
 from pmq.search.ranking import rank_correlation
 from pmq.search.tables import Floats, Genomes
 
@@ -35,15 +35,11 @@ class Archive:
     costs: Floats
 
 
-def uniform_candidates(space: Space, tables: Tables, limits: Limits) -> list[Candidate]:
+def compared_candidates(space: Space, tables: Tables, limits: Limits) -> list[Candidate]:
     """Uniform allocations that a search simulates: those every run does, and the largest within the budget."""
-    found = {
-        bits: Candidate(tuple(genome), f"uniform w{bits}a{bits}")
-        for bits in range(2, 9)
-        if (genome := space.genome(space.uniform(bits, bits))) is not None
-    }
-    inside = [c for c in found.values() if within(limits, tables.evaluate(np.array([c.genome])))[0]]
-    return list(dict.fromkeys([found[b] for b in UNIFORM if b in found] + inside[-1:]))
+    found = uniform_candidates(space)
+    largest = largest_uniform(space, tables, limits)
+    return list(dict.fromkeys([found[b] for b in UNIFORM if b in found] + ([largest] if largest else [])))
 
 
 def explore(space: Space, tables: Tables, limits: Limits, trials: Trials, seed: int) -> Archive:
@@ -81,11 +77,12 @@ def lay_out(archive: Archive, trials: Trials, space: Space, limits: Limits, run:
     for name in METRICS:
         points[name] = np.nan
     points["n_images"] = 0
+    complete = trials.complete()
     for genome, trial in trials.found.items():
         at = index[genome]
         points.loc[at, "source"] = trial.source
         points.loc[at, "n_images"] = trial.total.n_images
-        if genome in trials.complete():  # of the others a part of the images says too little to draw
+        if genome in complete:  # of the others a part of the images says too little to draw
             points.loc[at, METRICS] = _figures(trial.total.compute())
     foreign = _foreign_uniform(trials, space, index, limits, run)
     return pd.concat([points, foreign], ignore_index=True) if len(foreign) else points
@@ -107,8 +104,7 @@ def _foreign_uniform(
         if genome is not None and tuple(genome) in index:
             continue
         size, ops = costs.size_bytes(assignment), costs.bit_ops(assignment)
-        parts = [judged_part(trials.judge, assignment, source, i, run) for i in range(len(trials.judge.parts))]
-        total = sum(parts[1:], parts[0])
+        total = judged(trials.judge, assignment, source, run)
         row: dict[str, Any] = {"source": source, "size_bytes": size, "bit_ops": ops, "n_images": total.n_images}
         row |= {"within": limits.allow(size, ops), "front": False, "genome_id": -1, "predicted_error": np.nan}
         rows.append(row | dict(zip(METRICS, _figures(total.compute()), strict=True)))

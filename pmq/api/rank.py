@@ -13,21 +13,24 @@ import pandas as pd
 from torch import Tensor, nn
 
 from pmq.api.allocate import planned
+from pmq.api.effort import Effort
 from pmq.api.evaluate import read_bits
-from pmq.api.points import uniform_candidates
+from pmq.api.points import compared_candidates
 from pmq.api.rounds import Rounds
 from pmq.api.search import resolve_budget
 from pmq.api.sensitivity import check_quantizers, measure
 from pmq.api.subject import Subject, gather_images
-from pmq.api.trials import Effort, Trials, judged_part
+from pmq.api.trials import Trials, judged
 from pmq.core import Assignment, Budget, Limits, PmqError
 from pmq.core.files import write_csv
 from pmq.core.progress import track
 from pmq.core.recipe import find_recipe
 from pmq.core.rundir import RunDir
-from pmq.evaluate import Accuracy, Judge
+from pmq.evaluate import Judge
 from pmq.quant import images_sha256, prepare
 from pmq.search import ExactSolver, Space, SpaceFile, Tables, nsga2, read_space, within
+from pmq.search.candidates import largest_uniform
+from pmq.search.exact import trust_region
 from pmq.search.greedy import greedy
 from pmq.search.ranking import rank_correlation
 from pmq.search.sampling import random_at_budget, random_genomes
@@ -43,8 +46,6 @@ DEFAULT = (
 ROUNDS_OF = "fisher_shrunk"
 #: random allocations at the budget, of which the baseline ``random`` takes the one that simulates best
 RANDOM = 16
-#: one in so many decisions may differ from the quantized allocation around which changes were measured
-TRUSTED = 10
 
 
 @dataclass
@@ -116,8 +117,11 @@ def rank(
         >>> found.summary.loc["fisher", "seconds"] > 0
         True
     """
-    for name in metrics:
-        METRICS[name.partition("@")[0]]
+    for name in metrics:  # wrong names are told before any work
+        metric, _, around = name.partition("@")
+        METRICS[metric]
+        if around:
+            read_bits(around)
     how = find_recipe(recipe)
     needed = [calib_images, probe_images, held_out, truth_images]
     gathered = gather_images(images, sum(needed))
@@ -180,6 +184,7 @@ class _Contest:
         self.rows: list[dict[str, Any]] = []
         self.optima: dict[tuple[str, str], Assignment] = {}
         self._costs = Tables.build(space, SensitivityTable.zeros(space.choices))
+        self._tables: dict[str, Tables] = {}
         self._probes: dict[str, Probe] = {}
         self._forward_s = _forward_seconds(probe)
 
@@ -206,9 +211,9 @@ class _Contest:
             before = self._run.recall(f"seconds/{name}")
             table.seconds = before["seconds"] if before else table.seconds
             self._run.record(f"seconds/{name}", {"seconds": table.seconds})
-        tables = Tables.build(self.space, table)
+        self._tables[name] = tables = Tables.build(self.space, table)
         start = self.space.genome(base) if base and METRICS[metric].relative else None
-        near = None if start is None else (np.array(start), max(2, len(start) // TRUSTED))
+        near = None if start is None else trust_region(start)
         optima = {b: _optimum(tables, self.limits[b], near) for b in self.limits if b != self.one_budget}
         self._add(name, tables, table.seconds, {b: self.space.assignment(g) for b, g in optima.items() if g is not None})
 
@@ -220,7 +225,7 @@ class _Contest:
             start = time.perf_counter()
             trials = Trials(self.judge, self.space, None, Effort())
             going = Rounds(probe, ROUNDS_OF, self.space, limits, trials, None)
-            going.run(uniform_candidates(self.space, going.tables, limits))
+            going.run(compared_candidates(self.space, going.tables, limits))
             if budget == self.one_budget:
                 tables = going.tables
                 continue
@@ -239,16 +244,15 @@ class _Contest:
         for budget, limits in self.limits.items():
             if budget == self.one_budget:
                 continue
-            for bits in range(2, 9):
-                uniform = self.space.uniform(bits, bits)
-                genome = self.space.genome(uniform)
-                if genome is not None and within(limits, self._costs.evaluate(np.array([genome])))[0]:
-                    rows["uniform"][budget] = uniform
+            uniform = largest_uniform(self.space, self._costs, limits)
+            if uniform is not None:
+                rows["uniform"][budget] = self.space.assignment(uniform.genome)
             drawn = random_at_budget(self._costs, limits, RANDOM, rng)
             found = [self.judge.judge(self.space.assignment(g)).error for g in track(drawn, "random search")]
             rows["random"][budget] = self.space.assignment(drawn[int(np.argmin(found))])
-        table = measure(self.probe, self.space, "sqnr")
-        tables = Tables.build(self.space, table)
+        if "sqnr" not in self._tables:
+            self._tables["sqnr"] = Tables.build(self.space, measure(self.probe, self.space, "sqnr", self._run, "sqnr/"))
+        tables = self._tables["sqnr"]
         lowered = {b: greedy(tables, limits) for b, limits in self.limits.items() if b != self.one_budget}
         rows["greedy_sqnr"] = {b: self.space.assignment(g) for b, g in lowered.items() if g is not None}
         for name, optima in rows.items():
@@ -274,9 +278,7 @@ class _Contest:
 
     def _truth(self, assignment: Assignment) -> dict[str, float | None]:
         name = "truth/" + ",".join(choice.label for choice in assignment.values())
-        parts = [judged_part(self.truth, assignment, name, i, self._run) for i in range(len(self.truth.parts))]
-        total: Accuracy = sum(parts[1:], parts[0])
-        return total.compute()
+        return judged(self.truth, assignment, name, self._run).compute()
 
 
 def _optimum(tables: Tables, limits: Limits, near: tuple[Genomes, int] | None) -> Genomes | None:

@@ -16,8 +16,9 @@ from pmq.core.errors import Interrupted
 from pmq.core.progress import message
 from pmq.core.rundir import RunDir
 from pmq.search import ExactSolver, Space, Tables, within
-from pmq.search.candidates import Candidate, exact_candidates
-from pmq.search.refit import refitted
+from pmq.search.candidates import Candidate, exact_candidates, largest_uniform
+from pmq.search.exact import trust_region
+from pmq.search.refit import corrected
 from pmq.search.tables import Genomes
 from pmq.sensitivity import METRICS, Probe, SensitivityTable
 
@@ -25,8 +26,6 @@ from pmq.sensitivity import METRICS, Probe, SensitivityTable
 GAIN = 0.01
 #: rounds that pay even where nothing seems gained: tables of several have less noise than that of one
 LEAST = 3
-#: one in so many decisions may differ from the best so far in the candidate next to it
-TRUSTED = 10
 
 
 @dataclass
@@ -63,6 +62,7 @@ class Rounds:
         self.table = SensitivityTable(metric_name)
         self.tables: Tables = Tables.build(space, SensitivityTable.zeros(space.choices))
         self.history: list[Round] = []
+        self._worst: float | None = None
 
     def run(self, compared: Iterable[Candidate]) -> None:
         """Go round until the effort is spent or nothing is gained; a keyboard interrupt ends it with what there is.
@@ -89,7 +89,7 @@ class Rounds:
         solver, best = ExactSolver(self.tables), self._best()
         candidates = exact_candidates(self.tables, solver, self.limits)
         if best is not None:  # what was measured around the best so far holds near it
-            near = solver.solve(self.limits, near=(np.array(best), max(2, len(best) // TRUSTED)))
+            near = solver.solve(self.limits, near=trust_region(best))
             candidates += [] if near is None else [Candidate(tuple(map(int, near)), "exact near the best")]
         solved = time.perf_counter()
         self.trials.simulate(compared)
@@ -112,7 +112,6 @@ class Rounds:
             for name, choice, error in table:
                 mean = (self.table.get(name, choice) * index + error) / (index + 1)
                 self.table.put(name, choice, mean)
-        self.tables = Tables.build(self.space, self.table)
         self._correct()
 
     def _context(self) -> Assignment:
@@ -120,12 +119,8 @@ class Rounds:
         best = self._best()
         if best is not None:
             return self.space.assignment(best)
-        for bits in range(8, 1, -1):
-            uniform = self.space.uniform(bits, bits)
-            genome = self.space.genome(uniform)
-            if genome is not None and within(self.limits, self.tables.evaluate(np.array([genome])))[0]:
-                return uniform
-        return {}
+        uniform = largest_uniform(self.space, self.tables, self.limits)
+        return self.space.assignment(uniform.genome) if uniform is not None else {}
 
     def _best(self) -> tuple[int, ...] | None:
         known = {g: t.total for g, t in self.trials.complete().items() if self._inside(g)}
@@ -135,10 +130,7 @@ class Rounds:
         return bool(within(self.limits, self.tables.evaluate(np.array([genome])))[0])
 
     def _correct(self) -> None:
-        if self.tables.predict is None and len(self.trials.found) >= 5:
-            plain = Tables.build(self.space, self.table)
-            genomes, errors = self.trials.estimates()
-            self.tables = replace(plain, error=refitted(plain, groups_of(self.space), genomes, errors))
+        self.tables = corrected(Tables.build(self.space, self.table), self.space, *self.trials.estimates())
 
     def _standing(self) -> tuple[float, float]:
         whole = self.trials.complete()
@@ -153,7 +145,7 @@ class Rounds:
             )
         ]
         points = np.stack([np.log10(np.maximum(errors, 1e-12)), np.maximum(*spent)], 1)
-        if not hasattr(self, "_worst"):
+        if self._worst is None:
             self._worst = float(points[:, 0].max())
         least = float(errors[inside].min()) if inside.any() else float("nan")
         return least, float(hypervolume(points, ref=np.array([self._worst, 1.001])))
@@ -163,9 +155,3 @@ class Rounds:
             return False
         before, now = self.history[-2:]
         return not (now.error < before.error * (1 - GAIN) or now.hypervolume > before.hypervolume * (1 + GAIN))
-
-
-def groups_of(space: Space) -> list[tuple[str, int]]:
-    """Kind (weights and activations apart) and stage of each decision."""
-    firsts = [space.inventory[d.components[0]] for d in space.decisions]
-    return [(f"{c.role} {c.kind}", c.stage) for c in firsts]

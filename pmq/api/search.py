@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from pmq.api.allocate import make_allocation
+from pmq.api.effort import ROUNDS, Effort
 from pmq.api.finish import finish
-from pmq.api.points import explore, lay_out, prediction_quality, uniform_candidates
+from pmq.api.points import compared_candidates, explore, lay_out, prediction_quality
 from pmq.api.rounds import Round, Rounds
 from pmq.api.run_files import write_run
 from pmq.api.sensitivity import check_quantizers
 from pmq.api.subject import Subject, divide_images, gather_images
-from pmq.api.trials import ROUNDS, Effort, Trials
+from pmq.api.trials import Trials
 from pmq.core import Allocation, Assignment, Budget, Limits, PmqError
 from pmq.core.allocation import pmq_version
 from pmq.core.recipe import Recipe, find_recipe
@@ -155,7 +156,7 @@ def search(
         trials = Trials(Judge(simulator, judged, subject.classifier, batch_size), laid_out, run, effort)
         probe = Probe(simulator, probed, subject.classifier, {}, batch_size, seed)
         going = Rounds(probe, metric_name, laid_out, limits, trials, run)
-        going.run(uniform_candidates(laid_out, going.tables, limits))
+        going.run(compared_candidates(laid_out, going.tables, limits))
         clock.lap("rounds")
         archive = explore(laid_out, going.tables, limits, trials, seed)
         points = lay_out(archive, trials, laid_out, limits, run)

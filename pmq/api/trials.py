@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from pmq.api.effort import Effort
 from pmq.core import Assignment
 from pmq.core.progress import track
 from pmq.core.rundir import RunDir
@@ -17,30 +17,6 @@ from pmq.search.candidates import Candidate
 from pmq.search.tables import Floats, Genomes
 
 Genome = tuple[int, ...]
-#: rounds of a search at most
-ROUNDS = 4
-
-
-@dataclass
-class Effort:
-    """What a search may spend, and whether it is spent.
-
-    Args:
-        seconds: no round begins, and no further candidate is simulated, after that long.
-        evaluations: allocations to simulate in rounds.
-        rounds: rounds.
-    """
-
-    seconds: float | None = None
-    evaluations: int | None = None
-    rounds: int = ROUNDS
-    interrupted: bool = False
-    started: float = field(default_factory=time.monotonic)
-
-    def over(self, simulated: int = 0) -> bool:
-        """Whether to stop."""
-        late = self.seconds is not None and time.monotonic() - self.started > self.seconds
-        return self.interrupted or late or (self.evaluations is not None and simulated >= self.evaluations)
 
 
 @dataclass
@@ -53,7 +29,7 @@ class Trial:
     @property
     def total(self) -> Accuracy:
         """Over all parts judged."""
-        return sum(self.parts[1:], self.parts[0])
+        return total_of(self.parts)
 
 
 class Trials:
@@ -105,17 +81,30 @@ class Trials:
 
         Errors of those not judged on all images are scaled as those that were would lead one to expect.
         """
-        whole = self.complete().values()
+        whole = list(self.complete().values())
+        # What the mean error of complete trials on all images is to theirs on the first n parts, by n.
+        n_parts = len(self.judge.parts)
+        means = {n: _mean([p for t in whole for p in t.parts[:n]]) for n in range(1, n_parts + 1)} if whole else {}
         errors = []
         for trial in self.found.values():
-            n = len(trial.parts)
-            seen = trial.total.error / trial.total.n_images
-            on_these = sum(p.error for t in whole for p in t.parts[:n]) / max(
-                sum(p.n_images for t in whole for p in t.parts[:n]), 1
-            )
-            on_all = sum(t.total.error for t in whole) / max(sum(t.total.n_images for t in whole), 1)
-            errors.append(seen * on_all / on_these if on_these > 0 else seen)
+            on_these = means.get(len(trial.parts), 0.0)
+            errors.append(_mean(trial.parts) * (means[n_parts] / on_these if on_these > 0 else 1.0))
         return np.array(list(self.found)), np.array(errors)
+
+
+def total_of(parts: Sequence[Accuracy]) -> Accuracy:
+    """Join parts of the images."""
+    return sum(parts[1:], parts[0])
+
+
+def _mean(parts: Sequence[Accuracy]) -> float:
+    total = total_of(parts)
+    return total.error / total.n_images
+
+
+def judged(judge: Judge, assignment: Assignment, name: str, run: RunDir | None) -> Accuracy:
+    """Simulate an allocation on all images, taking from and adding to the journal, there under ``name``."""
+    return total_of([judged_part(judge, assignment, name, part, run) for part in range(len(judge.parts))])
 
 
 def judged_part(judge: Judge, assignment: Assignment, name: str, part: int, run: RunDir | None) -> Accuracy:

@@ -11,6 +11,7 @@ from pmq.core.budget import Limits
 from pmq.core.progress import track
 from pmq.search.exact import ExactSolver
 from pmq.search.front import non_dominated
+from pmq.search.space import Space
 from pmq.search.tables import Floats, Genomes, Tables, within
 
 #: powers of the error to minimise the sum of. Errors do not quite add up: a power above one shuns single large errors,
@@ -26,6 +27,18 @@ class Candidate:
 
     genome: tuple[int, ...]
     source: str
+
+
+def uniform_candidates(space: Space) -> dict[int, Candidate]:
+    """Uniform allocations that the space holds, by their bits, fewest first."""
+    genomes = {bits: space.genome(space.uniform(bits, bits)) for bits in range(2, 9)}
+    return {bits: Candidate(tuple(g), f"uniform w{bits}a{bits}") for bits, g in genomes.items() if g is not None}
+
+
+def largest_uniform(space: Space, tables: Tables, limits: Limits) -> Candidate | None:
+    """The uniform allocation of the space with the most bits that is within the limits."""
+    inside = [c for c in uniform_candidates(space).values() if within(limits, tables.evaluate(np.array([c.genome])))[0]]
+    return inside[-1] if inside else None
 
 
 def exact_candidates(tables: Tables, solver: ExactSolver, limits: Limits) -> list[Candidate]:

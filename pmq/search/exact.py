@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,14 @@ from scipy.sparse import coo_array, csr_array
 
 from pmq.core.budget import Limits
 from pmq.search.tables import Floats, Genomes, Tables
+
+#: one in so many decisions may differ from a genome that it is trusted near
+TRUSTED = 10
+
+
+def trust_region(genome: Sequence[int]) -> tuple[Genomes, int]:
+    """Give what :meth:`ExactSolver.solve` takes as ``near`` to stay where measurements around ``genome`` hold."""
+    return np.array(genome), max(2, len(genome) // TRUSTED)
 
 
 @contextmanager

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from pmq.search.space import Space
 from pmq.search.tables import Floats, Genomes, Tables
 
 #: relative standard deviation that the table's errors are believed to have: all together, those of one kind of
 #: component, those of one stage, each by itself; and of a simulated error from what no table can say. One component is
 #: a hundredth of the whole, so simulations tell much of all together, something of kinds and stages, little of each.
 ALL, KIND, STAGE, EACH, NOISE = 0.5, 0.1, 0.05, 0.02, 0.1
+
+
+#: simulated allocations below which a table is left as it is
+FEWEST = 5
+
+
+def corrected(tables: Tables, space: Space, genomes: Genomes, errors: Floats) -> Tables:
+    """Give the tables with errors :func:`refitted` to those of simulated allocations ``(B, D)``, ``(B,)``.
+
+    Left as they are where allocations are few, or errors are not what predicts.
+    """
+    if tables.predict is not None or len(genomes) < FEWEST:
+        return tables
+    firsts = [space.inventory[d.components[0]] for d in space.decisions]
+    groups = [(f"{c.role} {c.kind}", c.stage) for c in firsts]
+    return replace(tables, error=refitted(tables, groups, genomes, errors))
 
 
 def refitted(tables: Tables, groups: Sequence[tuple[str, int]], genomes: Genomes, errors: Floats) -> Floats:

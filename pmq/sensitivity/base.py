@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pmq.core.choice import Assignment, Choice
 from pmq.core.registry import Registry
-from pmq.quant import Simulator, output_error
+from pmq.quant import Simulator
 from pmq.sensitivity.table import SensitivityTable
 
 Choices = Mapping[str, Sequence[Choice]]
@@ -63,12 +63,6 @@ class Probe:
         """Outputs of the model as it is quantized now ``(N, ...)``."""
         device = next(self.simulator.model.parameters()).device
         return torch.cat([self.simulator.model(x.to(device)) for x in self.images.split(self.batch_size)])
-
-    def base_error(self) -> float:
-        """Mean error of the base's outputs."""
-        if all(choice.is_float for choice in self.base.values()):
-            return 0.0
-        return float(output_error(self.reference(), self.outputs(), self.classifier).mean())
 
 
 class Metric(ABC):

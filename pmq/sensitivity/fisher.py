@@ -11,7 +11,7 @@ from pmq.core.choice import Choice
 from pmq.core.component import Component
 from pmq.quant.gradients import DRAWS, log_likelihoods
 from pmq.sensitivity.base import Found, Metric, Probe, register
-from pmq.sensitivity.passes import Losses, Recorder, Score, inner_products, scored
+from pmq.sensitivity.passes import Losses, Recorder, Score, entries, inner_products, scored
 from pmq.sensitivity.table import SensitivityTable
 
 
@@ -54,9 +54,7 @@ def draws_of(probe: Probe) -> Losses:
 
 
 def _halved(probe: Probe, choices: Mapping[str, list[Choice]], score: Score) -> Iterator[Found]:
-    for name, totals in scored(probe, choices, draws_of(probe), score).items():
-        for choice, total in zip(choices[name], totals.tolist(), strict=True):
-            yield name, choice, 0.5 * total / (DRAWS * len(probe.images))
+    return entries(scored(probe, choices, draws_of(probe), score), choices, 0.5 / (DRAWS * len(probe.images)))
 
 
 def by_image(recorder: Recorder, component: Component, changes: Sequence[Tensor], gradients: Tensor, n_images: int) -> Tensor:

@@ -11,7 +11,7 @@ from pmq.core.component import Component
 from pmq.quant.gradients import DRAWS, output_loss
 from pmq.sensitivity.base import Found, Metric, Probe, register
 from pmq.sensitivity.fisher import draws_of
-from pmq.sensitivity.passes import Recorder, inner_products, scored
+from pmq.sensitivity.passes import Recorder, entries, inner_products, scored
 from pmq.sensitivity.table import SensitivityTable
 
 
@@ -36,9 +36,7 @@ class FirstOrder(Metric):
             done += len(images)
             return [output_loss(wanted, output, probe.classifier).sum(), *draw(images, output)]
 
-        for name, totals in scored(probe, choices, losses, _expansion, self.relative).items():
-            for choice, total in zip(choices[name], totals.tolist(), strict=True):
-                yield name, choice, total / len(probe.images)
+        return entries(scored(probe, choices, losses, _expansion, self.relative), choices, 1 / len(probe.images))
 
 
 def _expansion(recorder: Recorder, component: Component, changes: Sequence[Tensor], gradients: Tensor, n_images: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -51,30 +52,38 @@ def _changed_outputs(probe: Probe, choices: Mapping[str, list[Choice]]) -> Itera
         yield component.name, choice, torch.cat(outputs)
 
 
-@register
-class OneAtATime(Metric):
-    """Mean KL divergence from FP32 with one component changed, beside that of the base itself (zero around FP32)."""
+class _OfOutputs(Metric):
+    """Mean error of the outputs with one component changed, beside that of the base itself (zero around FP32)."""
 
-    name = "measured"
     relative = True
     measures_outputs = True
 
     def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
-        reference, start = probe.reference(), probe.base_error()
+        reference = probe.reference()
+        start = float(self._errors(reference, probe.outputs(), probe).mean())
         for name, choice, output in one_at_a_time(probe, choices):
-            yield name, choice, float(output_error(reference, output, probe.classifier).mean()) - start
+            yield name, choice, float(self._errors(reference, output, probe).mean()) - start
+
+    @abstractmethod
+    def _errors(self, reference: Tensor, output: Tensor, probe: Probe) -> Tensor:
+        """Error of each image ``(N,)``."""
 
 
 @register
-class OutputDistance(Metric):
+class OneAtATime(_OfOutputs):
+    """Mean KL divergence from FP32 with one component changed, beside that of the base itself."""
+
+    name = "measured"
+
+    def _errors(self, reference: Tensor, output: Tensor, probe: Probe) -> Tensor:
+        return output_error(reference, output, probe.classifier)
+
+
+@register
+class OutputDistance(_OfOutputs):
     """Mean squared distance of the outputs from FP32's with one component changed, beside that of the base itself."""
 
     name = "l2"
-    relative = True
-    measures_outputs = True
 
-    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
-        reference = probe.reference().flatten(1)
-        start = float((probe.outputs().flatten(1) - reference).square().sum(1).mean())
-        for name, choice, output in one_at_a_time(probe, choices):
-            yield name, choice, float((output.flatten(1) - reference).square().sum(1).mean()) - start
+    def _errors(self, reference: Tensor, output: Tensor, probe: Probe) -> Tensor:
+        return (output - reference).flatten(1).square().sum(1)

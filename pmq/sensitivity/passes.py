@@ -14,7 +14,7 @@ from pmq.core.progress import track
 from pmq.quant import Simulator
 from pmq.quant.compensation import output_rows, rows_of
 from pmq.quant.instrument import TapFunction
-from pmq.sensitivity.base import Probe
+from pmq.sensitivity.base import Found, Probe
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -138,6 +138,12 @@ def inner_products(
     g = torch.stack([recorder.output_rows(component, draw, n_images) for draw in gradients])
     by_image = torch.einsum("dbno,bni->dboi", g, recorder.rows(component, n_images)).reshape(draws * n_images, -1)
     return (by_image @ delta).reshape(draws, n_images, -1).permute(2, 0, 1)
+
+
+def entries(totals: Mapping[str, Tensor], choices: Mapping[str, list[Choice]], factor: float) -> Iterator[Found]:
+    """Sums over all images ``(choices,)`` as entries of a table, times ``factor``."""
+    for name, row in choices.items():
+        yield from ((name, choice, factor * total) for choice, total in zip(row, totals[name].tolist(), strict=True))
 
 
 #: losses of a batch, from its images and the model's output

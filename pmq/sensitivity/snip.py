@@ -10,7 +10,7 @@ from torch import Tensor
 from pmq.core.choice import Choice
 from pmq.core.component import Component
 from pmq.sensitivity.base import Found, Metric, Probe, register
-from pmq.sensitivity.passes import Recorder, scored
+from pmq.sensitivity.passes import Recorder, entries, scored
 from pmq.sensitivity.table import SensitivityTable
 
 
@@ -30,9 +30,7 @@ class ConnectionSensitivity(Metric):
                 return [output.flatten(1).norm(dim=1).sum()]
             return [-torch.log_softmax(output, -1).amax(-1).sum()]
 
-        for name, totals in scored(probe, choices, losses, _absolute).items():
-            for choice, total in zip(choices[name], totals.tolist(), strict=True):
-                yield name, choice, total / len(probe.images)
+        return entries(scored(probe, choices, losses, _absolute), choices, 1 / len(probe.images))
 
 
 def _absolute(recorder: Recorder, component: Component, changes: Sequence[Tensor], gradients: Tensor, n_images: int) -> Tensor:

@@ -36,7 +36,8 @@ class Superposition(Metric):
     def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
         reference = probe.reference()
         reduce = _Reduction(reference, probe.classifier)
-        start, base_error = reduce(probe.outputs()), probe.base_error()
+        outputs = probe.outputs()
+        start, base_error = reduce(outputs), float(output_error(reference, outputs, probe.classifier).mean())
         table.effects = effects = Effects(reduce(reference).numpy(), start.numpy(), probe.classifier)
         for name, choice, output in one_at_a_time(probe, choices):
             effects.changes.setdefault(name, {})[choice] = (reduce(output) - start).numpy()
