@@ -17,6 +17,7 @@ from pmq.core.progress import message
 from pmq.core.rundir import RunDir
 from pmq.search import ExactSolver, Space, Tables, within
 from pmq.search.candidates import Candidate, exact_candidates, largest_uniform
+from pmq.search.confirm import confirmed, neighbours
 from pmq.search.exact import trust_region
 from pmq.search.refit import corrected
 from pmq.search.tables import Genomes
@@ -26,6 +27,9 @@ from pmq.sensitivity import METRICS, Probe, SensitivityTable
 GAIN = 0.01
 #: rounds that pay even where nothing seems gained: tables of several have less noise than that of one
 LEAST = 3
+#: metric of the last round, which looks at what is near the optimum alone, and the most images it does so on
+CONFIRM = "measured"
+CONFIRM_IMAGES = 48
 
 
 @dataclass
@@ -51,7 +55,7 @@ class Rounds:
     """The loop and what it knows.
 
     Attributes:
-        table: mean of the errors measured in all rounds.
+        table: mean of the errors measured in all rounds, near the optimum joined with those of the last.
         tables: that, with the simulations' correction.
         history: of each round.
     """
@@ -72,19 +76,24 @@ class Rounds:
         compared, effort = list(compared), self.trials.effort
         try:
             for index in range(effort.rounds):
-                if index and (effort.over(len(self.trials.found)) or self._stands_still()):
+                if index and effort.over(len(self.trials.found)):
                     return
-                self._round(index, compared if index == 0 else [])
+                last = self._stands_still() or index == effort.rounds - 1
+                self._round(index, compared if index == 0 else [], last)
+                if last:
+                    return
         except (KeyboardInterrupt, Interrupted):
             if not self.history:
                 raise
             message("interrupted: finishing with the best so far; once more to stop at once")
             effort.interrupted = True
 
-    def _round(self, index: int, compared: list[Candidate]) -> None:
-        start = time.perf_counter()
-        if index == 0 or METRICS[self.metric_name].renewed:
+    def _round(self, index: int, compared: list[Candidate], last: bool) -> None:
+        start, renewed = time.perf_counter(), METRICS[self.metric_name].renewed
+        if index == 0 or (renewed and not last):
             self._measure(index)
+        elif renewed:
+            self._confirm()
         measured = time.perf_counter()
         solver, best = ExactSolver(self.tables), self._best()
         candidates = exact_candidates(self.tables, solver, self.limits)
@@ -104,7 +113,7 @@ class Rounds:
         metric = METRICS[self.metric_name]
         base = self._context() if metric.renewed else {}
         probe = replace(self.probe, base=base, seed=self.probe.seed + index)
-        table = measure(probe, self.space, self.metric_name, self._run, f"round{index}/")
+        table = measure(probe, self.space.choices, self.metric_name, self._run, f"round{index}/")
         if index == 0:
             self.table = table
         else:
@@ -112,6 +121,16 @@ class Rounds:
             for name, choice, error in table:
                 mean = (self.table.get(name, choice) * index + error) / (index + 1)
                 self.table.put(name, choice, mean)
+        self._correct()
+
+    def _confirm(self) -> None:
+        """Measure what is next to the optimum by another metric."""
+        genome = ExactSolver(self.tables).solve(self.limits)
+        if genome is None:
+            return
+        probe = replace(self.probe, base={}, images=self.probe.images[:CONFIRM_IMAGES])
+        measured = measure(probe, neighbours(self.space, genome), CONFIRM, self._run, "confirm/")
+        self.table = confirmed(self.table, measured)
         self._correct()
 
     def _context(self) -> Assignment:

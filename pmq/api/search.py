@@ -161,7 +161,7 @@ def search(
         archive = explore(laid_out, going.tables, limits, trials, seed)
         points = lay_out(archive, trials, laid_out, limits, run)
         clock.lap("front")
-        judge = Judge(simulator, others, subject.classifier, batch_size)
+        judge = trials.judge.extended(probed, batch_size)
 
     def assignment_of(index: int) -> Assignment:
         return laid_out.assignment(archive.genomes[points.loc[index, "genome_id"]])

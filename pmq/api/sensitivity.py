@@ -16,6 +16,7 @@ from pmq.quant import prepare
 from pmq.quant.quantizers import QUANTIZERS
 from pmq.search import Space, SpaceFile, read_space
 from pmq.sensitivity import METRICS, Probe, SensitivityTable
+from pmq.sensitivity.base import Choices
 
 
 def check_quantizers(space: Space) -> None:
@@ -26,8 +27,8 @@ def check_quantizers(space: Space) -> None:
                 QUANTIZERS[choice.quantizer]
 
 
-def measure(probe: Probe, space: Space, metric_name: str, run: RunDir | None = None, prefix: str = "") -> SensitivityTable:
-    """Fill a table for the choices of a space, taking from and adding to the run's journal, there under ``prefix``."""
+def measure(probe: Probe, choices: Choices, metric_name: str, run: RunDir | None = None, prefix: str = "") -> SensitivityTable:
+    """Fill a table for some choices, taking from and adding to the run's journal, there under ``prefix``."""
 
     def key(name: str, choice: Choice) -> str:
         return f"sensitivity/{prefix}{name}/{choice.key()}"
@@ -40,7 +41,7 @@ def measure(probe: Probe, space: Space, metric_name: str, run: RunDir | None = N
         if run:
             run.record(key(name, choice), {"error": error})
 
-    return METRICS[metric_name].measure(probe, space.choices, recall, record)
+    return METRICS[metric_name].measure(probe, choices, recall, record)
 
 
 def sensitivity(
@@ -82,7 +83,7 @@ def sensitivity(
         simulator.prepare(laid_out.choices)
         for each in chosen:
             probe = Probe(simulator, measured_on if len(measured_on) else calib, subject.classifier, {}, batch_size, seed)
-            table = measure(probe, laid_out, each.name)
+            table = measure(probe, laid_out.choices, each.name)
             frames.append(table.frame(subject.inventory))
             seconds[each.name] = table.seconds
     frame = pd.concat(frames, ignore_index=True)

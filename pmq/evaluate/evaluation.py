@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterable, Sequence
 
@@ -68,16 +69,17 @@ class Judge:
         parts: batches of each part and the FP32 outputs of each: a quarter of the images, a second one, and the rest.
     """
 
-    @torch.no_grad()
     def __init__(self, simulator: Simulator, images: Tensor, classifier: bool, batch_size: int = 32) -> None:
         self.simulator, self.classifier = simulator, classifier
-        device = next(simulator.model.parameters()).device
-        simulator.apply({})
         quarter = len(images) // 4
-        self.parts: list[list[tuple[Tensor, Tensor]]] = []
-        for part in images.split([quarter, quarter, len(images) - 2 * quarter]):
-            batches = [batch.to(device) for batch in part.split(batch_size) if len(batch)]
-            self.parts.append([(x, simulator.model(x)) for x in batches])
+        parts = images.split([quarter, quarter, len(images) - 2 * quarter])
+        self.parts = [self._references(part, batch_size) for part in parts]
+
+    def extended(self, images: Tensor, batch_size: int = 32) -> Judge:
+        """Give one that judges on more images, as one more part."""
+        longer = copy.copy(self)
+        longer.parts = [*self.parts, self._references(images, batch_size)]
+        return longer
 
     def judge(self, assignment: Assignment, part: int | None = None) -> Accuracy:
         """Simulate an allocation and compare it with FP32, on all images or on a part of them."""
@@ -92,3 +94,9 @@ class Judge:
             for images, reference in batches:
                 total.update(reference, model(images))
         return total
+
+    @torch.no_grad()
+    def _references(self, images: Tensor, batch_size: int) -> list[tuple[Tensor, Tensor]]:
+        device = next(self.simulator.model.parameters()).device
+        self.simulator.apply({})
+        return [(x, self.simulator.model(x)) for batch in images.split(batch_size) if len(x := batch.to(device))]
