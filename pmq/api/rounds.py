@@ -17,7 +17,7 @@ from pmq.core.progress import message
 from pmq.core.rundir import RunDir
 from pmq.search import ExactSolver, Space, Tables, within
 from pmq.search.candidates import Candidate, exact_candidates, largest_uniform
-from pmq.search.confirm import confirmed, neighbours
+from pmq.search.confirm import confirmed, plausible
 from pmq.search.exact import trust_region
 from pmq.search.refit import corrected
 from pmq.search.tables import Genomes
@@ -27,7 +27,7 @@ from pmq.sensitivity import METRICS, Probe, SensitivityTable
 GAIN = 0.01
 #: rounds that pay even where nothing seems gained: tables of several have less noise than that of one
 LEAST = 3
-#: metric of the last round, which looks at what is near the optimum alone, and the most images it does so on
+#: metric of the last round, which looks at what may be of the optimum alone, and the most images it does so on
 CONFIRM = "measured"
 CONFIRM_IMAGES = 48
 
@@ -124,12 +124,10 @@ class Rounds:
         self._correct()
 
     def _confirm(self) -> None:
-        """Measure what is next to the optimum by another metric."""
-        genome = ExactSolver(self.tables).solve(self.limits)
-        if genome is None:
-            return
+        """Measure what may be of the optimum by another metric."""
+        unclear = plausible(self.space, self.tables, self.limits, self.probe.seed)
         probe = replace(self.probe, base={}, images=self.probe.images[:CONFIRM_IMAGES])
-        measured = measure(probe, neighbours(self.space, genome), CONFIRM, self._run, "confirm/")
+        measured = measure(probe, unclear, CONFIRM, self._run, "confirm/")
         self.table = confirmed(self.table, measured)
         self._correct()
 

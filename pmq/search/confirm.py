@@ -1,26 +1,42 @@
-"""Confirm a table where it matters: the choices next to its optimum, measured by another metric."""
+"""Confirm a table where it matters: measure by another metric which choices are near its optimum."""
 
 from __future__ import annotations
 
 import math
 from statistics import median
 
+import numpy as np
+
+from pmq.core.budget import Limits
 from pmq.core.choice import Choice
+from pmq.core.progress import track
+from pmq.search.exact import ExactSolver
 from pmq.search.space import Space
-from pmq.search.tables import Genomes
+from pmq.search.tables import Tables
 from pmq.sensitivity.table import SensitivityTable
+
+#: standard deviation of the logarithm of one good metric's error over another's, and how often errors are drawn
+SPREAD, DRAWS = 0.33, 16
 
 #: least error that counts: logarithms are taken
 LEAST = 1e-12
 
 
-def neighbours(space: Space, genome: Genomes) -> dict[str, list[Choice]]:
-    """Choices that a genome ``(D,)`` makes, and those one step from them, for each component; FP32 is none."""
-    found: dict[str, list[Choice]] = {}
-    for decision, at in zip(space.decisions, map(int, genome), strict=True):
-        for name, choices in zip(decision.components, decision.choices, strict=True):
-            found[name] = [c for c in choices[max(0, at - 1) : at + 2] if not c.is_float]
-    return {name: found[name] for name in space.inventory.names}
+def plausible(space: Space, tables: Tables, limits: Limits, seed: int = 0) -> dict[str, list[Choice]]:
+    """Choices of each component that an optimum within ``limits`` makes, if the errors were what they may well be.
+
+    The table's errors are drawn anew several times, each off by a factor as metrics differ from one another, and solved
+    for. What none of the optima chooses is clear already. FP32, whose error is known, is left out.
+    """
+    solver, rng = ExactSolver(tables), np.random.default_rng(seed)
+    factors = [np.ones_like(tables.error), *(np.exp(SPREAD * rng.standard_normal(tables.error.shape)) for _ in range(DRAWS))]
+    found: dict[str, dict[Choice, None]] = {}
+    for factor in track(factors, "finding what is unclear"):
+        genome = solver.solve(limits, np.maximum(tables.error, 0) * factor)
+        for name, choice in space.assignment(genome).items() if genome is not None else ():
+            if not choice.is_float:
+                found.setdefault(name, {})[choice] = None
+    return {name: list(found[name]) for name in space.inventory.names if name in found}
 
 
 def confirmed(table: SensitivityTable, measured: SensitivityTable) -> SensitivityTable:

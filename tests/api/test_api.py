@@ -204,6 +204,7 @@ def test_rounds_tell_what_they_gained_and_how_predictions_ranked(found) -> None:
     manifest = json.loads((found.run / "manifest.json").read_text())
     assert manifest["ranking"] == found.ranking
     raced = found.points[(found.points["n_images"] > 0) & found.points["kl"].isna()]
+    assert '"sensitivity/confirm/' in (found.run / "journal.jsonl").read_text(), "the last round measures near the optimum"
     assert len(raced), "all candidates were judged on all images"
 
 

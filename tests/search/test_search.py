@@ -13,6 +13,7 @@ from scipy.special import softmax
 from pmq.core import FLOAT, Budget, Choice, Component, Inventory, Limits, Operator, PmqError
 from pmq.cost import CostModel
 from pmq.search import ExactSolver, Space, SpaceFile, Tables, UniformCosts, non_dominated, nsga2, within
+from pmq.search.confirm import confirmed, plausible
 from pmq.search.greedy import greedy
 from pmq.search.pricing import priced
 from pmq.search.ranking import rank_correlation
@@ -218,3 +219,26 @@ def test_superposition_predicts_by_the_sum_of_changes() -> None:
         changes = sum(table.effects.changes[n][c] for n, c in space.assignment(genome).items())
         p, q = softmax(reference, 1), softmax(reference + changes, 1)
         assert value == pytest.approx((p * np.log(p / q)).sum(1).mean(), rel=1e-4)
+
+
+def test_plausible_choices_are_those_that_errors_not_known_well_could_make_optimal() -> None:
+    space, tables = problem(layers=4)
+    low, high = np.array(tables.cheapest()), np.array(tables.dearest())
+    limits = Limits(*(low + 0.4 * (high - low)))
+    found = plausible(space, tables, limits)
+    optimum = space.assignment(ExactSolver(tables).solve(limits))
+    assert all(choice in found[name] for name, choice in optimum.items())
+    count = sum(map(len, found.values()))
+    assert len(optimum) < count < sum(map(len, space.choices.values()))
+    assert found == plausible(space, tables, limits)
+
+
+def test_confirmed_takes_the_geometric_mean_after_scaling() -> None:
+    two, four, eight = (Choice(bits=b) for b in (2, 4, 8))
+    table = SensitivityTable("a", {"x": {two: 4.0, four: 1.0, eight: 0.25}, "y": {two: 3.0}})
+    measured = SensitivityTable("b", {"x": {two: 40.0, four: 10.0, eight: 10.0}})  # ten times as large; eight bit forty
+    joined = confirmed(table, measured)
+    assert joined.get("x", two) == pytest.approx(4) and joined.get("x", four) == pytest.approx(1)
+    assert joined.get("x", eight) == pytest.approx(0.5)  # between 0.25 and 10 / 10
+    assert joined.get("y", two) == 3.0
+    assert table.get("x", eight) == 0.25
