@@ -1,8 +1,9 @@
 """pmq: mixed-precision search for vision transformers.
 
 ``pmq.search(model, images, budget="4bit")`` finds an allocation of bits, ``pmq.simulate(model, allocation)`` gives a module
-that computes with it, ``pmq.evaluate``, ``pmq.sensitivity``, ``pmq.rank``, ``pmq.plot`` and ``pmq.export`` are the
-commands of the same names. See :mod:`pmq.api` for their arguments. Importing pmq is cheap: torch is loaded when first needed.
+that computes with it, ``pmq.deploy`` makes a file that a runtime executes, ``pmq.evaluate``, ``pmq.sensitivity``, ``pmq.rank``,
+``pmq.profile``, ``pmq.plot`` and ``pmq.export`` are the commands of the same names. See :mod:`pmq.api` for their arguments.
+Importing pmq is cheap: torch is loaded when first needed.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from pmq.core import Allocation, Budget, Choice, PmqError
 
 if TYPE_CHECKING:
-    from pmq.api import create_model, evaluate, export, plot, rank, search, sensitivity, simulate
+    from pmq.api import create_model, deploy, evaluate, export, plot, profile, rank, search, sensitivity, simulate
 
-_ROOMS = ("search", "sensitivity", "evaluate")
-_FUNCTIONS = ("create_model", "export", "plot", "rank", "simulate")
+_ROOMS = ("search", "sensitivity", "evaluate", "deploy")
+_FUNCTIONS = ("create_model", "export", "plot", "profile", "rank", "simulate")
 
 __all__ = [
     "Allocation",
@@ -24,9 +25,11 @@ __all__ = [
     "Choice",
     "PmqError",
     "create_model",
+    "deploy",
     "evaluate",
     "export",
     "plot",
+    "profile",
     "rank",
     "search",
     "sensitivity",

@@ -1,7 +1,9 @@
 """Every command as a function on objects the user already has. The command line only parses and prints."""
 
+from pmq.api.deploy import deploy
 from pmq.api.evaluate import evaluate
 from pmq.api.export import export
+from pmq.api.profile import profile
 from pmq.api.rank import Ranks, rank
 from pmq.api.search import SearchResult, search
 from pmq.api.sensitivity import sensitivity
@@ -9,4 +11,17 @@ from pmq.api.simulate import simulate
 from pmq.models import create_model
 from pmq.report import plot_run as plot
 
-__all__ = ["Ranks", "SearchResult", "create_model", "evaluate", "export", "plot", "rank", "search", "sensitivity", "simulate"]
+__all__ = [
+    "Ranks",
+    "SearchResult",
+    "create_model",
+    "deploy",
+    "evaluate",
+    "export",
+    "plot",
+    "profile",
+    "rank",
+    "search",
+    "sensitivity",
+    "simulate",
+]

@@ -11,6 +11,8 @@ from pmq.api.search import resolve_budget
 from pmq.core import Allocation, Budget, Choice, PmqError
 from pmq.core.allocation import ModelInfo
 from pmq.core.recipe import Recipe
+from pmq.core.rundir import LATENCY
+from pmq.cost import CostModel, LatencyTable
 from pmq.report import RunData
 from pmq.search import ExactSolver, Space, SpaceFile, Tables
 from pmq.search.refit import corrected
@@ -35,7 +37,9 @@ def solve_again(run: Path | str, budget: str | Budget) -> tuple[Path, Allocation
     data = RunData(Path(run))
     settings = data.manifest["settings"]
     recipe = Recipe.model_validate(settings["recipe"])
-    space = Space(SpaceFile.model_validate(settings["space"]), data.inventory, recipe.estimator)
+    measured = data.path / LATENCY
+    latency = LatencyTable.load(measured) if measured.is_file() else None
+    space = Space(SpaceFile.model_validate(settings["space"]), data.inventory, recipe.estimator, latency)
     tables = _corrected(data, space)
     budget = budget if isinstance(budget, Budget) else Budget.parse(budget)
     limits = resolve_budget(budget, space)
@@ -46,7 +50,8 @@ def solve_again(run: Path | str, budget: str | Budget) -> tuple[Path, Allocation
         )
     info = ModelInfo.model_validate(settings["model"])
     metrics = {"predicted_error": tables.evaluate(genome[None])[0, 0]}
-    allocation = planned(info, data.inventory, space.assignment(genome), recipe, space.name, budget.text, limits, metrics)
+    costs = CostModel(data.inventory, space.latency)
+    allocation = planned(info, costs, space.assignment(genome), recipe, space.name, budget.text, limits, metrics)
     return allocation.save(data.path / "allocations" / f"{budget.text.replace(',', '_')}.json"), allocation
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from pmq.api.subject import Subject
-from pmq.core import Allocation, Assignment, Inventory, Limits, PmqError
+from pmq.core import Allocation, Assignment, Limits, PmqError
 from pmq.core.allocation import BudgetInfo, CalibrationInfo, ComponentChoice, ModelInfo
 from pmq.core.recipe import Recipe
-from pmq.cost import CostModel
+from pmq.cost import CostModel, LatencyTable
 from pmq.quant import Calibration, Prepared, Quantized, quantize
 
 
@@ -23,9 +24,11 @@ def make_allocation(
     budget: str | None = None,
     limits: Limits | None = None,
     metrics: dict[str, Any] | None = None,
+    latency: LatencyTable | None = None,
 ) -> Allocation:
     """Make the artefact: choices, calibrated parameters, costs, metrics, tensors."""
-    plan = planned(subject.info, subject.inventory, quantized.assignment, quantized.recipe, space, budget, limits, metrics)
+    costs = CostModel(subject.inventory, latency)
+    plan = planned(subject.info, costs, quantized.assignment, quantized.recipe, space, budget, limits, metrics)
     components = {
         name: choice.model_copy(update={"parameters": quantized.parameters.get(name)}) for name, choice in plan.components.items()
     }
@@ -34,7 +37,7 @@ def make_allocation(
 
 def planned(
     model: ModelInfo,
-    inventory: Inventory,
+    costs: CostModel,
     assignment: Assignment,
     recipe: Recipe,
     space: str,
@@ -43,15 +46,14 @@ def planned(
     metrics: dict[str, Any] | None = None,
 ) -> Allocation:
     """Make an artefact of choices alone, for somebody to carry out: costs, metrics, but no parameters and no tensors."""
-    costs, limits = CostModel(inventory), limits or Limits()
-    achieved = {"size_bytes": float(costs.size_bytes(assignment)), "bit_ops": float(costs.bit_ops(assignment))}
-    asked = {"size_bytes": limits.size_bytes, "bit_ops": limits.bit_ops}
+    limits = limits or Limits()
     return Allocation(
         model=model,
+        target=None if costs.latency is None else costs.latency.target,
         space=space,
         recipe=recipe,
-        components={name: ComponentChoice(**assignment[name].model_dump()) for name in inventory.names},
-        budget=BudgetInfo(text=budget or "none", limits=asked, achieved=achieved),
+        components={name: ComponentChoice(**assignment[name].model_dump()) for name in costs.inventory.names},
+        budget=BudgetInfo(text=budget or "none", limits=asdict(limits), achieved=costs.costs(assignment)),
         metrics={k: _plain(v) for k, v in (metrics or {}).items()},
     )
 

@@ -111,7 +111,7 @@ def evaluate(
     own = find_recipe(recipe, reconstruct)
     uniform = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, own.estimator)
     check_quantizers(uniform)
-    fresh = _Fresh(subject, calibration_images, seed, checkpoints)
+    fresh = Fresh(subject, calibration_images, seed, checkpoints)
     assignments, models = [], []
     for item in items:
         if item == "fp32":
@@ -135,7 +135,7 @@ def evaluate(
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _quantized(item: What, subject: Subject, uniform: Space, recipe: Recipe, fresh: _Fresh, recalibrate: bool) -> Quantized:
+def _quantized(item: What, subject: Subject, uniform: Space, recipe: Recipe, fresh: Fresh, recalibrate: bool) -> Quantized:
     if isinstance(item, Allocation):
         if not recalibrate:
             return carry_out(subject, item)
@@ -144,7 +144,7 @@ def _quantized(item: What, subject: Subject, uniform: Space, recipe: Recipe, fre
     return fresh.quantize(recipe, uniform.uniform(*read_bits(item)))
 
 
-class _Fresh:
+class Fresh:
     """Copies of the subject's model prepared by a recipe, each recipe once."""
 
     def __init__(self, subject: Subject, images: Tensor | None, seed: int, checkpoints: Path | None) -> None:
@@ -152,6 +152,7 @@ class _Fresh:
         self._prepared: dict[Recipe, Prepared] = {}
 
     def quantize(self, recipe: Recipe, assignment: Assignment) -> Quantized:
+        """Carry an allocation out by a recipe."""
         return quantize(self._prepared_by(recipe), assignment, self._checkpoints)
 
     def _prepared_by(self, recipe: Recipe) -> Prepared:

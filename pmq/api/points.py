@@ -14,7 +14,14 @@ from pmq.core.progress import track
 from pmq.core.rundir import RunDir
 from pmq.cost import CostModel
 from pmq.search import ExactSolver, Space, Tables, non_dominated, nsga2, within
-from pmq.search.candidates import Candidate, largest_uniform, nearby_candidates, sweep_candidates, uniform_candidates
+from pmq.search.candidates import (
+    Candidate,
+    largest_uniform,
+    mode_candidates,
+    nearby_candidates,
+    sweep_candidates,
+    uniform_candidates,
+)
 from pmq.search.ranking import rank_correlation
 from pmq.search.tables import Floats, Genomes
 
@@ -29,17 +36,19 @@ METRICS = ["kl", "agreement", "feature_error"]
 
 @dataclass(frozen=True)
 class Archive:
-    """Every genome looked at ``(B, D)`` and its costs ``(B, 3)``."""
+    """Every genome looked at ``(B, D)``, and its error and costs ``(B, 1 + costs)``, the latter by ``names``."""
 
     genomes: Genomes
     costs: Floats
+    names: tuple[str, ...]
 
 
 def compared_candidates(space: Space, tables: Tables, limits: Limits) -> list[Candidate]:
-    """Uniform allocations that a search simulates: those every run does, and the largest within the budget."""
+    """Uniform allocations that a search simulates: those every run does, each mode, and the largest within the budget."""
     found = uniform_candidates(space)
     largest = largest_uniform(space, tables, limits)
-    return list(dict.fromkeys([found[b] for b in UNIFORM if b in found] + ([largest] if largest else [])))
+    uniform = [found[b] for b in UNIFORM if b in found] + mode_candidates(space)
+    return list(dict.fromkeys(uniform + ([largest] if largest else [])))
 
 
 def explore(space: Space, tables: Tables, limits: Limits, trials: Trials, seed: int) -> Archive:
@@ -56,7 +65,7 @@ def explore(space: Space, tables: Tables, limits: Limits, trials: Trials, seed: 
     trials.race(nearby_candidates(genomes, costs, limits, NEARBY))
     if not trials.effort.over():
         trials.simulate(sweep)
-    return Archive(genomes, costs)
+    return Archive(genomes, costs, tables.cost_names)
 
 
 def _sweep(tables: Tables) -> list[tuple[str, Limits]]:
@@ -69,7 +78,7 @@ def _sweep(tables: Tables) -> list[tuple[str, Limits]]:
 def lay_out(archive: Archive, trials: Trials, space: Space, limits: Limits, run: RunDir | None) -> pd.DataFrame:
     """Make a table of every point, simulated or not."""
     index = {tuple(map(int, g)): i for i, g in enumerate(archive.genomes)}
-    points = pd.DataFrame(archive.costs, columns=["predicted_error", "size_bytes", "bit_ops"])
+    points = pd.DataFrame(archive.costs, columns=["predicted_error", *archive.names])
     points.insert(0, "source", "nsga2")
     points["within"] = within(limits, archive.costs)
     points["front"] = non_dominated(archive.costs)
@@ -96,27 +105,30 @@ def _foreign_uniform(
     trials: Trials, space: Space, index: dict[tuple[int, ...], int], limits: Limits, run: RunDir | None
 ) -> pd.DataFrame:
     """FP32 and the uniform allocations that the space does not hold: for comparison, never to be chosen."""
-    costs, rows = CostModel(space.inventory), []
+    costs, rows = CostModel(space.inventory, space.latency), []
     assignments: dict[str, Assignment] = {"fp32": dict.fromkeys(space.inventory.names, FLOAT)}
-    assignments |= {f"uniform w{bits}a{bits}": space.uniform(bits, bits) for bits in UNIFORM}
+    if not space.file.modes:  # what no kernel computes would be no fair comparison there
+        assignments |= {f"uniform w{bits}a{bits}": space.uniform(bits, bits) for bits in UNIFORM}
     for source, assignment in assignments.items():
         genome = space.genome(assignment)
         if genome is not None and tuple(genome) in index:
             continue
-        size, ops = costs.size_bytes(assignment), costs.bit_ops(assignment)
+        spent = costs.costs(assignment)
         total = judged(trials.judge, assignment, source, run)
-        row: dict[str, Any] = {"source": source, "size_bytes": size, "bit_ops": ops, "n_images": total.n_images}
-        row |= {"within": limits.allow(size, ops), "front": False, "genome_id": -1, "predicted_error": np.nan}
+        row: dict[str, Any] = {"source": source, "n_images": total.n_images} | spent
+        row |= {"within": limits.allow(*spent.values()), "front": False, "genome_id": -1, "predicted_error": np.nan}
         rows.append(row | dict(zip(METRICS, _figures(total.compute()), strict=True)))
     return pd.DataFrame(rows)
 
 
-def prediction_quality(points: pd.DataFrame, classifier: bool) -> dict[str, dict[str, float]]:
+def prediction_quality(points: pd.DataFrame, classifier: bool, limits: Limits) -> dict[str, dict[str, float]]:
     """How well predictions rank what was simulated: all of it, and what is within the budget and close to it."""
     error = "kl" if classifier else "feature_error"
     known = points[points[error].notna() & points["predicted_error"].notna()]
     # What a search really faces is telling apart allocations that all cost about the budget.
-    near = known[known["within"] & (known["bit_ops"] > 0.95 * known[known["within"]]["bit_ops"].max())]
+    bounds = {name: limit for name, limit in asdict(limits).items() if limit is not None}
+    spent = pd.concat([known[name] / limit for name, limit in bounds.items()], axis=1).max(axis=1)
+    near = known[known["within"] & (spent > 0.95 * spent[known["within"]].max())]
     found = {"all": known, "near_budget": near}
     ranked = {n: rank_correlation(k["predicted_error"].to_numpy(), k[error].to_numpy()) for n, k in found.items()}
     return {name: asdict(ranking) for name, ranking in ranked.items() if ranking is not None}

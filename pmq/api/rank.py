@@ -20,6 +20,7 @@ from pmq.core import Budget, PmqError
 from pmq.core.files import write_csv
 from pmq.core.recipe import find_recipe
 from pmq.core.rundir import RunDir
+from pmq.cost import CostModel
 from pmq.evaluate import Judge
 from pmq.quant import images_sha256, prepare
 from pmq.search import Space, SpaceFile, read_space
@@ -143,6 +144,6 @@ def rank(
         write_csv(run.path / "rank.csv", ranks.summary.reset_index())
         write_csv(run.path / "allocations.csv", ranks.allocations)
         for (name, budget), assignment in contest.optima.items():
-            plan = planned(subject.info, subject.inventory, assignment, how, laid_out.name, budget)
+            plan = planned(subject.info, CostModel(subject.inventory), assignment, how, laid_out.name, budget)
             plan.save(run.path / "allocations" / f"{name}-{budget}.json")
     return ranks

@@ -155,13 +155,9 @@ class Rounds:
         errors = np.array([t.total.error / t.total.n_images for t in whole.values()])
         costs = self.tables.evaluate(genomes)
         inside = within(self.limits, costs)
-        spent = [
-            costs[:, column] / (limit or most)
-            for column, limit, most in zip(
-                (1, 2), (self.limits.size_bytes, self.limits.bit_ops), self.tables.dearest(), strict=True
-            )
-        ]
-        points = np.stack([np.log10(np.maximum(errors, 1e-12)), np.maximum(*spent)], 1)
+        limits = dict(self.limits.bounds)
+        spent = [costs[:, 1 + i] / limits.get(i, most) for i, most in enumerate(self.tables.dearest())]
+        points = np.stack([np.log10(np.maximum(errors, 1e-12)), np.max(spent, axis=0)], 1)
         if self._worst is None:
             self._worst = float(points[:, 0].max())
         least = float(errors[inside].min()) if inside.any() else float("nan")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -11,7 +12,7 @@ from pmq.api.points import Archive
 from pmq.api.subject import Subject
 from pmq.core import Allocation
 from pmq.core.files import write_csv, write_text
-from pmq.core.rundir import CHOSEN, RunDir
+from pmq.core.rundir import CHOSEN, LATENCY, RunDir
 from pmq.cost import component_bytes
 from pmq.search import Space
 
@@ -26,6 +27,8 @@ def write_run(
     path = run.path
     write_csv(path / "sensitivity.csv", result.sensitivity.frame(subject.inventory))
     write_csv(path / "costs.csv", _costs(space))
+    if space.latency is not None:
+        space.latency.save(path / LATENCY)
     write_text(path / "inventory.json", json.dumps(subject.inventory.to_dict(), indent=1) + "\n")
     points = result.points.copy()
     points["genome"] = [_digits(archive.genomes[i]) if i >= 0 else "" for i in points.pop("genome_id")]
@@ -38,7 +41,7 @@ def write_run(
     run.finish(
         command=command,
         chosen=str(CHOSEN),
-        limits={"size_bytes": result.limits.size_bytes, "bit_ops": result.limits.bit_ops},
+        limits=asdict(result.limits),
         ranking=result.ranking,
         seconds=result.seconds,  # of the process that finished; where a run was resumed not of the whole
         resumed=run.resumed,

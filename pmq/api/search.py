@@ -28,6 +28,7 @@ from pmq.core import Allocation, Assignment, Budget, Limits, PmqError
 from pmq.core.allocation import pmq_version
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.rundir import RunDir
+from pmq.cost import LatencyTable
 from pmq.evaluate import Judge
 from pmq.quant import images_sha256, prepare
 from pmq.search import Space, SpaceFile, Tables, UniformCosts, read_space
@@ -78,6 +79,7 @@ def search(
     rounds: int = ROUNDS,
     calib_images: int = 32,
     held_out: int = 256,
+    latency: LatencyTable | None = None,
     batch_size: int = 32,
     seed: int = 0,
     device: str | torch.device | None = None,
@@ -104,6 +106,7 @@ def search(
         rounds: at most; fewer if nothing is gained.
         calib_images: see ``images``.
         held_out: see ``images``.
+        latency: measured milliseconds of the space's choices (:func:`pmq.profile`), for ``latency=12ms``.
         batch_size: images at once.
         seed: of every random draw.
         device: where to run.
@@ -131,7 +134,7 @@ def search(
     calib, probed, judged = divide_images(gathered, calib_images, held_out)
     others = torch.cat([probed, judged])
     subject = Subject.of(model, device, gathered[:1], crop_pct)
-    laid_out = Space(space_file, subject.inventory, how.estimator)
+    laid_out = Space(space_file, subject.inventory, how.estimator, latency)
     check_quantizers(laid_out)
     limits = resolve_budget(budget, laid_out)
     settings = {
@@ -140,6 +143,7 @@ def search(
         "space": space_file.model_dump(exclude_none=True),
         "recipe": how.model_dump(),
         "metric": metric_name,
+        "latency": latency and latency.model_dump(),
         "calibration": {"sha256": images_sha256(calib), "n_images": len(calib)},
         "held_out": {"sha256": images_sha256(others), "n_images": len(others)},
         "seed": seed,
@@ -171,9 +175,9 @@ def search(
     clock.lap("finish")
     metrics = {"predicted_error": points.loc[index, "predicted_error"]} | finished
     info = prepared.calibration.info
-    allocation = make_allocation(subject, quantized, info, laid_out.name, budget.text, limits, metrics)
+    allocation = make_allocation(subject, quantized, info, laid_out.name, budget.text, limits, metrics, latency)
     history = pd.DataFrame([asdict(r) for r in going.history])
-    ranking = prediction_quality(points, subject.classifier)
+    ranking = prediction_quality(points, subject.classifier, limits)
     seconds = clock.done(going.history)
     result = SearchResult(allocation, points, going.table, limits, history, ranking, path, seconds)
     if run is not None:
@@ -216,9 +220,12 @@ def resolve_budget(budget: Budget, space: Space) -> Limits:
         PmqError: they are below the space's cheapest point, which the message gives.
     """
     limits = budget.resolve(UniformCosts(space))
-    size, ops = Tables.build(space, SensitivityTable.zeros(space.choices)).cheapest()
-    if not limits.allow(size, ops):
-        cheapest = f"size={math.ceil(size / 1e2) / 1e4:.4f}MB,bitops={math.ceil(ops / 1e5) / 1e4:.4f}G"
+    if limits.latency_ms is not None and space.latency is None:
+        raise PmqError(f"budget {budget.text!r} asks for milliseconds, which nobody has measured; name a --target to profile")
+    costs = Tables.build(space, SensitivityTable.zeros(space.choices)).cheapest()
+    if not limits.allow(*costs):
+        cheapest = f"size={math.ceil(costs[0] / 1e2) / 1e4:.4f}MB,bitops={math.ceil(costs[1] / 1e5) / 1e4:.4f}G"
+        cheapest += f",latency={math.ceil(costs[2] * 100) / 100:.2f}ms" if len(costs) > 2 else ""
         raise PmqError(
             f"budget {budget.text!r} is below the cheapest point of search space {space.name!r}; ask for at least {cheapest}"
         )

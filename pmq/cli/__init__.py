@@ -8,10 +8,13 @@ import sys
 
 import typer
 
+from pmq.cli.deploy import deploy
 from pmq.cli.evaluate import evaluate
 from pmq.cli.export import export
 from pmq.cli.plot import plot
+from pmq.cli.profile import profile
 from pmq.cli.rank import rank
+from pmq.cli.run_file import run
 from pmq.cli.search import search
 from pmq.cli.sensitivity import sensitivity
 from pmq.core import PmqError
@@ -25,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (search, sensitivity, rank, evaluate, export, plot):
+for command in (search, sensitivity, rank, evaluate, export, plot, profile, deploy, run):
     app.command()(command)
 
 

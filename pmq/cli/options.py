@@ -28,4 +28,5 @@ Recipe = Annotated[str, typer.Option(help="how the model is quantized: minmax, p
 Reconstruct = Annotated[bool, typer.Option("--reconstruct", help="learn rounding and scales, block by block: slower, better")]
 Amp = Annotated[bool, typer.Option("--amp", help="multiply in bfloat16 what is not multiplied as integers: faster")]
 Space = Annotated[str, typer.Option(help="search space: default, w4a8, int8_fp32, or a YAML file")]
+Target = Annotated[str, typer.Option(help="runtime: onnxruntime")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output, nothing else")]

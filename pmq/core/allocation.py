@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from pmq.core.choice import Assignment, Choice
 from pmq.core.errors import PmqError
-from pmq.core.files import write_bytes, write_text
+from pmq.core.files import read_json, write_bytes, write_text
 from pmq.core.recipe import Recipe
 from pmq.core.tensors import TensorFile
 
@@ -156,13 +155,8 @@ class Allocation(_Strict):
                 the tensors beside it are others.
         """
         path = Path(path)
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise PmqError(f"allocation {str(path)!r} does not exist; `pmq search` writes one") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise PmqError(f"allocation {str(path)!r} is no readable JSON: {error}") from None
-        if not isinstance(data, dict) or "components" not in data:
+        data = read_json(path, "allocation", "; `pmq search` writes one")
+        if "components" not in data:
             raise PmqError(f"allocation {str(path)!r} has no 'components': it is no allocation of pmq")
         if data.get("schema_version") != SCHEMA_VERSION:
             found = data.get("schema_version")

@@ -6,16 +6,16 @@ from pmq.core.errors import PmqError
 
 
 class BitWidth(int):
-    """A number of bits that a quantizer here can have: 2 to 8, or 32 for FP32 left alone.
+    """A number of bits that a quantizer here can have: 2 to 8, 16 for a 16-bit float, or 32 for FP32 left alone.
 
     >>> BitWidth(4).levels, str(BitWidth(4)), str(BitWidth(32))
     (16, '4', 'fp32')
     >>> BitWidth(9)
     Traceback (most recent call last):
-    pmq.core.errors.PmqError: bit-width 9 is not one of 2, 3, 4, 5, 6, 7, 8, 32 (FP32)
+    pmq.core.errors.PmqError: bit-width 9 is not one of 2, 3, 4, 5, 6, 7, 8, 16, 32 (FP32)
     """
 
-    ALLOWED = (2, 3, 4, 5, 6, 7, 8, 32)
+    ALLOWED = (2, 3, 4, 5, 6, 7, 8, 16, 32)
 
     def __new__(cls, bits: int) -> BitWidth:
         """Check ``bits``."""
@@ -37,4 +37,5 @@ class BitWidth(int):
         return "fp32" if self.is_float else str(int(self))
 
 
+FLOAT16 = BitWidth(16)
 FP32 = BitWidth(32)

@@ -5,20 +5,23 @@
 ``0.15x``                 bytes no larger than 0.15 of the FP32 model's
 ``size=3MB``              bytes; decimal units: kB, MB, GB
 ``bitops=4G``             bit operations for one image; M, G, T
+``latency=12ms``          measured milliseconds for one batch on a target; us, ms, s
 ``size=3MB,bitops=4G``    all of them
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from itertools import zip_longest
 from typing import Protocol
 
 from pmq.core.errors import PmqError
 
-GRAMMAR = "4bit, 4.5bit, w4a8, 0.15x, size=3MB, bitops=4G, or several with commas"
+GRAMMAR = "4bit, 4.5bit, w4a8, 0.15x, size=3MB, bitops=4G, latency=12ms, or several with commas"
 _NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
 _SIZE_UNITS = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9}
+_TIME_UNITS = {"": 1.0, "US": 1e-3, "MS": 1.0, "S": 1e3}
 _COUNT_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
@@ -38,26 +41,33 @@ class Limits:
 
     size_bytes: float | None = None
     bit_ops: float | None = None
+    latency_ms: float | None = None
 
-    def allow(self, size_bytes: float, bit_ops: float) -> bool:
-        """Whether costs are within the limits."""
-        return (self.size_bytes is None or size_bytes <= self.size_bytes) and (self.bit_ops is None or bit_ops <= self.bit_ops)
+    @property
+    def bounds(self) -> list[tuple[int, float]]:
+        """What is limited: which cost, counted in the order of the fields, and the limit."""
+        return [(index, value) for index, value in enumerate(astuple(self)) if value is not None]
 
-    def tighten(self, size_bytes: float | None = None, bit_ops: float | None = None) -> Limits:
-        """Keep the smaller of each limit."""
+    def allow(self, *costs: float) -> bool:
+        """Whether costs, in the order of the fields, are within the limits."""
+        return all(costs[index] <= limit for index, limit in self.bounds)
 
-        def smaller(a: float | None, b: float | None) -> float | None:
-            return min(x for x in (a, b) if x is not None) if (a, b) != (None, None) else None
+    def scaled(self, factor: float) -> Limits:
+        """All limits times ``factor``."""
+        return Limits(*(value and value * factor for value in astuple(self)))
 
-        return Limits(smaller(self.size_bytes, size_bytes), smaller(self.bit_ops, bit_ops))
+    def tighten(self, *limits: float | None) -> Limits:
+        """Keep the smaller of each limit, in the order of the fields."""
+        pairs = zip_longest(astuple(self), limits)
+        return Limits(*(min((x for x in pair if x is not None), default=None) for pair in pairs))
 
 
 @dataclass(frozen=True)
 class Budget:
     """A parsed budget. ``Budget.parse("4bit")`` makes one; :meth:`resolve` turns it into limits for a model.
 
-    >>> Budget.parse("w4a8, size=3MB")
-    Budget(text='w4a8,size=3MB', uniform=((4.0, 8.0),), limits=Limits(size_bytes=3000000.0, bit_ops=None), ratio=None)
+    >>> Budget.parse("w4a8, size=3MB").limits
+    Limits(size_bytes=3000000.0, bit_ops=None, latency_ms=None)
     """
 
     text: str
@@ -90,10 +100,13 @@ class Budget:
             return Budget(self.text, self.uniform, self.limits, min(ratio, self.ratio or ratio))
         if match := re.fullmatch(f"size={_NUMBER}([kmg]?b?)", low):
             size = _positive(match[1], term) * _unit(match[2], _SIZE_UNITS, term)
-            return Budget(self.text, self.uniform, self.limits.tighten(size_bytes=size), self.ratio)
+            return Budget(self.text, self.uniform, self.limits.tighten(size), self.ratio)
         if match := re.fullmatch(f"bitops={_NUMBER}([kmgt]?)", low):
             ops = _positive(match[1], term) * _unit(match[2], _COUNT_UNITS, term)
-            return Budget(self.text, self.uniform, self.limits.tighten(bit_ops=ops), self.ratio)
+            return Budget(self.text, self.uniform, self.limits.tighten(None, ops), self.ratio)
+        if match := re.fullmatch(f"latency={_NUMBER}(us|ms|s|)", low):
+            latency = _positive(match[1], term) * _unit(match[2], _TIME_UNITS, term)
+            return Budget(self.text, self.uniform, self.limits.tighten(None, None, latency), self.ratio)
         raise PmqError(f"budget {text!r}: {term!r} is not understood; write {GRAMMAR}")
 
     def resolve(self, costs: Costs) -> Limits:
@@ -102,7 +115,7 @@ class Budget:
         for weight_bits, activation_bits in self.uniform:
             limits = limits.tighten(*costs.uniform(weight_bits, activation_bits))
         if self.ratio is not None:
-            limits = limits.tighten(size_bytes=self.ratio * costs.fp32_bytes)
+            limits = limits.tighten(self.ratio * costs.fp32_bytes)
         return limits
 
 

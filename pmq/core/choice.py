@@ -6,10 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
-from pmq.core.bits import FP32, BitWidth
+from pmq.core.bits import FLOAT16, FP32, BitWidth
 
 Granularity = Literal["tensor", "channel", "group", "head", "token"]
 Bits = Annotated[int, AfterValidator(BitWidth), WithJsonSchema({"type": "integer", "enum": list(BitWidth.ALLOWED)})]
+
+
+#: quantizers that are floating-point formats
+FLOATS = ("half", "bfloat16")
 
 
 class Choice(BaseModel):
@@ -39,6 +43,8 @@ class Choice(BaseModel):
             raise ValueError(f"group_size={self.group_size} with granularity={self.granularity!r}: only groups have a size")
         if (self.quantizer == "none") != (self.bits == FP32):
             raise ValueError(f"quantizer={self.quantizer!r} with {self.bits} bits: 'none' and 32 bits (FP32) go together")
+        if (self.quantizer in FLOATS) != (self.bits == FLOAT16):
+            raise ValueError(f"quantizer={self.quantizer!r} with {self.bits} bits: {' and '.join(FLOATS)} go with 16 bits")
         if (self.quantizer == "dynamic") != (self.granularity == "token"):
             raise ValueError(
                 f"quantizer={self.quantizer!r} with granularity={self.granularity!r}: 'dynamic' and 'token' go together"

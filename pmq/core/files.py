@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,23 @@ def check_target(path: Path) -> Path:
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise PmqError(f"cannot write {str(path)!r}: {str(folder)!r} is no folder that can be written to; choose another")
     return path
+
+
+def read_json(path: Path, what: str, hint: str = "") -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        PmqError: there is none, or it is something else; the message calls it ``what``.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PmqError(f"{what} {str(path)!r} does not exist{hint}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise PmqError(f"{what} {str(path)!r} is no readable JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise PmqError(f"{what} {str(path)!r} is no JSON object")
+    return data
 
 
 def write_bytes(path: Path, data: bytes) -> Path:

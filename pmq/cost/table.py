@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from pmq.core.choice import Choice
+from pmq.core.choice import FLOATS, Choice
 from pmq.core.component import Component, Inventory
+from pmq.cost.latency import LatencyTable
 
 SCALE_BYTES = 4
 #: bytes of zero point beside each scale; symmetric quantizers have none
@@ -15,7 +16,7 @@ ZERO_POINT_BYTES = 1
 
 def grid_bytes(component: Component, choice: Choice) -> int:
     """Bytes of what makes values of codes: scales and zero points, or a table of levels."""
-    if choice.quantizer == "dynamic":  # found at run time
+    if choice.quantizer in ("dynamic", *FLOATS):  # found at run time, or none
         return 0
     scales = choice.scales(component.shape, component.heads)
     if choice.quantizer == "codebook":
@@ -41,15 +42,20 @@ def grid_ops(component: Component, choice: Choice) -> int:
 
 
 class CostModel:
-    """Costs of whole allocations of one model.
+    """Costs of whole allocations of one model, with measured milliseconds where there is a table of them.
 
     ``bit operations`` are multiply-accumulates of one image times the bits of both operands (32 for FP32), as HAQ and
     HAWQ-V3 count them; a product of two activations (``q @ k``, ``attn @ v``) counts both operands as well. Grids that
     are found at run time add what that takes.
     """
 
-    def __init__(self, inventory: Inventory) -> None:
-        self.inventory = inventory
+    def __init__(self, inventory: Inventory, latency: LatencyTable | None = None) -> None:
+        self.inventory, self.latency = inventory, latency
+
+    def costs(self, assignment: Mapping[str, Choice]) -> dict[str, float]:
+        """All of them by name: ``size_bytes``, ``bit_ops`` and perhaps ``latency_ms``."""
+        found = {"size_bytes": float(self.size_bytes(assignment)), "bit_ops": float(self.bit_ops(assignment))}
+        return found if self.latency is None else found | {"latency_ms": self.latency.latency_ms(assignment)}
 
     def size_bytes(self, assignment: Mapping[str, Choice]) -> int:
         """Bytes of the model, with everything that stays in FP32."""

@@ -1,8 +1,8 @@
 """Models through timm, their components, and the stages a forward pass can restart at."""
 
 from pmq.models.components import take_inventory
-from pmq.models.create import create_model, model_info
+from pmq.models.create import class_names, create_model, model_info
 from pmq.models.embedded import EMBEDDED_NAME
 from pmq.models.stages import Stages, split_stages
 
-__all__ = ["EMBEDDED_NAME", "Stages", "create_model", "model_info", "split_stages", "take_inventory"]
+__all__ = ["EMBEDDED_NAME", "Stages", "class_names", "create_model", "model_info", "split_stages", "take_inventory"]

@@ -152,6 +152,19 @@ def model_info(model: nn.Module) -> ModelInfo:
     )
 
 
+def class_names(model: nn.Module) -> list[str]:
+    """What a model calls its classes: by its own config, or ImageNet-1k's where there are a thousand; else nothing."""
+    own = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
+    if own:
+        return list(own)
+    if getattr(model, "num_classes", 0) != 1000:
+        return []
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    return [info.index_to_description(i) for i in range(1000)]
+
+
 def _built_for(model: nn.Module, data_config: dict[str, Any]) -> dict[str, Any]:
     """Correct the data config where the model was built for another image size or other channels than it says."""
     patches: Any = getattr(model, "patch_embed", None)

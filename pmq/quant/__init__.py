@@ -4,7 +4,7 @@ from pmq.quant.calibration import Calibration, calibrate, images_sha256
 from pmq.quant.divergence import output_error
 from pmq.quant.instrument import Instrument
 from pmq.quant.prepare import Prepared, prepare
-from pmq.quant.realise import Quantized, quantize, realise
+from pmq.quant.realise import Quantized, quantize, realise, restore
 from pmq.quant.simulator import Simulator
 from pmq.quant.weights import quantize_weight
 
@@ -21,4 +21,5 @@ __all__ = [
     "quantize",
     "quantize_weight",
     "realise",
+    "restore",
 ]

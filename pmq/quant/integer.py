@@ -23,6 +23,8 @@ class IntegerWeight:
     @classmethod
     def of(cls, weight: QuantizedWeight) -> IntegerWeight | None:
         """Convert a symmetric ``(O, I)`` weight with one scale for each output or for all; there is none of others."""
+        if "scale" not in weight.quantizer.parameters:
+            return None
         grid, middle = weight.quantizer.parameters, 2 ** (weight.quantizer.bits - 1)
         scale = grid["scale"].reshape(-1)
         ours = len(weight.shape) == 2 and len(scale) in (1, weight.shape[0]) and bool((grid["zero_point"] == middle).all())

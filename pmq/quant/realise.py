@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pmq.core.choice import FLOAT, Assignment
+from pmq.core.choice import FLOAT, FLOATS, Assignment
 from pmq.core.component import Inventory
 from pmq.core.errors import PmqError
 from pmq.core.recipe import Recipe
@@ -23,7 +23,7 @@ from pmq.quant.prepare import Prepared
 from pmq.quant.quantizers import QUANTIZERS
 from pmq.quant.sequence import Sequence
 from pmq.quant.simulator import Simulator
-from pmq.quant.weights import QuantizedWeight, pack, rows_shape, unpack
+from pmq.quant.weights import QuantizedWeight, pack, rows_shape, stored, unpack
 
 Parameters = dict[str, dict[str, list[float]]]
 
@@ -32,8 +32,8 @@ Parameters = dict[str, dict[str, list[float]]]
 class Quantized:
     """An allocation carried out: choices, parameters of activation quantizers, and all tensors of the model.
 
-    Tensors are named as in the state dict; a quantized weight has ``.codes`` (dense bits), ``.scale`` and, unless it is
-    symmetric, ``.zero_point`` in its place.
+    Tensors are named as in the state dict; a quantized weight has ``.codes`` (dense bits) and, unless it is a float,
+    ``.scale`` and, unless it is symmetric, ``.zero_point`` in its place.
     """
 
     assignment: Assignment
@@ -64,9 +64,9 @@ def quantize(prepared: Prepared, assignment: Assignment, checkpoints: Path | Non
     for name, weight in weights.items():
         choice = assignment[name]
         arrays[f"{name}.codes"] = pack(weight.codes.cpu(), choice.bits).numpy()
-        arrays[f"{name}.scale"] = weight.quantizer.parameters["scale"].reshape(-1).cpu().numpy()
-        if not choice.symmetric:
-            arrays[f"{name}.zero_point"] = weight.quantizer.parameters["zero_point"].reshape(-1).cpu().numpy()
+        for key, value in weight.quantizer.parameters.items():
+            if key != "zero_point" or not choice.symmetric:
+                arrays[f"{name}.{key}"] = value.reshape(-1).cpu().numpy()
     parameters = {n: {k: v.reshape(-1).tolist() for k, v in q.parameters.items()} for n, q in quantizers.items()}
     return Quantized(dict(assignment), prepared.recipe, parameters, TensorFile.of(arrays))
 
@@ -79,9 +79,22 @@ def _digest(prepared: Prepared, assignment: Assignment) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-@torch.no_grad()
 def realise(model: nn.Module, inventory: Inventory, quantized: Quantized) -> Simulator:
     """Make ``model``, in place, compute with the quantized tensors and quantizers; its own weights are overwritten.
+
+    Raises:
+        PmqError: the tensors are not this model's.
+    """
+    weights = restore(model, quantized)
+    known = Calibration(known=quantized.parameters)
+    simulator = Simulator(model, inventory, known, lambda component, weight, choice: weights[component.name])
+    simulator.apply(quantized.assignment)
+    return simulator
+
+
+@torch.no_grad()
+def restore(model: nn.Module, quantized: Quantized) -> dict[str, QuantizedWeight]:
+    """Overwrite the parameters of ``model`` by the quantized values; give the codes of those that have any.
 
     Raises:
         PmqError: the tensors are not this model's.
@@ -102,10 +115,7 @@ def realise(model: nn.Module, inventory: Inventory, quantized: Quantized) -> Sim
         if leaf == "bias" and model.get_submodule(owner).bias is None:
             like = next(model.parameters())
             model.get_submodule(owner).bias = nn.Parameter(torch.from_numpy(array).to(like), requires_grad=False)
-    known = Calibration(known=quantized.parameters)
-    simulator = Simulator(model, inventory, known, lambda component, weight, choice: weights[component.name])
-    simulator.apply(quantized.assignment)
-    return simulator
+    return weights
 
 
 def _take(arrays: Mapping[str, Any], name: str) -> Any:
@@ -118,11 +128,12 @@ def _decode(arrays: Mapping[str, Any], name: str, parameter: Tensor, quantized: 
     choice, device = quantized.assignment[name], parameter.device
     rows = rows_shape(parameter.shape, choice)
     codes = unpack(torch.from_numpy(_take(arrays, f"{name}.codes")), choice.bits, rows.numel()).reshape(rows)
-    scale = torch.from_numpy(_take(arrays, f"{name}.scale")).reshape(-1, 1)
-    if choice.symmetric:
-        zero_point = torch.full_like(scale, 2.0 ** (choice.bits - 1))
-    else:
-        zero_point = torch.from_numpy(_take(arrays, f"{name}.zero_point")).reshape(-1, 1)
-    grid = {"scale": scale.to(device), "zero_point": zero_point.to(device)}
+    grid: dict[str, Tensor] = {}
+    if choice.quantizer not in FLOATS:
+        grid["scale"] = scale = torch.from_numpy(_take(arrays, f"{name}.scale")).reshape(-1, 1).to(device)
+        if choice.symmetric:
+            grid["zero_point"] = torch.full_like(scale, 2.0 ** (choice.bits - 1))
+        else:
+            grid["zero_point"] = torch.from_numpy(_take(arrays, f"{name}.zero_point")).reshape(-1, 1).to(device)
     quantizer = QUANTIZERS[choice.quantizer](grid, choice.bits)
-    return QuantizedWeight(codes.to(torch.uint8).to(device), quantizer, parameter.shape)
+    return QuantizedWeight(stored(codes, choice.bits).to(device), quantizer, parameter.shape)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pmq.core.choice import FLOAT, Choice
+from pmq.core.choice import FLOAT, FLOATS, Choice
 from pmq.core.component import Component
 from pmq.core.progress import track
 from pmq.core.recipe import Recipe
@@ -75,8 +75,8 @@ class Sequence:
             self._scale_logits(torch.cat(list(exact)), torch.cat(list(rounded)))
 
     def _learn(self, stage: int, components: list[Component], assignment: Mapping[str, Choice], streams: Streams) -> None:
-        weights = {c.name: self.weights[c.name] for c in components if c.name in self.weights}
-        quantizers = {c.name: self.quantizers[c.name] for c in components if c.name in self.quantizers}
+        weights = {c.name: self.weights[c.name] for c in components if _learnable(c.name, assignment, self.weights)}
+        quantizers = {c.name: self.quantizers[c.name] for c in components if _learnable(c.name, assignment, self.quantizers)}
         # A block adds its last layer's output to its own, which so has the same gradient.
         last = next((c.module for c in reversed(components) if c.role == "weight"), None)
         squares = None if last is None else self.calibration.row_weights[last]
@@ -178,3 +178,8 @@ class Sequence:
     def _row_weights(self, module: str, batch: int, like: Tensor) -> Tensor:
         weights = self.calibration.row_weights[module][batch * BATCH : (batch + 1) * BATCH]
         return weights.reshape(-1).to(like.device)
+
+
+def _learnable(name: str, assignment: Mapping[str, Choice], found: Mapping[str, object]) -> bool:
+    """Whether a component has a grid, or codes on one, that could be learned."""
+    return name in found and assignment[name].quantizer not in FLOATS

@@ -56,7 +56,9 @@ class QuantizedWeight:
         return from_rows(self.quantizer.decode(self.codes), self.shape)
 
     def scaled(self, factor: float) -> QuantizedWeight:
-        """The same codes for all values times ``factor``."""
+        """The same codes for all values times ``factor``; new ones where there is no scale."""
+        if not self.quantizer.lengths:
+            return QuantizedWeight(self.quantizer.codes(self.quantizer.decode(self.codes) * factor), self.quantizer, self.shape)
         return QuantizedWeight(self.codes, self.quantizer.scaled(factor), self.shape)
 
 
@@ -65,7 +67,12 @@ def quantize_weight(weight: Tensor, choice: Choice) -> QuantizedWeight:
     """Quantize a weight, each value to its nearest level."""
     rows = to_rows(weight, choice)
     quantizer = fit(rows, choice)
-    return QuantizedWeight(quantizer.codes(rows).to(torch.uint8), quantizer, weight.shape)
+    return QuantizedWeight(stored(quantizer.codes(rows), choice.bits), quantizer, weight.shape)
+
+
+def stored(codes: Tensor, bits: int) -> Tensor:
+    """Codes in the smallest type that holds them."""
+    return codes.to(torch.uint8 if bits <= 8 else torch.int32)
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:

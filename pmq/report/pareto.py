@@ -13,26 +13,31 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from pmq.report.run_data import RunData
 from pmq.report.style import BLUE, GREEN, GREY, ORANGE, RED, save
 
-AXES = (("size_bytes", 1e6, "size (MB, decimal)"), ("bit_ops", 1e9, "bit operations an image (G)"))
+AXES = (
+    ("size_bytes", 1e6, "size (MB, decimal)"),
+    ("bit_ops", 1e9, "bit operations an image (G)"),
+    ("latency_ms", 1.0, "predicted latency (ms)"),
+)
 #: points drawn of the dominated cloud; the CSV keeps the same
 CLOUD = 4000
 
 
 def plot_pareto(run: RunData, folder: Path) -> list[Path]:
-    """Draw error over both costs: predicted on top, simulated below; never both on one axis."""
+    """Draw error over each cost: predicted on top, simulated below; never both on one axis."""
     points = run.points
     classifier = points["kl"].notna().any()
     simulated = "kl" if classifier else "feature_error"
     label = "KL to FP32, held-out images (nats)" if classifier else "relative feature error, held-out images"
-    figure, axes = plt.subplots(2, 2, figsize=(11, 8), sharex="col")
+    drawn = [axis for axis in AXES if axis[0] in points]
+    figure, axes = plt.subplots(2, len(drawn), figsize=(5.5 * len(drawn), 8), sharex="col")
     dominated = points[~points["front"] & points["predicted_error"].notna()]
     cloud = dominated.iloc[np.linspace(0, len(dominated) - 1, min(CLOUD, len(dominated))).astype(int)]
     front = points[points["front"]]
     known = points[points[simulated].notna()]
-    for column, (cost, unit, name) in enumerate(AXES):
+    for column, (cost, unit, name) in enumerate(drawn):
         top, bottom = axes[0, column], axes[1, column]
         top.scatter(cloud[cost] / unit, cloud["predicted_error"], s=3, color=GREY, alpha=0.4, label="dominated")
-        top.scatter(front[cost] / unit, front["predicted_error"], s=5, color=BLUE, label="front (error, size, bit operations)")
+        top.scatter(front[cost] / unit, front["predicted_error"], s=5, color=BLUE, label="front (error and all costs)")
         _staircase(top, front, cost, unit, "predicted_error")
         uniform = known["source"].str.startswith(("uniform", "fp32"))
         found = known[~uniform]
@@ -44,7 +49,7 @@ def plot_pareto(run: RunData, folder: Path) -> list[Path]:
         chosen = points[points["chosen"].fillna(False).astype(bool)]
         for axis, y in ((top, "predicted_error"), (bottom, simulated)):
             axis.scatter(chosen[cost] / unit, chosen[y], s=130, marker="*", color=RED, zorder=5, label="chosen")
-            limit = run.manifest["limits"][cost]
+            limit = run.manifest["limits"].get(cost)
             if limit is not None:
                 axis.axvline(limit / unit, color=GREEN, linestyle="--", label="budget")
             axis.set_yscale("log")

@@ -35,6 +35,11 @@ def uniform_candidates(space: Space) -> dict[int, Candidate]:
     return {bits: Candidate(tuple(g), f"uniform w{bits}a{bits}") for bits, g in genomes.items() if g is not None}
 
 
+def mode_candidates(space: Space) -> list[Candidate]:
+    """Allocations in which all layers are in the same mode."""
+    return [Candidate(tuple(genome), f"uniform {name}") for name, genome in space.uniform_modes().items()]
+
+
 def largest_uniform(space: Space, tables: Tables, limits: Limits) -> Candidate | None:
     """The uniform allocation of the space with the most bits that is within the limits."""
     inside = [c for c in uniform_candidates(space).values() if within(limits, tables.evaluate(np.array([c.genome])))[0]]
@@ -46,7 +51,7 @@ def exact_candidates(tables: Tables, solver: ExactSolver, limits: Limits) -> lis
     found = []
     jobs = [(power, fraction) for fraction in FRACTIONS for power in POWERS]
     for power, fraction in track(jobs, "solving"):
-        genome = solver.solve(_scaled(limits, fraction), np.maximum(tables.error, 0) ** power)
+        genome = solver.solve(limits.scaled(fraction), np.maximum(tables.error, 0) ** power)
         if genome is not None:
             found.append(Candidate(tuple(map(int, genome)), f"exact error^{power:g} at {fraction:g} of the budget"))
     return found
@@ -76,7 +81,3 @@ def nearby_candidates(genomes: Genomes, costs: Floats, limits: Limits, count: in
         if len(chosen) == count:
             break
     return [Candidate(tuple(map(int, genomes[i])), "nsga2") for i in chosen]
-
-
-def _scaled(limits: Limits, fraction: float) -> Limits:
-    return Limits(*(None if v is None else v * fraction for v in (limits.size_bytes, limits.bit_ops)))

@@ -55,12 +55,14 @@ class ExactSolver:
         self.tables, self._options = tables, {"mip_rel_gap": gap, "node_limit": node_limit}
         t = tables
         self._first = np.concatenate([[0], np.cumsum(t.n_choices)])  # first variable of each decision
-        n_pairs = [0 if left == right else int(t.n_choices[left] * t.n_choices[right]) for left, right in self._operands]
+        n_pairs = [int(t.n_choices[left] * t.n_choices[right]) for left, right in self._operands]
         self._pair_first = self._first[-1] + np.concatenate([[0], np.cumsum(n_pairs)])
         self._n = int(self._pair_first[-1])
         self._valid = np.arange(t.size.shape[1]) < t.n_choices[:, None]
-        self._size = self._over_choices(t.size)
-        self._ops = self._bit_ops()
+        # coefficients of each cost, and what is spent in any case
+        self._costs = [(self._over_choices(t.size), t.rest_bytes), (self._bit_ops(), 0.0)]
+        if t.latency is not None:
+            self._costs.append((self._over_choices(t.latency), t.rest_ms))
         self._links, self._link_values = self._equalities()
 
     @property
@@ -79,12 +81,10 @@ class ExactSolver:
         objective = self._over_choices(self.tables.error if error is None else error)
         # The solver may overstep a limit by its tolerance, about 1e-6; then it is asked again with that much less.
         for slack in (0.0, 2e-6, 2e-5):
-            tightened = Limits(*(v and v * (1 - slack) for v in (limits.size_bytes, limits.bit_ops)))
-            genome = self._solve(objective, tightened, near)
+            genome = self._solve(objective, limits.scaled(1 - slack), near)
             if genome is None:
                 return None
-            _, size, ops = self.tables.evaluate(genome[None])[0]
-            if limits.allow(size, ops):
+            if limits.allow(*self.tables.evaluate(genome[None])[0, 1:]):
                 return genome
         return None
 
@@ -95,11 +95,9 @@ class ExactSolver:
             kept = np.zeros(self._n)
             kept[self._first[:-1] + genome] = 1
             constraints.append(LinearConstraint(kept[None], len(genome) - changes, np.inf))
-        rest = {"size": self.tables.rest_bytes, "ops": 0.0}
-        for name, limit, row in (("size", limits.size_bytes, self._size), ("ops", limits.bit_ops, self._ops)):
-            if limit is not None:
-                bound = (limit - rest[name]) / limit
-                constraints.append(LinearConstraint(row[None] / limit, -np.inf, bound))
+        for index, limit in limits.bounds:
+            row, rest = self._costs[index]
+            constraints.append(LinearConstraint(row[None] / limit, -np.inf, (limit - rest) / limit))
         integrality = np.zeros(self._n)
         integrality[: self._first[-1]] = 1
         # Scaled so that the solver's absolute tolerances mean little against the error.
@@ -125,10 +123,7 @@ class ExactSolver:
         t, row = self.tables, self._over_choices(self.tables.ops)
         for p, (left, right) in enumerate(self._operands):
             a, b = (t.bits[d, : t.n_choices[d]] for d in (left, right))
-            if left == right:  # tied operands: the choice itself decides
-                row[self._first[left] : self._first[left + 1]] += t.macs[p] * a * a
-            else:
-                row[self._pair_first[p] : self._pair_first[p + 1]] = (t.macs[p] * np.outer(a, b)).ravel()
+            row[self._pair_first[p] : self._pair_first[p + 1]] = (t.macs[p] * np.outer(a, b)).ravel()
         return row
 
     def _equalities(self) -> tuple[csr_array, Floats]:
@@ -148,8 +143,6 @@ class ExactSolver:
         for d, n in enumerate(self.tables.n_choices):
             add([(int(self._first[d]) + k, 1.0) for k in range(n)], 1.0)
         for p, (left, right) in enumerate(self._operands):
-            if left == right:
-                continue
             n, m = int(self.tables.n_choices[left]), int(self.tables.n_choices[right])
             pair = int(self._pair_first[p]) + np.arange(n * m).reshape(n, m)
             for i in range(n):

@@ -15,13 +15,14 @@ from pmq.search.tables import Genomes, Tables
 
 
 class _AllocationProblem(Problem):  # type: ignore[misc]
-    """Objectives: predicted error, bytes, bit operations, each over the largest. Constraints: the limits."""
+    """Objectives: predicted error and the costs, each over the largest. Constraints: the limits."""
 
     def __init__(self, tables: Tables, limits: Limits) -> None:
         self.tables = tables
-        self.bounds = [(c, v) for c, v in ((1, limits.size_bytes), (2, limits.bit_ops)) if v is not None]
-        n = len(tables.n_choices)
-        super().__init__(n_var=n, n_obj=3, n_ieq_constr=len(self.bounds), xl=np.zeros(n, int), xu=tables.n_choices - 1, vtype=int)
+        self.bounds = limits.bounds
+        n, n_obj = len(tables.n_choices), 1 + len(tables.cost_names)
+        n_bounds = len(self.bounds)
+        super().__init__(n_var=n, n_obj=n_obj, n_ieq_constr=n_bounds, xl=np.zeros(n, int), xu=tables.n_choices - 1, vtype=int)
         self.seen: list[Genomes] = []
 
     def _evaluate(self, x: Any, out: dict[str, Any], *args: Any, **kwargs: Any) -> None:
@@ -30,7 +31,7 @@ class _AllocationProblem(Problem):  # type: ignore[misc]
         costs = self.tables.evaluate(genomes)
         out["F"] = costs / np.array([1.0, *self.tables.dearest()])
         if self.bounds:
-            out["G"] = np.stack([costs[:, column] / value - 1 for column, value in self.bounds], axis=1)
+            out["G"] = np.stack([costs[:, 1 + index] / value - 1 for index, value in self.bounds], axis=1)
 
 
 def nsga2(

@@ -12,13 +12,13 @@ SWEEPS = 4
 
 
 def priced(tables: Tables, prices: Floats, start: Genomes | None = None, free: NDArray[np.bool_] | None = None) -> Genomes:
-    """Minimise ``error + prices . (bytes, bit operations)``, one decision at a time given the others.
+    """Minimise ``error + prices . costs``, one decision at a time given the others.
 
     Without products of two decisions the result is optimal; with them it is where no single change is better.
 
     Args:
         tables: costs and errors.
-        prices: ``(B, 2)`` error that a byte and a bit operation are worth.
+        prices: ``(B, C)`` error that a byte, a bit operation and, where measured, a millisecond are worth.
         start: ``(B, D)`` genomes to start from.
         free: ``(B, D)`` which decisions may change.
 
@@ -28,14 +28,13 @@ def priced(tables: Tables, prices: Floats, start: Genomes | None = None, free: N
     t = tables
     n_decisions, n_most = t.error.shape
     valid = np.arange(n_most) < t.n_choices[:, None]
-    own = np.where(valid, t.error, np.inf) + prices[:, :1, None] * t.size + prices[:, 1:, None] * t.ops  # (B, D, K)
+    own = np.where(valid, t.error, np.inf) + prices[:, :1, None] * t.size + prices[:, 1:2, None] * t.ops  # (B, D, K)
+    if t.latency is not None:
+        own += prices[:, 2:, None] * t.latency
     partners: list[list[tuple[int, float]]] = [[] for _ in range(n_decisions)]
     for left, right, macs in zip(t.left, t.right, t.macs, strict=True):
-        if left == right:
-            own[:, left] += prices[:, 1:] * macs * t.bits[left] ** 2
-        else:
-            partners[left].append((right, macs))
-            partners[right].append((left, macs))
+        partners[left].append((right, macs))
+        partners[right].append((left, macs))
     genomes = np.repeat(t.n_choices[None] - 1, len(prices), axis=0) if start is None else start.copy()
     for _ in range(SWEEPS):
         for d in range(n_decisions):
@@ -49,12 +48,12 @@ def priced(tables: Tables, prices: Floats, start: Genomes | None = None, free: N
 
 
 def price_range(tables: Tables, count: int, rng: np.random.Generator) -> Floats:
-    """Draw ``(count, 2)`` prices over the whole range in which they change anything, now and then one of them zero."""
+    """Draw ``(count, C)`` prices over the whole range in which they change anything, now and then one of them zero."""
     t = tables
     errors = t.error[np.arange(t.error.shape[1]) < t.n_choices[:, None]]
     spread = errors[errors > 0]
     low, high = (float(spread.min()), float(spread.max())) if len(spread) else (1.0, 1.0)
-    size, ops = (most / len(t.n_choices) for most in t.dearest())
-    drawn = np.exp(rng.uniform(np.log(low), np.log(10 * high + low), (count, 2))) / np.array([size, ops])
-    drawn[rng.random((count, 2)) < 0.1] = 0.0
+    most = np.array(t.dearest()) / len(t.n_choices)
+    drawn = np.exp(rng.uniform(np.log(low), np.log(10 * high + low), (count, len(most)))) / most
+    drawn[rng.random(drawn.shape) < 0.1] = 0.0
     return np.asarray(drawn)

@@ -32,8 +32,8 @@ def random_at_budget(tables: Tables, limits: Limits, count: int, rng: np.random.
 def _walk_to(tables: Tables, limits: Limits, rng: np.random.Generator) -> Genomes:
     (genome,) = random_genomes(tables, 1, rng)
     for _ in range(STEPS):
-        _, size, ops = tables.evaluate(genome[None])[0]
-        spent = [cost / limit for cost, limit in ((size, limits.size_bytes), (ops, limits.bit_ops)) if limit is not None]
+        costs = tables.evaluate(genome[None])[0, 1:]
+        spent = [costs[index] / limit for index, limit in limits.bounds]
         if not spent or CLOSE <= max(spent) <= 1:
             return genome
         d = rng.integers(len(genome))

@@ -9,10 +9,11 @@ from typing import Any
 
 from pmq.core.allocation import validated
 from pmq.core.bits import FP32
-from pmq.core.choice import FLOAT, Assignment, Choice
+from pmq.core.choice import FLOAT, FLOATS, Assignment, Choice
 from pmq.core.component import Component, Inventory
 from pmq.core.errors import PmqError
-from pmq.search.space_file import KINDS, Options, SpaceFile
+from pmq.cost.latency import LatencyTable
+from pmq.search.space_file import KINDS, OneChoice, Options, SpaceFile
 
 IMAGE_BITS = 8
 
@@ -33,9 +34,13 @@ class Space:
 
     Attributes:
         decisions: what the search decides, in model order.
+        latency: measured milliseconds of its choices, where there are any.
     """
 
-    def __init__(self, file: SpaceFile, inventory: Inventory, estimator: str = "mse") -> None:
+    def __init__(
+        self, file: SpaceFile, inventory: Inventory, estimator: str = "mse", latency: LatencyTable | None = None
+    ) -> None:
+        self.latency = latency
         self.file, self.inventory, self.estimator = file, inventory, estimator
         self.name = file.name
         self._check_patterns()
@@ -107,6 +112,44 @@ class Space:
         fields |= {"symmetric": bool(options.symmetric), "estimator": self.estimator}
         return validated(Choice, fields, what)
 
+    def _moded(self, weight: Component, source: Component) -> Decision:
+        """The decision over a layer's modes, in order of rising bits."""
+        what = f"search space {self.name!r}, {weight.module!r}"
+        pins = [self._pin(weight), self._pin(source)]
+        pairs = []
+        for name, mode in self.file.modes.items():
+            inside = mode.layers is None or any(_matches(p, weight) for p in mode.layers)
+            if not inside or any(_matches(p, weight) for p in mode.excepted):
+                continue
+            pair = tuple(self._one(c, one, f"{what}, mode {name!r}") for c, one in ((weight, mode.weight), (source, mode.input)))
+            if all(pin is None or choice.bits == pin for pin, choice in zip(pins, pair, strict=True)):
+                pairs.append(pair)
+        if not pairs:
+            raise PmqError(f"{what} has no mode left; name it under layers of one, or loosen its pins")
+        pairs.sort(key=lambda pair: (pair[0].bits * pair[1].bits, pair[0].bits))
+        weights, inputs = zip(*pairs, strict=True)
+        return Decision((weight.name, source.name), (weights, inputs))
+
+    def _one(self, component: Component, one: OneChoice, what: str) -> Choice:
+        if one.bits == FP32:
+            return FLOAT
+        quantizer, granularity = one.quantizer or "affine", one.granularity or "tensor"
+        _check_fits(component, quantizer, granularity, what)
+        fields = one.model_dump() | {"quantizer": quantizer, "granularity": granularity, "estimator": self.estimator}
+        return validated(Choice, fields, what)
+
+    def uniform_modes(self) -> dict[str, list[int]]:
+        """Genomes in which every layer that has a mode takes it, and the others their last."""
+        found = {}
+        for name, mode in self.file.modes.items():
+            wanted = (mode.weight.bits, mode.weight.quantizer or "affine", mode.weight.group_size, mode.input.bits)
+            genome = []
+            for d in self.decisions:
+                same = [k for k in range(len(d)) if _is_mode(d, k, wanted)]
+                genome.append(same[0] if same else len(d) - 1)
+            found[name] = genome
+        return found
+
     def _own_choices(self, component: Component) -> tuple[Choice, ...]:
         pin = self._pin(component)
         options = self._options(component)
@@ -118,12 +161,16 @@ class Space:
         return tuple(dict.fromkeys(choices))
 
     def _decide(self) -> list[Decision]:
-        own = {c.name: self._own_choices(c) for c in self.inventory}
+        moded = self._moded_layers()
+        inside = {name for decision in moded.values() for name in decision.components}
+        own = {c.name: self._own_choices(c) for c in self.inventory if c.name not in inside}
         groups: dict[str, list[str]] = {name: [name] for name in own}
         for tie in self.file.ties:
             tied: dict[str, list[str]] = {}
             for component in self.inventory:
                 if any(_matches(pattern, component) for pattern in tie.components):
+                    if component.name in inside:
+                        raise PmqError(f"search space {self.name!r} ties {component.name!r}, whose layer has modes")
                     place = {"module": component.module, "block": str(component.stage), "model": ""}[tie.within]
                     tied.setdefault(place, []).append(component.name)
             for names in tied.values():
@@ -131,7 +178,12 @@ class Space:
                 for name in merged:
                     groups[name] = merged
         decisions = []
-        for name, group in groups.items():
+        for component in self.inventory:
+            name = component.name
+            if name in inside:
+                decisions += [moded[name]] if name in moded else []
+                continue
+            group = groups[name]
             if name != group[0]:
                 continue
             bits = [[c.bits for c in own[member]] for member in group]
@@ -140,6 +192,17 @@ class Space:
                 raise PmqError(f"search space {self.name!r} ties {name!r} to {other!r}, but their bits differ")
             decisions.append(Decision(tuple(group), tuple(own[member] for member in group)))
         return decisions
+
+    def _moded_layers(self) -> dict[str, Decision]:
+        """By the name of each layer's first component, the decision over its modes."""
+        if not self.file.modes:
+            return {}
+        pairs: dict[str, list[Component]] = {}
+        for component in self.inventory:
+            if component.slot in ("weight", "input"):
+                pairs.setdefault(component.module, []).append(component)
+        decisions = [self._moded(*sorted(pair, key=lambda c: c.slot, reverse=True)) for pair in pairs.values()]
+        return {min(d.components, key=self.inventory.names.index): d for d in decisions}
 
     def _check_patterns(self) -> None:
         file = self.file
@@ -151,13 +214,19 @@ class Space:
                 )
 
 
+def _is_mode(decision: Decision, k: int, wanted: tuple[int, str, int | None, int]) -> bool:
+    weight, source = decision.choices[0][k], decision.choices[-1][k]
+    quantizer = "none" if wanted[0] == FP32 else wanted[1]
+    return (weight.bits, weight.quantizer, weight.group_size, source.bits) == (wanted[0], quantizer, *wanted[2:])
+
+
 def _check_fits(component: Component, quantizer: str, granularity: str, what: str) -> None:
     """Raise if a component cannot have a quantizer or granularity."""
     if component.role == "weight":
         if granularity == "head":
             raise PmqError(f"{what}: granularity 'head' is for q, k, v and softmax; weights take tensor, channel or group")
-        if quantizer != "affine":
-            raise PmqError(f"{what}: quantizer {quantizer!r} is for activations; weights take affine")
+        if quantizer not in ("affine", *FLOATS):
+            raise PmqError(f"{what}: quantizer {quantizer!r} is for activations; weights take affine, half, bfloat16")
         return
     if quantizer == "dynamic":
         return

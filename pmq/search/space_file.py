@@ -52,11 +52,34 @@ class Tie(_Strict):
     within: Literal["module", "block", "model"] = "block"
 
 
+class OneChoice(_Strict):
+    """What a weight or a layer's input is in a mode."""
+
+    bits: Bits = 32
+    quantizer: str | None = None
+    granularity: Granularity | None = None
+    group_size: int | None = Field(default=None, ge=1)
+    symmetric: bool = False
+
+
+class Mode(_Strict):
+    """What a layer's weight and input are together: a kernel that exists.
+
+    ``layers`` names kinds of weights or patterns that have this mode, ``excepted`` those that have not.
+    """
+
+    weight: OneChoice = OneChoice()
+    input: OneChoice = OneChoice()
+    layers: list[str] | None = None
+    excepted: list[str] = Field(default_factory=list)
+
+
 class SpaceFile(_Strict):
     """A ``search_spaces/*.yaml``.
 
     ``weight`` and ``activation`` hold for all; ``components`` refines them for a kind (``softmax``) or a name pattern
-    (``blocks.0.*``), the later entry winning; ``pins`` fixes bits by kind or pattern.
+    (``blocks.0.*``), the later entry winning; ``pins`` fixes bits by kind or pattern. With ``modes`` a layer's weight and
+    input choose one of those together, whatever else is said of them.
     """
 
     name: str
@@ -66,6 +89,7 @@ class SpaceFile(_Strict):
     components: dict[str, Options] = Field(default_factory=dict)
     pins: dict[str, Bits] = Field(default_factory=dict)
     ties: list[Tie] = Field(default_factory=list)
+    modes: dict[str, Mode] = Field(default_factory=dict)
 
 
 def spaces_folder() -> Path:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pmq.core.budget import Limits
 from pmq.core.choice import FLOAT
+from pmq.core.component import Operator
 from pmq.cost.table import CostModel, component_bytes, grid_ops
 from pmq.search.space import Space
 from pmq.search.superposition import Superposition
@@ -26,11 +27,12 @@ class Tables:
     """Decision x choice tables. Rows shorter than the longest are padded; ``n_choices`` says where they end.
 
     Attributes:
-        error, size, ops, bits: ``(D, K)``; predicted error, bytes, bit operations outside products, and bits of each choice.
-            All but the bits are sums over tied components.
+        error, size, ops, bits: ``(D, K)``; predicted error, bytes, bit operations that the choice alone decides, and bits of
+            each choice. All but the bits are sums over tied components.
         n_choices: ``(D,)``.
-        left, right: ``(P,)`` decisions of the operands of each product; ``macs`` ``(P,)``.
+        left, right: ``(P,)`` decisions of the operands of each product of two different ones; ``macs`` ``(P,)``.
         rest_bytes: bytes outside all components.
+        latency: ``(D, K)`` milliseconds, where they were measured; ``rest_ms`` are those of all else.
         predict: gives errors of genomes ``(B, D)`` -> ``(B,)`` where they are not the sum of ``error``.
     """
 
@@ -44,13 +46,17 @@ class Tables:
     macs: Floats
     rest_bytes: float
     predict: Callable[[Genomes], Floats] | None = None
+    latency: Floats | None = None
+    rest_ms: float = 0.0
 
     @classmethod
     def build(cls, space: Space, sensitivity: SensitivityTable) -> Tables:
         """Collect what the search needs of a space, its model and a sensitivity table."""
+        latency = space.latency
         inventory, decisions = space.inventory, space.decisions
         shape = (len(decisions), max(len(d) for d in decisions))
-        error, size, ops, bits = np.zeros(shape), np.zeros(shape), np.zeros(shape), np.full(shape, 32.0)
+        error, size, ops, ms = (np.zeros(shape) for _ in range(4))
+        bits = np.full(shape, 32.0)
         where = {}
         for d, decision in enumerate(decisions):
             for name, choices in zip(decision.components, decision.choices, strict=True):
@@ -60,25 +66,45 @@ class Tables:
                     size[d, k] += component_bytes(inventory[name], choice)
                     ops[d, k] += grid_ops(inventory[name], choice)
                     bits[d, k] = choice.bits
-        operators = inventory.operators
+            if latency is not None:
+                for k in range(len(decision)):
+                    taken = {n: c[k] for n, c in zip(decision.components, decision.choices, strict=True)}
+                    ms[d, k] = latency.decision_ms(taken)
+        inside: list[Operator] = []
+        operators: list[Operator] = []
+        for op in inventory.operators:
+            same = where[op.operands[0]] == where[op.operands[1]]
+            (inside if same else operators).append(op)
+        for op in inside:
+            d = where[op.operands[0]]
+            left, right = (decisions[d].choices[decisions[d].components.index(name)] for name in op.operands)
+            for k in range(len(decisions[d])):
+                ops[d, k] += op.macs * left[k].bits * right[k].bits
         return cls(
             error,
             size,
             ops,
             bits,
             np.array([len(d) for d in decisions]),
-            np.array([where[op.operands[0]] for op in operators]),
-            np.array([where[op.operands[1]] for op in operators]),
+            np.array([where[op.operands[0]] for op in operators], dtype=np.int64),
+            np.array([where[op.operands[1]] for op in operators], dtype=np.int64),
             np.array([float(op.macs) for op in operators]),
             float(inventory.rest_bytes),
             Superposition(space, sensitivity.effects, shape[1]) if sensitivity.effects else None,
+            None if latency is None else ms,
+            0.0 if latency is None else latency.rest_ms,
         )
 
+    @property
+    def cost_names(self) -> tuple[str, ...]:
+        """Names of the columns that :meth:`evaluate` gives after the error."""
+        return ("size_bytes", "bit_ops") if self.latency is None else ("size_bytes", "bit_ops", "latency_ms")
+
     def evaluate(self, genomes: Genomes) -> Floats:
-        """Predicted error, bytes and bit operations: ``(B, D)`` -> ``(B, 3)``."""
+        """Predicted error, bytes, bit operations and, where measured, milliseconds: ``(B, D)`` -> ``(B, 3)`` or ``(B, 4)``."""
         first = np.arange(len(self.n_choices)) * self.error.shape[1]
         error, size, ops, bits = (table.ravel() for table in (self.error, self.size, self.ops, self.bits))
-        costs = np.empty((len(genomes), 3))
+        costs = np.empty((len(genomes), 1 + len(self.cost_names)))
         for start in range(0, len(genomes), _CHUNK):
             flat = genomes[start : start + _CHUNK] + first
             b = bits.take(flat)
@@ -86,23 +112,32 @@ class Tables:
             part[:, 0] = error.take(flat).sum(1)
             part[:, 1] = size.take(flat).sum(1) + self.rest_bytes
             part[:, 2] = (b[:, self.left] * b[:, self.right]) @ self.macs + ops.take(flat).sum(1)
+            if self.latency is not None:
+                part[:, 3] = self.latency.ravel().take(flat).sum(1) + self.rest_ms
         if self.predict is not None:
             costs[:, 0] = self.predict(genomes)
         return costs
 
-    def cheapest(self) -> tuple[float, float]:
-        """Bytes and bit operations that no allocation of the space is below; there are ones that have either."""
+    def cheapest(self) -> tuple[float, ...]:
+        """Costs that no allocation of the space is below; there are ones that have each of them."""
         valid = np.arange(self.size.shape[1]) < self.n_choices[:, None]
         size = np.where(valid, self.size, np.inf).min(1).sum() + self.rest_bytes
         bits = np.where(valid, self.bits, np.inf).min(1)
         own = np.where(valid, self.ops, np.inf).min(1).sum()
-        return float(size), float((bits[self.left] * bits[self.right]) @ self.macs + own)
+        found = [float(size), float((bits[self.left] * bits[self.right]) @ self.macs + own)]
+        if self.latency is not None:
+            found.append(float(np.where(valid, self.latency, np.inf).min(1).sum() + self.rest_ms))
+        return tuple(found)
 
-    def dearest(self) -> tuple[float, float]:
-        """Largest bytes and bit operations any allocation of the space has."""
-        last = self.n_choices - 1
-        _, size, ops = self.evaluate(last[None])[0]
-        return float(size), float(ops)
+    def dearest(self) -> tuple[float, ...]:
+        """Costs that no allocation of the space is above."""
+        valid = np.arange(self.size.shape[1]) < self.n_choices[:, None]
+        bits = np.where(valid, self.bits, 0).max(1)
+        size, own = (float(np.where(valid, table, 0).max(1).sum()) for table in (self.size, self.ops))
+        found = [size + self.rest_bytes, float((bits[self.left] * bits[self.right]) @ self.macs) + own]
+        if self.latency is not None:
+            found.append(float(np.where(valid, self.latency, -np.inf).max(1).sum() + self.rest_ms))
+        return tuple(found)
 
 
 class UniformCosts:
@@ -130,9 +165,8 @@ def _neighbours(bits: float) -> list[tuple[int, float]]:
 
 
 def within(limits: Limits, costs: Floats) -> NDArray[np.bool_]:
-    """Which rows ``(B, 3)`` of (error, bytes, bit operations) are within the limits: ``(B,)``."""
+    """Which rows ``(B, 1 + costs)`` of :meth:`Tables.evaluate` are within the limits: ``(B,)``."""
     inside = np.ones(len(costs), bool)
-    for column, limit in ((1, limits.size_bytes), (2, limits.bit_ops)):
-        if limit is not None:
-            inside &= costs[:, column] <= limit
+    for index, limit in limits.bounds:
+        inside &= costs[:, 1 + index] <= limit
     return inside

@@ -30,13 +30,21 @@ def test_resolves(text: str, size: float | None, ops: float | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "four", "4bit,", "1bit", "9bit", "w4", "size=3XB", "size=0MB", "0x", "latency=3ms", "-4bit"]
+    "text", ["", "four", "4bit,", "1bit", "9bit", "w4", "size=3XB", "size=0MB", "0x", "latency=3h", "latency=0ms", "-4bit"]
 )
 def test_refuses_with_the_grammar(text: str) -> None:
     with pytest.raises(PmqError) as error:
         Budget.parse(text)
     assert "budget" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("text", "ms"), [("latency=12ms", 12.0), ("latency=800us", 0.8), ("latency=0.5s,latency=3", 3.0)])
+def test_milliseconds(text: str, ms: float) -> None:
+    limits = Budget.parse(f"4bit,{text}").resolve(Costs())
+    assert limits == Limits(400, 16, ms)
+    assert limits.allow(400, 16, ms)
+    assert not limits.allow(400, 16, 1.01 * ms)
 
 
 def test_limits_allow_equality() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pmq.core import Choice, PmqError
+from pmq.core.choice import FLOATS
 from pmq.quant.estimators import ESTIMATORS
 from pmq.quant.quantizers import QUANTIZERS, Affine, Codebook, Dynamic, Log, Power, Quantizer
 from pmq.quant.quantizers.codebook import best_levels
@@ -119,7 +120,18 @@ class TestQuantizerConformance:
 
 def test_every_quantizer_is_under_conformance() -> None:
     mark = TestQuantizerConformance.pytestmark[0]
-    assert {case[0].name for case in mark.args[1]} | {"dynamic"} == set(QUANTIZERS)
+    assert {case[0].name for case in mark.args[1]} | {"dynamic", *FLOATS} == set(QUANTIZERS)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("half", torch.float16), ("bfloat16", torch.bfloat16)])
+def test_sixteen_bit_floats_are_what_torch_rounds_to(name: str, kind: torch.dtype) -> None:
+    weight = values(False)
+    quantized = quantize_weight(weight, Choice(bits=16, quantizer=name))
+    assert torch.equal(quantized.dequantize(), weight.to(kind).float())
+    assert torch.equal(unpack(pack(quantized.codes, 16), 16, weight.numel()).reshape(quantized.codes.shape), quantized.codes)
+    assert torch.equal(quantized.scaled(2.0).dequantize(), 2 * quantized.dequantize())
+    most = QUANTIZERS[name]({}, 16)(torch.tensor([1e39, -1e39]))
+    assert bool(most.isfinite().all())
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -246,7 +258,7 @@ def test_packing_is_dense_and_exact(bits: int, count: int, seed: int) -> None:
 
 
 def test_unknown_names_are_told() -> None:
-    with pytest.raises(PmqError, match="affine, codebook, dynamic, log, power"):
+    with pytest.raises(PmqError, match="affine, bfloat16, codebook, dynamic, half, log, power"):
         QUANTIZERS["magic"]
     with pytest.raises(PmqError, match="minmax, mse, percentile"):
         ESTIMATORS["magic"]

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import yaml
 
-from pmq.core import Limits, PmqError
-from pmq.cost import CostModel
-from pmq.search import ExactSolver, Space, SpaceFile, Tables, read_space
+from pmq.core import Choice, Limits, PmqError
+from pmq.cost import CostModel, LatencyTable
+from pmq.cost.latency import layer_key
+from pmq.search import ExactSolver, Space, SpaceFile, Tables, nsga2, read_space, within
 from pmq.search.space_file import spaces_folder
 from pmq.sensitivity import SensitivityTable
 from tests.conftest import Tiny
@@ -91,7 +92,7 @@ def test_bad_files(tmp_path: Path, text: str, told: str) -> None:
 
 
 def test_unknown_space() -> None:
-    with pytest.raises(PmqError, match="default, int8_fp32, w4a8"):
+    with pytest.raises(PmqError, match="default, int8_fp32, "):
         read_space("magic")
 
 
@@ -142,3 +143,69 @@ def test_dynamic_is_a_choice_beside_others_and_costs_bit_operations(tiny: Tiny) 
     solved = ExactSolver(tables).solve(limits)
     assert solved is not None
     assert tables.evaluate(solved[None])[0, 2] <= limits.bit_ops
+
+
+def test_modes_decide_weight_and_input_of_a_layer_together(tiny: Tiny) -> None:
+    own = Space(read_space("onnxruntime"), tiny.inventory)
+    layers = [d for d in own.decisions if len(d.components) == 2]
+    assert [d.components[0].removesuffix(".weight") for d in layers] == [
+        op.name for op in tiny.inventory.operators if "@" not in op.name
+    ]
+    pairs = list(zip(*layers[1].choices, strict=True))
+    assert [(w.label, a.label) for w, a in pairs] == [
+        ("8", "8"),
+        ("4", "fp32"),
+        ("8", "fp32"),
+        ("16-half", "fp32"),
+        ("fp32", "fp32"),
+    ]
+    assert all(c.is_float for name, row in own.choices.items() for c in row if name.endswith((".q", ".k", ".v", ".softmax")))
+    modes = own.uniform_modes()
+    assert set(modes) == {"int8", "w4", "w8", "half", "float"}
+    assert own.genome(own.uniform(8, 8)) == modes["int8"]
+    tables, costs = Tables.build(own, SensitivityTable.zeros(own.choices)), CostModel(tiny.inventory)
+    for genome in modes.values():
+        assignment = own.assignment(genome)
+        _, size, ops = tables.evaluate(np.array([genome]))[0]
+        assert (size, ops) == (costs.size_bytes(assignment), costs.bit_ops(assignment))
+
+
+def test_modes_that_do_not_fit_are_told(tiny: Tiny) -> None:
+    file = read_space("onnxruntime").model_dump(exclude_none=True)
+    with pytest.raises(PmqError, match="has no mode left"):
+        Space(SpaceFile.model_validate(file | {"pins": file["pins"] | {"head": 3}}), tiny.inventory)
+    with pytest.raises(PmqError, match="whose layer has modes"):
+        Space(SpaceFile.model_validate(file | {"ties": [{"components": ["fc1", "fc2"], "within": "block"}]}), tiny.inventory)
+    pinned = Space(SpaceFile.model_validate(file | {"pins": file["pins"] | {"head": 32}}), tiny.inventory)
+    assert [c.bits for c in pinned.choices["head.weight"]] == [32]
+    only = {"fast": {"weight": {"bits": 8, "symmetric": True}, "input": {"bits": 8}, "excepted": ["head"]}, "float": {}}
+    some = Space(SpaceFile.model_validate(file | {"modes": only}), tiny.inventory)
+    assert [c.bits for c in some.choices["head.weight"]] == [32]
+
+
+def test_measured_milliseconds_are_a_cost_to_keep_to(tiny: Tiny) -> None:
+    file = read_space("onnxruntime")
+    plain = Space(file, tiny.inventory)
+    layers: dict[str, dict[str, float]] = {}
+    for decision in plain.decisions:
+        if len(decision.components) == 2:
+            name = decision.components[0].removesuffix(".weight")
+            layers[name] = {layer_key(w, a): 1.0 + 0.25 * k for k, (w, a) in enumerate(zip(*decision.choices, strict=True))}
+    table = LatencyTable(target="t", model="m", batch_size=1, threads=1, fingerprint={"cpu": "x"}, layers=layers, rest_ms=5.0)
+    own = Space(file, tiny.inventory, latency=table)
+    tables = Tables.build(own, SensitivityTable("zeros", {n: {c: 1.0 / c.bits for c in row} for n, row in own.choices.items()}))
+    fastest, slowest = tables.cheapest()[2], tables.dearest()[2]
+    assert (fastest, slowest) == (5 + len(layers), 5 + 2 * len(layers))
+    limits = Limits(latency_ms=0.5 * (fastest + slowest))
+    genome = ExactSolver(tables).solve(limits)
+    assert genome is not None
+    costs = tables.evaluate(genome[None])[0]
+    assert fastest < costs[3] <= limits.latency_ms
+    assert costs[3] == table.latency_ms(own.assignment(genome))
+    seen = nsga2(tables, limits, genome[None], generations=5, population=20)
+    assert within(limits, tables.evaluate(seen)).any()
+    with pytest.raises(PmqError, match="was not profiled"):
+        table.latency_ms(own.assignment(genome) | {"head.weight": Choice(bits=3, symmetric=True)})
+    with pytest.raises(PmqError, match="measured elsewhere"):
+        table.check({"cpu": "y"})
+    table.check({"cpu": "y"}, force=True)

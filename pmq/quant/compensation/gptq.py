@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pmq.core.choice import Choice
-from pmq.quant.weights import QuantizedWeight, fit, from_rows, to_rows
+from pmq.core.choice import FLOATS, Choice
+from pmq.quant.weights import QuantizedWeight, fit, from_rows, quantize_weight, to_rows
 
 #: columns whose later neighbours are updated at once
 BLOCK = 64
@@ -21,6 +21,8 @@ def compensated(weight: Tensor, choice: Choice, second_moment: Tensor) -> Quanti
     Scales are those of plain rounding. Columns go in order of falling moment; the update is OBQ's in the order-free form
     of GPTQ (2210.17323), which needs one Cholesky factor of the inverse.
     """
+    if choice.quantizer in FLOATS:  # next to nothing is lost that could be made good
+        return quantize_weight(weight, choice)
     rows = to_rows(weight, choice)
     quantizer = fit(rows, choice)
     scale, low = (

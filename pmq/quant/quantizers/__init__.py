@@ -4,7 +4,8 @@ from pmq.quant.quantizers.affine import Affine
 from pmq.quant.quantizers.base import QUANTIZERS, Quantizer
 from pmq.quant.quantizers.codebook import Codebook
 from pmq.quant.quantizers.dynamic import Dynamic
+from pmq.quant.quantizers.half import BFloat16, Half
 from pmq.quant.quantizers.log import Log
 from pmq.quant.quantizers.power import Power
 
-__all__ = ["QUANTIZERS", "Affine", "Codebook", "Dynamic", "Log", "Power", "Quantizer"]
+__all__ = ["QUANTIZERS", "Affine", "BFloat16", "Codebook", "Dynamic", "Half", "Log", "Power", "Quantizer"]

@@ -1,0 +1,192 @@
+"""From an allocation to a file that a runtime executes, proved to compute what was simulated."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pmq.api.allocate import carry_out
+from pmq.api.evaluate import Fresh, What, read_bits
+from pmq.api.subject import Subject
+from pmq.core import FLOAT, Allocation
+from pmq.core.allocation import pmq_version
+from pmq.core.recipe import Recipe, find_recipe
+from pmq.cost import CostModel, LatencyTable
+from pmq.deploy import TARGETS, Session, Target
+from pmq.deploy.deployment import Deployment
+from pmq.deploy.labels import described
+from pmq.deploy.layer import DeployLayer, deploy_layers
+from pmq.deploy.proof import (
+    agreement_check,
+    bits_check,
+    compared,
+    latency_check,
+    layer_errors,
+    layers_check,
+    outputs_of,
+    size_check,
+)
+from pmq.deploy.timing import interleaved, machine, median_spread
+from pmq.models import class_names
+from pmq.quant import Quantized, realise, restore
+from pmq.search import Space, read_space
+
+#: timed forward passes of each model
+ROUNDS = 30
+
+
+def deploy(
+    model: nn.Module | str | None,
+    what: What,
+    target: str,
+    images: Tensor,
+    out: Path | str,
+    *,
+    calibration_images: Tensor | None = None,
+    recipe: str | Recipe = "best",
+    latency: LatencyTable | None = None,
+    dynamic_batch: bool = False,
+    threads: int = 1,
+    rounds: int = ROUNDS,
+    crop_pct: float | None = None,
+    seed: int = 0,
+) -> Deployment:
+    """Write an allocation as a file for a runtime, and prove it.
+
+    Args:
+        model: a timm-built module (left as it is), or timm's name, or ``None`` for the embedded one.
+        what: an allocation, ``fp32``, or a uniform shorthand as ``w8a8``.
+        target: the runtime, see :mod:`pmq.deploy`.
+        images: ``(N, C, H, W)`` to prove on, unlike those that calibrated.
+        out: folder to write to.
+        calibration_images: needed by shorthands.
+        recipe: how shorthands are quantized.
+        latency: table that predicts the latency; without one that is not checked.
+        dynamic_batch: leave the batch size open.
+        threads: of the runtime, where it is timed.
+        rounds: timed forward passes.
+        crop_pct: how images are cropped, where the model's data config says otherwise.
+        seed: of shorthands' calibration.
+
+    Raises:
+        PmqError: the target's packages are missing, the allocation is of another model, or it has a component that the
+            target cannot execute. Nothing is written then.
+    """
+    runtime, out = TARGETS[target], Path(out)
+    runtime.require()
+    subject = Subject.of(model, "cpu", images[:1], crop_pct)
+    planned = _assignment(what, subject, target)
+    runtime.check(planned, subject.inventory)
+    quantized = _quantized(what, subject, planned, recipe, calibration_images, seed)
+    restored = copy.deepcopy(subject.model)
+    layers = deploy_layers(restored, subject.inventory, quantized, restore(restored, quantized))
+    skeleton = runtime.skeleton(restored, [x.name for x in layers], images[:1], dynamic_batch)
+    metadata = described(subject.info.data_config, class_names(subject.model)) | {"pmq.version": pmq_version()}
+    stem = f"{subject.info.name.split('.')[0]}-{target}"
+    files = runtime.save(runtime.build(skeleton, layers), out / f"{stem}{runtime.suffix}", metadata)
+    simulator = realise(copy.deepcopy(subject.model), subject.inventory, quantized)
+    stored = runtime.stored(files[0])
+    session = runtime.session(files[0], threads)
+    found = outputs_of(session, images)
+    wanted, reference = _outputs(simulator.model, images), _outputs(subject.model, images)
+    simulated, exact = compared(wanted, found, subject.classifier), compared(reference, found, subject.classifier)
+    promise = compared(reference, wanted, subject.classifier)
+    speed = _latencies(runtime, skeleton, layers, session, subject.model, images[:1], threads, rounds)
+    size = sum(p.stat().st_size for p in files)
+    promised = CostModel(subject.inventory).size_bytes(quantized.assignment)
+    predicted = None if latency is None else latency.latency_ms(quantized.assignment)
+    proof = {
+        "layers": layers_check(layer_errors(runtime, layers, simulator, images[:1])),
+        "agreement": agreement_check(simulated, len(images)),
+        "bits": bits_check(stored, quantized.assignment, subject.inventory),
+        "size": size_check(size, promised),
+    }
+    if predicted is not None:
+        proof["latency"] = latency_check(speed["latency_ms"], predicted)
+    passed = all(check.passed for check in proof.values())
+    if not passed:
+        files = [p.rename(p.with_name(p.name.replace(stem, f"{stem}.failed"))) for p in files]
+    deployment = Deployment(
+        file=files[0].name,
+        files=[p.name for p in files],
+        target=target,
+        status="proved" if passed else "failed",
+        model=subject.info.name,
+        versions=runtime.versions() | {"pmq": pmq_version(), "torch": torch.__version__},
+        machine=machine(),
+        layers=stored,
+        size_bytes=size,
+        promised_bytes=promised,
+        batch_size=1,
+        threads=threads,
+        predicted_latency_ms=predicted,
+        agreement_simulated=simulated["agreement"],
+        kl_simulated=simulated["kl"],
+        agreement_fp32=exact["agreement"],
+        kl_fp32=exact["kl"],
+        agreement_simulation_fp32=promise["agreement"],
+        n_images=len(images),
+        proof=proof,
+        run=[f"pmq run {out / files[0].name} IMAGE", f"pip install 'pmq[{runtime.extra}]'"],
+        **speed,
+    )
+    deployment.save(out)
+    return deployment
+
+
+def _assignment(what: What, subject: Subject, target: str) -> dict[str, Any]:
+    """Which choices are asked for; shorthands are laid over the target's own space."""
+    if isinstance(what, Allocation):
+        what.check_model(subject.info)
+        subject.inventory.check_names(what.components)
+        return what.assignment
+    if what == "fp32":
+        return dict.fromkeys(subject.inventory.names, FLOAT)
+    return Space(read_space(target), subject.inventory, find_recipe("best").estimator).uniform(*read_bits(what))
+
+
+def _quantized(
+    what: What, subject: Subject, assignment: dict[str, Any], recipe: str | Recipe, calibration: Tensor | None, seed: int
+) -> Quantized:
+    if isinstance(what, Allocation):
+        return carry_out(subject, what)
+    if what == "fp32":
+        recipe, calibration = find_recipe("minmax"), torch.zeros(1, *subject.info.data_config["input_size"])
+    return Fresh(subject, calibration, seed, None).quantize(find_recipe(recipe), assignment)
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, images: Tensor) -> Tensor:
+    return torch.cat([model(x) for x in images.split(16)])
+
+
+def _latencies(
+    runtime: Target,
+    skeleton: Any,
+    layers: list[DeployLayer],
+    session: Session,
+    model: nn.Module,
+    image: Tensor,
+    threads: int,
+    rounds: int,
+) -> dict[str, float]:
+    """Milliseconds of the file, of FP32 in the same runtime, and of eager PyTorch, in turns."""
+    plain = runtime.session(runtime.build(skeleton, [layer.plain() for layer in layers]), threads)
+    array, before = image.numpy(), torch.get_num_threads()
+
+    def eager() -> None:
+        with torch.inference_mode():
+            model(image)
+
+    torch.set_num_threads(threads)
+    try:
+        calls = {"file": lambda: session(array), "fp32": lambda: plain(array), "torch": eager}
+        times = {name: median_spread(found) for name, found in interleaved(calls, rounds).items()}
+    finally:
+        torch.set_num_threads(before)
+    found = {"latency_ms": times["file"][0], "spread": times["file"][1]}
+    return found | {"fp32_latency_ms": times["fp32"][0], "torch_latency_ms": times["torch"][0]}

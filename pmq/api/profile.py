@@ -1,0 +1,86 @@
+"""Latency tables: measured, kept, and found again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from pmq.api.subject import Subject
+from pmq.core import PmqError
+from pmq.core.progress import message
+from pmq.cost import LatencyTable
+from pmq.deploy import TARGETS
+from pmq.deploy.profile import ROUNDS, fingerprint, profile_layers
+from pmq.search import Space, SpaceFile, read_space
+
+
+def profile(
+    model: nn.Module | str | None,
+    target: str = "onnxruntime",
+    *,
+    space: str | SpaceFile | None = None,
+    batch_size: int = 1,
+    threads: int = 1,
+    rounds: int = ROUNDS,
+    out: Path | str | None = None,
+) -> LatencyTable:
+    """Time every layer of a model at every choice, in a runtime on this machine.
+
+    Args:
+        model: a timm-built module (left as it is), or timm's name, or ``None`` for the embedded one. Weights don't matter.
+        target: the runtime, see :mod:`pmq.deploy`.
+        space: whose choices; the target's own without.
+        batch_size: images at once.
+        threads: of the runtime.
+        rounds: of each comparison; more are steadier.
+        out: file to write the table to.
+
+    Raises:
+        PmqError: the target's packages are missing, or the space has a choice that it does not run.
+    """
+    runtime = TARGETS[target]
+    runtime.require()
+    subject = Subject.of(model, "cpu")
+    laid_out = Space(space if isinstance(space, SpaceFile) else read_space(space or target), subject.inventory)
+    layers = [d for d in laid_out.decisions if len(d.components) == 2 and d.components[0].endswith(".weight")]
+    choices = {d.components[0].removesuffix(".weight"): list(zip(*d.choices, strict=True)) for d in layers}
+    for index in range(max(map(len, laid_out.decisions))):
+        genome = [min(index, len(d) - 1) for d in laid_out.decisions]
+        runtime.check(laid_out.assignment(genome), subject.inventory)
+    name = subject.info.name
+    table = profile_layers(runtime, subject.model, subject.inventory, choices, name, batch_size, threads, rounds)
+    if out is not None:
+        table.save(Path(out))
+    return table
+
+
+def known_latency(
+    model: nn.Module,
+    name: str,
+    target: str,
+    results: Path,
+    table: Path | None = None,
+    threads: int = 1,
+    force: bool = False,
+) -> LatencyTable:
+    """Give the latency table of a model: from ``table``, or the one kept below ``results``, or measured now and kept.
+
+    Raises:
+        PmqError: it is of another model or target, or measured elsewhere and not forced.
+    """
+    path = table or latency_path(results, name, target, threads)
+    if table is None and not path.is_file():
+        message(f"no latency table {str(path)!r} yet: profiling")
+        return profile(model, target, threads=threads, out=path)
+    found = LatencyTable.load(path)
+    for what, own, wanted in (("model", found.model, name), ("target", found.target, target)):
+        if own != wanted:
+            raise PmqError(f"latency table {str(path)!r} is of {what} {own!r}, not {wanted!r}; profile that one")
+    found.check(fingerprint(TARGETS[target]), force)
+    return found
+
+
+def latency_path(results: Path, name: str, target: str, threads: int = 1, batch_size: int = 1) -> Path:
+    """Where a latency table is kept."""
+    return results / name.split(".")[0] / f"latency-{target}-b{batch_size}-t{threads}.json"

@@ -1,0 +1,93 @@
+"""``pmq deploy``: from an allocation to a file that a runtime executes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pmq.cli import options as o
+from pmq.cli.output import number, print_json, print_table
+from pmq.cli.run import latest_or, remembered
+
+
+def deploy(
+    what: Annotated[str, typer.Argument(help="allocation file, run directory, latest, fp32, or uniform as w8a8")] = "latest",
+    model: o.Model = None,
+    target: Annotated[str | None, typer.Option(help="runtime: onnxruntime, ...; by default the allocation's")] = None,
+    checkpoint: o.Checkpoint = None,
+    num_classes: o.NumClasses = None,
+    pretrained: o.PretrainedOrRemembered = None,
+    data: o.Data = None,
+    split: o.Split = None,
+    crop_pct: o.CropPct = None,
+    recipe: o.Recipe = "best",
+    calib_images: o.CalibImages = 32,
+    limit: Annotated[int, typer.Option(help="images to prove on", min=1)] = 128,
+    latency: Annotated[Path | None, typer.Option(help="latency table; by default the run's, or none")] = None,
+    dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="leave the batch size open")] = False,
+    threads: Annotated[int, typer.Option(help="threads of the runtime, where it is timed", min=1)] = 1,
+    rounds: Annotated[int, typer.Option(help="timed forward passes", min=3)] = 30,
+    workers: o.Workers = 0,
+    seed: o.Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="folder to write; by default deploy/TARGET in the run")] = None,
+    results: Annotated[Path, typer.Option(help="folder of run directories")] = Path("results"),
+    json: o.Json = False,
+) -> None:
+    """Write an allocation as a model file, and prove that it computes what was simulated, at the speed that was promised."""
+    from pmq.api.deploy import deploy as run_deploy
+    from pmq.api.evaluate import read_what
+    from pmq.cli.subject import open_subject
+    from pmq.core import Allocation
+    from pmq.core.rundir import LATENCY
+    from pmq.cost import LatencyTable
+    from pmq.deploy import TARGETS
+
+    name = str(latest_or(None, results)) if what == "latest" else what
+    item = read_what(name)
+    allocations = [item] if isinstance(item, Allocation) else []
+    target = target or next((a.target for a in allocations if a.target), "onnxruntime")
+    TARGETS[target].require()
+    measured = latency or (Path(name) / LATENCY if (Path(name) / LATENCY).is_file() else None)
+    table = None if measured is None else LatencyTable.load(measured)
+    given: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "data": data}
+    given |= {"split": split, "crop_pct": crop_pct, "pretrained": pretrained}
+    given = remembered([name], given, allocations)
+    module, images = open_subject(**given, workers=workers, device="cpu", threads=None)
+    used = max([calib_images, *(a.calibration.n_images + a.calibration.n_held_out for a in allocations if a.calibration)])
+    indices = images.evaluation_indices(used, seed, min(limit, len(images.evaluation)))
+    proof = images.evaluation.first_readable(indices, len(indices))
+    folder = out or (Path(name) if Path(name).is_dir() else results / (given["model"] or "embedded") / name) / "deploy" / target
+    found = run_deploy(
+        module,
+        item,
+        target,
+        proof,
+        folder,
+        calibration_images=None if allocations or item == "fp32" else images.calibration_images(calib_images, seed),
+        recipe=recipe,
+        latency=table,
+        dynamic_batch=dynamic_batch,
+        threads=threads,
+        rounds=rounds,
+        crop_pct=given["crop_pct"],
+        seed=seed,
+    )
+    if json:
+        keys = ["target", "size_bytes", "latency_ms", "fp32_latency_ms", "torch_latency_ms", "predicted_latency_ms"]
+        keys += ["agreement_simulated", "agreement_fp32", "passed"]
+        print_json({"file": str(folder / found.file)} | {key: getattr(found, key) for key in keys})
+    else:
+        rows = [[part, "passed" if c.passed else "FAILED", c.found, c.limit, c.what] for part, c in found.proof.items()]
+        print_table(f"{found.model} on {target}: {found.status}", ["proof", "", "found", "limit", "what"], rows)
+        own, eager = found.fp32_latency_ms / found.latency_ms, found.torch_latency_ms / found.latency_ms
+        of = f"{threads} thread(s), batch of 1"
+        print(f"latency: {number(found.latency_ms)} ms, FP32 in the same runtime {own:.2f}x, eager PyTorch {eager:.2f}x ({of})")
+        told = f"{number(found.agreement_fp32)} %, simulated {number(found.agreement_simulation_fp32)} %"
+        print(f"agreement with FP32 on {found.n_images} images: {told}")
+        print(f"size: {found.size_bytes / 1e6:.3f} MB\nfile: {folder / found.file}\nnext: {found.run[0]}")
+    if not found.passed:
+        print("pmq: the proof failed; the file is marked as failed", file=sys.stderr)
+        raise typer.Exit(1)

@@ -1,0 +1,95 @@
+"""Measured milliseconds: what each layer takes at each choice on one machine, in one runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from pmq.core.allocation import validated
+from pmq.core.choice import FLOAT, Choice
+from pmq.core.errors import PmqError
+from pmq.core.files import read_json, write_text
+
+
+def layer_key(weight: Choice, source: Choice) -> str:
+    """Name what a layer does by the choices of its weight and its input.
+
+    >>> layer_key(Choice(bits=4, granularity="group", group_size=32), FLOAT)
+    'w4-group32 x fp32'
+    """
+    return f"w{_label(weight)} x {_label(source)}"
+
+
+def _label(choice: Choice) -> str:
+    group = f"-group{choice.group_size}" if choice.group_size else ""
+    return choice.label + group
+
+
+class LatencyTable(BaseModel):
+    """Milliseconds for one batch.
+
+    Attributes:
+        target: the runtime.
+        model: timm's name.
+        batch_size, threads: of the measurement.
+        fingerprint: machine, runtime and versions: elsewhere the figures mean nothing.
+        layers: layer -> what it does (:func:`layer_key`) -> milliseconds, its share of moving data included.
+        rest_ms: all else.
+        spread: relative difference of repeated measurements of the whole FP32 model (a quarter of them lie outside).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    target: str
+    model: str
+    batch_size: int
+    threads: int
+    fingerprint: dict[str, str]
+    layers: dict[str, dict[str, float]]
+    rest_ms: float
+    spread: float = 0.0
+
+    def decision_ms(self, choices: Mapping[str, Choice]) -> float:
+        """Milliseconds of components that are chosen together; what is in FP32 and no layer is part of the rest.
+
+        Raises:
+            PmqError: a layer was not measured at a choice.
+        """
+        total = 0.0
+        for name, choice in choices.items():
+            layer, _, slot = name.rpartition(".")
+            if slot == "weight":
+                key = layer_key(choice, choices.get(f"{layer}.input", FLOAT))
+                if key not in self.layers.get(layer, {}):
+                    known = ", ".join(self.layers.get(layer, {})) or "nothing"
+                    raise PmqError(f"{layer!r} at {key!r} was not profiled on target {self.target!r}, but {known}; profile again")
+                total += self.layers[layer][key]
+            elif slot != "input" and not choice.is_float:
+                raise PmqError(f"{name!r} at {choice.label} bits does not run on target {self.target!r}; let it stay in FP32")
+        return total
+
+    def latency_ms(self, assignment: Mapping[str, Choice]) -> float:
+        """Milliseconds of a whole allocation."""
+        return self.rest_ms + self.decision_ms(assignment)
+
+    def check(self, fingerprint: Mapping[str, str], force: bool = False) -> None:
+        """Raise unless the table was measured where ``fingerprint`` is from, or is forced."""
+        other = [k for k in fingerprint if self.fingerprint.get(k) != fingerprint[k]]
+        if other and not force:
+            said = ", ".join(f"{k} {self.fingerprint.get(k)!r}, here {fingerprint[k]!r}" for k in other)
+            raise PmqError(f"the latency table was measured elsewhere ({said}); profile here, or --force it")
+
+    def save(self, path: Path) -> Path:
+        """Write it as JSON."""
+        return write_text(path, self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> LatencyTable:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            PmqError: no such file, or no latency table in it.
+        """
+        return validated(cls, read_json(path, "latency table"), f"latency table {str(path)!r}")

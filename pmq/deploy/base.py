@@ -1,0 +1,124 @@
+"""What a target is: a runtime that computes some choices, with a file format of its own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from numpy.typing import NDArray
+
+from pmq.core.choice import Assignment
+from pmq.core.component import Inventory
+from pmq.core.errors import PmqError
+from pmq.core.registry import Registry
+from pmq.cost.latency import layer_key
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pmq.deploy.layer import DeployLayer
+
+Floats = NDArray[Any]
+#: computes outputs ``(B, C)`` of preprocessed images ``(B, C, H, W)``
+Session = Callable[[Floats], Floats]
+
+
+class Target(ABC):
+    """A runtime. A new one: a subclass with ``@register``, a search space of its name, an extra in ``setup.cfg``."""
+
+    name: ClassVar[str]
+    #: of the files it runs
+    suffix: ClassVar[str]
+    #: pip's extra; the package that runs files, and those that are needed beside it to write them
+    extra: ClassVar[str]
+    runtime: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]] = ()
+    #: what a layer may do (:func:`pmq.cost.latency.layer_key`)
+    modes: ClassVar[tuple[str, ...]]
+
+    def require(self, running: bool = False) -> None:
+        """Raise if a package is missing that writing files needs, or only running them."""
+        for package in (self.runtime, *(() if running else self.packages)):
+            try:
+                import_module(package)
+            except ImportError as error:
+                raise PmqError(
+                    f"target {self.name!r} needs {package!r}, which cannot be imported ({error}); pip install 'pmq[{self.extra}]'"
+                ) from None
+
+    def check(self, assignment: Assignment, inventory: Inventory) -> None:
+        """Raise if the target cannot execute a component as it is chosen."""
+        for component in inventory:
+            choice = assignment[component.name]
+            if component.slot == "weight":
+                key = layer_key(choice, assignment[f"{component.module}.input"])
+                if key not in self.modes:
+                    known = ", ".join(self.modes)
+                    raise PmqError(f"target {self.name!r} cannot run {component.module!r} as {key!r}; it runs {known}")
+                if choice.quantizer == "affine" and not choice.symmetric:
+                    raise PmqError(f"target {self.name!r} cannot run {component.name!r}, whose grid is not symmetric")
+            elif component.slot != "input" and not choice.is_float:
+                raise PmqError(
+                    f"target {self.name!r} cannot run {component.name!r} at {choice.label} bits; search with --target {self.name}"
+                )
+
+    def versions(self) -> dict[str, str]:
+        """Versions of its packages."""
+        return {package: version(package) for package in (self.runtime, *self.packages)}
+
+    @abstractmethod
+    def skeleton(self, model: nn.Module, layers: list[str], image: Tensor, dynamic_batch: bool = False) -> Any:
+        """Take the graph of a model without its layers, once; ``image`` is ``(B, C, H, W)``."""
+
+    @abstractmethod
+    def single(self, layer: DeployLayer, shape: tuple[int, ...]) -> Any:
+        """Make a graph of one layer alone, whose input has ``shape``."""
+
+    @abstractmethod
+    def build(self, skeleton: Any, layers: Sequence[DeployLayer]) -> Any:
+        """Make the target's own model object of a graph and its layers."""
+
+    @abstractmethod
+    def save(self, built: Any, path: Path, metadata: Mapping[str, str]) -> list[Path]:
+        """Write it, with texts to keep in it; give the files written, the one to open first."""
+
+    @abstractmethod
+    def session(self, model: Any, threads: int = 1) -> Session:
+        """Load a file, or what :meth:`build` made, ready to run."""
+
+    @abstractmethod
+    def stored(self, path: Path) -> dict[str, str]:
+        """What each layer does, by :func:`pmq.cost.latency.layer_key`, as read off a file's graph and constants."""
+
+    @abstractmethod
+    def metadata(self, path: Path) -> dict[str, str]:
+        """Texts kept in a file."""
+
+
+class OnnxTarget(Target):
+    """A target whose graphs are ONNX's."""
+
+    def skeleton(self, model: nn.Module, layers: list[str], image: Tensor, dynamic_batch: bool = False) -> Any:
+        """An ONNX graph."""
+        from pmq.deploy.skeleton import take_skeleton
+
+        return take_skeleton(model, layers, image, dynamic_batch)
+
+    def single(self, layer: DeployLayer, shape: tuple[int, ...]) -> Any:
+        """An ONNX graph."""
+        from pmq.deploy.skeleton import single
+
+        return single(layer, shape)
+
+
+TARGETS: Registry[Target] = Registry("target")
+
+
+def register(cls: type[Target]) -> type[Target]:
+    """Make a target known by its name."""
+    TARGETS.add(cls.name, cls())
+    return cls

@@ -1,0 +1,89 @@
+"""Pieces of ONNX that several targets share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from pmq.deploy.layer import DeployLayer
+from pmq.deploy.skeleton import Part
+
+Array = NDArray[Any]
+
+
+class PartBuilder:
+    """Collects the nodes and constants of one layer, all named after it."""
+
+    def __init__(self, layer: DeployLayer) -> None:
+        self.name = layer.name
+        self.part = Part([], [])
+
+    def constant(self, leaf: str, value: Array, kind: int | None = None) -> str:
+        """Add a constant, ``kind`` being ONNX's type where numpy has none such; give its name."""
+        name = f"{self.name}.{leaf}"
+        if kind is None:
+            tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        else:
+            tensor = helper.make_tensor(name, kind, value.shape, value.tobytes(), raw=True)
+        self.part.constants.append(tensor)
+        return name
+
+    def node(self, op: str, inputs: list[str], leaf: str, output: str | None = None, domain: str = "", **attributes: Any) -> str:
+        """Add a node; give the name of its output."""
+        output = output or f"{self.name}/{leaf}"
+        self.part.nodes.append(helper.make_node(op, inputs, [output], f"{self.name}/{leaf}", domain=domain, **attributes))
+        return output
+
+    def product(self, layer: DeployLayer, x: str, weight: str, y: str) -> None:
+        """Multiply by a float weight ``(I, O)``, add the bias."""
+        if layer.bias is None:
+            self.node("MatMul", [x, weight], "product", y)
+        else:
+            product = self.node("MatMul", [x, weight], "product")
+            self.node("Add", [product, self.constant("bias", layer.bias)], "sum", y)
+
+    def patches(self, layer: DeployLayer, x: str) -> str:
+        """Lay an image ``(B, C, H, W)`` out as ``(B, H / h, W / w, C * h * w)``, a row for each patch."""
+        assert layer.patch is not None
+        (channels, *image), (height, width) = layer.image, layer.patch
+        rows, columns = image[0] // height, image[1] // width
+        split = self._reshape(x, "split", [0, channels, rows, height, columns, width])
+        turned = self.node("Transpose", [split], "turned", perm=[0, 2, 4, 1, 3, 5])
+        return self._reshape(turned, "patches", [0, rows, columns, channels * height * width])
+
+    def _reshape(self, x: str, leaf: str, shape: list[int]) -> str:
+        """Zero leaves a side as it is."""
+        return self.node("Reshape", [x, self.constant(leaf, np.array(shape, np.int64))], leaf)
+
+    def map(self, rows: str, y: str) -> None:
+        """Undo the layout for the output: ``(B, h, w, O)`` to ``(B, O, h, w)``."""
+        self.node("Transpose", [rows], "map", y, perm=[0, 3, 1, 2])
+
+
+def kernel(layer: DeployLayer) -> Array:
+    """The float weight as ``(I, O)``."""
+    return np.ascontiguousarray(layer.value.reshape(layer.shape).T)
+
+
+def nibbles(codes: Array) -> Array:
+    """Pack codes below 16 ``(..., 2 n)`` into bytes ``(..., n)``, the first in the low half."""
+    low, high = codes[..., 0::2], codes[..., 1::2]
+    return (low | (high << 4)).astype(np.uint8)
+
+
+def constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Constants of a graph by name."""
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def set_metadata(model: onnx.ModelProto, metadata: dict[str, str]) -> None:
+    """Keep texts in a model."""
+    helper.set_model_props(model, metadata)
+
+
+#: ONNX's number of the type
+FLOAT32 = TensorProto.FLOAT

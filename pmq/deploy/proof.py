@@ -1,0 +1,124 @@
+"""Proof that a file computes what was simulated: layer by layer, as a whole, by its bits, its size and its speed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from pmq.core.choice import FLOAT, Assignment
+from pmq.core.component import Inventory
+from pmq.core.progress import track
+from pmq.cost.latency import layer_key
+from pmq.deploy.base import Session, Target
+from pmq.deploy.layer import DeployLayer
+from pmq.evaluate import Accuracy
+from pmq.quant import Simulator
+
+#: largest error of a layer, in steps of 1/255 of its output's range: an input that lies between two integers may go
+#: either way, which is no more than one step of the input
+STEPS = 1.0
+#: least agreement with the simulation, in percent: flipped roundings compound from layer to layer
+AGREEMENT = 95.0
+#: a file may be so much larger than promised, and what its graph takes beside that
+SIZE, GRAPH_BYTES = 0.01, 64_000
+#: relative difference of measured and predicted latency
+LATENCY = 0.1
+
+
+class Check(BaseModel):
+    """One part of the proof: what was found, what is allowed, and how the figures came about."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    passed: bool
+    found: float
+    limit: float
+    what: str
+
+
+@torch.no_grad()
+def layer_errors(target: Target, layers: list[DeployLayer], simulator: Simulator, image: Tensor) -> dict[str, float]:
+    """Largest error of each quantized layer, alone in the runtime, against its simulation on the same input.
+
+    Inputs are those the simulated model has on ``image`` ``(1, C, H, W)``. In steps of 1/255 of the output's range.
+    """
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def keep(name: str) -> Any:
+        return lambda module, args, output: seen.__setitem__(name, (args[0].clone(), output.clone()))
+
+    handles = [simulator.instrument.layer(f"{layer.name}.weight").register_forward_hook(keep(layer.name)) for layer in layers]
+    try:
+        simulator.model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    errors = {}
+    for layer in track([x for x in layers if not (x.weight.is_float and x.source.is_float)], "proving layers"):
+        x, wanted = seen[layer.name]
+        session = target.session(target.build(target.single(layer, tuple(x.shape)), [layer]))
+        step = float(wanted.max() - wanted.min()) / 255
+        errors[layer.name] = float(np.abs(session(x.numpy()) - wanted.numpy()).max()) / max(step, 1e-12)
+    return errors
+
+
+def layers_check(errors: Mapping[str, float]) -> Check:
+    """Whether every layer alone computes what was simulated."""
+    worst = max(errors, key=lambda name: errors[name]) if errors else ""
+    said = f"largest error of {len(errors)} quantized layers alone, in steps of 1/255 of the output's range ({worst})"
+    return Check(passed=all(e <= STEPS for e in errors.values()), found=errors.get(worst, 0.0), limit=STEPS, what=said)
+
+
+def bits_check(stored: Mapping[str, str], assignment: Assignment, inventory: Inventory) -> Check:
+    """Whether the file holds the bits that were allocated."""
+    wanted = {
+        c.module: layer_key(assignment[c.name], assignment.get(f"{c.module}.input", FLOAT))
+        for c in inventory
+        if c.slot == "weight"
+    }
+    other = sorted(n for n in wanted.keys() | stored.keys() if wanted.get(n) != stored.get(n))
+    said = f"layers of {len(wanted)} whose bits, read off the file, are not those allocated" + "".join(
+        f", {n}" for n in other[:3]
+    )
+    return Check(passed=not other, found=len(other), limit=0, what=said)
+
+
+def size_check(found: int, promised: float) -> Check:
+    """Whether the file is as small as promised."""
+    limit = (1 + SIZE) * promised + GRAPH_BYTES
+    said = f"bytes on disk; {promised:.0f} promised, {SIZE:.0%} and {GRAPH_BYTES} for the graph allowed"
+    return Check(passed=found <= limit, found=found, limit=limit, what=said)
+
+
+def latency_check(measured: float, predicted: float) -> Check:
+    """Whether the file is as fast as predicted."""
+    off = measured / predicted - 1
+    said = f"measured over predicted latency, less one ({measured:.3f} over {predicted:.3f} ms)"
+    return Check(passed=abs(off) <= LATENCY, found=off, limit=LATENCY, what=said)
+
+
+def outputs_of(session: Session, images: Tensor) -> Tensor:
+    """Outputs ``(N, C)`` of a session that takes one image at a time."""
+    found = [session(x.numpy()) for x in track(list(images.split(1)), "running the file")]
+    return torch.from_numpy(np.concatenate(found).astype(np.float32))
+
+
+def compared(reference: Tensor, output: Tensor, classifier: bool) -> dict[str, Any]:
+    """Agreement and KL (or feature error) of outputs ``(N, C)``."""
+    total = Accuracy(classifier=classifier)
+    total.update(reference, output, None)
+    return total.compute()
+
+
+def agreement_check(metrics: Mapping[str, Any], n_images: int) -> Check:
+    """Whether the file decides as the simulation does; for features, whether they differ by little."""
+    if metrics["agreement"] is None:
+        error = float(metrics["feature_error"] or 0.0)
+        return Check(passed=error <= 0.05, found=error, limit=0.05, what=f"relative feature error on {n_images} images")
+    said = f"agreement with the simulation on {n_images} images, percent (KL {metrics['kl']:.2g})"
+    return Check(passed=metrics["agreement"] >= AGREEMENT, found=metrics["agreement"], limit=AGREEMENT, what=said)

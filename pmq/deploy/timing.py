@@ -1,0 +1,40 @@
+"""Milliseconds of several things in turns, so that a machine that slows down slows all of them."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: rounds before those that count
+WARMUP = 3
+
+
+def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, NDArray[np.float64]]:
+    """Time each call once a round: milliseconds ``(rounds,)`` by name."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for i in range(WARMUP + rounds):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if i >= WARMUP:
+                found[name].append(1e3 * (time.perf_counter() - start))
+    return {name: np.array(times) for name, times in found.items()}
+
+
+def median_spread(times: NDArray[np.float64]) -> tuple[float, float]:
+    """Median, and the distance between the quartiles as a share of it."""
+    low, middle, high = np.quantile(times, [0.25, 0.5, 0.75])
+    return float(middle), float((high - low) / middle)
+
+
+def machine() -> dict[str, str]:
+    """What distinguishes this machine from others as far as speed goes."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+    return {"processor": names[0] if names else platform.processor(), "architecture": platform.machine()}
