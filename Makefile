@@ -11,6 +11,7 @@ MODEL      =
 CHECKPOINT =
 DATA       =
 SPACE      =
+TARGET     =
 SEED       =
 OUT        =
 ARGS       =
@@ -22,7 +23,7 @@ flag = $(if $($(1)),$(2) "$($(1))")
 SUBJECT = $(MODEL) $(call flag,CHECKPOINT,--checkpoint) $(call flag,DATA,--data)
 
 .DEFAULT_GOAL := help
-.PHONY: help install search evaluate export plot test bench check clean
+.PHONY: help install search evaluate profile deploy export plot test bench check clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,14 +35,21 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt setuptools
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test]'
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test,onnx,openvino]'
 	touch $@
 
-search: $(STAMP) ## find the front and an allocation: BUDGET=4bit [MODEL= CHECKPOINT= DATA= SPACE= SEED= OUT=run ARGS=]
-	$(PMQ) search $(SUBJECT) --budget "$(BUDGET)" $(call flag,SPACE,--space) $(call flag,SEED,--seed) $(call flag,OUT,--out) --resume $(ARGS)
+search: $(STAMP) ## find the front and an allocation: BUDGET=4bit, latency=2ms [MODEL= CHECKPOINT= DATA= SPACE= TARGET= SEED= OUT=run ARGS=]
+	$(PMQ) search $(SUBJECT) --budget "$(BUDGET)" $(call flag,SPACE,--space) $(call flag,TARGET,--target) \
+	  $(call flag,SEED,--seed) $(call flag,OUT,--out) --resume $(ARGS)
 
 evaluate: $(STAMP) ## accuracy of the latest run's allocation, or WHAT=fp32,w4a4,FILE [MODEL= CHECKPOINT= DATA= ARGS=]
 	$(PMQ) evaluate "$(WHAT)" $(SUBJECT) $(call flag,SPACE,--space) $(call flag,SEED,--seed) $(ARGS)
+
+profile: $(STAMP) ## time every layer at every choice in a runtime [MODEL= CHECKPOINT= TARGET= OUT=file ARGS=]
+	$(PMQ) profile $(MODEL) $(call flag,CHECKPOINT,--checkpoint) $(call flag,TARGET,--target) $(call flag,OUT,--out) $(ARGS)
+
+deploy: $(STAMP) ## write the latest run's allocation as a proved model file, or WHAT=w8a8,FILE [MODEL= DATA= TARGET= OUT=folder ARGS=]
+	$(PMQ) deploy "$(WHAT)" $(SUBJECT) $(call flag,TARGET,--target) $(call flag,OUT,--out) $(ARGS)
 
 export: $(STAMP) ## write the latest run's allocation.json with its schema [RUN= OUT=file ARGS=]
 	$(PMQ) export $(if $(RUN),"$(RUN)") $(call flag,OUT,--out) $(ARGS)

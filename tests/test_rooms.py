@@ -17,8 +17,9 @@ MAY_IMPORT = {
     "quant": {"core", "models", "data"},
     "cost": {"core", "models"},
     "sensitivity": {"core", "quant"},
-    "search": {"core", "cost.table", "sensitivity.table"},
+    "search": {"core", "cost.table", "cost.latency", "sensitivity.table"},
     "evaluate": {"core", "quant", "data"},
+    "deploy": {"core", "quant", "cost"},
     "report": {"core"},
 }
 

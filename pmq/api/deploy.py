@@ -18,12 +18,11 @@ from pmq.core.recipe import Recipe, find_recipe
 from pmq.cost import CostModel, LatencyTable
 from pmq.deploy import TARGETS, Session, Target
 from pmq.deploy.deployment import Deployment
-from pmq.deploy.labels import described
+from pmq.deploy.labels import TARGET, described
 from pmq.deploy.layer import DeployLayer, deploy_layers
 from pmq.deploy.proof import (
     agreement_check,
     bits_check,
-    compared,
     latency_check,
     layer_errors,
     layers_check,
@@ -31,6 +30,7 @@ from pmq.deploy.proof import (
     size_check,
 )
 from pmq.deploy.timing import interleaved, machine, median_spread
+from pmq.evaluate import Accuracy
 from pmq.models import class_names
 from pmq.quant import Quantized, realise, restore
 from pmq.search import Space, read_space
@@ -85,7 +85,7 @@ def deploy(
     restored = copy.deepcopy(subject.model)
     layers = deploy_layers(restored, subject.inventory, quantized, restore(restored, quantized))
     skeleton = runtime.skeleton(restored, [x.name for x in layers], images[:1], dynamic_batch)
-    metadata = described(subject.info.data_config, class_names(subject.model)) | {"pmq.version": pmq_version()}
+    metadata = described(subject.info.data_config, class_names(subject.model)) | {TARGET: target}
     stem = f"{subject.info.name.split('.')[0]}-{target}"
     files = runtime.save(runtime.build(skeleton, layers), out / f"{stem}{runtime.suffix}", metadata)
     simulator = realise(copy.deepcopy(subject.model), subject.inventory, quantized)
@@ -93,8 +93,8 @@ def deploy(
     session = runtime.session(files[0], threads)
     found = outputs_of(session, images)
     wanted, reference = _outputs(simulator.model, images), _outputs(subject.model, images)
-    simulated, exact = compared(wanted, found, subject.classifier), compared(reference, found, subject.classifier)
-    promise = compared(reference, wanted, subject.classifier)
+    simulated, exact = _compared(wanted, found, subject.classifier), _compared(reference, found, subject.classifier)
+    promise = _compared(reference, wanted, subject.classifier)
     speed = _latencies(runtime, skeleton, layers, session, subject.model, images[:1], threads, rounds)
     size = sum(p.stat().st_size for p in files)
     promised = CostModel(subject.inventory).size_bytes(quantized.assignment)
@@ -162,6 +162,13 @@ def _quantized(
 @torch.no_grad()
 def _outputs(model: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([model(x) for x in images.split(16)])
+
+
+def _compared(reference: Tensor, output: Tensor, classifier: bool) -> dict[str, Any]:
+    """Agreement and KL (or feature error) of outputs ``(N, C)``."""
+    total = Accuracy(classifier=classifier)
+    total.update(reference, output, None)
+    return total.compute()
 
 
 def _latencies(

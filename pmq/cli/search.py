@@ -15,14 +15,17 @@ from pmq.cli.output import costs, number, print_json, print_table
 
 def search(
     model: o.Model = None,
-    budget: Annotated[str, typer.Option(help="4bit, w4a8, 0.15x, size=3MB, bitops=4G, or several with commas")] = "4bit",
+    budget: Annotated[str, typer.Option(help="4bit, w4a8, 0.15x, size=3MB, bitops=4G, latency=12ms, or several")] = "4bit",
     checkpoint: o.Checkpoint = None,
     num_classes: o.NumClasses = None,
     pretrained: o.Pretrained = True,
     data: o.Data = None,
     split: o.Split = None,
     crop_pct: o.CropPct = None,
-    space: o.Space = "default",
+    space: Annotated[str | None, typer.Option(help="search space; the target's own, or default, without")] = None,
+    target: Annotated[str | None, typer.Option(help="runtime to search for; onnxruntime where the budget is a latency")] = None,
+    latency: Annotated[Path | None, typer.Option(help="latency table; without it the kept one, or one measured now")] = None,
+    force: Annotated[bool, typer.Option("--force", help="use a latency table of another machine")] = False,
     recipe: o.Recipe = "best",
     reconstruct: o.Reconstruct = False,
     metric: Annotated[
@@ -48,19 +51,27 @@ def search(
     With a finished run in place of MODEL, and --resume: solve its tables for another budget, without any forward pass.
     """
     from pmq.api import search as run_search
+    from pmq.api.profile import known_latency
     from pmq.cli.subject import open_subject
     from pmq.core import Budget
+    from pmq.deploy import TARGETS
+    from pmq.models import model_info
 
-    Budget.parse(budget)  # before the model is loaded
+    asked = Budget.parse(budget)  # before the model is loaded
     if model is not None and (Path(model) / "manifest.json").is_file():
         _solve_again(model, budget, resume, json)
         return
+    target = target or ("onnxruntime" if asked.limits.latency_ms is not None else None)
+    if target is not None:
+        TARGETS[target].require()
     module, images = open_subject(model, checkpoint, num_classes, pretrained, data, split, crop_pct, workers, device, threads)
+    table = None if target is None else known_latency(module, model_info(module).name, target, results, latency, force=force)
     found = run_search(
         module,
         images.calibration_images(calib_images + held_out, seed),
         budget,
-        space=space,
+        space=space or target or "default",
+        latency=table,
         recipe=recipe,
         reconstruct=reconstruct,
         metric_name=metric,
@@ -90,7 +101,7 @@ def search(
     chosen = found.allocation.budget.achieved | found.allocation.metrics
     path = found.run / "allocations" / "chosen.json"
     if json:
-        keys = ("size_bytes", "bit_ops", "agreement", "kl", "feature_error")
+        keys = ("size_bytes", "bit_ops", "latency_ms", "agreement", "kl", "feature_error")
         seconds = {"seconds": found.seconds["total"], "seconds_of": found.seconds}
         print_json({"run": str(found.run), "allocation": str(path)} | {k: chosen.get(k) for k in keys} | seconds)
         return
@@ -100,11 +111,13 @@ def search(
     for _, row in judged.sort_values("bit_ops").iterrows():
         name = f"chosen for {budget}" if row["chosen"] is True else row["source"]
         error = row["kl"] if row["kl"] == row["kl"] else row["feature_error"]
-        rows.append([name, *costs(row["size_bytes"], row["bit_ops"]), row["agreement"], error])
+        spent = costs(row["size_bytes"], row["bit_ops"]) + ([row["latency_ms"]] if "latency_ms" in row else [])
+        rows.append([name, *spent, row["agreement"], error])
     n = len(points)
     n_images = int(judged["n_images"].max())
     title = f"{found.allocation.model.name}: {n} allocations looked at, these judged on {n_images} held-out images"
-    print_table(title, ["allocation", "MB", "bit ops (G)", "agreement %", "KL or error"], rows)
+    measured = ["predicted ms"] if "latency_ms" in judged else []
+    print_table(title, ["allocation", "MB", "bit ops (G)", *measured, "agreement %", "KL or error"], rows)
     rows = [
         [i + 1, r.simulated, r.error, r.measuring_s + r.solving_s + r.simulating_s]
         for i, r in enumerate(found.rounds.itertuples())
@@ -117,7 +130,10 @@ def search(
     told = ", ".join(f"{name} {number(value)}" for name, value in carried_out.items() if value is not None)
     print(f"the chosen one, carried out by recipe {found.allocation.recipe.name!r}, on the same images: {told}")
     parts = ", ".join(f"{name} {number(seconds)} s" for name, seconds in found.seconds.items())
-    print(f"allocation: {path}\ntime: {parts}\nnext: pmq evaluate {found.run}; pmq plot {found.run}")
+    print(
+        f"allocation: {path}\ntime: {parts}\nnext: pmq evaluate {found.run}; pmq plot {found.run}"
+        + (f"; pmq deploy {found.run}" if target else "")
+    )
 
 
 def _solve_again(run: str, budget: str, resume: bool, json: bool) -> None:

@@ -99,22 +99,6 @@ class Target(ABC):
         """Texts kept in a file."""
 
 
-class OnnxTarget(Target):
-    """A target whose graphs are ONNX's."""
-
-    def skeleton(self, model: nn.Module, layers: list[str], image: Tensor, dynamic_batch: bool = False) -> Any:
-        """An ONNX graph."""
-        from pmq.deploy.skeleton import take_skeleton
-
-        return take_skeleton(model, layers, image, dynamic_batch)
-
-    def single(self, layer: DeployLayer, shape: tuple[int, ...]) -> Any:
-        """An ONNX graph."""
-        from pmq.deploy.skeleton import single
-
-        return single(layer, shape)
-
-
 TARGETS: Registry[Target] = Registry("target")
 
 

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from pmq.core.errors import PmqError
 
 #: keys of what is kept in a file
-PREPROCESS, CLASSES, ALLOCATION = "pmq.preprocess", "pmq.classes", "pmq.allocation"
+TARGET, PREPROCESS, CLASSES = "pmq.target", "pmq.preprocess", "pmq.classes"
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -22,14 +21,16 @@ class PartBuilder:
         self.name = layer.name
         self.part = Part([], [])
 
-    def constant(self, leaf: str, value: Array, kind: int | None = None) -> str:
-        """Add a constant, ``kind`` being ONNX's type where numpy has none such; give its name."""
+    def constant(self, leaf: str, value: Array) -> str:
+        """Add a constant; give its name."""
         name = f"{self.name}.{leaf}"
-        if kind is None:
-            tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
-        else:
-            tensor = helper.make_tensor(name, kind, value.shape, value.tobytes(), raw=True)
-        self.part.constants.append(tensor)
+        self.part.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def packed(self, leaf: str, data: Array, kind: int, shape: tuple[int, ...]) -> str:
+        """Add a constant of a type that numpy has not, from its bytes; give its name."""
+        name = f"{self.name}.{leaf}"
+        self.part.constants.append(helper.make_tensor(name, kind, shape, data.tobytes(), raw=True))
         return name
 
     def node(self, op: str, inputs: list[str], leaf: str, output: str | None = None, domain: str = "", **attributes: Any) -> str:
@@ -75,15 +76,5 @@ def nibbles(codes: Array) -> Array:
     return (low | (high << 4)).astype(np.uint8)
 
 
-def constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """Constants of a graph by name."""
-    return {tensor.name: tensor for tensor in model.graph.initializer}
-
-
-def set_metadata(model: onnx.ModelProto, metadata: dict[str, str]) -> None:
-    """Keep texts in a model."""
-    helper.set_model_props(model, metadata)
-
-
-#: ONNX's number of the type
-FLOAT32 = TensorProto.FLOAT
+#: ONNX's numbers of types
+FLOAT32, INT4 = TensorProto.FLOAT, TensorProto.INT4

@@ -16,7 +16,6 @@ from pmq.core.progress import track
 from pmq.cost.latency import layer_key
 from pmq.deploy.base import Session, Target
 from pmq.deploy.layer import DeployLayer
-from pmq.evaluate import Accuracy
 from pmq.quant import Simulator
 
 #: largest error of a layer, in steps of 1/255 of its output's range: an input that lies between two integers may go
@@ -106,13 +105,6 @@ def outputs_of(session: Session, images: Tensor) -> Tensor:
     """Outputs ``(N, C)`` of a session that takes one image at a time."""
     found = [session(x.numpy()) for x in track(list(images.split(1)), "running the file")]
     return torch.from_numpy(np.concatenate(found).astype(np.float32))
-
-
-def compared(reference: Tensor, output: Tensor, classifier: bool) -> dict[str, Any]:
-    """Agreement and KL (or feature error) of outputs ``(N, C)``."""
-    total = Accuracy(classifier=classifier)
-    total.update(reference, output, None)
-    return total.compute()
 
 
 def agreement_check(metrics: Mapping[str, Any], n_images: int) -> Check:

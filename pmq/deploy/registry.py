@@ -5,20 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from pmq.core.errors import PmqError
-from pmq.deploy import onnxruntime as _onnxruntime  # noqa: F401 (registers itself)
+from pmq.deploy import onnxruntime as _onnxruntime  # noqa: F401 (they register themselves)
+from pmq.deploy import openvino as _openvino  # noqa: F401
 from pmq.deploy.base import TARGETS, Target
+from pmq.deploy.labels import TARGET
 
 __all__ = ["TARGETS", "target_of"]
 
 
 def target_of(file: Path) -> Target:
-    """The target that runs a file.
+    """The target that a file was written for.
 
     Raises:
-        PmqError: none does.
+        PmqError: it was written for none.
     """
-    found = next((TARGETS[name] for name in TARGETS if file.suffix == TARGETS[name].suffix), None)
-    if found is None:
-        known = ", ".join(TARGETS[name].suffix for name in TARGETS)
-        raise PmqError(f"{str(file)!r} is no file of a target; those are {known}")
-    return found
+    for name in TARGETS:
+        target = TARGETS[name]
+        if file.suffix == target.suffix and target.metadata(file).get(TARGET) == name:
+            return target
+    known = ", ".join(sorted({TARGETS[name].suffix for name in TARGETS}))
+    raise PmqError(f"{str(file)!r} was not written by pmq deploy, whose files end with {known}")

@@ -1,0 +1,87 @@
+"""OpenVINO on a CPU: int8 layers, 4- and 8-bit weights, FP16 weights and FP32, in one graph."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pmq.core.errors import PmqError, one_line
+from pmq.deploy.base import Session, register
+from pmq.deploy.onnx_target import OnnxTarget
+
+if TYPE_CHECKING:
+    from pmq.deploy.layer import DeployLayer
+
+
+@register
+class OpenVino(OnnxTarget):
+    """Layers as ONNX's QuantizeLinear and DequantizeLinear, from which OpenVINO makes integer products.
+
+    The file is ONNX, which OpenVINO reads as it is: its own format describes the same graph in half a megabyte of XML.
+    """
+
+    name = "openvino"
+    extra = "openvino"
+    runtime = "openvino"
+    #: in which what is not integer is computed; OpenVINO's own default is bf16 where the processor has it
+    precision = "f32"
+
+    def session(self, model: Any, threads: int = 1) -> Session:
+        """A compiled model on the CPU."""
+        import openvino
+
+        settings = {
+            "INFERENCE_PRECISION_HINT": self.precision,
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # what was given in FP32 is computed in FP32
+        }
+        core = openvino.Core()
+        source = str(model) if isinstance(model, Path) else io.BytesIO(model.SerializeToString())
+        try:
+            compiled = core.compile_model(core.read_model(source), "CPU", settings)
+        except RuntimeError as error:
+            named = repr(str(model)) if isinstance(model, Path) else "the model"
+            raise PmqError(f"OpenVINO cannot load {named}: {one_line(error)}") from None
+        request = compiled.create_infer_request()
+        return lambda images: np.array(request.infer([images])[0])
+
+    def emit(self, layer: DeployLayer, x: str, y: str) -> Any:
+        """A layer as ONNX's own operators."""
+        from pmq.deploy.onnx_parts import FLOAT32, INT4, PartBuilder, kernel, nibbles
+
+        b = PartBuilder(layer)
+        to = y if layer.patch is None else f"{layer.name}/output"
+        if layer.grid is not None:
+            scale = b.constant("input.scale", np.array(layer.grid[0], np.float32))
+            zero = b.constant("input.zero", np.array(layer.grid[1], np.uint8))
+            x = b.node("QuantizeLinear", [x, scale, zero], "quantized")
+            x = b.node("DequantizeLinear", [x, scale, zero], "dequantized")
+        if layer.patch:
+            x = b.patches(layer, x)
+        if layer.codes is None:
+            half = layer.weight.quantizer == "half"
+            weight = b.constant("weight", kernel(layer).astype(np.float16 if half else np.float32))
+            weight = b.node("Cast", [weight], "widened", to=FLOAT32) if half else weight
+        else:
+            assert layer.scales is not None
+            codes, scales = np.ascontiguousarray(layer.codes.T.astype(np.int8)), np.ascontiguousarray(layer.scales.T)
+            if layer.weight.bits == 4:
+                packed = nibbles(codes.reshape(-1).astype(np.uint8) & 15)
+                weight = b.packed("weight", packed, INT4, codes.shape)
+            else:
+                weight = b.constant("weight", codes)
+            if layer.weight.group_size is None:
+                given = [weight, b.constant("weight.scale", scales[0])]
+                weight = b.node("DequantizeLinear", given, "widened", axis=1)
+            else:
+                given = [weight, b.constant("weight.scale", scales)]
+                weight = b.node("DequantizeLinear", given, "widened", axis=0, block_size=layer.weight.group_size)
+        b.product(layer, x, weight, to)
+        if layer.patch:
+            b.map(to, y)
+        return b.part

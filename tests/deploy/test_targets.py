@@ -1,0 +1,157 @@
+"""What every target must do: compute what was simulated, hold the bits it was given, refuse what it cannot run."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pmq.core import Choice, PmqError
+from pmq.core.recipe import find_recipe
+from pmq.deploy import TARGETS, Target, target_of
+from pmq.deploy.labels import TARGET
+from pmq.deploy.layer import deploy_layers
+from pmq.deploy.profile import profile_layers
+from pmq.deploy.proof import bits_check, latency_check, layer_errors, layers_check, outputs_of, size_check
+from pmq.models import take_inventory
+from pmq.quant import Quantized, prepare, quantize, realise, restore
+from pmq.search import Space, read_space
+from tests.conftest import Tiny, make_tiny
+
+SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
+MODES = ("int8", "w4", "w8", "half", "float")
+
+
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def target(request: pytest.FixtureRequest) -> Target:
+    found = TARGETS[request.param]
+    found.require()
+    return found
+
+
+def carried_out(model: Any, images: torch.Tensor, target: Target, mode: str) -> tuple[Any, Quantized, Space]:
+    inventory = take_inventory(model, images[:1])
+    space = Space(read_space(target.name), inventory, "minmax")
+    mixed = [i % len(d) for i, d in enumerate(space.decisions)]
+    genome = mixed if mode == "mixed" else space.uniform_modes()[mode]
+    prepared = prepare(copy.deepcopy(model), inventory, images, find_recipe("minmax"), 0)
+    return inventory, quantize(prepared, space.assignment(genome)), space
+
+
+def written(target: Target, model: Any, image: torch.Tensor, inventory: Any, quantized: Quantized, path: Path, **how: Any) -> Any:
+    target.check(quantized.assignment, inventory)
+    restored = copy.deepcopy(model)
+    layers = deploy_layers(restored, inventory, quantized, restore(restored, quantized))
+    skeleton = target.skeleton(restored, [x.name for x in layers], image, **how)
+    return layers, target.save(target.build(skeleton, layers), path, {TARGET: target.name})
+
+
+class TestTargetConformance:
+    @pytest.mark.parametrize("mode", [*MODES, "mixed"])
+    def test_computes_what_was_simulated(self, target: Target, mode: str, tiny: Tiny, tmp_path: Path) -> None:
+        inventory, quantized, _ = carried_out(tiny.model, tiny.images, target, mode)
+        layers, files = written(target, tiny.model, tiny.images[:1], inventory, quantized, tmp_path / f"m{target.suffix}")
+        simulator = realise(copy.deepcopy(tiny.model), inventory, quantized)
+        errors = layer_errors(target, layers, simulator, tiny.images[:1])
+        assert layers_check(errors).passed, errors
+        assert len(errors) == sum(not (x.weight.is_float and x.source.is_float) for x in layers)
+        assert bits_check(target.stored(files[0]), quantized.assignment, inventory).passed
+        found = outputs_of(target.session(files[0]), tiny.images)
+        with torch.no_grad():
+            wanted = simulator.model(tiny.images)
+        assert bool((found.argmax(1) == wanted.argmax(1)).all())
+        if mode not in ("int8", "mixed"):  # whose flipped roundings compound
+            torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
+        assert target_of(files[0]) is target
+
+    def test_a_batch_may_be_left_open(self, target: Target, tiny: Tiny, tmp_path: Path) -> None:
+        inventory, quantized, _ = carried_out(tiny.model, tiny.images, target, "mixed")
+        path = tmp_path / f"m{target.suffix}"
+        _, files = written(target, tiny.model, tiny.images[:2], inventory, quantized, path, dynamic_batch=True)
+        session = target.session(files[0])
+        one, three = session(tiny.images[:1].numpy()), session(tiny.images[:3].numpy())
+        np.testing.assert_allclose(three[:1], one, rtol=1e-3, atol=1e-3)
+
+    def test_refuses_what_it_cannot_run(self, target: Target, tiny: Tiny) -> None:
+        space = Space(read_space(target.name), tiny.inventory)
+        assignment = space.assignment(space.uniform_modes()["float"])
+        for name, choice in (
+            ("head.weight", Choice(bits=3, symmetric=True, granularity="channel")),
+            ("blocks.0.attn.q", Choice(bits=8)),
+        ):
+            with pytest.raises(PmqError, match=f"{target.name}.*{name.removesuffix('.weight')}"):
+                target.check(assignment | {name: choice}, tiny.inventory)
+        skewed = {"head.weight": Choice(bits=8, granularity="channel"), "head.input": Choice(bits=8)}
+        with pytest.raises(PmqError, match="not symmetric"):
+            target.check(assignment | skewed, tiny.inventory)
+
+    def test_a_missing_package_is_told(self, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, target.runtime, None)  # as if it were not installed
+        with pytest.raises(PmqError, match=rf"needs '{target.runtime}'.*pmq\[{target.extra}\]"):
+            target.require()
+
+    def test_what_is_no_model_is_told(self, target: Target, tmp_path: Path) -> None:
+        path = tmp_path / f"broken{target.suffix}"
+        path.write_bytes(b"no model")
+        for read in (target.session, target.stored, target_of):
+            with pytest.raises(PmqError, match="broken"):
+                read(path)
+
+    def test_every_layer_is_timed_at_every_choice(self, target: Target, tiny: Tiny) -> None:
+        space = Space(read_space(target.name), tiny.inventory)
+        layers = [d for d in space.decisions if len(d.components) == 2]
+        choices = {d.components[0].removesuffix(".weight"): list(zip(*d.choices, strict=True)) for d in layers}
+        table = profile_layers(target, tiny.model, tiny.inventory, choices, "tiny", rounds=3)
+        assert {name: len(row) for name, row in table.layers.items()} == {name: len(row) for name, row in choices.items()}
+        assert all(table.latency_ms(space.assignment(genome)) > 0 for genome in space.uniform_modes().values())
+        assert table.fingerprint.keys() == {"processor", "architecture", target.runtime}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("swin_tiny_patch4_window7_224", {"img_size": 56, "embed_dim": 24, "depths": (1, 1), "num_heads": (2, 2)}),
+        (
+            "vit_tiny_patch16_224",
+            {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "global_pool": "avg"},
+        ),
+        ("deit_tiny_distilled_patch16_224", {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}),
+    ],
+)
+def test_other_families(name: str, options: dict[str, Any], target: Target, tmp_path: Path) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model(name, pretrained=False, num_classes=7, **options).eval()
+    size = options["img_size"]
+    images = torch.randn(4, 3, size, size)
+    inventory, quantized, _ = carried_out(model, images, target, "int8")
+    layers, files = written(target, model, images[:1], inventory, quantized, tmp_path / f"m{target.suffix}")
+    simulator = realise(copy.deepcopy(model), inventory, quantized)
+    assert layers_check(layer_errors(target, layers, simulator, images[:1])).passed
+    found = outputs_of(target.session(files[0]), images)
+    with torch.no_grad():
+        wanted = simulator.model(images)
+    assert float((found - wanted).norm() / wanted.norm()) < 0.05
+
+
+def test_overlapping_patches_are_told(tiny: Tiny) -> None:
+    model = make_tiny()
+    model.patch_embed.proj.stride = (4, 4)
+    quantized = Quantized(tiny.space.uniform(32, 32), find_recipe("minmax"), {}, None)  # type: ignore[arg-type]
+    with pytest.raises(PmqError, match="overlap"):
+        deploy_layers(model, tiny.inventory, quantized, {})
+
+
+def test_checks_fail_where_they_should() -> None:
+    assert size_check(1_000_000, 1_000_000).passed
+    assert not size_check(1_100_000, 1_000_000).passed
+    assert latency_check(10.4, 10.0).passed
+    assert not latency_check(12.0, 10.0).passed
+    assert not latency_check(8.0, 10.0).passed
+    assert not layers_check({"a": 0.1, "b": 1.5}).passed
