@@ -105,8 +105,9 @@ def deploy(
         "bits": bits_check(stored, quantized.assignment, subject.inventory),
         "size": size_check(size, promised),
     }
-    if predicted is not None:
-        proof["latency"] = latency_check(speed["latency_ms"], predicted)
+    if latency is not None and predicted is not None:
+        plain = latency.latency_ms(dict.fromkeys(subject.inventory.names, FLOAT))
+        proof["latency"] = latency_check(speed["latency_ms"], speed["fp32_latency_ms"], predicted, plain)
     passed = all(check.passed for check in proof.values())
     if not passed:
         files = [p.rename(p.with_name(p.name.replace(stem, f"{stem}.failed"))) for p in files]

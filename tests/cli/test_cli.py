@@ -10,12 +10,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from pmq import cli
 from pmq.core import Allocation
+from pmq.models.embedded import ASSETS
 from tests.conftest import IMAGENET, WEIGHTS, needs_imagenet
 
 QUICK = ["--calib-images", "6", "--held-out", "12", "--space", "default"]
@@ -145,6 +148,17 @@ def bad(tmp_path: Path) -> dict[str, str]:
         ("evaluate fp32 --limit 20000", "10000"),
         ("evaluate fp32 --results-file {file}/x.csv --limit 10", "cannot write"),
         ("sensitivity --metric magic", "sensitivity metric"),
+        ("search --target magic", "target 'magic'"),
+        ("search --budget latency=3ms --latency {broken}", "no readable JSON"),
+        ("profile --target magic", "target 'magic'"),
+        ("profile --out .", "it is a folder"),
+        ("deploy w8a8 --target magic", "target 'magic'"),
+        ("deploy w4a4 --out {tmp}/deployed", "cannot run"),
+        ("deploy {broken}", "no readable JSON"),
+        ("deploy {tmp}/none.json", "no allocation file"),
+        ("deploy w8a8 --latency {broken}", "no readable JSON"),
+        ("run {tmp}/none.onnx image.png", "does not exist"),
+        ("run {broken} image.png", "not written by pmq deploy"),
         ("plot {empty}", "no run directory"),
         ("export {broken}", "no readable JSON"),
     ],
@@ -266,3 +280,32 @@ def test_results_are_tables(run: Path) -> None:
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["command"]["line"].startswith("pmq search")
     assert set(manifest["seconds"]) >= {"sensitivity", "front", "simulation", "total"}
+
+
+def test_milliseconds_are_searched_deployed_and_run(tmp_path: Path) -> None:
+    """All of it on the embedded default: the latency proof alone may fail, where other jobs disturb the clock."""
+    profiled = pmq("profile", "--rounds", "3", "--json", cwd=tmp_path)
+    assert profiled.returncode == 0, profiled.stderr
+    whole = json.loads(profiled.stdout)["whole_ms"]
+    budget = f"latency={0.5 * (whole['w8 x 8'] + whole['wfp32 x fp32']):.4f}ms"
+    images = ["--calib-images", "6", "--held-out", "12", "--rounds", "1"]
+    searched = pmq("search", "--budget", budget, *images, "--json", cwd=tmp_path)
+    assert searched.returncode == 0, searched.stderr
+    assert json.loads(searched.stdout)["latency_ms"] <= float(budget[8:-2])
+    deployed = pmq("deploy", "--limit", "64", "--rounds", "5", "--json", cwd=tmp_path)
+    answer = json.loads(deployed.stdout)
+    assert deployed.returncode == (0 if answer["passed"] else 1)
+    assert answer["agreement_simulated"] >= 97
+    assert answer["target"] == "onnxruntime"
+    assert answer["predicted_latency_ms"] <= float(budget[8:-2])
+    proof = json.loads((tmp_path / answer["file"]).with_name("deployment.json").read_text())["proof"]
+    assert {name for name, check in proof.items() if not check["passed"]} <= {"latency"}
+    with np.load(ASSETS / "test.npz") as archive:
+        Image.fromarray(archive["images"][0]).save(tmp_path / "boot.png")
+    ran = pmq("run", answer["file"], "boot.png", "--json", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    (result,) = json.loads(ran.stdout)["results"]
+    assert result["classes"][0]["name"] == "Ankle boot"
+    assert sum(c["probability"] for c in result["classes"]) <= 1
+    missing = pmq("run", answer["file"], "none.png", cwd=tmp_path)
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)

@@ -151,7 +151,8 @@ def test_overlapping_patches_are_told(tiny: Tiny) -> None:
 def test_checks_fail_where_they_should() -> None:
     assert size_check(1_000_000, 1_000_000).passed
     assert not size_check(1_100_000, 1_000_000).passed
-    assert latency_check(10.4, 10.0).passed
-    assert not latency_check(12.0, 10.0).passed
-    assert not latency_check(8.0, 10.0).passed
+    assert latency_check(10.4, 20.0, 10.0, 20.0).passed
+    assert latency_check(20.8, 40.0, 10.0, 20.0).passed  # a machine that is slower now
+    assert not latency_check(12.0, 20.0, 10.0, 20.0).passed
+    assert not latency_check(8.0, 20.0, 10.0, 20.0).passed
     assert not layers_check({"a": 0.1, "b": 1.5}).passed

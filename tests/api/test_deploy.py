@@ -1,0 +1,88 @@
+"""From allocations to proved files, through the API."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import pmq
+from pmq.api.profile import known_latency, profile
+from pmq.core import PmqError
+from pmq.cost import LatencyTable
+from tests.conftest import make_tiny
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.randn(40, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="module")
+def table() -> LatencyTable:
+    return profile(make_tiny(), "onnxruntime", rounds=3)
+
+
+def test_a_search_for_milliseconds_is_deployed_and_proved(images: torch.Tensor, table: LatencyTable, tmp_path: Path) -> None:
+    model = make_tiny()
+    fastest = min(table.rest_ms + sum(row[key] for row in table.layers.values()) for key in ("w8 x 8", "wfp32 x fp32"))
+    budget = f"size=40kB,latency={2 * fastest:.6f}ms"
+    found = pmq.search(
+        model, images, budget, space="onnxruntime", latency=table, calib_images=8, held_out=16, out=tmp_path / "run"
+    )
+    assert found.allocation.target == "onnxruntime"
+    achieved = found.allocation.budget.achieved
+    assert achieved["latency_ms"] <= 2 * fastest
+    assert achieved["size_bytes"] <= 40_000
+    assert {"latency_ms", "size_bytes", "bit_ops"} <= set(found.points.columns)
+    assert found.points["source"].isin(["uniform int8", "uniform float"]).any()
+    assert LatencyTable.load(tmp_path / "run" / "latency.json") == table
+    deployed = pmq.deploy(model, found.allocation, "onnxruntime", images[24:], tmp_path / "out", latency=table, rounds=3)
+    assert {name for name, check in deployed.proof.items() if not check.passed} <= {"latency"}  # other jobs may disturb it
+    assert set(deployed.proof) == {"layers", "agreement", "bits", "size", "latency"}
+    assert deployed.predicted_latency_ms == pytest.approx(achieved["latency_ms"])
+    said = json.loads((tmp_path / "out" / "deployment.json").read_text())
+    assert said["status"] == ("proved" if deployed.passed else "failed")
+    assert (tmp_path / "out" / said["file"]).stat().st_size == said["size_bytes"]
+
+
+def test_a_failed_proof_marks_the_file(images: torch.Tensor, table: LatencyTable, tmp_path: Path) -> None:
+    wrong = table.model_copy(update={"layers": {n: row | {"w8 x 8": 100.0} for n, row in table.layers.items()}})
+    deployed = pmq.deploy(
+        make_tiny(), "w8a8", "onnxruntime", images[24:], tmp_path, calibration_images=images[:8], latency=wrong, rounds=3
+    )
+    assert not deployed.passed
+    assert deployed.status == "failed"
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["deployment.json", deployed.file]
+    assert ".failed." in deployed.file
+
+
+def test_what_cannot_run_writes_nothing(images: torch.Tensor, tmp_path: Path) -> None:
+    with pytest.raises(PmqError, match="cannot run"):
+        pmq.deploy(make_tiny(), "w4a4", "onnxruntime", images[24:], tmp_path / "out", calibration_images=images[:8])
+    found = pmq.search(make_tiny(), images, "4bit", calib_images=8, held_out=16, rounds=1)
+    with pytest.raises(PmqError, match="cannot run"):
+        pmq.deploy(make_tiny(), found.allocation, "openvino", images[24:], tmp_path / "out")
+    with pytest.raises(PmqError, match="not of"):
+        pmq.deploy(None, found.allocation, "openvino", images[24:, :1, :28, :28], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_latency_tables_are_kept_and_checked(table: LatencyTable, tmp_path: Path) -> None:
+    model = make_tiny()
+    path = table.save(tmp_path / "table.json")
+    assert known_latency(model, table.model, "onnxruntime", tmp_path, path) == table
+    with pytest.raises(PmqError, match="of model"):
+        known_latency(model, "another", "onnxruntime", tmp_path, path)
+    with pytest.raises(PmqError, match="of target"):
+        known_latency(model, table.model, "openvino", tmp_path, path)
+    elsewhere = table.model_copy(update={"fingerprint": table.fingerprint | {"processor": "another"}}).save(
+        tmp_path / "else.json"
+    )
+    with pytest.raises(PmqError, match="measured elsewhere"):
+        known_latency(model, table.model, "onnxruntime", tmp_path, elsewhere)
+    assert known_latency(model, table.model, "onnxruntime", tmp_path, elsewhere, force=True).rest_ms == table.rest_ms
+    with pytest.raises(PmqError, match="name a --target"):
+        pmq.search(model, torch.randn(24, 3, 32, 32), "latency=1ms", calib_images=8, held_out=16)
