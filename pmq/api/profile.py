@@ -11,7 +11,8 @@ from pmq.core import PmqError
 from pmq.core.progress import message
 from pmq.cost import LatencyTable
 from pmq.deploy import TARGETS
-from pmq.deploy.profile import ROUNDS, fingerprint, profile_layers
+from pmq.deploy.bench import ROUNDS
+from pmq.deploy.profile import fingerprint, profile_layers
 from pmq.search import Space, SpaceFile, read_space
 
 
@@ -43,13 +44,11 @@ def profile(
     runtime.require()
     subject = Subject.of(model, "cpu")
     laid_out = Space(space if isinstance(space, SpaceFile) else read_space(space or target), subject.inventory)
-    layers = [d for d in laid_out.decisions if len(d.components) == 2 and d.components[0].endswith(".weight")]
-    choices = {d.components[0].removesuffix(".weight"): list(zip(*d.choices, strict=True)) for d in layers}
     for index in range(max(map(len, laid_out.decisions))):
         genome = [min(index, len(d) - 1) for d in laid_out.decisions]
         runtime.check(laid_out.assignment(genome), subject.inventory)
     name = subject.info.name
-    table = profile_layers(runtime, subject.model, subject.inventory, choices, name, batch_size, threads, rounds)
+    table = profile_layers(runtime, subject.model, subject.inventory, laid_out.modes, name, batch_size, threads, rounds)
     if out is not None:
         table.save(Path(out))
     return table

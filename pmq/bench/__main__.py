@@ -1,4 +1,4 @@
-"""``python -m pmq.bench [--threads 1]``: speed of simulation, sensitivity and search, memory of calibration."""
+"""``python -m pmq.bench [--threads 1]``: speed of simulation, deployed models, sensitivity and search, memory of calibration."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import argparse
 import torch
 
 from pmq.api import sensitivity
+from pmq.bench.deploy import predictions, runtime_speed
 from pmq.bench.memory import calibration_peak
 from pmq.bench.search import EVALUATIONS, evaluations_per_second, front_gaps
 from pmq.bench.simulation import simulation_speed
 from pmq.cli.output import print_table
 from pmq.core.memory import keep_freed_memory
 from pmq.data import open_data
+from pmq.deploy import TARGETS
 from pmq.models import create_model, model_info
 
 _TINY, _SMALL = "deit_tiny_patch16_224", "deit_small_patch16_224"
@@ -34,6 +36,17 @@ def main() -> None:
             rows.append([model or "embedded", batch, t.name, t.ms, 1e3 * batch / t.ms, f"{t.ratio:.2f}", spread])
     columns = ["model", "batch", "bits", "ms", "images/s", "x FP32", "quartiles"]
     print_table(f"simulation against FP32, warm cache, interleaved, {args.threads} thread(s)", columns, rows)
+    timings, bound = runtime_speed(_SMALL, args.repeats)
+    rows = [[t.name, t.ms, f"{t.ratio:.2f}", f"{t.low:.2f}-{t.high:.2f}", f"{t.ratio / bound:.0%}"] for t in timings]
+    title = f"DeiT-Small deployed, random weights, one image, one thread; its int8 products alone: {bound:.2f}x"
+    print_table(title, ["model", "ms", "x eager", "quartiles", "of that"], rows)
+    found = [p for name in TARGETS for p in predictions(_TINY, name, args.repeats)]
+    rows = [
+        [p.target, p.mixture, p.predicted_ms, p.measured_ms, f"{p.measured_ms / p.predicted_ms - 1:+.1%}", p.spread]
+        for p in found
+    ]
+    columns = ["target", "mixture of modes", "predicted ms", "measured ms", "off", "spread"]
+    print_table("latency of DeiT-Tiny in mixtures the profile has not seen, one thread", columns, rows)
     peaks = {n: calibration_peak(_TINY, n) for n in (32, 256)}
     rows = [[n, f"{megabytes:.0f}", f"{megabytes / peaks[32]:.2f}"] for n, megabytes in peaks.items()]
     print_table("peak memory of calibration and finishing by `best`, DeiT-Tiny at W4A4", ["images", "MB", "x 32 images"], rows)

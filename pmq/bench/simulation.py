@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
+from pmq.deploy import timing
 from pmq.models import create_model, model_info, take_inventory
 from pmq.quant import Simulator, calibrate
 from pmq.search import Space, read_space
@@ -27,22 +27,13 @@ class Timing:
 
 def interleaved(cases: dict[str, Callable[[], object]], repeats: int) -> list[Timing]:
     """Time ``cases`` in turn, ``repeats`` times over, against the first; a ratio above 1 is faster than it."""
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for case in cases.values():
-        case()  # warm caches
-    for _ in range(repeats):
-        for name, case in cases.items():
-            start = time.perf_counter()
-            case()
-            times[name].append(time.perf_counter() - start)
+    times = timing.interleaved(cases, repeats)
     base = times[next(iter(times))]
     timings = []
     for name, own in times.items():
         ratios = sorted(b / t for b, t in zip(base, own, strict=True))
         quarter = len(ratios) // 4
-        timings.append(
-            Timing(name, 1e3 * statistics.median(own), statistics.median(ratios), ratios[quarter], ratios[-1 - quarter])
-        )
+        timings.append(Timing(name, statistics.median(own), statistics.median(ratios), ratios[quarter], ratios[-1 - quarter]))
     return timings
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,15 @@ from pmq.core.component import Inventory
 from pmq.core.recipe import find_recipe
 from pmq.core.tensors import TensorFile
 from pmq.cost.latency import layer_key
-from pmq.deploy.base import Target
+from pmq.deploy.base import Session, Target
 from pmq.deploy.layer import DeployLayer, deploy_layers
 from pmq.deploy.timing import interleaved, median_spread
 from pmq.quant import Quantized, quantize_weight
 
 #: a grid for inputs: speed does not depend on what is in it
 GRID = {"scale": [0.05], "zero_point": [128.0]}
+#: measured rounds of each comparison
+ROUNDS = 15
 
 Mode = tuple[Choice, Choice]  # of a layer's weight and input
 PLAIN = layer_key(FLOAT, FLOAT)
@@ -62,7 +65,9 @@ class Maker:
 class Bench:
     """Compares whole models with one another."""
 
-    def __init__(self, target: Target, skeleton: Any, maker: Maker, image: Any, threads: int, rounds: int) -> None:
+    def __init__(
+        self, target: Target, skeleton: Any, maker: Maker, image: Any = None, threads: int = 1, rounds: int = ROUNDS
+    ) -> None:
         self._target, self._skeleton, self._maker = target, skeleton, maker
         self._image, self._threads, self._rounds = image, threads, rounds
         self._seen: list[Any] = []
@@ -95,12 +100,13 @@ class Bench:
 
     def times(self, models: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
         """Milliseconds ``(rounds,)`` of models by name, each of which says what every layer does."""
-        calls = {}
-        for name, keys in models.items():
-            layers = [self._maker.layer(layer, key) for layer, key in keys.items()]
-            session = self._target.session(self._target.build(self._skeleton, layers), self._threads)
-            calls[name] = lambda session=session: session(self._image)
-        return interleaved(calls, self._rounds)
+        sessions = {name: self.session(keys) for name, keys in models.items()}
+        return interleaved({name: partial(session, self._image) for name, session in sessions.items()}, self._rounds)
+
+    def session(self, keys: Mapping[str, str]) -> Session:
+        """A model, of which is said what every layer does, ready to run."""
+        layers = [self._maker.layer(layer, key) for layer, key in keys.items()]
+        return self._target.session(self._target.build(self._skeleton, layers), self._threads)
 
     def alone(self, name: str) -> float:
         """Milliseconds of an FP32 layer by itself: the share of the model that it is said to take."""

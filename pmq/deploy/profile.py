@@ -12,11 +12,9 @@ from pmq.core.component import Inventory
 from pmq.core.progress import track
 from pmq.cost.latency import LatencyTable
 from pmq.deploy.base import Target
-from pmq.deploy.bench import PLAIN, Bench, Maker, Mode, mode_key
+from pmq.deploy.bench import PLAIN, ROUNDS, Bench, Maker, Mode, mode_key
 from pmq.deploy.timing import machine
 
-#: measured rounds of each comparison
-ROUNDS = 15
 #: models of layers at random choices that correct the table
 MIXTURES = 12
 #: relative standard deviations of the correction: of each kind of layer at each choice by itself, of kinds, of choices, of

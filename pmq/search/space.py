@@ -52,6 +52,21 @@ class Space:
         found = {n: c for d in self.decisions for n, c in zip(d.components, d.choices, strict=True)}
         return {name: found[name] for name in self.inventory.names}
 
+    @property
+    def modes(self) -> dict[str, list[tuple[Choice, Choice]]]:
+        """Layer -> what its weight and its input may be together."""
+        choices = self.choices
+        layers = [c.module for c in self.inventory if c.slot == "weight"]
+        decided = {d.components for d in self.decisions}
+        found = {}
+        for layer in layers:
+            pair = (f"{layer}.weight", f"{layer}.input")
+            if pair in decided:  # together
+                found[layer] = list(zip(*(choices[name] for name in pair), strict=True))
+            else:
+                found[layer] = [(w, a) for w in choices[pair[0]] for a in choices[pair[1]]]
+        return found
+
     def uniform(self, weight_bits: int, activation_bits: int) -> Assignment:
         """Give every component the same bits, with the quantizers of this space.
 

@@ -1,0 +1,109 @@
+"""Deployed models against eager PyTorch, and predicted against measured latency of mixtures, interleaved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from pmq.bench.simulation import Timing, interleaved
+from pmq.core import Inventory
+from pmq.deploy import TARGETS
+from pmq.deploy.bench import PLAIN, Bench, Maker, Mode, mode_key
+from pmq.deploy.profile import profile_layers
+from pmq.deploy.timing import median_spread
+from pmq.models import create_model, model_info, take_inventory
+from pmq.search import Space, read_space
+
+#: modes compared with eager PyTorch
+INT8 = "w8 x 8"
+#: mixtures whose latency is predicted and measured
+MIXTURES = 6
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Milliseconds of a mixture of modes: by the latency table, and measured."""
+
+    target: str
+    mixture: str
+    predicted_ms: float
+    measured_ms: float
+    spread: float
+
+    @property
+    def off(self) -> float:
+        """Measured over predicted, less one."""
+        return self.measured_ms / self.predicted_ms - 1
+
+
+def runtime_speed(model_name: str, repeats: int = 15) -> tuple[list[Timing], float]:
+    """Time FP32 and all-int8 of every target against eager PyTorch, one image, one thread; random weights.
+
+    Also gives the bound: how much faster a model would be of which nothing is left but the products of its layers, by
+    PyTorch's int8 kernel.
+    """
+    model, inventory, image = _subject(model_name)
+
+    def eager() -> object:
+        with torch.inference_mode():
+            return model(image)
+
+    cases: dict[str, Callable[[], object]] = {"eager PyTorch": eager}
+    for name in TARGETS:
+        choices = _choices(name, inventory)
+        bench = Bench(TARGETS[name], TARGETS[name].skeleton(model, list(choices), image), Maker(model, inventory, choices))
+        for told, key in (("FP32", PLAIN), ("int8", INT8)):
+            session = bench.session(dict.fromkeys(choices, key))
+            cases[f"{name} {told}"] = lambda session=session: session(image.numpy())  # type: ignore[misc]
+    cases["int8 products alone"] = _products(inventory)
+    timings = interleaved(cases, repeats)
+    return timings[:-1], timings[-1].ratio
+
+
+def predictions(model_name: str, target: str, repeats: int = 15) -> list[Prediction]:
+    """Profile a model, then predict and measure mixtures that the profile has not seen."""
+    model, inventory, image = _subject(model_name)
+    choices, runtime = _choices(target, inventory), TARGETS[target]
+    table = profile_layers(runtime, model, inventory, choices, model_name, rounds=repeats)
+    rng = np.random.default_rng(1)
+    models = {
+        f"{share:.0%} int8": {
+            layer: INT8 if rng.random() < share else mode_key(modes[int(rng.integers(len(modes)))])
+            for layer, modes in choices.items()
+        }
+        for share in np.linspace(0.1, 0.9, MIXTURES)
+    }
+    bench = Bench(runtime, runtime.skeleton(model, list(choices), image), Maker(model, inventory, choices), image.numpy())
+    found = []
+    for name, times in bench.times(models).items():
+        measured, spread = median_spread(times)
+        predicted = table.rest_ms + sum(table.layers[layer][key] for layer, key in models[name].items())
+        found.append(Prediction(target, name, predicted, measured, spread))
+    return found
+
+
+def _subject(model_name: str) -> tuple[nn.Module, Inventory, torch.Tensor]:
+    model = create_model(model_name, pretrained=False).eval()
+    image = torch.randn(1, *model_info(model).data_config["input_size"])
+    return model, take_inventory(model, image), image
+
+
+def _choices(target: str, inventory: Inventory) -> dict[str, list[Mode]]:
+    return Space(read_space(target), inventory).modes
+
+
+def _products(inventory: Inventory) -> Callable[[], object]:
+    """All layers' products as int8, of one image."""
+    pairs = []
+    for operator in inventory.operators:
+        weight = inventory[operator.operands[0]]
+        if weight.role == "weight":
+            outputs, inputs = weight.shape[0], weight.numel // weight.shape[0]
+            rows = max(operator.macs // weight.numel, 32)
+            a, b = (torch.randint(-128, 128, shape, dtype=torch.int8) for shape in ((rows, inputs), (outputs, inputs)))
+            pairs.append((a, b.T))
+    return lambda: [torch._int_mm(a, b) for a, b in pairs]
