@@ -70,13 +70,12 @@ def predictions(model_name: str, target: str, repeats: int = 15) -> list[Predict
     choices, runtime = _choices(target, inventory), TARGETS[target]
     table = profile_layers(runtime, model, inventory, choices, model_name, rounds=repeats)
     rng = np.random.default_rng(1)
-    models = {
-        f"{share:.0%} int8": {
-            layer: INT8 if rng.random() < share else mode_key(modes[int(rng.integers(len(modes)))])
-            for layer, modes in choices.items()
-        }
-        for share in np.linspace(0.1, 0.9, MIXTURES)
-    }
+
+    def draw(share: float, modes: Sequence[Mode]) -> str:
+        return INT8 if rng.random() < share else mode_key(modes[int(rng.integers(len(modes)))])
+
+    shares = np.linspace(0.1, 0.9, MIXTURES)
+    models = {f"{share:.0%} int8": {layer: draw(share, modes) for layer, modes in choices.items()} for share in shares}
     bench = Bench(runtime, runtime.skeleton(model, list(choices), image), Maker(model, inventory, choices), image.numpy())
     found = []
     for name, times in bench.times(models).items():
