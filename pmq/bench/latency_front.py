@@ -1,0 +1,143 @@
+"""The front on a real runtime: ``python -m pmq.bench.latency_front MODEL --data ... --checkpoint ... --out FOLDER``.
+
+Searches for several latencies between all-int8 and FP32, deploys what it finds and every mode used throughout, proves each on
+the evaluation images, and times them all in turns. What the folder already has is not searched again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from torch import Tensor, nn
+
+import pmq
+from pmq.api.allocate import make_allocation
+from pmq.api.evaluate import Fresh
+from pmq.api.profile import known_latency
+from pmq.api.subject import Subject
+from pmq.core import Allocation
+from pmq.core.memory import keep_freed_memory
+from pmq.core.recipe import find_recipe
+from pmq.core.rundir import CHOSEN
+from pmq.cost import LatencyTable
+from pmq.data import open_data
+from pmq.deploy import TARGETS
+from pmq.deploy.timing import interleaved, median_spread
+from pmq.models import create_model, model_info
+from pmq.report.style import BLUE, GREEN, ORANGE, save
+from pmq.search import Space, read_space
+
+#: where the budgets lie between the fastest mode and FP32
+SHARES = (0.1, 0.25, 0.4, 0.6, 0.8)
+CALIBRATION, HELD_OUT = 32, 256
+
+
+def main() -> None:
+    """Measure, and write a CSV and a figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("--checkpoint")
+    parser.add_argument("--data")
+    parser.add_argument("--crop-pct", type=float)
+    parser.add_argument("--target", default="onnxruntime")
+    parser.add_argument("--limit", type=int, help="images to prove on; all without")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    keep_freed_memory()
+    model = create_model(args.model, args.checkpoint)
+    info = model_info(model)
+    data = open_data(args.data, info, crop_pct=args.crop_pct)
+    images = data.calibration_images(CALIBRATION + HELD_OUT, 0)
+    indices = data.evaluation_indices(CALIBRATION + HELD_OUT, 0, args.limit)
+    judged = data.evaluation.first_readable(indices, len(indices))
+    table = known_latency(model, info.name, args.target, args.out, args.out / "latency.json" if _has(args.out) else None)
+    table.save(args.out / "latency.json")
+    allocations = _uniform(model, images[:CALIBRATION], args.target, table, args.crop_pct)
+    whole = {name: table.latency_ms(a.assignment) for name, a in allocations.items()}
+    fastest, slowest = min(whole.values()), whole["uniform float"]
+    for share in SHARES:
+        budget = f"latency={fastest + share * (slowest - fastest):.3f}ms"
+        run = args.out / budget
+        if not (run / CHOSEN).is_file():
+            how = {"space": args.target, "latency": table, "crop_pct": args.crop_pct, "out": run, "resume": True}
+            pmq.search(model, images, budget, **how)
+        allocations[budget] = Allocation.load(run / CHOSEN)
+    found = _deployed(model, allocations, args.target, judged, table, args.out, args.crop_pct, args.rounds)
+    print(found.to_string(index=False))
+    _plot(found, f"{info.name} on {args.target}, one thread, one image", args.out)
+
+
+def _has(folder: Path) -> bool:
+    return (folder / "latency.json").is_file()
+
+
+def _uniform(
+    model: nn.Module, calibration: Tensor, target: str, table: LatencyTable, crop_pct: float | None
+) -> dict[str, Allocation]:
+    """Each mode in all layers, by the same recipe as the search's."""
+    subject = Subject.of(model, "cpu", calibration[:1], crop_pct)
+    recipe = find_recipe("best")
+    space = Space(read_space(target), subject.inventory, recipe.estimator)
+    fresh = Fresh(subject, calibration, 0, None)
+    found = {}
+    for name, genome in space.uniform_modes().items():
+        quantized = fresh.quantize(recipe, space.assignment(genome))
+        found[f"uniform {name}"] = make_allocation(subject, quantized, None, space.name, f"uniform {name}", latency=table)
+    return found
+
+
+def _deployed(
+    model: nn.Module,
+    allocations: dict[str, Allocation],
+    target: str,
+    images: Tensor,
+    table: LatencyTable,
+    out: Path,
+    crop_pct: float | None,
+    rounds: int,
+) -> pd.DataFrame:
+    """Deploy all, then time all in turns."""
+    rows: list[dict[str, Any]] = []
+    sessions = {}
+    for name, allocation in allocations.items():
+        folder = out / "deployed" / name.replace(" ", "-")
+        done = pmq.deploy(model, allocation, target, images, folder, latency=table, crop_pct=crop_pct, rounds=rounds)
+        failed = [part for part, check in done.proof.items() if not check.passed]
+        row: dict[str, Any] = {"allocation": name, "predicted_ms": done.predicted_latency_ms, "size_bytes": done.size_bytes}
+        row |= {"promised_bytes": done.promised_bytes, "agreement_fp32": done.agreement_fp32, "kl_fp32": done.kl_fp32}
+        row |= {"agreement_simulated": done.agreement_simulated, "agreement_simulation_fp32": done.agreement_simulation_fp32}
+        rows.append(row | {"n_images": done.n_images, "failed": ",".join(failed)})
+        sessions[name] = TARGETS[target].session(folder / done.file)
+    image = images[:1].numpy()
+    times = interleaved({name: lambda s=s: s(image) for name, s in sessions.items()}, rounds)  # type: ignore[misc]
+    for row in rows:
+        row["measured_ms"], row["spread"] = median_spread(times[row["allocation"]])
+    return pd.DataFrame(rows)
+
+
+def _plot(found: pd.DataFrame, title: str, out: Path) -> None:
+    figure, axis = plt.subplots(figsize=(7, 4.5))
+    uniform = found["allocation"].str.startswith("uniform")
+    floor = max(1e-7, 0.5 * float(found["kl_fp32"][found["kl_fp32"] > 1e-9].min()))
+    error = np.maximum(found["kl_fp32"].astype(float), floor)
+    for part, colour, marker, label in ((uniform, ORANGE, "s", "one mode throughout"), (~uniform, BLUE, "o", "found")):
+        axis.scatter(found["measured_ms"][part], error[part], color=colour, marker=marker, label=label, zorder=3)
+    axis.scatter(found["predicted_ms"], error, color=GREEN, marker="|", label="predicted latency")
+    for name, x, y in zip(found["allocation"], found["measured_ms"], error, strict=True):
+        axis.annotate(name.removeprefix("uniform "), (x, y), fontsize=7, xytext=(4, 4), textcoords="offset points")
+    axis.set_yscale("log")
+    axis.set_xlabel("measured latency (ms)")
+    axis.set_ylabel("KL to FP32 of the deployed file (nats)")
+    axis.set_title(title)
+    axis.legend(fontsize=7)
+    save(figure, found, out, "latency_front")
+
+
+if __name__ == "__main__":
+    main()
