@@ -58,7 +58,12 @@ def solve_again(run: Path | str, budget: str | Budget) -> tuple[Path, Allocation
 def _corrected(data: RunData, space: Space) -> Tables:
     """The run's table with the correction by what it simulated."""
     table = SensitivityTable(data.manifest["settings"]["metric"])
-    errors = {(str(r.component), int(r.bits), str(r.quantizer)): float(r.error) for r in data.sensitivity.itertuples()}
+    errors = {
+        (str(r.component), int(r.bits), str(r.quantizer), 0 if r.group_size != r.group_size else int(r.group_size)): float(
+            r.error
+        )
+        for r in data.sensitivity.itertuples()
+    }
     for name, choices in space.choices.items():
         for choice in choices:
             if not choice.is_float:
@@ -71,8 +76,8 @@ def _corrected(data: RunData, space: Space) -> Tables:
     return corrected(tables, space, genomes, known[error].to_numpy())
 
 
-def _find(errors: dict[tuple[str, int, str], float], name: str, choice: Choice) -> float:
-    key = (name, int(choice.bits), choice.quantizer)
+def _find(errors: dict[tuple[str, int, str, int], float], name: str, choice: Choice) -> float:
+    key = (name, int(choice.bits), choice.quantizer, choice.group_size or 0)
     if key not in errors:
         raise PmqError(f"the run's sensitivity.csv has no {name!r} at {choice.label} bits; search anew")
     return float(errors[key])

@@ -17,9 +17,10 @@ from pmq.core.allocation import pmq_version
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.cost import CostModel, LatencyTable
 from pmq.deploy import TARGETS, Session, Target
-from pmq.deploy.deployment import Deployment
+from pmq.deploy.deployment import NAME, Deployment
 from pmq.deploy.labels import TARGET, described
 from pmq.deploy.layer import DeployLayer, deploy_layers
+from pmq.deploy.profile import fingerprint
 from pmq.deploy.proof import (
     agreement_check,
     bits_check,
@@ -49,6 +50,7 @@ def deploy(
     calibration_images: Tensor | None = None,
     recipe: str | Recipe = "best",
     latency: LatencyTable | None = None,
+    recalibrate: bool = False,
     dynamic_batch: bool = False,
     threads: int = 1,
     rounds: int = ROUNDS,
@@ -63,9 +65,10 @@ def deploy(
         target: the runtime, see :mod:`pmq.deploy`.
         images: ``(N, C, H, W)`` to prove on, unlike those that calibrated.
         out: folder to write to.
-        calibration_images: needed by shorthands.
+        calibration_images: needed by shorthands and by ``recalibrate``.
         recipe: how shorthands are quantized.
         latency: table that predicts the latency; without one that is not checked.
+        recalibrate: carry the allocation out anew, by its own recipe, rather than take its tensors.
         dynamic_batch: leave the batch size open.
         threads: of the runtime, where it is timed.
         rounds: timed forward passes.
@@ -81,13 +84,19 @@ def deploy(
     subject = Subject.of(model, "cpu", images[:1], crop_pct)
     planned = _assignment(what, subject, target)
     runtime.check(planned, subject.inventory)
-    quantized = _quantized(what, subject, planned, recipe, calibration_images, seed)
+    predicted = plain = None
+    if latency is not None:
+        latency.check(fingerprint(runtime), target=target, threads=threads, batch_size=1)
+        predicted, plain = (latency.latency_ms(a) for a in (planned, dict.fromkeys(planned, FLOAT)))
+    quantized = _quantized(what, subject, planned, recipe, calibration_images, seed, recalibrate)
     restored = copy.deepcopy(subject.model)
     layers = deploy_layers(restored, subject.inventory, quantized, restore(restored, quantized))
     skeleton = runtime.skeleton(restored, [x.name for x in layers], images[:1], dynamic_batch)
-    metadata = described(subject.info.data_config, class_names(subject.model)) | {TARGET: target}
+    metadata = described(subject.info.data_config, subject.info.num_classes, class_names(subject.model)) | {TARGET: target}
     stem = f"{subject.info.name.split('.')[0]}-{target}"
-    files = runtime.save(runtime.build(skeleton, layers), out / f"{stem}{runtime.suffix}", metadata)
+    for old in (out / NAME, out / f"{stem}{runtime.suffix}"):  # of an earlier one
+        old.unlink(missing_ok=True)
+    files = runtime.save(runtime.build(skeleton, layers), out / f"{stem}.failed{runtime.suffix}", metadata)  # until it is proved
     simulator = realise(copy.deepcopy(subject.model), subject.inventory, quantized)
     stored = runtime.stored(files[0])
     session = runtime.session(files[0], threads)
@@ -98,19 +107,18 @@ def deploy(
     speed = _latencies(runtime, skeleton, layers, session, subject.model, images[:1], threads, rounds)
     size = sum(p.stat().st_size for p in files)
     promised = CostModel(subject.inventory).size_bytes(quantized.assignment)
-    predicted = None if latency is None else latency.latency_ms(quantized.assignment)
+    buffers = sum(b.numel() * b.element_size() for b in subject.model.buffers())
     proof = {
         "layers": layers_check(layer_errors(runtime, layers, simulator, images[:1])),
         "agreement": agreement_check(simulated, len(images)),
         "bits": bits_check(stored, quantized.assignment, subject.inventory),
-        "size": size_check(size, promised),
+        "size": size_check(size, promised, buffers),
     }
-    if latency is not None and predicted is not None:
-        plain = latency.latency_ms(dict.fromkeys(subject.inventory.names, FLOAT))
+    if predicted is not None and plain is not None:
         proof["latency"] = latency_check(speed["latency_ms"], speed["fp32_latency_ms"], predicted, plain)
     passed = all(check.passed for check in proof.values())
-    if not passed:
-        files = [p.rename(p.with_name(p.name.replace(stem, f"{stem}.failed"))) for p in files]
+    if passed:
+        files = [p.replace(p.with_name(p.name.replace(f"{stem}.failed", stem))) for p in files]
     deployment = Deployment(
         file=files[0].name,
         files=[p.name for p in files],
@@ -151,10 +159,17 @@ def _assignment(what: What, subject: Subject, target: str) -> dict[str, Any]:
 
 
 def _quantized(
-    what: What, subject: Subject, assignment: dict[str, Any], recipe: str | Recipe, calibration: Tensor | None, seed: int
+    what: What,
+    subject: Subject,
+    assignment: dict[str, Any],
+    recipe: str | Recipe,
+    calibration: Tensor | None,
+    seed: int,
+    recalibrate: bool,
 ) -> Quantized:
     if isinstance(what, Allocation):
-        return carry_out(subject, what)
+        fresh = Fresh(subject, calibration, seed, None)
+        return fresh.quantize(what.recipe, assignment) if recalibrate else carry_out(subject, what)
     if what == "fp32":
         recipe, calibration = find_recipe("minmax"), torch.zeros(1, *subject.info.data_config["input_size"])
     return Fresh(subject, calibration, seed, None).quantize(find_recipe(recipe), assignment)

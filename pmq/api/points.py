@@ -107,7 +107,7 @@ def _foreign_uniform(
     """FP32 and the uniform allocations that the space does not hold: for comparison, never to be chosen."""
     costs, rows = CostModel(space.inventory, space.latency), []
     assignments: dict[str, Assignment] = {"fp32": dict.fromkeys(space.inventory.names, FLOAT)}
-    if not space.file.modes:  # what no kernel computes would be no fair comparison there
+    if not space.file.modes and space.latency is None:  # what no kernel computes would be no fair comparison there
         assignments |= {f"uniform w{bits}a{bits}": space.uniform(bits, bits) for bits in UNIFORM}
     for source, assignment in assignments.items():
         genome = space.genome(assignment)

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from pmq.api.subject import Subject
-from pmq.core import PmqError
+from pmq.core import FLOAT
 from pmq.core.progress import message
 from pmq.cost import LatencyTable
 from pmq.deploy import TARGETS
@@ -44,11 +44,12 @@ def profile(
     runtime.require()
     subject = Subject.of(model, "cpu")
     laid_out = Space(space if isinstance(space, SpaceFile) else read_space(space or target), subject.inventory)
-    for index in range(max(map(len, laid_out.decisions))):
-        genome = [min(index, len(d) - 1) for d in laid_out.decisions]
-        runtime.check(laid_out.assignment(genome), subject.inventory)
-    name = subject.info.name
-    table = profile_layers(runtime, subject.model, subject.inventory, laid_out.modes, name, batch_size, threads, rounds)
+    plain = dict.fromkeys(subject.inventory.names, FLOAT)
+    for layer, pairs in laid_out.modes.items():
+        for weight, source in pairs:
+            runtime.check(plain | {f"{layer}.weight": weight, f"{layer}.input": source}, subject.inventory)
+    name, size = subject.info.name, subject.info.data_config["input_size"]
+    table = profile_layers(runtime, subject.model, subject.inventory, laid_out.modes, name, size, batch_size, threads, rounds)
     if out is not None:
         table.save(Path(out))
     return table
@@ -73,13 +74,11 @@ def known_latency(
         message(f"no latency table {str(path)!r} yet: profiling")
         return profile(model, target, threads=threads, out=path)
     found = LatencyTable.load(path)
-    for what, own, wanted in (("model", found.model, name), ("target", found.target, target)):
-        if own != wanted:
-            raise PmqError(f"latency table {str(path)!r} is of {what} {own!r}, not {wanted!r}; profile that one")
-    found.check(fingerprint(TARGETS[target]), force)
+    found.check(fingerprint(TARGETS[target]), force, model=name, target=target, threads=threads, batch_size=1)
     return found
 
 
 def latency_path(results: Path, name: str, target: str, threads: int = 1, batch_size: int = 1) -> Path:
-    """Where a latency table is kept."""
-    return results / name.split(".")[0] / f"latency-{target}-b{batch_size}-t{threads}.json"
+    """Where a latency table is kept; of timm's ``arch.tag`` the tag is in the file's name."""
+    architecture, _, tag = name.partition(".")
+    return results / architecture / f"latency-{target}-b{batch_size}-t{threads}{tag and '-' + tag}.json"

@@ -59,6 +59,6 @@ def _costs(space: Space) -> pd.DataFrame:
     for name, choices in space.choices.items():
         component = space.inventory[name]
         for choice in choices:
-            row = {"component": name, "bits": choice.bits, "quantizer": choice.quantizer}
+            row = {"component": name, "bits": choice.bits, "quantizer": choice.quantizer, "group_size": choice.group_size}
             rows.append(row | {"size_bytes": component_bytes(component, choice)})
     return pd.DataFrame(rows)

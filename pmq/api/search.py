@@ -31,7 +31,7 @@ from pmq.core.rundir import RunDir
 from pmq.cost import LatencyTable
 from pmq.evaluate import Judge
 from pmq.quant import images_sha256, prepare
-from pmq.search import Space, SpaceFile, Tables, UniformCosts, read_space
+from pmq.search import ExactSolver, Space, SpaceFile, Tables, UniformCosts, read_space
 from pmq.sensitivity import METRICS, Probe, SensitivityTable
 
 
@@ -143,7 +143,7 @@ def search(
         "space": space_file.model_dump(exclude_none=True),
         "recipe": how.model_dump(),
         "metric": metric_name,
-        "latency": latency and latency.model_dump(),
+        "latency": latency and latency.sha256,
         "calibration": {"sha256": images_sha256(calib), "n_images": len(calib)},
         "held_out": {"sha256": images_sha256(others), "n_images": len(others)},
         "seed": seed,
@@ -222,11 +222,16 @@ def resolve_budget(budget: Budget, space: Space) -> Limits:
     limits = budget.resolve(UniformCosts(space))
     if limits.latency_ms is not None and space.latency is None:
         raise PmqError(f"budget {budget.text!r} asks for milliseconds, which nobody has measured; name a --target to profile")
-    costs = Tables.build(space, SensitivityTable.zeros(space.choices)).cheapest()
+    tables = Tables.build(space, SensitivityTable.zeros(space.choices))
+    costs = tables.cheapest()
     if not limits.allow(*costs):
         cheapest = f"size={math.ceil(costs[0] / 1e2) / 1e4:.4f}MB,bitops={math.ceil(costs[1] / 1e5) / 1e4:.4f}G"
         cheapest += f",latency={math.ceil(costs[2] * 100) / 100:.2f}ms" if len(costs) > 2 else ""
         raise PmqError(
             f"budget {budget.text!r} is below the cheapest point of search space {space.name!r}; ask for at least {cheapest}"
+        )
+    if len(limits.bounds) > 1 and ExactSolver(tables).solve(limits) is None:  # each can be met, but not together
+        raise PmqError(
+            f"no allocation of search space {space.name!r} meets all of budget {budget.text!r} at once; raise one of them"
         )
     return limits

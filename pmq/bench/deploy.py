@@ -68,7 +68,7 @@ def predictions(model_name: str, target: str, repeats: int = 15) -> list[Predict
     """Profile a model, then predict and measure mixtures that the profile has not seen."""
     model, inventory, image = _subject(model_name)
     choices, runtime = _choices(target, inventory), TARGETS[target]
-    table = profile_layers(runtime, model, inventory, choices, model_name, rounds=repeats)
+    table = profile_layers(runtime, model, inventory, choices, model_name, image.shape[1:], rounds=repeats)
     rng = np.random.default_rng(1)
 
     def draw(share: float, modes: Sequence[Mode]) -> str:

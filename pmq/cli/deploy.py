@@ -25,6 +25,7 @@ def deploy(
     crop_pct: o.CropPct = None,
     recipe: o.Recipe = "best",
     calib_images: o.CalibImages = 32,
+    recalibrate: Annotated[bool, typer.Option("--recalibrate", help="carry it out anew from images, not its tensors")] = False,
     limit: Annotated[int, typer.Option(help="images to prove on", min=1)] = 128,
     latency: Annotated[Path | None, typer.Option(help="latency table; by default the run's, or none")] = None,
     dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="leave the batch size open")] = False,
@@ -40,33 +41,46 @@ def deploy(
     from pmq.api.deploy import deploy as run_deploy
     from pmq.api.evaluate import read_what
     from pmq.cli.subject import open_subject
-    from pmq.core import Allocation
+    from pmq.core import Allocation, PmqError
+    from pmq.core.progress import message
     from pmq.core.rundir import LATENCY
     from pmq.cost import LatencyTable
     from pmq.deploy import TARGETS
+    from pmq.deploy.profile import fingerprint
 
     name = str(latest_or(None, results)) if what == "latest" else what
     item = read_what(name)
     allocations = [item] if isinstance(item, Allocation) else []
     target = target or next((a.target for a in allocations if a.target), "onnxruntime")
     TARGETS[target].require()
-    measured = latency or (Path(name) / LATENCY if (Path(name) / LATENCY).is_file() else None)
-    table = None if measured is None else LatencyTable.load(measured)
+    path = Path(name)
+    run = path if path.is_dir() else path.parents[1] if path.parent.name == "allocations" else None
+    table = None if latency is None else LatencyTable.load(latency)
+    if table is None and run is not None and (run / LATENCY).is_file():
+        table = LatencyTable.load(run / LATENCY)
+        try:
+            table.check(fingerprint(TARGETS[target]), target=target, threads=threads)
+        except PmqError as error:
+            message(f"latency is not proved: {error}")
+            table = None
     given: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "data": data}
     given |= {"split": split, "crop_pct": crop_pct, "pretrained": pretrained}
-    given = remembered([name], given, allocations)
+    given = remembered([str(run or name)], given, allocations)
     module, images = open_subject(**given, workers=workers, device="cpu", threads=None)
     used = max([calib_images, *(a.calibration.n_images + a.calibration.n_held_out for a in allocations if a.calibration)])
-    indices = images.evaluation_indices(used, seed, min(limit, len(images.evaluation)))
+    drawn = next((a.calibration.seed for a in allocations if a.calibration and a.calibration.seed is not None), seed)
+    indices = images.evaluation_indices(used, drawn, min(limit, len(images.evaluation)))
     proof = images.evaluation.first_readable(indices, len(indices))
-    folder = out or (Path(name) if Path(name).is_dir() else results / (given["model"] or "embedded") / name) / "deploy" / target
+    folder = out or (run or results / (given["model"] or "embedded") / path.stem) / "deploy" / target
+    need = recalibrate or not (allocations or item == "fp32")
     found = run_deploy(
         module,
         item,
         target,
         proof,
         folder,
-        calibration_images=None if allocations or item == "fp32" else images.calibration_images(calib_images, seed),
+        calibration_images=images.calibration_images(calib_images, seed) if need else None,
+        recalibrate=recalibrate,
         recipe=recipe,
         latency=table,
         dynamic_batch=dynamic_batch,

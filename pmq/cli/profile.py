@@ -40,7 +40,8 @@ def profile(
     if json:
         print_json({"table": str(path), "target": target, "rest_ms": table.rest_ms, "whole_ms": totals, "spread": table.spread})
         return
+    own = f" {model}" if model else ""
     rows = [[layer, *(row.get(key) for key in keys)] for layer, row in table.layers.items()]
     rows += [["all else", *(table.rest_ms for _ in keys)], ["sum", *totals.values()]]
     print_table(f"{name} on {target}, {threads} thread(s), batch of {batch_size}: milliseconds", ["layer", *keys], rows)
-    print(f"latency table: {path}\nnext: pmq search --target {target} --budget latency={0.7 * max(totals.values()):.2f}ms")
+    print(f"latency table: {path}\nnext: pmq search{own} --target {target} --budget latency={0.7 * max(totals.values()):.2f}ms")

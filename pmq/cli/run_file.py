@@ -19,7 +19,7 @@ def run(
     threads: Annotated[int, typer.Option(help="threads of the runtime", min=1)] = 1,
     json: o.Json = False,
 ) -> None:
-    """Name the likeliest classes of images, with nothing but the file and its runtime."""
+    """Name the likeliest classes of images, with nothing but the file, its runtime and onnx."""
     import numpy as np
 
     from pmq.core import PmqError
@@ -31,6 +31,8 @@ def run(
     target = target_of(file)
     target.require(running=True)
     preprocess, classes = read_description(target.metadata(file), file)
+    if preprocess["num_classes"] == 0:
+        raise PmqError(f"{str(file)!r} gives features, no classes; run it with {target.runtime} itself")
     session = target.session(file, threads)
     found = []
     for path in images:

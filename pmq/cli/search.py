@@ -54,6 +54,7 @@ def search(
     from pmq.api.profile import known_latency
     from pmq.cli.subject import open_subject
     from pmq.core import Budget
+    from pmq.cost import LatencyTable
     from pmq.deploy import TARGETS
     from pmq.models import model_info
 
@@ -61,6 +62,8 @@ def search(
     if model is not None and (Path(model) / "manifest.json").is_file():
         _solve_again(model, budget, resume, json)
         return
+    if latency is not None:
+        target = target or LatencyTable.load(latency).target
     target = target or ("onnxruntime" if asked.limits.latency_ms is not None else None)
     if target is not None:
         TARGETS[target].require()
@@ -147,13 +150,15 @@ def _solve_again(run: str, budget: str, resume: bool, json: bool) -> None:
     found = allocation.budget.achieved | allocation.metrics
     if json:
         print_json(
-            {"run": run, "allocation": str(path)} | {k: found.get(k) for k in ("size_bytes", "bit_ops", "predicted_error")}
+            {"run": run, "allocation": str(path)}
+            | {k: found.get(k) for k in ("size_bytes", "bit_ops", "latency_ms", "predicted_error")}
         )
         return
-    row = [budget, *costs(found["size_bytes"] or 0, found["bit_ops"] or 0), found["predicted_error"]]
+    measured = [found["latency_ms"]] if "latency_ms" in found else []
+    row = [budget, *costs(found["size_bytes"] or 0, found["bit_ops"] or 0), *measured, found["predicted_error"]]
     print_table(
         f"{allocation.model.name}: the exact optimum by the tables of {run}",
-        ["budget", "MB", "bit ops (G)", "predicted error"],
+        ["budget", "MB", "bit ops (G)", *(["ms"] if measured else []), "predicted error"],
         [row],
     )
     print(f"allocation: {path}\nnext: pmq evaluate {path} --recalibrate")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from pmq.core.allocation import validated
-from pmq.core.choice import FLOAT, Choice
+from pmq.core.choice import Choice
 from pmq.core.errors import PmqError
 from pmq.core.files import read_json, write_text
 
@@ -61,7 +62,9 @@ class LatencyTable(BaseModel):
         for name, choice in choices.items():
             layer, _, slot = name.rpartition(".")
             if slot == "weight":
-                key = layer_key(choice, choices.get(f"{layer}.input", FLOAT))
+                if f"{layer}.input" not in choices:
+                    raise PmqError(f"weight and input of {layer!r} must be chosen together to know their latency; tie them")
+                key = layer_key(choice, choices[f"{layer}.input"])
                 if key not in self.layers.get(layer, {}):
                     known = ", ".join(self.layers.get(layer, {})) or "nothing"
                     raise PmqError(f"{layer!r} at {key!r} was not profiled on target {self.target!r}, but {known}; profile again")
@@ -74,12 +77,20 @@ class LatencyTable(BaseModel):
         """Milliseconds of a whole allocation."""
         return self.rest_ms + self.decision_ms(assignment)
 
-    def check(self, fingerprint: Mapping[str, str], force: bool = False) -> None:
-        """Raise unless the table was measured where ``fingerprint`` is from, or is forced."""
+    def check(self, fingerprint: Mapping[str, str], force: bool = False, **facts: object) -> None:
+        """Raise unless the table is of these ``facts`` (``threads=1``) and measured where ``fingerprint`` is from, or forced."""
+        for name, wanted in facts.items():
+            if getattr(self, name) != wanted:
+                raise PmqError(f"the latency table is of {name} {getattr(self, name)!r}, not {wanted!r}; profile that one")
         other = [k for k in fingerprint if self.fingerprint.get(k) != fingerprint[k]]
         if other and not force:
             said = ", ".join(f"{k} {self.fingerprint.get(k)!r}, here {fingerprint[k]!r}" for k in other)
             raise PmqError(f"the latency table was measured elsewhere ({said}); profile here, or --force it")
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all of it."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     def save(self, path: Path) -> Path:
         """Write it as JSON."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -68,7 +67,7 @@ class Target(ABC):
 
     def versions(self) -> dict[str, str]:
         """Versions of its packages."""
-        return {package: version(package) for package in (self.runtime, *self.packages)}
+        return {package: str(import_module(package).__version__) for package in (self.runtime, *self.packages)}
 
     @abstractmethod
     def skeleton(self, model: nn.Module, layers: list[str], image: Tensor, dynamic_batch: bool = False) -> Any:

@@ -48,8 +48,12 @@ class Maker:
         return self._made[name, key]
 
     def input_shape(self, name: str, batch_size: int) -> tuple[int, ...]:
-        """Of layer ``name``."""
-        return (batch_size, *self._inventory[f"{name}.input"].shape)
+        """Of layer ``name``; windows are rows of the batch, each of the shape that the inventory tells."""
+        weight, source = self._inventory[f"{name}.weight"], self._inventory[f"{name}.input"]
+        macs = next(op.macs for op in self._inventory.operators if op.name == name)
+        rows = macs * source.shape[-1] // weight.numel
+        windows = 1 if weight.kind == "patch_embed" else max(1, rows // source.numel)
+        return (batch_size * windows, *source.shape)
 
     def _make(self, name: str, mode: Mode) -> DeployLayer:
         own = [c for c in self._inventory if c.module == name and c.slot in ("weight", "input")]

@@ -18,10 +18,13 @@ TARGET, PREPROCESS, CLASSES = "pmq.target", "pmq.preprocess", "pmq.classes"
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
 
 
-def described(data_config: Mapping[str, Any], classes: list[str]) -> dict[str, str]:
+def described(data_config: Mapping[str, Any], num_classes: int, classes: list[str]) -> dict[str, str]:
     """Texts to keep in a file."""
-    keys = ("input_size", "interpolation", "crop_pct", "mean", "std")
-    return {PREPROCESS: json.dumps({k: data_config[k] for k in keys}), CLASSES: json.dumps(classes)}
+    keys = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
+    return {
+        PREPROCESS: json.dumps({k: data_config.get(k) for k in keys} | {"num_classes": num_classes}),
+        CLASSES: json.dumps(classes),
+    }
 
 
 def read_description(metadata: Mapping[str, str], path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -50,10 +53,10 @@ def load_image(path: Path, preprocess: Mapping[str, Any]) -> NDArray[np.float32]
     # As torchvision does it: the shorter side to the size over the crop, rounded down; margins rounded to the nearest.
     size = int(np.floor(min(height, width) / preprocess["crop_pct"]))
     short = min(image.size)
-    resized = image.resize(
-        (int(size * image.width / short), int(size * image.height / short)),
-        FILTERS.get(preprocess["interpolation"], FILTERS["bicubic"]),
-    )
+    shape = (int(size * image.width / short), int(size * image.height / short))
+    if preprocess.get("crop_mode") == "squash":  # both sides, whatever becomes of the aspect
+        shape = (int(width / preprocess["crop_pct"]), int(height / preprocess["crop_pct"]))
+    resized = image.resize(shape, FILTERS.get(preprocess["interpolation"], FILTERS["bicubic"]))
     left, top = round((resized.width - width) / 2), round((resized.height - height) / 2)
     cut = resized.crop((left, top, left + width, top + height))
     values = np.asarray(cut, np.float32).reshape(height, width, channels) / 255

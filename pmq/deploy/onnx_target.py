@@ -107,9 +107,11 @@ def _bits(tensor: Any) -> int:
 
 
 def _load(path: Path) -> Any:
-    import onnx
-    from google.protobuf.message import DecodeError
-
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError:
+        raise PmqError(f"reading {str(path)!r} needs 'onnx', which is not installed; pip install 'pmq[onnx]'") from None
     try:
         return onnx.load(path)
     except (OSError, DecodeError) as error:

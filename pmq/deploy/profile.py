@@ -28,6 +28,7 @@ def profile_layers(
     inventory: Inventory,
     choices: Mapping[str, Sequence[Mode]],
     name: str,
+    image_size: Sequence[int],
     batch_size: int = 1,
     threads: int = 1,
     rounds: int = ROUNDS,
@@ -46,11 +47,12 @@ def profile_layers(
         inventory: its components.
         choices: layer -> what it may do.
         name: of the model, for the record.
+        image_size: ``(C, H, W)``.
         batch_size: images at once.
         threads: of the runtime.
         rounds: of each comparison.
     """
-    image = torch.randn(batch_size, *inventory.components[1].shape)
+    image = torch.randn(batch_size, *image_size)
     skeleton = target.skeleton(model, list(choices), image)
     bench = Bench(target, skeleton, Maker(model, inventory, choices), image.numpy(), threads, rounds)
     kinds: dict[tuple[object, ...], list[str]] = {}

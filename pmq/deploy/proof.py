@@ -87,10 +87,11 @@ def bits_check(stored: Mapping[str, str], assignment: Assignment, inventory: Inv
     return Check(passed=not other, found=len(other), limit=0, what=said)
 
 
-def size_check(found: int, promised: float) -> Check:
-    """Whether the file is as small as promised."""
-    limit = (1 + SIZE) * promised + GRAPH_BYTES
-    said = f"bytes on disk; {promised:.0f} promised, {SIZE:.0%} and {GRAPH_BYTES} for the graph allowed"
+def size_check(found: int, promised: float, buffers: int = 0) -> Check:
+    """Whether the file is as small as promised; ``buffers`` are bytes of constants that are no parameters, such as masks."""
+    graph = GRAPH_BYTES + buffers
+    limit = (1 + SIZE) * promised + graph
+    said = f"bytes on disk; {promised:.0f} promised, {SIZE:.0%} and {graph} for graph and masks allowed"
     return Check(passed=found <= limit, found=found, limit=limit, what=said)
 
 

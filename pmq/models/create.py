@@ -155,7 +155,7 @@ def model_info(model: nn.Module) -> ModelInfo:
 def class_names(model: nn.Module) -> list[str]:
     """What a model calls its classes: by its own config, or ImageNet-1k's where there are a thousand; else nothing."""
     own = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
-    if own:
+    if own and len(own) == getattr(model, "num_classes", 0):
         return list(own)
     if getattr(model, "num_classes", 0) != 1000:
         return []

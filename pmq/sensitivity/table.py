@@ -80,5 +80,6 @@ class SensitivityTable:
         for name, choice, error in self:
             component = inventory[name]
             row = {"component": name, "kind": component.kind, "role": component.role, "bits": choice.bits}
-            rows.append(row | {"quantizer": choice.quantizer, "error": error, "metric": self.metric})
+            row |= {"quantizer": choice.quantizer, "granularity": choice.granularity, "group_size": choice.group_size}
+            rows.append(row | {"error": error, "metric": self.metric})
         return pd.DataFrame(rows)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import pmq
+from pmq.api.again import solve_again
 from pmq.api.profile import known_latency, profile
 from pmq.core import PmqError
 from pmq.cost import LatencyTable
@@ -84,5 +85,36 @@ def test_latency_tables_are_kept_and_checked(table: LatencyTable, tmp_path: Path
     with pytest.raises(PmqError, match="measured elsewhere"):
         known_latency(model, table.model, "onnxruntime", tmp_path, elsewhere)
     assert known_latency(model, table.model, "onnxruntime", tmp_path, elsewhere, force=True).rest_ms == table.rest_ms
+    with pytest.raises(PmqError, match="of threads 1, not 2"):
+        pmq.deploy(model, "fp32", "onnxruntime", torch.zeros(1, 3, 32, 32), tmp_path / "out", latency=table, threads=2)
+    with pytest.raises(PmqError, match="of target"):
+        pmq.deploy(model, "fp32", "openvino", torch.zeros(1, 3, 32, 32), tmp_path / "out", latency=table)
+    assert not (tmp_path / "out").exists()
     with pytest.raises(PmqError, match="name a --target"):
         pmq.search(model, torch.randn(24, 3, 32, 32), "latency=1ms", calib_images=8, held_out=16)
+
+
+def test_budgets_that_cannot_be_met_together_are_told(images: torch.Tensor) -> None:
+    """In a target's space the least bytes (4-bit weights) and the least bit operations (int8) are of different modes."""
+    with pytest.raises(PmqError, match="at once"):
+        pmq.search(make_tiny(), images, "4.5bit", space="onnxruntime", calib_images=8, held_out=16)
+
+
+def test_another_latency_from_a_run_and_its_deployment(images: torch.Tensor, table: LatencyTable, tmp_path: Path) -> None:
+    model = make_tiny()
+    how = {"space": "onnxruntime", "latency": table, "calib_images": 8, "held_out": 16, "out": tmp_path / "run", "rounds": 1}
+    slow = sum(max(row.values()) for row in table.layers.values()) + table.rest_ms
+    pmq.search(model, images, f"latency={2 * slow:.4f}ms", **how)
+    path, again = solve_again(tmp_path / "run", f"latency={2 * slow:.4f}ms")
+    with pytest.raises(PmqError, match="recalibrate"):
+        pmq.deploy(model, again, "onnxruntime", images[24:], tmp_path / "out")
+    deployed = pmq.deploy(
+        model,
+        pmq.Allocation.load(path),
+        "onnxruntime",
+        images[24:],
+        tmp_path / "out",
+        calibration_images=images[:8],
+        recalibrate=True,
+    )
+    assert deployed.passed

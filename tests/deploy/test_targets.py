@@ -106,7 +106,7 @@ class TestTargetConformance:
         space = Space(read_space(target.name), tiny.inventory)
         layers = [d for d in space.decisions if len(d.components) == 2]
         choices = {d.components[0].removesuffix(".weight"): list(zip(*d.choices, strict=True)) for d in layers}
-        table = profile_layers(target, tiny.model, tiny.inventory, choices, "tiny", rounds=3)
+        table = profile_layers(target, tiny.model, tiny.inventory, choices, "tiny", (3, 32, 32), rounds=3)
         assert {name: len(row) for name, row in table.layers.items()} == {name: len(row) for name, row in choices.items()}
         assert all(table.latency_ms(space.assignment(genome)) > 0 for genome in space.uniform_modes().values())
         assert table.fingerprint.keys() == {"processor", "architecture", target.runtime}
