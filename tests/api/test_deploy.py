@@ -97,7 +97,7 @@ def test_latency_tables_are_kept_and_checked(table: LatencyTable, tmp_path: Path
 def test_budgets_that_cannot_be_met_together_are_told(images: torch.Tensor) -> None:
     """In a target's space the least bytes (4-bit weights) and the least bit operations (int8) are of different modes."""
     with pytest.raises(PmqError, match="at once"):
-        pmq.search(make_tiny(), images, "4.5bit", space="onnxruntime", calib_images=8, held_out=16)
+        pmq.search(make_tiny(), images, "size=0.0279MB,bitops=0.0710G", space="onnxruntime", calib_images=8, held_out=16)
 
 
 def test_another_latency_from_a_run_and_its_deployment(images: torch.Tensor, table: LatencyTable, tmp_path: Path) -> None:
