@@ -17,7 +17,7 @@ from pmq.core.files import read_json, write_text
 def layer_key(weight: Choice, source: Choice) -> str:
     """Name what a layer does by the choices of its weight and its input.
 
-    >>> layer_key(Choice(bits=4, granularity="group", group_size=32), FLOAT)
+    >>> layer_key(Choice(bits=4, granularity="group", group_size=32), Choice(bits=32, quantizer="none"))
     'w4-group32 x fp32'
     """
     return f"w{_label(weight)} x {_label(source)}"

@@ -223,7 +223,7 @@ def test_another_budget_needs_no_model(found, tmp_path: Path) -> None:
     w5a5 = Budget.parse("5bit").resolve(
         UniformCosts(Space(read_space("default"), take_inventory(make_tiny(), torch.zeros(1, 3, 32, 32))))
     )
-    assert w5a5.allow(**allocation.budget.achieved)
+    assert w5a5.allow(*allocation.budget.achieved.values())
     assert allocation.budget.achieved["bit_ops"] > 0.95 * w5a5.bit_ops
     with pytest.raises(PmqError, match="recalibrate"):
         pmq.simulate(make_tiny(), allocation)
