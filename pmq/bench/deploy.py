@@ -26,18 +26,20 @@ MIXTURES = 6
 
 @dataclass(frozen=True)
 class Prediction:
-    """Milliseconds of a mixture of modes: by the latency table, and measured."""
+    """Milliseconds of a mixture of modes, by the latency table and measured, and those of FP32 beside it."""
 
     target: str
     mixture: str
     predicted_ms: float
     measured_ms: float
     spread: float
+    fp32_predicted_ms: float
+    fp32_measured_ms: float
 
     @property
     def off(self) -> float:
-        """Measured over predicted, less one."""
-        return self.measured_ms / self.predicted_ms - 1
+        """Measured over predicted share of FP32's time, less one: a machine may have slowed down since it was profiled."""
+        return (self.measured_ms / self.fp32_measured_ms) / (self.predicted_ms / self.fp32_predicted_ms) - 1
 
 
 def runtime_speed(model_name: str, repeats: int = 15) -> tuple[list[Timing], float]:
@@ -76,13 +78,12 @@ def predictions(model_name: str, target: str, repeats: int = 15) -> list[Predict
 
     shares = np.linspace(0.1, 0.9, MIXTURES)
     models = {f"{share:.0%} int8": {layer: draw(share, modes) for layer, modes in choices.items()} for share in shares}
+    models["FP32"] = dict.fromkeys(choices, PLAIN)
     bench = Bench(runtime, runtime.skeleton(model, list(choices), image), Maker(model, inventory, choices), image.numpy())
-    found = []
-    for name, times in bench.times(models).items():
-        measured, spread = median_spread(times)
-        predicted = table.rest_ms + sum(table.layers[layer][key] for layer, key in models[name].items())
-        found.append(Prediction(target, name, predicted, measured, spread))
-    return found
+    measured = {name: median_spread(times) for name, times in bench.times(models).items()}
+    predicted = {name: table.rest_ms + sum(table.layers[n][key] for n, key in keys.items()) for name, keys in models.items()}
+    plain = predicted.pop("FP32"), measured["FP32"][0]
+    return [Prediction(target, name, ms, *measured[name], *plain) for name, ms in predicted.items()]
 
 
 def _subject(model_name: str) -> tuple[nn.Module, Inventory, torch.Tensor]:
