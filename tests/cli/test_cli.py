@@ -295,7 +295,7 @@ def test_milliseconds_are_searched_deployed_and_run(tmp_path: Path) -> None:
     deployed = pmq("deploy", "--limit", "64", "--rounds", "5", "--json", cwd=tmp_path)
     answer = json.loads(deployed.stdout)
     assert deployed.returncode == (0 if answer["passed"] else 1)
-    assert answer["agreement_simulated"] >= 97
+    assert answer["agreement_simulated"] >= 95
     assert answer["target"] == "onnxruntime"
     assert answer["predicted_latency_ms"] <= float(budget[8:-2])
     proof = json.loads((tmp_path / answer["file"]).with_name("deployment.json").read_text())["proof"]
