@@ -12,6 +12,8 @@ from pmq.deploy.layer import DeployLayer
 from pmq.deploy.skeleton import Part
 
 Array = NDArray[Any]
+#: last part of the name of the one node that says what a layer does, by which it is found again
+PRODUCT = "product"
 
 
 class PartBuilder:
@@ -36,15 +38,30 @@ class PartBuilder:
     def node(self, op: str, inputs: list[str], leaf: str, output: str | None = None, domain: str = "", **attributes: Any) -> str:
         """Add a node; give the name of its output."""
         output = output or f"{self.name}/{leaf}"
-        self.part.nodes.append(helper.make_node(op, inputs, [output], f"{self.name}/{leaf}", domain=domain, **attributes))
+        name = f"{self.name}/{leaf}"
+        self.part.nodes.append(
+            helper.make_node(op, inputs, [output], name if leaf == PRODUCT else "", domain=domain, **attributes)
+        )
         return output
+
+    def grid(self, layer: DeployLayer) -> tuple[str, str]:
+        """Scale and zero point of the input."""
+        assert layer.grid is not None
+        scale, zero = np.array(layer.grid[0], np.float32), np.array(layer.grid[1], np.uint8)
+        return self.constant("input.scale", scale), self.constant("input.zero", zero)
+
+    def float_weight(self, layer: DeployLayer) -> str:
+        """The weight ``(I, O)`` in FP32, stored as FP16 where it is chosen so."""
+        half, value = layer.weight.quantizer == "half", np.ascontiguousarray(layer.value.reshape(layer.shape).T)
+        weight = self.constant("weight", value.astype(np.float16 if half else np.float32))
+        return self.node("Cast", [weight], "widened", to=TensorProto.FLOAT) if half else weight
 
     def product(self, layer: DeployLayer, x: str, weight: str, y: str) -> None:
         """Multiply by a float weight ``(I, O)``, add the bias."""
         if layer.bias is None:
-            self.node("MatMul", [x, weight], "product", y)
+            self.node("MatMul", [x, weight], PRODUCT, y)
         else:
-            product = self.node("MatMul", [x, weight], "product")
+            product = self.node("MatMul", [x, weight], PRODUCT)
             self.node("Add", [product, self.constant("bias", layer.bias)], "sum", y)
 
     def patches(self, layer: DeployLayer, x: str) -> str:
@@ -65,16 +82,11 @@ class PartBuilder:
         self.node("Transpose", [rows], "map", y, perm=[0, 3, 1, 2])
 
 
-def kernel(layer: DeployLayer) -> Array:
-    """The float weight as ``(I, O)``."""
-    return np.ascontiguousarray(layer.value.reshape(layer.shape).T)
-
-
 def nibbles(codes: Array) -> Array:
     """Pack codes below 16 ``(..., 2 n)`` into bytes ``(..., n)``, the first in the low half."""
     low, high = codes[..., 0::2], codes[..., 1::2]
     return (low | (high << 4)).astype(np.uint8)
 
 
-#: ONNX's numbers of types
-FLOAT32, INT4 = TensorProto.FLOAT, TensorProto.INT4
+#: ONNX's number of the type
+INT4 = TensorProto.INT4

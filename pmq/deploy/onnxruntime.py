@@ -49,7 +49,7 @@ class OnnxRuntime(OnnxTarget):
 
     def emit(self, layer: DeployLayer, x: str, y: str) -> Any:
         """A layer as onnxruntime's operators."""
-        from pmq.deploy.onnx_parts import FLOAT32, PartBuilder, kernel, nibbles
+        from pmq.deploy.onnx_parts import PRODUCT, PartBuilder, nibbles
 
         b = PartBuilder(layer)
         outputs, inputs = layer.shape
@@ -57,10 +57,7 @@ class OnnxRuntime(OnnxTarget):
         to = rows_to or y
         if layer.grid is not None:
             assert layer.codes is not None and layer.scales is not None
-            scale, zero = (
-                b.constant("input.scale", np.array(layer.grid[0], np.float32)),
-                b.constant("input.zero", np.array(layer.grid[1], np.uint8)),
-            )
+            scale, zero = b.grid(layer)
             x = b.node("QuantizeLinear", [x, scale, zero], "quantized")
             if layer.patch:
                 x = b.patches(layer, x)
@@ -68,7 +65,7 @@ class OnnxRuntime(OnnxTarget):
             given = [x, weight, scale, b.constant("weight.scale", layer.scales[:, 0]), zero]
             if layer.bias is not None:
                 given += ["", b.constant("bias", layer.bias)]
-            b.node("MatMulIntegerToFloat", given, "product", to, CONTRIB)
+            b.node("MatMulIntegerToFloat", given, PRODUCT, to, CONTRIB)
         else:
             if layer.patch:
                 x = b.patches(layer, x)
@@ -81,12 +78,9 @@ class OnnxRuntime(OnnxTarget):
                 given = [x, packed, b.constant("weight.scale", layer.scales.reshape(-1))]
                 given += [] if layer.bias is None else ["", "", b.constant("bias", layer.bias)]
                 attributes = {"K": inputs, "N": outputs, "bits": bits, "block_size": group, "accuracy_level": EXACT}
-                b.node("MatMulNBits", given, "product", to, CONTRIB, **attributes)
+                b.node("MatMulNBits", given, PRODUCT, to, CONTRIB, **attributes)
             else:
-                half = layer.weight.quantizer == "half"
-                weight = b.constant("weight", kernel(layer).astype(np.float16 if half else np.float32))
-                weight = b.node("Cast", [weight], "widened", to=FLOAT32) if half else weight
-                b.product(layer, x, weight, to)
+                b.product(layer, x, b.float_weight(layer), to)
         if layer.patch:
             b.map(to, y)
         return b.part

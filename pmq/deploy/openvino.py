@@ -52,21 +52,18 @@ class OpenVino(OnnxTarget):
 
     def emit(self, layer: DeployLayer, x: str, y: str) -> Any:
         """A layer as ONNX's own operators."""
-        from pmq.deploy.onnx_parts import FLOAT32, INT4, PartBuilder, kernel, nibbles
+        from pmq.deploy.onnx_parts import INT4, PartBuilder, nibbles
 
         b = PartBuilder(layer)
         to = y if layer.patch is None else f"{layer.name}/output"
         if layer.grid is not None:
-            scale = b.constant("input.scale", np.array(layer.grid[0], np.float32))
-            zero = b.constant("input.zero", np.array(layer.grid[1], np.uint8))
+            scale, zero = b.grid(layer)
             x = b.node("QuantizeLinear", [x, scale, zero], "quantized")
             x = b.node("DequantizeLinear", [x, scale, zero], "dequantized")
         if layer.patch:
             x = b.patches(layer, x)
         if layer.codes is None:
-            half = layer.weight.quantizer == "half"
-            weight = b.constant("weight", kernel(layer).astype(np.float16 if half else np.float32))
-            weight = b.node("Cast", [weight], "widened", to=FLOAT32) if half else weight
+            weight = b.float_weight(layer)
         else:
             assert layer.scales is not None
             codes, scales = np.ascontiguousarray(layer.codes.T.astype(np.int8)), np.ascontiguousarray(layer.scales.T)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pmq.core.errors import PmqError
-from pmq.deploy import onnxruntime as _onnxruntime  # noqa: F401 (they register themselves)
+from pmq.deploy import litert as _litert  # noqa: F401 (they register themselves)
+from pmq.deploy import onnxruntime as _onnxruntime  # noqa: F401
 from pmq.deploy import openvino as _openvino  # noqa: F401
 from pmq.deploy.base import TARGETS, Target
 from pmq.deploy.labels import TARGET

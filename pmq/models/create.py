@@ -153,7 +153,10 @@ def model_info(model: nn.Module) -> ModelInfo:
 
 
 def class_names(model: nn.Module) -> list[str]:
-    """What a model calls its classes: by its own config, or ImageNet-1k's where there are a thousand; else nothing."""
+    """What a model calls its classes: by its own config, or ImageNet-1k's where there are a thousand; else nothing.
+
+    Of ImageNet's synonyms the first, unless two classes share it.
+    """
     own = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
     if own and len(own) == getattr(model, "num_classes", 0):
         return list(own)
@@ -162,7 +165,9 @@ def class_names(model: nn.Module) -> list[str]:
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo()
-    return [info.index_to_description(i) for i in range(1000)]
+    names = [info.index_to_description(i) for i in range(1000)]
+    first = [name.split(",")[0] for name in names]
+    return [short if first.count(short) == 1 else name for short, name in zip(first, names, strict=True)]
 
 
 def _built_for(model: nn.Module, data_config: dict[str, Any]) -> dict[str, Any]:

@@ -20,10 +20,14 @@ IMAGE_BITS = 8
 
 @dataclass(frozen=True)
 class Decision:
-    """Components that take one choice together, and the choices of each, in order of rising bits."""
+    """Components that take one choice together, and the choices of each, in order of rising bits.
+
+    ``modes`` names the choices of a layer's weight and input where the space has modes.
+    """
 
     components: tuple[str, ...]
     choices: tuple[tuple[Choice, ...], ...]
+    modes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.choices[0])
@@ -70,7 +74,8 @@ class Space:
     def uniform(self, weight_bits: int, activation_bits: int) -> Assignment:
         """Give every component the same bits, with the quantizers of this space.
 
-        Pins are excepted, and the image, which has 8 bits to begin with.
+        Pins are excepted, and the image, which has 8 bits to begin with. Where the space has a mode of these bits, layers
+        that have it take it and the others stay as they are at most.
         """
 
         def bits(component: Component) -> int:
@@ -78,7 +83,12 @@ class Space:
                 return weight_bits
             return max(IMAGE_BITS, activation_bits) if component.kind == "image" else activation_bits
 
-        return {c.name: self._choice(c, self._pin(c) or bits(c)) for c in self.inventory}
+        found = {c.name: self._choice(c, self._pin(c) or bits(c)) for c in self.inventory}
+        for name, mode in self.file.modes.items():
+            if (mode.weight.bits, mode.input.bits) == (weight_bits, activation_bits):
+                whole, layers = self.assignment(self.uniform_modes()[name]), [d for d in self.decisions if d.modes]
+                return found | {component: whole[component] for d in layers for component in d.components}
+        return found
 
     def assignment(self, genome: Any) -> Assignment:
         """Turn a choice index for each decision into a choice for each component."""
@@ -131,39 +141,34 @@ class Space:
         """The decision over a layer's modes, in order of rising bits."""
         what = f"search space {self.name!r}, {weight.module!r}"
         pins = [self._pin(weight), self._pin(source)]
-        pairs = []
+        pairs: list[tuple[str, Choice, Choice]] = []
         for name, mode in self.file.modes.items():
             inside = mode.layers is None or any(_matches(p, weight) for p in mode.layers)
             if not inside or any(_matches(p, weight) for p in mode.excepted):
                 continue
-            pair = tuple(self._one(c, one, f"{what}, mode {name!r}") for c, one in ((weight, mode.weight), (source, mode.input)))
-            if all(pin is None or choice.bits == pin for pin, choice in zip(pins, pair, strict=True)):
-                pairs.append(pair)
+            both = [self._one(c, one, f"{what}, mode {name!r}") for c, one in ((weight, mode.weight), (source, mode.input))]
+            if all(pin is None or choice.bits == pin for pin, choice in zip(pins, both, strict=True)):
+                pairs.append((name, both[0], both[1]))
         if not pairs:
             raise PmqError(f"{what} has no mode left; name it under layers of one, or loosen its pins")
-        pairs.sort(key=lambda pair: (pair[0].bits * pair[1].bits, pair[0].bits))
-        weights, inputs = zip(*pairs, strict=True)
-        return Decision((weight.name, source.name), (weights, inputs))
+        pairs.sort(key=lambda pair: (pair[1].bits * pair[2].bits, pair[1].bits))
+        names, weights, inputs = zip(*pairs, strict=True)
+        return Decision((weight.name, source.name), (weights, inputs), names)
 
     def _one(self, component: Component, one: OneChoice, what: str) -> Choice:
         if one.bits == FP32:
             return FLOAT
-        quantizer, granularity = one.quantizer or "affine", one.granularity or "tensor"
+        quantizer = one.quantizer or "affine"
+        granularity = "token" if quantizer == "dynamic" else one.granularity or "tensor"
         _check_fits(component, quantizer, granularity, what)
         fields = one.model_dump() | {"quantizer": quantizer, "granularity": granularity, "estimator": self.estimator}
         return validated(Choice, fields, what)
 
     def uniform_modes(self) -> dict[str, list[int]]:
         """Genomes in which every layer that has a mode takes it, and the others their last."""
-        found = {}
-        for name, mode in self.file.modes.items():
-            wanted = (mode.weight.bits, mode.weight.quantizer or "affine", mode.weight.group_size, mode.input.bits)
-            genome = []
-            for d in self.decisions:
-                same = [k for k in range(len(d)) if _is_mode(d, k, wanted)]
-                genome.append(same[0] if same else len(d) - 1)
-            found[name] = genome
-        return found
+        return {
+            name: [d.modes.index(name) if name in d.modes else len(d) - 1 for d in self.decisions] for name in self.file.modes
+        }
 
     def _own_choices(self, component: Component) -> tuple[Choice, ...]:
         pin = self._pin(component)
@@ -227,12 +232,6 @@ class Space:
                     f"search space {self.name!r}: {pattern!r} is no kind of component ({', '.join(KINDS)}) and no pattern "
                     f"that matches a component's name, such as {self.inventory.names[0]!r}"
                 )
-
-
-def _is_mode(decision: Decision, k: int, wanted: tuple[int, str, int | None, int]) -> bool:
-    weight, source = decision.choices[0][k], decision.choices[-1][k]
-    quantizer = "none" if wanted[0] == FP32 else wanted[1]
-    return (weight.bits, weight.quantizer, weight.group_size, source.bits) == (wanted[0], quantizer, *wanted[2:])
 
 
 def _check_fits(component: Component, quantizer: str, granularity: str, what: str) -> None:

@@ -1,0 +1,136 @@
+"""LiteRT (TensorFlow Lite) for Android and elsewhere: 8- and 4-bit weights, inputs rounded a token at a time, in one file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pmq.core.errors import PmqError, one_line
+from pmq.core.files import write_bytes
+from pmq.deploy.base import Session, Target, register
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pmq.deploy.layer import DeployLayer
+
+#: of the entry of a file's metadata that holds ours
+NAME = "pmq"
+
+
+@register
+class LiteRT(Target):
+    """Layers as FULLY_CONNECTED, of which XNNPACK makes integer products where the weight is of integers.
+
+    It finds each token's range when the token is there, so there is nothing to calibrate.
+    """
+
+    name = "litert"
+    suffix = ".tflite"
+    extra = "litert"
+    runtime = "ai_edge_litert"
+    packages = ("litert_torch",)
+    modes = ("w8 x 8-dynamic", "w4 x 8-dynamic", "w4-group32 x 8-dynamic", "w16-half x fp32", "wfp32 x fp32")
+
+    def skeleton(self, model: nn.Module, layers: list[str], image: Tensor, dynamic_batch: bool = False) -> Any:
+        """A graph as its schema's objects."""
+        from pmq.deploy.tflite import take_skeleton
+
+        if dynamic_batch:
+            raise PmqError(f"target {self.name!r} has no open batch size; deploy without --dynamic-batch")
+        return take_skeleton(model, layers, image)
+
+    def single(self, layer: DeployLayer, shape: tuple[int, ...]) -> Any:
+        """A graph as its schema's objects."""
+        from pmq.deploy.tflite import single
+
+        return single(layer, shape)
+
+    def build(self, skeleton: Any, layers: Sequence[DeployLayer]) -> Any:
+        """A graph as its schema's objects."""
+        from pmq.deploy.tflite import fill
+
+        return fill(skeleton, layers, emit)
+
+    def save(self, built: Any, path: Path, metadata: Mapping[str, str]) -> list[Path]:
+        """One file, the texts among its metadata."""
+        from pmq.deploy.tflite import packed, with_metadata
+
+        return [write_bytes(path, packed(with_metadata(built, NAME, json.dumps(dict(metadata)))))]
+
+    def session(self, model: Any, threads: int = 1) -> Session:
+        """An interpreter on the CPU."""
+        from ai_edge_litert.interpreter import Interpreter
+
+        from pmq.deploy.tflite import packed
+
+        content = _read(model) if isinstance(model, Path) else packed(model)
+        try:
+            interpreter = Interpreter(model_content=content, num_threads=threads)
+            interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            named = repr(str(model)) if isinstance(model, Path) else "the model"
+            raise PmqError(f"LiteRT cannot load {named}: {one_line(error)}") from None
+        source, output = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+
+        def run(images: Any) -> Any:
+            interpreter.set_tensor(source, images)
+            interpreter.invoke()
+            return interpreter.get_tensor(output)
+
+        return run
+
+    def stored(self, path: Path) -> dict[str, str]:
+        """By types of weights."""
+        from pmq.deploy.tflite import read_layers
+
+        return read_layers(self._load(path))
+
+    def metadata(self, path: Path) -> dict[str, str]:
+        """Of the entry that is ours."""
+        from pmq.deploy.tflite import metadata
+
+        text = metadata(self._load(path), NAME)
+        return json.loads(text) if text else {}
+
+    def _load(self, path: Path) -> Any:
+        self.require(running=True)
+        from pmq.deploy.tflite import unpacked
+
+        try:
+            return unpacked(_read(path))
+        except Exception as error:  # whatever a parser of bytes that are no model stumbles over
+            raise PmqError(f"{str(path)!r} is no LiteRT model: {one_line(error)}") from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PmqError(f"{str(path)!r} cannot be read: {one_line(error)}") from None
+
+
+def emit(b: Any, layer: DeployLayer, x: int, y: int) -> None:
+    """Add a layer to a graph, from tensor ``x`` to tensor ``y``."""
+    outputs, inputs = layer.shape
+    to = y
+    if layer.patch:
+        x = b.patches(x, layer.patch)
+        to = b.tensor((*b.shape(x)[:-1], outputs))
+    if layer.codes is None:
+        half = layer.weight.quantizer == "half"
+        value = layer.value.reshape(outputs, inputs).astype(np.float16 if half else np.float32)
+        weight = b.constant(value, f"{layer.name}.weight")
+        weight = b.widened(weight) if half else weight
+    else:
+        assert layer.scales is not None
+        name, group = f"{layer.name}.weight", layer.weight.group_size
+        weight = b.int4(layer.codes, name) if layer.weight.bits == 4 else b.constant(layer.codes.astype(np.int8), name)
+        b.quantized(weight, layer.scales, group)
+    b.product(x, weight, None if layer.bias is None else b.constant(layer.bias), to)
+    if layer.patch:
+        b.transpose(to, (0, 3, 1, 2), y)
