@@ -23,7 +23,7 @@ flag = $(if $($(1)),$(2) "$($(1))")
 SUBJECT = $(MODEL) $(call flag,CHECKPOINT,--checkpoint) $(call flag,DATA,--data)
 
 .DEFAULT_GOAL := help
-.PHONY: help install search evaluate profile deploy export plot test bench check clean
+.PHONY: help install search evaluate profile deploy export plot test test-mobile bench check clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -60,6 +60,18 @@ plot: $(STAMP) ## draw the latest run's figures [RUN= OUT=folder ARGS=]
 test: $(STAMP) ## run the tests
 	$(VENV)/bin/python -m pytest $(ARGS)
 
+test-mobile: $(VENV)-litert/.installed $(VENV)-executorch/.installed ## test LiteRT and ExecuTorch, each in a .venv of its own (4 GB)
+	$(VENV)-litert/bin/python -m pytest tests/deploy tests/cli -k "litert or phones" $(ARGS)
+	$(VENV)-executorch/bin/python -m pytest tests/deploy tests/cli -k "executorch or phones" $(ARGS)
+
+$(VENV)-%/.installed: setup.cfg pyproject.toml constraints.txt constraints-litert.txt
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-$*/bin/python -m pip install --quiet --constraint $(or $(wildcard constraints-$*.txt),constraints.txt) setuptools
+	$(VENV)-$*/bin/python -m pip install --quiet --constraint $(or $(wildcard constraints-$*.txt),constraints.txt) \
+	  --no-build-isolation --editable '.[test,onnx,$*]'
+	touch $@
+
 bench: $(STAMP) ## time simulation against FP32, metrics against each other; the front against the exact one
 	$(VENV)/bin/python -m pmq.bench $(ARGS)
 
@@ -70,5 +82,5 @@ check: $(STAMP) ## lint and type-check
 	$(VENV)/bin/mypy
 
 clean: ## remove .venv, caches and builds; results stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-litert $(VENV)-executorch build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find pmq tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,8 +16,9 @@ from pmq.core import FLOAT, Allocation
 from pmq.core.allocation import pmq_version
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.cost import CostModel, LatencyTable
+from pmq.cost.latency import PLAIN
 from pmq.deploy import TARGETS, Session, Target
-from pmq.deploy.deployment import NAME, Deployment
+from pmq.deploy.deployment import Deployment
 from pmq.deploy.labels import TARGET, described
 from pmq.deploy.layer import DeployLayer, deploy_layers
 from pmq.deploy.profile import fingerprint
@@ -87,24 +88,20 @@ def deploy(
     predicted = plain = None
     if latency is not None:
         latency.check(fingerprint(runtime), target=target, threads=threads, batch_size=1)
-        predicted, plain = (latency.latency_ms(a) for a in (planned, dict.fromkeys(planned, FLOAT)))
+        predicted, plain = latency.latency_ms(planned), latency.whole_ms(dict.fromkeys(latency.layers, PLAIN))
     quantized = _quantized(what, subject, planned, recipe, calibration_images, seed, recalibrate)
     restored = copy.deepcopy(subject.model)
     layers = deploy_layers(restored, subject.inventory, quantized, restore(restored, quantized))
     skeleton = runtime.skeleton(restored, [x.name for x in layers], images[:1], dynamic_batch)
     metadata = described(subject.info.data_config, subject.info.num_classes, class_names(subject.model)) | {TARGET: target}
     stem = f"{subject.info.name.split('.')[0]}-{target}"
-    for old in (out / NAME, out / f"{stem}{runtime.suffix}"):  # of an earlier one
-        old.unlink(missing_ok=True)
     files = runtime.save(runtime.build(skeleton, layers), out / f"{stem}.failed{runtime.suffix}", metadata)  # until it is proved
+    session, stored = runtime.session(files[0], threads), runtime.stored(files[0])
     simulator = realise(copy.deepcopy(subject.model), subject.inventory, quantized)
-    stored = runtime.stored(files[0])
-    session = runtime.session(files[0], threads)
-    found = outputs_of(session, images)
-    wanted, reference = _outputs(simulator.model, images), _outputs(subject.model, images)
-    simulated, exact = _compared(wanted, found, subject.classifier), _compared(reference, found, subject.classifier)
-    promise = _compared(reference, wanted, subject.classifier)
     speed = _latencies(runtime, skeleton, layers, session, subject.model, images[:1], threads, rounds)
+    found, wanted = outputs_of(session, images), _outputs(simulator.model, images)
+    reference = _outputs(subject.model, images)
+    simulated, exact = _compared(wanted, found, subject.classifier), _compared(reference, found, subject.classifier)
     size = sum(p.stat().st_size for p in files)
     promised = CostModel(subject.inventory).size_bytes(quantized.assignment)
     buffers = sum(b.numel() * b.element_size() for b in subject.model.buffers())
@@ -117,8 +114,12 @@ def deploy(
     if predicted is not None and plain is not None:
         proof["latency"] = latency_check(speed["latency_ms"], speed["fp32_latency_ms"], predicted, plain)
     passed = all(check.passed for check in proof.values())
+    proved = [p.with_name(p.name.replace(f"{stem}.failed", stem)) for p in files]
     if passed:
-        files = [p.replace(p.with_name(p.name.replace(f"{stem}.failed", stem))) for p in files]
+        files = [p.replace(to) for p, to in zip(files, proved, strict=True)]
+    else:
+        for old in proved:  # which this one was to replace
+            old.unlink(missing_ok=True)
     deployment = Deployment(
         file=files[0].name,
         files=[p.name for p in files],
@@ -137,7 +138,7 @@ def deploy(
         kl_simulated=simulated["kl"],
         agreement_fp32=exact["agreement"],
         kl_fp32=exact["kl"],
-        agreement_simulation_fp32=promise["agreement"],
+        agreement_simulation_fp32=_compared(reference, wanted, subject.classifier)["agreement"],
         n_images=len(images),
         proof=proof,
         run=[f"pmq run {out / files[0].name} IMAGE", f"pip install 'pmq[{runtime.extra}]'"],

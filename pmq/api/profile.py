@@ -7,7 +7,6 @@ from pathlib import Path
 from torch import nn
 
 from pmq.api.subject import Subject
-from pmq.core import FLOAT
 from pmq.core.progress import message
 from pmq.cost import LatencyTable
 from pmq.deploy import TARGETS
@@ -44,10 +43,9 @@ def profile(
     runtime.require()
     subject = Subject.of(model, "cpu")
     laid_out = Space(space if isinstance(space, SpaceFile) else read_space(space or target), subject.inventory)
-    plain = dict.fromkeys(subject.inventory.names, FLOAT)
     for layer, pairs in laid_out.modes.items():
         for weight, source in pairs:
-            runtime.check(plain | {f"{layer}.weight": weight, f"{layer}.input": source}, subject.inventory)
+            runtime.check_layer(layer, weight, source)
     name, size = subject.info.name, subject.info.data_config["input_size"]
     table = profile_layers(runtime, subject.model, subject.inventory, laid_out.modes, name, size, batch_size, threads, rounds)
     if out is not None:

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -222,11 +222,14 @@ def resolve_budget(budget: Budget, space: Space) -> Limits:
     limits = budget.resolve(UniformCosts(space))
     if limits.latency_ms is not None and space.latency is None:
         raise PmqError(f"budget {budget.text!r} asks for milliseconds, which nobody has measured; name a --target to profile")
+    spare = 1.0 if space.latency is None else 1 + space.latency.margin
+    if limits.latency_ms is not None:
+        limits = replace(limits, latency_ms=limits.latency_ms / spare)
     tables = Tables.build(space, SensitivityTable.zeros(space.choices))
     costs = tables.cheapest()
     if not limits.allow(*costs):
         cheapest = f"size={math.ceil(costs[0] / 1e2) / 1e4:.4f}MB,bitops={math.ceil(costs[1] / 1e5) / 1e4:.4f}G"
-        cheapest += f",latency={math.ceil(costs[2] * 100) / 100:.2f}ms" if len(costs) > 2 else ""
+        cheapest += f",latency={math.ceil(spare * costs[2] * 100) / 100:.2f}ms" if len(costs) > 2 else ""
         raise PmqError(
             f"budget {budget.text!r} is below the cheapest point of search space {space.name!r}; ask for at least {cheapest}"
         )

@@ -7,14 +7,13 @@ import argparse
 import torch
 
 from pmq.api import sensitivity
-from pmq.bench.deploy import predictions, runtime_speed
+from pmq.bench.deploy import installed, predictions, runtime_speed
 from pmq.bench.memory import calibration_peak
 from pmq.bench.search import EVALUATIONS, evaluations_per_second, front_gaps
 from pmq.bench.simulation import simulation_speed
 from pmq.cli.output import print_table
 from pmq.core.memory import keep_freed_memory
 from pmq.data import open_data
-from pmq.deploy import TARGETS
 from pmq.models import create_model, model_info
 
 _TINY, _SMALL = "deit_tiny_patch16_224", "deit_small_patch16_224"
@@ -40,7 +39,7 @@ def main() -> None:
     rows = [[t.name, t.ms, f"{t.ratio:.2f}", f"{t.low:.2f}-{t.high:.2f}", f"{t.ratio / bound:.0%}"] for t in timings]
     title = f"DeiT-Small deployed, random weights, one image, one thread; its int8 products alone: {bound:.2f}x"
     print_table(title, ["model", "ms", "x eager", "quartiles", "of that"], rows)
-    found = [p for name in TARGETS for p in predictions(_TINY, name, args.repeats)]
+    found = [p for name in installed() for p in predictions(_TINY, name, args.repeats)]
     rows = [
         [p.target, p.mixture, p.predicted_ms, p.measured_ms, f"{p.measured_ms / p.predicted_ms - 1:+.1%}", p.spread]
         for p in found

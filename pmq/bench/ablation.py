@@ -6,21 +6,17 @@ Rows that the file already has are not measured again.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import time
-from pathlib import Path
 
 import pandas as pd
 
 from pmq.api.subject import Subject
+from pmq.bench.subject import opened, parser
 from pmq.core.files import write_csv
-from pmq.core.memory import keep_freed_memory
 from pmq.core.recipe import RECIPES, Recipe, find_recipe
 from pmq.cost import CostModel
-from pmq.data import open_data
 from pmq.evaluate import evaluate_models
-from pmq.models import create_model, model_info
 from pmq.quant import prepare, quantize, realise
 from pmq.search import Space, SpaceFile, read_space
 
@@ -51,21 +47,13 @@ def steps() -> list[tuple[str, Recipe, bool]]:
 
 def main() -> None:
     """Measure and write a CSV, a row for each part, bits and seed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?")
-    parser.add_argument("--checkpoint")
-    parser.add_argument("--data")
-    parser.add_argument("--crop-pct", type=float)
-    parser.add_argument("--calib-images", type=int, default=32)
-    parser.add_argument("--bits", type=int, nargs="+", default=[8, 6, 4, 3])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--only", default="", help="only parts whose name has this in it")
-    parser.add_argument("--limit", type=int)
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    keep_freed_memory()
-    model = create_model(args.model, args.checkpoint)
-    data = open_data(args.data, model_info(model), None, args.crop_pct)
+    arguments = parser(__doc__)
+    arguments.add_argument("--calib-images", type=int, default=32)
+    arguments.add_argument("--bits", type=int, nargs="+", default=[8, 6, 4, 3])
+    arguments.add_argument("--seeds", type=int, nargs="+", default=[0])
+    arguments.add_argument("--only", default="", help="only parts whose name has this in it")
+    args = arguments.parse_args()
+    model, data = opened(args)
     done = pd.read_csv(args.out) if args.out.is_file() else pd.DataFrame(columns=["part", "bits", "seed"])
     default = read_space("default")
     for seed in args.seeds:

@@ -11,15 +11,14 @@ from torch import nn
 
 from pmq.bench.simulation import Timing, interleaved
 from pmq.core import Inventory
+from pmq.cost.latency import PLAIN
 from pmq.deploy import TARGETS
-from pmq.deploy.bench import PLAIN, Bench, Maker, Mode, mode_key
+from pmq.deploy.bench import Bench, Maker, Mode, mode_key
 from pmq.deploy.profile import profile_layers
 from pmq.deploy.timing import median_spread
 from pmq.models import create_model, model_info, take_inventory
 from pmq.search import Space, read_space
 
-#: modes compared with eager PyTorch
-INT8 = "w8 x 8"
 #: mixtures whose latency is predicted and measured
 MIXTURES = 6
 
@@ -43,7 +42,7 @@ class Prediction:
 
 
 def runtime_speed(model_name: str, repeats: int = 15) -> tuple[list[Timing], float]:
-    """Time FP32 and all-int8 of every target against eager PyTorch, one image, one thread; random weights.
+    """Time FP32 and all-int8 of every target that is installed against eager PyTorch, one image, one thread; random weights.
 
     Also gives the bound: how much faster a model would be of which nothing is left but the products of its layers, by
     PyTorch's int8 kernel.
@@ -55,10 +54,10 @@ def runtime_speed(model_name: str, repeats: int = 15) -> tuple[list[Timing], flo
             return model(image)
 
     cases: dict[str, Callable[[], object]] = {"eager PyTorch": eager}
-    for name in TARGETS:
-        choices = _choices(name, inventory)
-        bench = Bench(TARGETS[name], TARGETS[name].skeleton(model, list(choices), image), Maker(model, inventory, choices))
-        for told, key in (("FP32", PLAIN), ("int8", INT8)):
+    for name in installed():
+        choices, target = _choices(name, inventory), TARGETS[name]
+        bench = Bench(target, target.skeleton(model, list(choices), image), Maker(model, inventory, choices))
+        for told, key in (("FP32", PLAIN), ("int8", target.int8)):
             session = bench.session(dict.fromkeys(choices, key))
             cases[f"{name} {told}"] = lambda session=session: session(image.numpy())  # type: ignore[misc]
     cases["int8 products alone"] = _products(inventory)
@@ -74,16 +73,21 @@ def predictions(model_name: str, target: str, repeats: int = 15) -> list[Predict
     rng = np.random.default_rng(1)
 
     def draw(share: float, modes: Sequence[Mode]) -> str:
-        return INT8 if rng.random() < share else mode_key(modes[int(rng.integers(len(modes)))])
+        return runtime.int8 if rng.random() < share else mode_key(modes[int(rng.integers(len(modes)))])
 
     shares = np.linspace(0.1, 0.9, MIXTURES)
     models = {f"{share:.0%} int8": {layer: draw(share, modes) for layer, modes in choices.items()} for share in shares}
     models["FP32"] = dict.fromkeys(choices, PLAIN)
     bench = Bench(runtime, runtime.skeleton(model, list(choices), image), Maker(model, inventory, choices), image.numpy())
     measured = {name: median_spread(times) for name, times in bench.times(models).items()}
-    predicted = {name: table.rest_ms + sum(table.layers[n][key] for n, key in keys.items()) for name, keys in models.items()}
+    predicted = {name: table.whole_ms(keys) for name, keys in models.items()}
     plain = predicted.pop("FP32"), measured["FP32"][0]
     return [Prediction(target, name, ms, *measured[name], *plain) for name, ms in predicted.items()]
+
+
+def installed() -> list[str]:
+    """Targets that can be timed here."""
+    return [name for name in TARGETS if TARGETS[name].installed]
 
 
 def _subject(model_name: str) -> tuple[nn.Module, Inventory, torch.Tensor]:

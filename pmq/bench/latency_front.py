@@ -6,7 +6,6 @@ the evaluation images, and times them all in turns. What the folder already has 
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,14 @@ from pmq.api.allocate import make_allocation
 from pmq.api.evaluate import Fresh
 from pmq.api.profile import known_latency
 from pmq.api.subject import Subject
+from pmq.bench.subject import opened, parser
 from pmq.core import Allocation
-from pmq.core.memory import keep_freed_memory
 from pmq.core.recipe import find_recipe
 from pmq.core.rundir import CHOSEN
 from pmq.cost import LatencyTable
-from pmq.data import open_data
 from pmq.deploy import TARGETS
 from pmq.deploy.timing import interleaved, median_spread
-from pmq.models import create_model, model_info
+from pmq.models import model_info
 from pmq.report.style import BLUE, GREEN, ORANGE, save
 from pmq.search import Space, read_space
 
@@ -39,25 +37,16 @@ CALIBRATION, HELD_OUT = 32, 256
 
 def main() -> None:
     """Measure, and write a CSV and a figure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?")
-    parser.add_argument("--checkpoint")
-    parser.add_argument("--data")
-    parser.add_argument("--crop-pct", type=float)
-    parser.add_argument("--target", default="onnxruntime")
-    parser.add_argument("--limit", type=int, help="images to prove on; all without")
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    keep_freed_memory()
-    model = create_model(args.model, args.checkpoint)
+    arguments = parser(__doc__)
+    arguments.add_argument("--target", default="onnxruntime")
+    arguments.add_argument("--rounds", type=int, default=30)
+    args = arguments.parse_args()
+    model, data = opened(args)
     info = model_info(model)
-    data = open_data(args.data, info, crop_pct=args.crop_pct)
     images = data.calibration_images(CALIBRATION + HELD_OUT, 0)
     indices = data.evaluation_indices(CALIBRATION + HELD_OUT, 0, args.limit)
     judged = data.evaluation.first_readable(indices, len(indices))
-    table = known_latency(model, info.name, args.target, args.out, args.out / "latency.json" if _has(args.out) else None)
-    table.save(args.out / "latency.json")
+    table = known_latency(model, info.name, args.target, args.out)
     allocations = _uniform(model, images[:CALIBRATION], args.target, table, args.crop_pct)
     whole = {name: table.latency_ms(a.assignment) for name, a in allocations.items()}
     fastest, slowest = min(whole.values()), whole["uniform float"]
@@ -71,10 +60,6 @@ def main() -> None:
     found = _deployed(model, allocations, args.target, judged, table, args.out, args.crop_pct, args.rounds)
     print(found.to_string(index=False))
     _plot(found, f"{info.name} on {args.target}, one thread, one image", args.out)
-
-
-def _has(folder: Path) -> bool:
-    return (folder / "latency.json").is_file()
 
 
 def _uniform(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -63,11 +63,10 @@ def deploy(
         except PmqError as error:
             message(f"latency is not proved: {error}")
             table = None
-    given: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "data": data}
-    given |= {"split": split, "crop_pct": crop_pct, "pretrained": pretrained}
-    given = remembered([str(run or name)], given, allocations)
+    flags = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "pretrained": pretrained}
+    given = remembered([str(run or name)], allocations, **flags, data=data, split=split, crop_pct=crop_pct)
     module, images = open_subject(**given, workers=workers, device="cpu", threads=None)
-    used = max([calib_images, *(a.calibration.n_images + a.calibration.n_held_out for a in allocations if a.calibration)])
+    used = max([calib_images, *(a.calibration.images_used for a in allocations if a.calibration)])
     drawn = next((a.calibration.seed for a in allocations if a.calibration and a.calibration.seed is not None), seed)
     indices = images.evaluation_indices(used, drawn, min(limit, len(images.evaluation)))
     proof = images.evaluation.first_readable(indices, len(indices))
@@ -98,7 +97,9 @@ def deploy(
         print_table(f"{found.model} on {target}: {found.status}", ["proof", "", "found", "limit", "what"], rows)
         own, eager = found.fp32_latency_ms / found.latency_ms, found.torch_latency_ms / found.latency_ms
         of = f"{threads} thread(s), batch of 1"
-        print(f"latency: {number(found.latency_ms)} ms, FP32 in the same runtime {own:.2f}x, eager PyTorch {eager:.2f}x ({of})")
+        print(
+            f"latency: {number(found.latency_ms)} ms; faster than unquantized in the same runtime {own:.2f}x, than eager PyTorch {eager:.2f}x ({of})"
+        )
         told = f"{number(found.agreement_fp32)} %, simulated {number(found.agreement_simulation_fp32)} %"
         print(f"agreement with FP32 on {found.n_images} images: {told}")
         print(f"size: {found.size_bytes / 1e6:.3f} MB\nfile: {folder / found.file}\nnext: {found.run[0]}")

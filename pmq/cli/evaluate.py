@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -54,9 +54,8 @@ def evaluate(
         check_target(results_file)
     items = [read_what(name) for name in names]
     allocations = [item for item in items if isinstance(item, Allocation)]
-    given: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "data": data}
-    given |= {"split": split, "crop_pct": crop_pct, "pretrained": pretrained}
-    given = remembered(names, given, allocations)
+    flags = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "pretrained": pretrained}
+    given = remembered(names, allocations, **flags, data=data, split=split, crop_pct=crop_pct)
     module, images = open_subject(**given, workers=workers, device=device, threads=threads)
     if limit is not None and limit > len(images.evaluation):
         raise PmqError(f"--limit {limit} is more than the {len(images.evaluation)} images of {images.evaluation.name}")
@@ -64,7 +63,7 @@ def evaluate(
     seeds = {c.seed for c in calibrated} | ({seed} if recalibrate or len(calibrated) < len(items) else set())
     if images.shared and len(seeds) > 1:
         raise PmqError(f"allocations of seeds {sorted(map(str, seeds))} used different images of one folder; evaluate singly")
-    used = max([calib_images, *(c.n_images + c.n_held_out for c in calibrated)])
+    used = max([calib_images, *(c.images_used for c in calibrated)])
     indices = images.evaluation_indices(used, next(iter(seeds)) or 0, limit)
     batches = images.evaluation.batches(batch_size, indices)
     need = recalibrate or any(isinstance(i, str) and i != "fp32" for i in items)

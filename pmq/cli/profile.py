@@ -36,7 +36,7 @@ def profile(
     path = check_target(out or latency_path(results, name, target, threads, batch_size))
     table = run_profile(module, target, space=space, batch_size=batch_size, threads=threads, rounds=rounds, out=path)
     keys = list(dict.fromkeys(key for row in table.layers.values() for key in row))
-    totals = {key: table.rest_ms + sum(row.get(key, row["wfp32 x fp32"]) for row in table.layers.values()) for key in keys}
+    totals = {key: table.whole_ms(dict.fromkeys(table.layers, key)) for key in keys}
     if json:
         print_json({"table": str(path), "target": target, "rest_ms": table.rest_ms, "whole_ms": totals, "spread": table.spread})
         return

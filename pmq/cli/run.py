@@ -17,7 +17,7 @@ def latest_or(run: Path | None, results: Path) -> Path:
     return run if run is not None else latest_run(results)
 
 
-def remembered(names: list[str], given: dict[str, Any], allocations: list[Allocation]) -> dict[str, Any]:
+def remembered(names: list[str], allocations: list[Allocation], **given: Any) -> dict[str, Any]:
     """Fill flags the user did not give from the manifest of the first run among ``names``, or an allocation's model."""
     for name in names:
         manifest = Path(name) / "manifest.json"

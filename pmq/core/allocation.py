@@ -62,6 +62,11 @@ class CalibrationInfo(_Strict):
     n_held_out: int = 0
     seed: int | None = None
 
+    @property
+    def images_used(self) -> int:
+        """Of a folder; the others may judge."""
+        return self.n_images + self.n_held_out
+
 
 class ComponentChoice(Choice):
     """A choice, and for an activation the parameters that calibration gave its quantizer.

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pmq.core.errors import PmqError
+from pmq.core.errors import PmqError, one_line
 
 
 def check_target(path: Path) -> Path:
@@ -35,6 +35,18 @@ def read_json(path: Path, what: str, hint: str = "") -> dict[str, Any]:
     if not isinstance(data, dict):
         raise PmqError(f"{what} {str(path)!r} is no JSON object")
     return data
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file.
+
+    Raises:
+        PmqError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PmqError(f"{str(path)!r} cannot be read: {one_line(error)}") from None
 
 
 def write_bytes(path: Path, data: bytes) -> Path:

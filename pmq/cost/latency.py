@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from pmq.core.allocation import validated
-from pmq.core.choice import Choice
+from pmq.core.choice import FLOAT, Choice
 from pmq.core.errors import PmqError
 from pmq.core.files import read_json, write_text
 
@@ -28,6 +28,10 @@ def _label(choice: Choice) -> str:
     return choice.label + group
 
 
+#: what a layer does in FP32
+PLAIN = layer_key(FLOAT, FLOAT)
+
+
 class LatencyTable(BaseModel):
     """Milliseconds for one batch.
 
@@ -37,7 +41,8 @@ class LatencyTable(BaseModel):
         batch_size, threads: of the measurement.
         fingerprint: machine, runtime and versions: elsewhere the figures mean nothing.
         layers: layer -> what it does (:func:`layer_key`) -> milliseconds, its share of moving data included.
-        rest_ms: all else.
+        rest_ms: all else; ``elsewhere`` labels the choice of what is no weight and no input of a layer there.
+        margin: share of its sum by which a model may be slower: a budget in milliseconds is met with so much to spare.
         spread: relative difference of repeated measurements of the whole FP32 model (a quarter of them lie outside).
     """
 
@@ -50,6 +55,8 @@ class LatencyTable(BaseModel):
     fingerprint: dict[str, str]
     layers: dict[str, dict[str, float]]
     rest_ms: float
+    elsewhere: str = FLOAT.label
+    margin: float = 0.0
     spread: float = 0.0
 
     def decision_ms(self, choices: Mapping[str, Choice]) -> float:
@@ -69,9 +76,14 @@ class LatencyTable(BaseModel):
                     known = ", ".join(self.layers.get(layer, {})) or "nothing"
                     raise PmqError(f"{layer!r} at {key!r} was not profiled on target {self.target!r}, but {known}; profile again")
                 total += self.layers[layer][key]
-            elif slot != "input" and not choice.is_float:
-                raise PmqError(f"{name!r} at {choice.label} bits does not run on target {self.target!r}; let it stay in FP32")
+            elif slot != "input" and choice.label != self.elsewhere:
+                said = f"{name!r} at {choice.label} bits does not run on target {self.target!r}"
+                raise PmqError(f"{said}; let it be {self.elsewhere}")
         return total
+
+    def whole_ms(self, keys: Mapping[str, str]) -> float:
+        """Milliseconds of a model, of which is said what each layer does; what it was not measured at stays in FP32."""
+        return self.rest_ms + sum(row.get(keys[layer], row.get(PLAIN, 0.0)) for layer, row in self.layers.items())
 
     def latency_ms(self, assignment: Mapping[str, Choice]) -> float:
         """Milliseconds of a whole allocation."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
-from pmq.core.choice import Assignment
+from pmq.core.choice import FLOAT, Assignment, Choice
 from pmq.core.component import Inventory
 from pmq.core.errors import PmqError
 from pmq.core.registry import Registry
@@ -38,6 +39,12 @@ class Target(ABC):
     packages: ClassVar[tuple[str, ...]] = ()
     #: what a layer may do (:func:`pmq.cost.latency.layer_key`)
     modes: ClassVar[tuple[str, ...]]
+    #: that of them in which weights and inputs are 8-bit integers
+    int8: ClassVar[str]
+    #: what is neither a weight nor an input of a layer, as a choice's label
+    elsewhere: ClassVar[str] = FLOAT.label
+    #: whether building a model takes so long that layers are profiled alone
+    slow: ClassVar[bool] = False
 
     def require(self, running: bool = False) -> None:
         """Raise if a package is missing that writing files needs, or only running them."""
@@ -49,25 +56,38 @@ class Target(ABC):
                     f"target {self.name!r} needs {package!r}, which cannot be imported ({error}); pip install 'pmq[{self.extra}]'"
                 ) from None
 
+    @property
+    def installed(self) -> bool:
+        """Whether it can write files and run them."""
+        try:
+            self.require()
+        except PmqError:
+            return False
+        return True
+
     def check(self, assignment: Assignment, inventory: Inventory) -> None:
         """Raise if the target cannot execute a component as it is chosen."""
         for component in inventory:
             choice = assignment[component.name]
             if component.slot == "weight":
-                key = layer_key(choice, assignment[f"{component.module}.input"])
-                if key not in self.modes:
-                    known = ", ".join(self.modes)
-                    raise PmqError(f"target {self.name!r} cannot run {component.module!r} as {key!r}; it runs {known}")
-                if choice.quantizer == "affine" and not choice.symmetric:
-                    raise PmqError(f"target {self.name!r} cannot run {component.name!r}, whose grid is not symmetric")
-            elif component.slot != "input" and not choice.is_float:
+                self.check_layer(component.module, choice, assignment[f"{component.module}.input"])
+            elif component.slot != "input" and choice.label != self.elsewhere:
                 raise PmqError(
                     f"target {self.name!r} cannot run {component.name!r} at {choice.label} bits; search with --target {self.name}"
                 )
 
+    def check_layer(self, name: str, weight: Choice, source: Choice) -> None:
+        """Raise if the target cannot execute a layer whose weight and input are chosen so."""
+        key = layer_key(weight, source)
+        if key not in self.modes:
+            raise PmqError(f"target {self.name!r} cannot run {name!r} as {key!r}; it runs {', '.join(self.modes)}")
+        if weight.quantizer == "affine" and not weight.symmetric:
+            raise PmqError(f"target {self.name!r} cannot run '{name}.weight', whose grid is not symmetric")
+
     def versions(self) -> dict[str, str]:
         """Versions of its packages."""
-        return {package: str(import_module(package).__version__) for package in (self.runtime, *self.packages)}
+        packages = (self.runtime, *self.packages)
+        return {name: str(getattr(import_module(name), "__version__", None) or version(name)) for name in packages}
 
     @abstractmethod
     def skeleton(self, model: nn.Module, layers: list[str], image: Tensor, dynamic_batch: bool = False) -> Any:

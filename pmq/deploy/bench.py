@@ -13,7 +13,7 @@ from pmq.core.choice import FLOAT, Assignment, Choice
 from pmq.core.component import Inventory
 from pmq.core.recipe import find_recipe
 from pmq.core.tensors import TensorFile
-from pmq.cost.latency import layer_key
+from pmq.cost.latency import PLAIN, layer_key
 from pmq.deploy.base import Session, Target
 from pmq.deploy.layer import DeployLayer, deploy_layers
 from pmq.deploy.timing import interleaved, median_spread
@@ -25,7 +25,6 @@ GRID = {"scale": [0.05], "zero_point": [128.0]}
 ROUNDS = 15
 
 Mode = tuple[Choice, Choice]  # of a layer's weight and input
-PLAIN = layer_key(FLOAT, FLOAT)
 
 
 def mode_key(mode: Mode) -> str:
@@ -93,7 +92,7 @@ class Bench:
         for around in (PLAIN, fastest):
             for key in keys:
                 models[f"{around}|{key}"] = {n: key if n in members else around for n in self._maker.choices}
-        alone = self.alone(members[0])
+        alone = self.alone(members[0], PLAIN)
         times = self.times(models)
         self._seen.append(times[f"{PLAIN}|{PLAIN}"])
         row = {}
@@ -101,6 +100,10 @@ class Bench:
             changes = [np.median(times[f"{around}|{key}"] - times[f"{around}|{PLAIN}"]) for around in (PLAIN, fastest)]
             row[key] = alone + float(np.mean(changes)) / len(members)
         return row
+
+    def apart(self, name: str) -> dict[str, float]:
+        """Milliseconds of a layer by itself at each of its choices and in FP32."""
+        return {key: self.alone(name, key) for key in dict.fromkeys([*map(mode_key, self._maker.choices[name]), PLAIN])}
 
     def times(self, models: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
         """Milliseconds ``(rounds,)`` of models by name, each of which says what every layer does."""
@@ -112,9 +115,9 @@ class Bench:
         layers = [self._maker.layer(layer, key) for layer, key in keys.items()]
         return self._target.session(self._target.build(self._skeleton, layers), self._threads)
 
-    def alone(self, name: str) -> float:
-        """Milliseconds of an FP32 layer by itself: the share of the model that it is said to take."""
-        layer, shape = self._maker.layer(name, PLAIN), self._maker.input_shape(name, len(self._image))
+    def alone(self, name: str, key: str) -> float:
+        """Milliseconds of a layer by itself; in FP32, that is the share of the model that it is said to take."""
+        layer, shape = self._maker.layer(name, key), self._maker.input_shape(name, len(self._image))
         session = self._target.session(self._target.build(self._target.single(layer, shape), [layer]), self._threads)
         x = np.random.default_rng(0).standard_normal(shape, np.float32)
         return median_spread(interleaved({"alone": lambda: session(x)}, self._rounds)["alone"])[0]

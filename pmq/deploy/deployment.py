@@ -20,7 +20,8 @@ class Deployment(BaseModel):
         status: ``proved`` or ``failed``; a failed file has ``failed`` in its name.
         layers: layer -> how it is stored and computed, as read off the file.
         size_bytes: on disk; ``promised_bytes`` by the allocation.
-        latency_ms: median of one batch; ``fp32_latency_ms`` of the same runtime's FP32, ``torch_latency_ms`` of eager FP32
+        latency_ms: median of one batch; ``fp32_latency_ms`` of the unquantized model in the same
+            runtime (whose precision that is: FP32, or bfloat16 on ``openvino-bf16``), ``torch_latency_ms`` of eager FP32
             PyTorch, all in turns; ``predicted_latency_ms`` by a latency table, if there is one.
         spread: relative distance of the quartiles of ``latency_ms``.
         agreement_simulated, kl_simulated: with the simulation, percent and nats; ``agreement_fp32``, ``kl_fp32`` with FP32;

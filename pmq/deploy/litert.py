@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pmq.core.errors import PmqError, one_line
-from pmq.core.files import write_bytes
+from pmq.core.files import read_bytes, write_bytes
 from pmq.deploy.base import Session, Target, register
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class LiteRT(Target):
     extra = "litert"
     runtime = "ai_edge_litert"
     packages = ("litert_torch",)
+    int8 = "w8 x 8-dynamic"
     modes = ("w8 x 8-dynamic", "w4 x 8-dynamic", "w4-group32 x 8-dynamic", "w16-half x fp32", "wfp32 x fp32")
 
     def skeleton(self, model: nn.Module, layers: list[str], image: Tensor, dynamic_batch: bool = False) -> Any:
@@ -68,7 +69,7 @@ class LiteRT(Target):
 
         from pmq.deploy.tflite import packed
 
-        content = _read(model) if isinstance(model, Path) else packed(model)
+        content = read_bytes(model) if isinstance(model, Path) else packed(model)
         try:
             interpreter = Interpreter(model_content=content, num_threads=threads)
             interpreter.allocate_tensors()
@@ -102,16 +103,9 @@ class LiteRT(Target):
         from pmq.deploy.tflite import unpacked
 
         try:
-            return unpacked(_read(path))
+            return unpacked(read_bytes(path))
         except Exception as error:  # whatever a parser of bytes that are no model stumbles over
             raise PmqError(f"{str(path)!r} is no LiteRT model: {one_line(error)}") from None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise PmqError(f"{str(path)!r} cannot be read: {one_line(error)}") from None
 
 
 def emit(b: Any, layer: DeployLayer, x: int, y: int) -> None:

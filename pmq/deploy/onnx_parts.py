@@ -56,6 +56,13 @@ class PartBuilder:
         weight = self.constant("weight", value.astype(np.float16 if half else np.float32))
         return self.node("Cast", [weight], "widened", to=TensorProto.FLOAT) if half else weight
 
+    def bfloat16(self, layer: DeployLayer) -> str:
+        """The weight ``(I, O)`` in FP32, stored as bfloat16."""
+        value = np.ascontiguousarray(layer.value.reshape(layer.shape).T, np.float32)
+        upper = (value.view(np.uint32) >> 16).astype(np.uint16)  # of values that are rounded already
+        weight = self.packed("weight", upper, TensorProto.BFLOAT16, value.shape)
+        return self.node("Cast", [weight], "widened", to=TensorProto.FLOAT)
+
     def product(self, layer: DeployLayer, x: str, weight: str, y: str) -> None:
         """Multiply by a float weight ``(I, O)``, add the bias."""
         if layer.bias is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pmq.core.errors import PmqError, one_line
 from pmq.core.files import write_bytes
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: what a layer may do: int8, 4- and 8-bit weights, FP16 weights, FP32
 INT8, W4, W8, HALF, FLOAT = "w8 x 8", "w4-group32 x fp32", "w8-group32 x fp32", "w16-half x fp32", "wfp32 x fp32"
+#: weights and inputs in bfloat16
+BFLOAT16 = "w16-bfloat16 x 16-bfloat16"
 
 
 class OnnxTarget(Target):
@@ -25,7 +27,8 @@ class OnnxTarget(Target):
 
     suffix = ".onnx"
     packages = ("onnx", "onnxscript")
-    modes = (INT8, W4, W8, HALF, FLOAT)
+    int8 = INT8
+    modes: ClassVar[tuple[str, ...]] = (INT8, W4, W8, HALF, FLOAT)
 
     def skeleton(self, model: nn.Module, layers: list[str], image: Tensor, dynamic_batch: bool = False) -> Any:
         """An ONNX graph."""
@@ -84,7 +87,7 @@ def _stored(node: Any, known: Mapping[str, Any], makers: Mapping[str, Any]) -> s
     if made is None:
         return f"wfp{_bits(known[node.input[1]])} x fp32"
     if made.op_type == "Cast":
-        return f"w{_bits(known[made.input[0]])}-half x fp32"
+        return HALF if _is(known[made.input[0]], "FLOAT16") else BFLOAT16
     attributes = {a.name: a.i for a in made.attribute}
     group = f"-group{attributes['block_size']}" if "block_size" in attributes else ""
     return f"w{_bits(known[made.input[0]])}{group} x {_source_bits(node.input[0], known, makers)}"
@@ -96,6 +99,12 @@ def _source_bits(name: str, known: Mapping[str, Any], makers: Mapping[str, Any])
     while node is not None and node.op_type in ("Reshape", "Transpose"):
         node = makers.get(node.input[0])
     return str(_bits(known[node.input[2]])) if node is not None and node.op_type == "DequantizeLinear" else "fp32"
+
+
+def _is(tensor: Any, kind: str) -> bool:
+    import onnx
+
+    return bool(tensor.data_type == getattr(onnx.TensorProto, kind))
 
 
 def _bits(tensor: Any) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pmq.core.errors import PmqError, one_line
 from pmq.deploy.base import Session, register
-from pmq.deploy.onnx_target import OnnxTarget
+from pmq.deploy.onnx_target import BFLOAT16, INT8, OnnxTarget
 
 if TYPE_CHECKING:
     from pmq.deploy.layer import DeployLayer
@@ -62,7 +62,9 @@ class OpenVino(OnnxTarget):
             x = b.node("DequantizeLinear", [x, scale, zero], "dequantized")
         if layer.patch:
             x = b.patches(layer, x)
-        if layer.codes is None:
+        if layer.weight.quantizer == "bfloat16":
+            weight = b.bfloat16(layer)
+        elif layer.codes is None:
             weight = b.float_weight(layer)
         else:
             assert layer.scales is not None
@@ -82,3 +84,13 @@ class OpenVino(OnnxTarget):
         if layer.patch:
             b.map(to, y)
         return b.part
+
+
+@register
+class OpenVinoBf16(OpenVino):
+    """The same where all that is not integer is computed in bfloat16, for processors that multiply it."""
+
+    name = "openvino-bf16"
+    precision = "bf16"
+    modes = (INT8, BFLOAT16)
+    elsewhere = "16-bfloat16"

@@ -10,13 +10,15 @@ from torch import nn
 
 from pmq.core.component import Inventory
 from pmq.core.progress import track
-from pmq.cost.latency import LatencyTable
+from pmq.cost.latency import PLAIN, LatencyTable
 from pmq.deploy.base import Target
-from pmq.deploy.bench import PLAIN, ROUNDS, Bench, Maker, Mode, mode_key
-from pmq.deploy.timing import machine
+from pmq.deploy.bench import ROUNDS, Bench, Maker, Mode, mode_key
+from pmq.deploy.timing import machine, median_spread
 
 #: models of layers at random choices that correct the table
 MIXTURES = 12
+#: where a model takes long to build
+FEW = 2
 #: relative standard deviations of the correction: of each kind of layer at each choice by itself, of kinds, of choices, of
 #: the rest; and of a measurement from what any sum over layers can say
 EACH, KIND, CHOICE, REST, NOISE = 0.02, 0.05, 0.15, 0.1, 0.02
@@ -39,7 +41,8 @@ def profile_layers(
     on its surroundings: where all else is FP32, caches hold less. So each is measured in two models, one FP32 but for it
     and one at its fastest but for it, against these in turns, and counts with the mean of both. Models of one choice
     throughout and of random ones correct what comes of that: a runtime may join what two int8 layers do at their border,
-    which no sum over layers sees; the sum is then a little off everywhere rather than much somewhere.
+    which no sum over layers sees; the sum is then a little off everywhere rather than much somewhere. Where a model takes long
+    to build, layers are timed by themselves, and few models correct that.
 
     Args:
         target: the runtime.
@@ -62,13 +65,20 @@ def profile_layers(
     groups = list(kinds.values())
     keys = sorted({PLAIN, *(key for modes in choices.values() for key in map(mode_key, modes))})
     uniform = {key: _known(dict.fromkeys(choices, key), choices) for key in keys}
-    fastest = bench.fastest_of(uniform)
-    rows = [bench.compare(members, fastest) for members in track(groups, "timing layers")]
-    whole, spread = bench.whole
-    rest = whole - sum(len(members) * row[PLAIN] for members, row in zip(groups, rows, strict=True))
-    models = uniform | {f"mixture {i}": mixture for i, mixture in enumerate(_mixtures(choices, fastest))}
-    measured = {model: float(np.median(times)) for model, times in bench.times(models).items()}
-    rows, rest = _corrected(groups, rows, rest, [(models[model], ms) for model, ms in measured.items()])
+    if target.slow:
+        rows = [bench.apart(members[0]) for members in track(groups, "timing layers")]
+        fastest = min(uniform, key=lambda key: _sum(groups, rows, key))
+    else:
+        fastest = bench.fastest_of(uniform)
+        rows = [bench.compare(members, fastest) for members in track(groups, "timing layers")]
+    mixtures = _mixtures(choices, fastest, FEW if target.slow else MIXTURES)
+    models = uniform | {f"mixture {i}": mixture for i, mixture in enumerate(mixtures)}
+    times = bench.times(models)
+    whole, spread = median_spread(times[PLAIN]) if target.slow else bench.whole
+    measured = [(models[model], float(np.median(found))) for model, found in times.items()]
+    given = (groups, rows, whole - _sum(groups, rows, PLAIN))
+    margin = _margin(*given, measured, len(mixtures))
+    rows, rest = _corrected(*given, measured)
     layers = {layer: row for members, row in zip(groups, rows, strict=True) for layer in members}
     return LatencyTable(
         target=target.name,
@@ -78,6 +88,8 @@ def profile_layers(
         fingerprint=fingerprint(target),
         layers=layers,
         rest_ms=rest,
+        elsewhere=target.elsewhere,
+        margin=margin,
         spread=spread,
     )
 
@@ -92,16 +104,39 @@ def _known(keys: dict[str, str], choices: Mapping[str, Sequence[Mode]]) -> dict[
     return {layer: key if key in map(mode_key, choices[layer]) else PLAIN for layer, key in keys.items()}
 
 
-def _mixtures(choices: Mapping[str, Sequence[Mode]], fastest: str) -> list[dict[str, str]]:
+def _sum(groups: list[list[str]], rows: list[dict[str, float]], key: str) -> float:
+    """Milliseconds of all layers at a choice, or in FP32 where they have not got it."""
+    return sum(len(members) * row.get(key, row[PLAIN]) for members, row in zip(groups, rows, strict=True))
+
+
+def _mixtures(choices: Mapping[str, Sequence[Mode]], fastest: str, count: int) -> list[dict[str, str]]:
     """Random choices; from one to the next more layers at the fastest."""
     rng = np.random.default_rng(0)
     found = []
-    for share in np.linspace(0.1, 0.9, MIXTURES):
+    for share in np.linspace(0.1, 0.9, count):
         keys = {
             n: fastest if rng.random() < share else mode_key(modes[int(rng.integers(len(modes)))]) for n, modes in choices.items()
         }
         found.append(_known(keys, choices))
     return found
+
+
+def _margin(
+    groups: list[list[str]],
+    rows: list[dict[str, float]],
+    rest: float,
+    measured: list[tuple[dict[str, str], float]],
+    mixtures: int,
+) -> float:
+    """Twice the root mean square of how far, as a share, each of the last ``mixtures`` is off when the others predict it."""
+    off = []
+    for m in range(len(measured) - mixtures, len(measured)):
+        others = [one for i, one in enumerate(measured) if i != m]
+        found, else_ms = _corrected(groups, rows, rest, others)
+        keys, ms = measured[m]
+        told = else_ms + sum(found[g][keys[layer]] for g, members in enumerate(groups) for layer in members)
+        off.append(ms / told - 1)
+    return 2 * float(np.sqrt(np.mean(np.square(off))))
 
 
 def _corrected(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from PIL import Image
 
 from pmq import cli
 from pmq.core import Allocation
+from pmq.deploy import TARGETS
 from pmq.models.embedded import ASSETS
 from tests.conftest import IMAGENET, WEIGHTS, needs_imagenet
 
@@ -309,3 +311,31 @@ def test_milliseconds_are_searched_deployed_and_run(tmp_path: Path) -> None:
     assert sum(c["probability"] for c in result["classes"]) <= 1
     missing = pmq("run", answer["file"], "none.png", cwd=tmp_path)
     assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("target", ["litert", "executorch"])
+def test_runtimes_of_phones(target: str, tmp_path: Path) -> None:
+    """Where they are installed."""
+    pytest.importorskip(TARGETS[target].runtime)
+    deployed = pmq("deploy", "w4a8", "--target", target, "--limit", "64", "--rounds", "3", "--json", cwd=tmp_path)
+    assert deployed.returncode == 0, deployed.stderr
+    file = json.loads(deployed.stdout)["file"]
+    with np.load(ASSETS / "test.npz") as archive:
+        Image.fromarray(archive["images"][0]).save(tmp_path / "boot.png")
+    ran = pmq("run", file, "boot.png", "--json", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["results"][0]["classes"][0]["name"] == "Ankle boot"
+    said = json.loads((tmp_path / file).with_name("deployment.json").read_text())
+    assert said["layers"]["blocks.0.attn.qkv"] == "w4-group32 x 8-dynamic"
+    assert said["layers"]["patch_embed.proj"] == "wfp32 x fp32"
+
+
+@pytest.mark.parametrize("target", ["litert", "executorch"])
+def test_a_runtime_that_is_missing_is_told(target: str, tmp_path: Path) -> None:
+    with contextlib.suppress(ImportError):
+        __import__(TARGETS[target].runtime)
+        pytest.skip("it is not missing")
+    found = pmq("deploy", "w8a8", "--target", target, cwd=tmp_path)
+    assert (found.returncode, found.stderr.count("\n")) == (2, 1)
+    assert f"pip install 'pmq[{target}]'" in found.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -13,6 +13,7 @@ import torch
 
 from pmq.core import Choice, PmqError
 from pmq.core.recipe import find_recipe
+from pmq.cost.latency import PLAIN, layer_key
 from pmq.deploy import TARGETS, Target, target_of
 from pmq.deploy.labels import TARGET
 from pmq.deploy.layer import deploy_layers
@@ -26,7 +27,7 @@ from tests.conftest import Tiny, make_tiny
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
 
 
-ALWAYS, MOBILE = ("onnxruntime", "openvino"), ("litert",)
+ALWAYS, MOBILE = ("onnxruntime", "openvino", "openvino-bf16"), ("litert", "executorch")
 
 
 def installed(name: str) -> Target:
@@ -92,7 +93,7 @@ class TestTargetConformance:
 
     def test_refuses_what_it_cannot_run(self, target: Target, tiny: Tiny) -> None:
         space = Space(read_space(target.name), tiny.inventory)
-        assignment = space.assignment(space.uniform_modes()["float"])
+        assignment = space.assignment([len(d) - 1 for d in space.decisions])
         for name, choice in (
             ("head.weight", Choice(bits=3, symmetric=True, granularity="channel")),
             ("blocks.0.attn.q", Choice(bits=8)),
@@ -121,7 +122,10 @@ class TestTargetConformance:
         layers = [d for d in space.decisions if len(d.components) == 2]
         choices = {d.components[0].removesuffix(".weight"): list(zip(*d.choices, strict=True)) for d in layers}
         table = profile_layers(target, tiny.model, tiny.inventory, choices, "tiny", (3, 32, 32), rounds=3)
-        assert {name: len(row) for name, row in table.layers.items()} == {name: len(row) for name, row in choices.items()}
+        assert {name: set(row) for name, row in table.layers.items()} == {
+            name: {PLAIN, *(layer_key(*mode) for mode in modes)} for name, modes in choices.items()
+        }
+        assert 0 < table.margin < 2
         assert all(table.latency_ms(space.assignment(genome)) > 0 for genome in space.uniform_modes().values())
         assert table.fingerprint.keys() == {"processor", "architecture", target.runtime}
 

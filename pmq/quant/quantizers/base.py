@@ -85,6 +85,26 @@ class Quantizer(ABC):
         return self.decode(self.codes(x))
 
 
+class Unfitted(Quantizer):
+    """A quantizer without parameters: there is nothing to fit."""
+
+    lengths = ()
+
+    def __init__(self, parameters: Parameters, bits: int, symmetric: bool = False) -> None:
+        self.bits = bits
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+    @classmethod
+    def fit(cls, x: Tensor, bits: int, symmetric: bool, estimator: RangeEstimator, weight: Tensor | None = None) -> Quantizer:
+        """Check the samples."""
+        estimator.check(x)
+        return cls({}, bits)
+
+
 def squared_error(x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean squared error of each row, weighed: ``(R, K)``, ``(R, K)`` -> ``(R, 1)``."""
     error = (y - x).square_()

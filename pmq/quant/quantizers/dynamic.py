@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from pmq.quant.quantizers.affine import Affine
-from pmq.quant.quantizers.base import Parameters, Quantizer, register
-
-if TYPE_CHECKING:
-    from pmq.quant.estimators.base import RangeEstimator
+from pmq.quant.quantizers.base import Unfitted, register
 
 
 @register
-class Dynamic(Quantizer):
+class Dynamic(Unfitted):
     """:class:`Affine` from the smallest to the largest value along the last axis: a scale a token, nothing calibrated.
 
     Codes alone say nothing, so there is no :meth:`decode`. What finding the ends costs is counted with the bit
@@ -28,26 +23,11 @@ class Dynamic(Quantizer):
     """
 
     name = "dynamic"
-    lengths = ()
-
-    def __init__(self, parameters: Parameters, bits: int, symmetric: bool = False) -> None:
-        self.bits = bits
-
-    @property
-    def parameters(self) -> dict[str, Tensor]:
-        """None."""
-        return {}
 
     @property
     def ends(self) -> tuple[Tensor, Tensor]:
         """None that are known beforehand."""
         return torch.tensor(-torch.inf), torch.tensor(torch.inf)
-
-    @classmethod
-    def fit(cls, x: Tensor, bits: int, symmetric: bool, estimator: RangeEstimator, weight: Tensor | None = None) -> Dynamic:
-        """Check the samples; there is nothing to fit."""
-        estimator.check(x)
-        return cls({}, bits)
 
     def codes(self, x: Tensor) -> Tensor:
         """Codes on each token's own grid."""

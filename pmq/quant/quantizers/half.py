@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from pmq.quant.quantizers.base import Parameters, Quantizer, register
-
-if TYPE_CHECKING:
-    from pmq.quant.estimators.base import RangeEstimator
+from pmq.quant.quantizers.base import Unfitted, register
 
 
-class _Float16(Quantizer):
+class _Float16(Unfitted):
     """Rounds to a 16-bit format, whose bit patterns are the codes; values beyond its range become its largest."""
 
-    lengths = ()
     dtype: ClassVar[torch.dtype]
-
-    def __init__(self, parameters: Parameters, bits: int, symmetric: bool = False) -> None:
-        self.bits = bits
-
-    @property
-    def parameters(self) -> dict[str, Tensor]:
-        """None."""
-        return {}
 
     @property
     def ends(self) -> tuple[Tensor, Tensor]:
         """Of the format."""
         most = torch.finfo(self.dtype).max
         return torch.tensor(-most), torch.tensor(most)
-
-    @classmethod
-    def fit(cls, x: Tensor, bits: int, symmetric: bool, estimator: RangeEstimator, weight: Tensor | None = None) -> Quantizer:
-        """Check the samples; there is nothing to fit."""
-        estimator.check(x)
-        return cls({}, bits)
 
     def codes(self, x: Tensor) -> Tensor:
         """Bit patterns as integers."""
