@@ -97,9 +97,8 @@ def deploy(
         print_table(f"{found.model} on {target}: {found.status}", ["proof", "", "found", "limit", "what"], rows)
         own, eager = found.fp32_latency_ms / found.latency_ms, found.torch_latency_ms / found.latency_ms
         of = f"{threads} thread(s), batch of 1"
-        print(
-            f"latency: {number(found.latency_ms)} ms; faster than unquantized in the same runtime {own:.2f}x, than eager PyTorch {eager:.2f}x ({of})"
-        )
+        print(f"latency: {number(found.latency_ms)} ms ({of})")
+        print(f"faster than unquantized in the same runtime {own:.2f}x, than eager PyTorch {eager:.2f}x")
         told = f"{number(found.agreement_fp32)} %, simulated {number(found.agreement_simulation_fp32)} %"
         print(f"agreement with FP32 on {found.n_images} images: {told}")
         print(f"size: {found.size_bytes / 1e6:.3f} MB\nfile: {folder / found.file}\nnext: {found.run[0]}")
