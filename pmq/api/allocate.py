@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
 from pmq.api.subject import Subject
 from pmq.core import Allocation, Assignment, Limits, PmqError
-from pmq.core.allocation import BudgetInfo, CalibrationInfo, ComponentChoice, ModelInfo
+from pmq.core.allocation import BudgetInfo, CalibrationInfo, ModelInfo
+from pmq.core.choice import ComponentChoice
 from pmq.core.recipe import Recipe
 from pmq.cost import CostModel, LatencyTable
 from pmq.quant import Calibration, Prepared, Quantized, quantize
@@ -67,7 +68,7 @@ def carry_out(subject: Subject, allocation: Allocation) -> Quantized:
     allocation.check_model(subject.info)
     subject.inventory.check_names(allocation.components)
     if allocation.tensors is not None:
-        return Quantized(allocation.assignment, allocation.recipe, allocation.parameters, allocation.tensors)
+        return Quantized(allocation.assignment, allocation.recipe, allocation.parameters, allocation.tensors, allocation.patches)
     if not allocation.recipe.plain:
         raise PmqError(
             f"the allocation's recipe {allocation.recipe.name!r} changed the weights, and the .safetensors file that was "
@@ -75,7 +76,8 @@ def carry_out(subject: Subject, allocation: Allocation) -> Quantized:
         )
     known = Calibration(known=allocation.parameters, info=allocation.calibration)
     nothing = torch.empty(0)
-    return quantize(Prepared(subject.model, subject.inventory, allocation.recipe, known, nothing), allocation.assignment)
+    found = quantize(Prepared(subject.model, subject.inventory, allocation.recipe, known, nothing), allocation.assignment)
+    return replace(found, patches=allocation.patches)
 
 
 def _plain(value: Any) -> float | None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pmq.api.allocate import carry_out
 from pmq.api.evaluate import Fresh, What, read_bits
 from pmq.api.subject import Subject
-from pmq.core import FLOAT, Allocation
+from pmq.core import FLOAT, Allocation, PmqError
 from pmq.core.allocation import pmq_version
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.cost import CostModel, LatencyTable
@@ -151,6 +151,8 @@ def deploy(
 def _assignment(what: What, subject: Subject, target: str) -> dict[str, Any]:
     """Which choices are asked for; shorthands are laid over the target's own space."""
     if isinstance(what, Allocation):
+        if what.patches is not None:
+            raise PmqError("bits of single patches are simulated only; deploy the allocation that they were laid over")
         what.check_model(subject.info)
         subject.inventory.check_names(what.components)
         return what.assignment

@@ -115,20 +115,20 @@ def evaluate(
     assignments, models = [], []
     for item in items:
         if item == "fp32":
-            assignment, module = dict.fromkeys(subject.inventory.names, FLOAT), subject.model
+            assignment, patches, module = dict.fromkeys(subject.inventory.names, FLOAT), None, subject.model
         else:
             quantized = _quantized(item, subject, uniform, own, fresh, recalibrate)
-            assignment = quantized.assignment
+            assignment, patches = quantized.assignment, quantized.patches
             module = realise(copy.deepcopy(subject.model), subject.inventory, quantized).model
-        assignments.append(assignment)
+        assignments.append((assignment, patches))
         models.append(module)
     found = evaluate_models(subject.model, models, _pairs(batches), subject.classifier, amp)
     costs = CostModel(subject.inventory)
     rows = []
-    for item, assignment, metrics in zip(items, assignments, found, strict=True):
+    for item, (assignment, patches), metrics in zip(items, assignments, found, strict=True):
         name = item if isinstance(item, str) else item.budget.text if item.budget else "allocation"
         row = _facts(subject) | metrics | {"allocation": name, "seed": seed}
-        row |= {"size_bytes": costs.size_bytes(assignment), "bit_ops": costs.bit_ops(assignment)}
+        row |= {"size_bytes": costs.size_bytes(assignment, patches), "bit_ops": costs.bit_ops(assignment, patches)}
         for k in ("top1", "top5"):
             row[f"{k}_err"] = None if row[k] is None else 100.0 - row[k]
         rows.append(row)
@@ -140,6 +140,10 @@ def _quantized(item: What, subject: Subject, uniform: Space, recipe: Recipe, fre
         if not recalibrate:
             return carry_out(subject, item)
         subject.inventory.check_names(item.components)
+        if item.patches is not None:
+            raise PmqError(
+                "bits of patches belong to ranges as they were calibrated; recalibrate without, then `pmq patches` again"
+            )
         return fresh.quantize(item.recipe, item.assignment)
     return fresh.quantize(recipe, uniform.uniform(*read_bits(item)))
 

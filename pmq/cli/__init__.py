@@ -11,6 +11,7 @@ import typer
 from pmq.cli.deploy import deploy
 from pmq.cli.evaluate import evaluate
 from pmq.cli.export import export
+from pmq.cli.patches import patches
 from pmq.cli.plot import plot
 from pmq.cli.profile import profile
 from pmq.cli.rank import rank
@@ -28,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (search, sensitivity, rank, evaluate, export, plot, profile, deploy, run):
+for command in (search, sensitivity, rank, evaluate, patches, export, plot, profile, deploy, run):
     app.command()(command)
 
 

@@ -8,9 +8,10 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
-from pmq.core.choice import Assignment, Choice
+from pmq.core.choice import Assignment, ComponentChoice
 from pmq.core.errors import PmqError
 from pmq.core.files import read_json, write_bytes, write_text
+from pmq.core.patches import PatchMap
 from pmq.core.recipe import Recipe
 from pmq.core.tensors import TensorFile
 
@@ -68,21 +69,6 @@ class CalibrationInfo(_Strict):
         return self.n_images + self.n_held_out
 
 
-class ComponentChoice(Choice):
-    """A choice, and for an activation the parameters that calibration gave its quantizer.
-
-    ``affine`` has ``scale`` and ``zero_point``, ``log`` ``scale`` and ``root``, ``power`` ``low``, ``high`` and ``root``,
-    ``codebook`` its integer ``levels`` with ``scale`` and ``zero_point``; a value for each scale.
-    """
-
-    parameters: dict[str, list[float]] | None = None
-
-    @property
-    def choice(self) -> Choice:
-        """The decision alone."""
-        return Choice(**self.model_dump(exclude={"parameters"}))
-
-
 class BudgetInfo(_Strict):
     """What was asked, what that means in figures, and what is achieved."""
 
@@ -106,7 +92,7 @@ class Allocation(_Strict):
     space: str
     recipe: Recipe
     components: dict[str, ComponentChoice]
-    patches: None = None
+    patches: PatchMap | None = None
     pruning: None = None
     budget: BudgetInfo | None = None
     metrics: dict[str, float | None] = Field(default_factory=dict)

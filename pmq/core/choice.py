@@ -83,5 +83,20 @@ class Choice(BaseModel):
         return self.model_dump_json()
 
 
+class ComponentChoice(Choice):
+    """A choice, and for an activation the parameters that calibration gave its quantizer.
+
+    ``affine`` has ``scale`` and ``zero_point``, ``log`` ``scale`` and ``root``, ``power`` ``low``, ``high`` and ``root``,
+    ``codebook`` its integer ``levels`` with ``scale`` and ``zero_point``; a value for each scale.
+    """
+
+    parameters: dict[str, list[float]] | None = None
+
+    @property
+    def choice(self) -> Choice:
+        """The decision alone."""
+        return Choice(**self.model_dump(exclude={"parameters"}))
+
+
 FLOAT = Choice(bits=32, quantizer="none")
 Assignment = dict[str, Choice]  # component name -> choice

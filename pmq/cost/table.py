@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from pmq.core.choice import FLOATS, Choice
 from pmq.core.component import Component, Inventory
+from pmq.core.patches import PatchMap
 from pmq.cost.latency import LatencyTable
 
 SCALE_BYTES = 4
@@ -52,17 +53,30 @@ class CostModel:
     def __init__(self, inventory: Inventory, latency: LatencyTable | None = None) -> None:
         self.inventory, self.latency = inventory, latency
 
-    def costs(self, assignment: Mapping[str, Choice]) -> dict[str, float]:
+    def costs(self, assignment: Mapping[str, Choice], patches: PatchMap | None = None) -> dict[str, float]:
         """All of them by name: ``size_bytes``, ``bit_ops`` and perhaps ``latency_ms``."""
-        found = {"size_bytes": float(self.size_bytes(assignment)), "bit_ops": float(self.bit_ops(assignment))}
+        found = {"size_bytes": float(self.size_bytes(assignment, patches)), "bit_ops": float(self.bit_ops(assignment, patches))}
         return found if self.latency is None else found | {"latency_ms": self.latency.latency_ms(assignment)}
 
-    def size_bytes(self, assignment: Mapping[str, Choice]) -> int:
-        """Bytes of the model, with everything that stays in FP32."""
+    def size_bytes(self, assignment: Mapping[str, Choice], patches: PatchMap | None = None) -> int:
+        """Bytes of the model, with everything that stays in FP32, and of a map of its patches."""
         held = sum(component_bytes(c, assignment[c.name]) for c in self.inventory)
-        return held + self.inventory.rest_bytes
+        return held + self.inventory.rest_bytes + (0 if patches is None else self._map_bytes(patches))
 
-    def bit_ops(self, assignment: Mapping[str, Choice]) -> int:
-        """Bit operations of one image."""
-        pairs = ((op.macs, assignment[op.operands[0]].bits, assignment[op.operands[1]].bits) for op in self.inventory.operators)
-        return sum(macs * a * b for macs, a, b in pairs) + sum(grid_ops(c, assignment[c.name]) for c in self.inventory)
+    def bit_ops(self, assignment: Mapping[str, Choice], patches: PatchMap | None = None) -> float:
+        """Bit operations of one image.
+
+        A product of all tokens of both operands takes the product of their mean bits.
+        """
+        bits: dict[str, float] = {name: choice.bits for name, choice in assignment.items()}
+        bits |= {} if patches is None else patches.mean_bits
+        products = sum(op.macs * bits[op.operands[0]] * bits[op.operands[1]] for op in self.inventory.operators)
+        return products + sum(grid_ops(c, assignment[c.name]) for c in self.inventory)
+
+    def _map_bytes(self, patches: PatchMap) -> int:
+        """Grids of the other bits, and the map: three bits a token that has its own, two bytes a share of ranks."""
+        total = 0
+        for name, tokens in patches.components.items():
+            total += sum(grid_bytes(self.inventory[name], choice.choice) for choice in tokens.others.values())
+            total += math.ceil(3 * len(tokens.bits) / 8) if patches.kind == "static" else 2 * len(set(tokens.bits))
+        return total

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pmq.core.choice import FLOAT, FLOATS, Assignment
 from pmq.core.component import Inventory
 from pmq.core.errors import PmqError
+from pmq.core.patches import PatchMap
 from pmq.core.recipe import Recipe
 from pmq.core.tensors import TensorFile
 from pmq.quant.calibration import Calibration, images_sha256
@@ -23,6 +24,7 @@ from pmq.quant.prepare import Prepared
 from pmq.quant.quantizers import QUANTIZERS
 from pmq.quant.sequence import Sequence
 from pmq.quant.simulator import Simulator
+from pmq.quant.tokens import install
 from pmq.quant.weights import QuantizedWeight, pack, rows_shape, stored, unpack
 
 Parameters = dict[str, dict[str, list[float]]]
@@ -32,14 +34,15 @@ Parameters = dict[str, dict[str, list[float]]]
 class Quantized:
     """An allocation carried out: choices, parameters of activation quantizers, and all tensors of the model.
 
-    Tensors are named as in the state dict; a quantized weight has ``.codes`` (dense bits) and, unless it is a float,
-    ``.scale`` and, unless it is symmetric, ``.zero_point`` in its place.
+    ``patches`` are bits of single tokens. Tensors are named as in the state dict; a quantized weight has ``.codes`` (dense
+    bits) and, unless it is a float, ``.scale`` and, unless it is symmetric, ``.zero_point`` in its place.
     """
 
     assignment: Assignment
     recipe: Recipe
     parameters: Parameters
     tensors: TensorFile
+    patches: PatchMap | None = None
 
 
 @torch.no_grad()
@@ -89,6 +92,8 @@ def realise(model: nn.Module, inventory: Inventory, quantized: Quantized) -> Sim
     known = Calibration(known=quantized.parameters)
     simulator = Simulator(model, inventory, known, lambda component, weight, choice: weights[component.name])
     simulator.apply(quantized.assignment)
+    if quantized.patches is not None:
+        install(simulator, quantized.patches)
     return simulator
 
 

@@ -66,6 +66,10 @@ class Simulator:
         if self._current[name] != choice:
             self._install(name, choice)
 
+    def current(self, name: str) -> Choice:
+        """How a component is quantized now."""
+        return self._current[name]
+
     def reset(self, name: str) -> None:
         """Quantize one component again as it is quantized now, after its tap was used for something else."""
         self._install(name, self._current[name])

@@ -1,0 +1,67 @@
+"""``pmq patches``: bits of single patches, under an allocation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pmq.cli import options as o
+from pmq.cli.output import number, print_json
+from pmq.cli.run import latest_or, remembered
+
+
+def patches(
+    what: Annotated[str, typer.Argument(help="allocation file, run directory, or latest")] = "latest",
+    model: o.Model = None,
+    kind: Annotated[str, typer.Option(help="static: bits of each position; dynamic: of ranks, image by image")] = "static",
+    share: Annotated[float, typer.Option(help="of the allocation's bit operations", min=0.01, max=1.0)] = 1.0,
+    score: Annotated[str | None, typer.Option(help="what ranks patches: range, received, class_range, ...")] = None,
+    checkpoint: o.Checkpoint = None,
+    num_classes: o.NumClasses = None,
+    pretrained: o.PretrainedOrRemembered = None,
+    data: o.Data = None,
+    crop_pct: o.CropPct = None,
+    calib_images: Annotated[int | None, typer.Option(help="images to estimate on; by default the allocation's", min=1)] = None,
+    workers: o.Workers = 0,
+    seed: o.Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="file to write; by default beside the allocation")] = None,
+    results: Annotated[Path, typer.Option(help="folder of run directories")] = Path("results"),
+    json: o.Json = False,
+) -> None:
+    """Give each patch bits of its own in each layer, within the bit operations of an allocation or a share of them."""
+    from pmq.api.evaluate import read_what
+    from pmq.api.patches import SCORE, check_kind, reallocate
+    from pmq.cli.subject import open_subject
+    from pmq.core import Allocation, PmqError
+    from pmq.core.files import check_target
+    from pmq.core.rundir import CHOSEN
+
+    check_kind(kind, score)
+    name = str(latest_or(None, results)) if what == "latest" else what
+    allocation = read_what(name)
+    if not isinstance(allocation, Allocation):
+        raise PmqError(f"{what!r} is no allocation; give the file or the run of one, which `pmq search` writes")
+    file = Path(name) / CHOSEN if Path(name).is_dir() else Path(name)
+    target = check_target(out or file.with_name(f"patches-{kind}.json"))
+    run = file.parents[1]
+    flags = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "pretrained": pretrained}
+    given = remembered([str(run)], [allocation], **flags, data=data, split=None, crop_pct=crop_pct)
+    module, images = open_subject(**given, workers=workers, device="cpu", threads=None)
+    info = allocation.calibration
+    count = calib_images or (info.n_images if info else 32)
+    drawn = info.seed if info and info.seed is not None else seed
+    calibration = images.calibration_images(count, drawn)
+    crop = given["crop_pct"]
+    found = reallocate(module, allocation, calibration, kind, share=share, score=score or SCORE, crop_pct=crop, seed=seed)
+    found.save(target)
+    assert found.budget is not None and found.patches is not None
+    costs = found.budget.achieved
+    if json:
+        print_json({"allocation": str(target), "kind": kind, "size_bytes": costs["size_bytes"], "bit_ops": costs["bit_ops"]})
+        return
+    mean = sum(found.patches.mean_bits.values()) / len(found.patches.mean_bits)
+    print(f"{len(found.patches.components)} activations have bits for each patch (simulated), {mean:.2f} in the mean")
+    print(f"bit operations: {number(costs['bit_ops'] / 1e9)}G, size: {costs['size_bytes'] / 1e6:.3f} MB")
+    print(f"allocation: {target}\nnext: pmq evaluate {target}")

@@ -1,0 +1,63 @@
+"""Bits of single tokens: which positions, or which ranks by a score, are kept more or less precise in each activation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pmq.core.choice import ComponentChoice
+
+#: a digit for each token; 0 is a token that is not computed there
+Digits = Annotated[str, Field(pattern="^[0234568]+$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TokenBits(_Strict):
+    """Bits of the tokens of one activation, a digit each, and the quantizers at bits that are not the activation's own.
+
+    >>> TokenBits(bits="8440").mean_bits
+    4.0
+    """
+
+    bits: Digits
+    others: dict[int, ComponentChoice] = Field(default_factory=dict)
+
+    @property
+    def array(self) -> NDArray[np.int64]:
+        """Of each token ``(T,)``."""
+        return np.array([int(digit) for digit in self.bits])
+
+    @property
+    def mean_bits(self) -> float:
+        """Over tokens."""
+        return float(self.array.mean())
+
+
+class PatchMap(_Strict):
+    """Bits of tokens under an allocation.
+
+    ``static``: of each position, the same for every image. ``dynamic``: of each rank, tokens of an image being ranked by
+    ``score``, the highest first. The first ``prefix`` tokens (class, distillation) keep their places.
+    """
+
+    kind: Literal["static", "dynamic"]
+    score: str | None = None
+    prefix: int = Field(default=0, ge=0)
+    components: dict[str, TokenBits]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PatchMap:
+        if (self.kind == "dynamic") != (self.score is not None):
+            raise ValueError(f"score={self.score!r} with kind={self.kind!r}: dynamic maps rank by a score, static ones do not")
+        return self
+
+    @property
+    def mean_bits(self) -> dict[str, float]:
+        """Component -> bits of its tokens in the mean."""
+        return {name: tokens.mean_bits for name, tokens in self.components.items()}
