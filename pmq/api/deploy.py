@@ -106,10 +106,10 @@ def deploy(
     promised = CostModel(subject.inventory).size_bytes(quantized.assignment)
     buffers = sum(b.numel() * b.element_size() for b in subject.model.buffers())
     proof = {
-        "layers": layers_check(layer_errors(runtime, layers, simulator, images[:1])),
+        "layers": layers_check(layer_errors(runtime, layers, simulator, images[:1], threads)),
         "agreement": agreement_check(simulated, len(images)),
         "bits": bits_check(stored, quantized.assignment, subject.inventory),
-        "size": size_check(size, promised, buffers),
+        "size": size_check(size, promised, runtime.graph_bytes + buffers),
     }
     if predicted is not None and plain is not None:
         proof["latency"] = latency_check(speed["latency_ms"], speed["fp32_latency_ms"], predicted, plain)

@@ -115,7 +115,9 @@ def _plot(found: pd.DataFrame, title: str, out: Path) -> None:
         axis.scatter(found["measured_ms"][part], error[part], color=colour, marker=marker, label=label, zorder=3)
     axis.scatter(found["predicted_ms"], error, color=GREEN, marker="|", label="predicted latency")
     for name, x, y in zip(found["allocation"], found["measured_ms"], error, strict=True):
-        axis.annotate(name.removeprefix("uniform "), (x, y), fontsize=7, xytext=(4, 4), textcoords="offset points")
+        axis.annotate(
+            name.removeprefix("uniform ").removeprefix("latency="), (x, y), fontsize=7, xytext=(4, 4), textcoords="offset points"
+        )
     axis.set_yscale("log")
     axis.set_xlabel("measured latency (ms)")
     axis.set_ylabel("KL to FP32 of the deployed file (nats)")

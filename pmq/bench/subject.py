@@ -12,9 +12,11 @@ from pmq.data import Data, open_data
 from pmq.models import create_model, model_info
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """A command line with what every benchmark of a model needs."""
+def parser(description: str | None, *before: str) -> argparse.ArgumentParser:
+    """A command line with what every benchmark of a model needs, ``before`` being its first arguments."""
     found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in before:
+        found.add_argument(name)
     found.add_argument("model", nargs="?")
     found.add_argument("--checkpoint")
     found.add_argument("--data")

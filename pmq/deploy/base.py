@@ -43,6 +43,8 @@ class Target(ABC):
     int8: ClassVar[str]
     #: what is neither a weight nor an input of a layer, as a choice's label
     elsewhere: ClassVar[str] = FLOAT.label
+    #: what a file's graph, names and descriptions may take beside the promised bytes
+    graph_bytes: ClassVar[int] = 64_000
     #: whether building a model takes so long that layers are profiled alone
     slow: ClassVar[bool] = False
 

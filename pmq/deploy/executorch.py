@@ -38,6 +38,7 @@ class ExecuTorch(Target):
     int8 = "w8 x 8-dynamic"
     modes = ("w8 x 8-dynamic", "w4 x 8-dynamic", "w4-group32 x 8-dynamic", "wfp32 x fp32")
     slow = True
+    graph_bytes = 256_000  # a graph of its own for each part that XNNPACK takes over
 
     def skeleton(self, model: nn.Module, layers: list[str], image: Tensor, dynamic_batch: bool = False) -> Any:
         """The model itself, whose layers are replaced before it is exported."""
@@ -65,17 +66,17 @@ class ExecuTorch(Target):
         return [write_bytes(path, built.program(texts))]
 
     def session(self, model: Any, threads: int = 1) -> Session:
-        """A loaded program; the number of threads is that of the whole process."""
+        """A loaded program. Threads are those of the whole process: sessions that live together must agree on them."""
         import torch
         from executorch.extension.pybindings.portable_lib import _threadpool_get_thread_count, _unsafe_reset_threadpool
 
+        if _threadpool_get_thread_count() != threads:  # before loading: a program keeps the threads it was loaded with
+            _unsafe_reset_threadpool(threads)
         program = self._program(model)  # which must outlive its method
         method = program.load_method("forward")
         assert method is not None
 
         def run(images: Any, _program: Any = program) -> Any:
-            if _threadpool_get_thread_count() != threads:
-                _unsafe_reset_threadpool(threads)
             with torch.no_grad():
                 return np.array(method.execute([torch.from_numpy(np.ascontiguousarray(images))])[0])
 

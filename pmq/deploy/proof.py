@@ -23,8 +23,8 @@ from pmq.quant import Simulator
 STEPS = 1.0
 #: least agreement with the simulation, in percent: flipped roundings compound from layer to layer
 AGREEMENT = 95.0
-#: a file may be so much larger than promised, and what its graph takes beside that
-SIZE, GRAPH_BYTES = 0.01, 64_000
+#: a file may be so much larger than promised, beside what its graph takes
+SIZE = 0.01
 #: relative difference of measured and predicted latency, as shares of FP32's
 LATENCY = 0.1
 
@@ -41,7 +41,9 @@ class Check(BaseModel):
 
 
 @torch.no_grad()
-def layer_errors(target: Target, layers: list[DeployLayer], simulator: Simulator, image: Tensor) -> dict[str, float]:
+def layer_errors(
+    target: Target, layers: list[DeployLayer], simulator: Simulator, image: Tensor, threads: int = 1
+) -> dict[str, float]:
     """Largest error of each quantized layer, alone in the runtime, against its simulation on the same input.
 
     Inputs are those the simulated model has on ``image`` ``(1, C, H, W)``. In steps of 1/255 of the output's range.
@@ -60,7 +62,7 @@ def layer_errors(target: Target, layers: list[DeployLayer], simulator: Simulator
     errors = {}
     for layer in track([x for x in layers if not (x.weight.is_float and x.source.is_float)], "proving layers"):
         x, wanted = seen[layer.name]
-        session = target.session(target.build(target.single(layer, tuple(x.shape)), [layer]))
+        session = target.session(target.build(target.single(layer, tuple(x.shape)), [layer]), threads)
         step = float(wanted.max() - wanted.min()) / 255
         errors[layer.name] = float(np.abs(session(x.numpy()) - wanted.numpy()).max()) / max(step, 1e-12)
     return errors
@@ -87,9 +89,8 @@ def bits_check(stored: Mapping[str, str], assignment: Assignment, inventory: Inv
     return Check(passed=not other, found=len(other), limit=0, what=said)
 
 
-def size_check(found: int, promised: float, buffers: int = 0) -> Check:
-    """Whether the file is as small as promised; ``buffers`` are bytes of constants that are no parameters, such as masks."""
-    graph = GRAPH_BYTES + buffers
+def size_check(found: int, promised: float, graph: int) -> Check:
+    """Whether the file is as small as promised; ``graph`` bytes are for what is no parameter: operators, names, masks."""
     limit = (1 + SIZE) * promised + graph
     said = f"bytes on disk; {promised:.0f} promised, {SIZE:.0%} and {graph} for graph and masks allowed"
     return Check(passed=found <= limit, found=found, limit=limit, what=said)

@@ -167,8 +167,9 @@ def test_overlapping_patches_are_told(tiny: Tiny) -> None:
 
 
 def test_checks_fail_where_they_should() -> None:
-    assert size_check(1_000_000, 1_000_000).passed
-    assert not size_check(1_100_000, 1_000_000).passed
+    assert size_check(1_000_000, 1_000_000, 0).passed
+    assert size_check(1_060_000, 1_000_000, 64_000).passed
+    assert not size_check(1_100_000, 1_000_000, 64_000).passed
     assert latency_check(10.4, 20.0, 10.0, 20.0).passed
     assert latency_check(20.8, 40.0, 10.0, 20.0).passed  # a machine that is slower now
     assert not latency_check(12.0, 20.0, 10.0, 20.0).passed
