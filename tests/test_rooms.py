@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "cost": {"core", "models"},
     "sensitivity": {"core", "quant"},
     "search": {"core", "cost.table", "cost.latency", "sensitivity.table"},
+    "patches": {"core", "quant", "sensitivity"},
     "evaluate": {"core", "quant", "data"},
     "deploy": {"core", "quant", "cost"},
     "report": {"core"},

@@ -43,8 +43,8 @@ def take_skeleton(model: nn.Module, layers: Sequence[str], image: Tensor) -> Any
     logging.getLogger("litert_torch").setLevel(logging.ERROR)
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
-        converted = litert_torch.convert(marked(model, layers, _Composite).eval(), (image,))
-    found = schema.ModelT.InitFromPackedBuf(bytearray(converted.model_content()), 0)
+        content = litert_torch.convert(marked(model, layers, _Composite).eval(), (image,)).model_content()
+    found = unpacked(content)
     for tensor in found.subgraphs[0].tensors:
         tensor.name = b""  # long, and nobody needs them
     return found

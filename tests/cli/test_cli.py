@@ -313,6 +313,22 @@ def test_milliseconds_are_searched_deployed_and_run(tmp_path: Path) -> None:
     assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
 
 
+@pytest.mark.parametrize("kind", ["static", "dynamic"])
+def test_bits_of_patches_gain_at_equal_bit_operations(kind: str, run: Path, tmp_path: Path) -> None:
+    file = tmp_path / f"{kind}.json"
+    found = pmq("patches", str(run), "--kind", kind, "--out", str(file), "--json")
+    assert found.returncode == 0, found.stderr
+    before = Allocation.load(run / "allocations" / "chosen.json")
+    assert before.budget is not None
+    assert json.loads(found.stdout)["bit_ops"] <= before.budget.achieved["bit_ops"] * (1 + 1e-9)
+    compared = pmq("evaluate", f"{run},{file}", "--json")
+    plain, patched = json.loads(compared.stdout)["results"]
+    assert patched["kl"] < plain["kl"]
+    assert patched["bit_ops"] <= plain["bit_ops"] * (1 + 1e-9)
+    told = pmq("patches", "w4a4", "--kind", kind)
+    assert (told.returncode, told.stderr.count("\n")) == (2, 1)
+
+
 @pytest.mark.parametrize("target", ["litert", "executorch"])
 def test_runtimes_of_phones(target: str, tmp_path: Path) -> None:
     """Where they are installed."""
