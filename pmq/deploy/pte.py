@@ -115,8 +115,9 @@ def build(skeleton: Skeleton, layers: Sequence[DeployLayer]) -> Built:
 def _where(layer: DeployLayer) -> Where:
     if layer.codes is None:
         value = np.ascontiguousarray(layer.value, np.float32)
-        moved = value.transpose(0, 2, 3, 1) if layer.patch else value  # as XNNPACK has its convolutions
-        return {"data": _hash(moved), "weights": int(value.size)}
+        if layer.patch:  # as XNNPACK has its convolutions; one of a single channel is depthwise to it
+            value = value.transpose((1, 2, 3, 0) if value.shape[1] == 1 else (0, 2, 3, 1))
+        return {"data": _hash(value), "weights": int(value.size)}
     codes, group = layer.codes.astype(np.int8), layer.weight.group_size
     data = nibbles(codes + 8) if layer.weight.bits == 4 else codes
     scales = np.ascontiguousarray(layer.scales, np.float32)
