@@ -92,7 +92,7 @@ def test_bad_files(tmp_path: Path, text: str, told: str) -> None:
 
 
 def test_unknown_space() -> None:
-    with pytest.raises(PmqError, match="default, int8_fp32, "):
+    with pytest.raises(PmqError, match="default, executorch, int8_fp32, "):
         read_space("magic")
 
 
