@@ -10,7 +10,7 @@ import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import number, print_json, print_table
-from pmq.cli.run import latest_or, remembered
+from pmq.cli.run import latest_or, remembered, run_of
 
 
 def deploy(
@@ -53,8 +53,7 @@ def deploy(
     allocations = [item] if isinstance(item, Allocation) else []
     target = target or next((a.target for a in allocations if a.target), "onnxruntime")
     TARGETS[target].require()
-    path = Path(name)
-    run = path if path.is_dir() else path.parents[1] if path.parent.name == "allocations" else None
+    run = run_of(name)
     table = None if latency is None else LatencyTable.load(latency)
     if table is None and run is not None and (run / LATENCY).is_file():
         table = LatencyTable.load(run / LATENCY)
@@ -70,7 +69,7 @@ def deploy(
     drawn = next((a.calibration.seed for a in allocations if a.calibration and a.calibration.seed is not None), seed)
     indices = images.evaluation_indices(used, drawn, min(limit, len(images.evaluation)))
     proof = images.evaluation.first_readable(indices, len(indices))
-    folder = out or (run or results / (given["model"] or "embedded") / path.stem) / "deploy" / target
+    folder = out or (run or results / (given["model"] or "embedded") / Path(name).stem) / "deploy" / target
     need = recalibrate or not (allocations or item == "fp32")
     found = run_deploy(
         module,

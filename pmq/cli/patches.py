@@ -9,7 +9,7 @@ import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import number, print_json
-from pmq.cli.run import latest_or, remembered
+from pmq.cli.run import latest_or, remembered, run_of
 
 
 def patches(
@@ -45,9 +45,8 @@ def patches(
         raise PmqError(f"{what!r} is no allocation; give the file or the run of one, which `pmq search` writes")
     file = Path(name) / CHOSEN if Path(name).is_dir() else Path(name)
     target = check_target(out or file.with_name(f"patches-{kind}.json"))
-    run = file.parents[1]
     flags = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "pretrained": pretrained}
-    given = remembered([str(run)], [allocation], **flags, data=data, split=None, crop_pct=crop_pct)
+    given = remembered([str(run_of(name) or name)], [allocation], **flags, data=data, split=None, crop_pct=crop_pct)
     module, images = open_subject(**given, workers=workers, device="cpu", threads=None)
     info = allocation.calibration
     count = calib_images or (info.n_images if info else 32)

@@ -17,6 +17,12 @@ def latest_or(run: Path | None, results: Path) -> Path:
     return run if run is not None else latest_run(results)
 
 
+def run_of(name: str) -> Path | None:
+    """Give the run directory that ``name`` is, or that the allocation file ``name`` lies in; nothing where it lies elsewhere."""
+    path = Path(name)
+    return path if path.is_dir() else path.parents[1] if path.parent.name == "allocations" else None
+
+
 def remembered(names: list[str], allocations: list[Allocation], **given: Any) -> dict[str, Any]:
     """Fill flags the user did not give from the manifest of the first run among ``names``, or an allocation's model."""
     for name in names:

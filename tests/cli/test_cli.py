@@ -325,6 +325,10 @@ def test_bits_of_patches_gain_at_equal_bit_operations(kind: str, run: Path, tmp_
     plain, patched = json.loads(compared.stdout)["results"]
     assert patched["kl"] < plain["kl"]
     assert patched["bit_ops"] <= plain["bit_ops"] * (1 + 1e-9)
+    own = before.save(tmp_path / "elsewhere.json")  # a file that lies in no run
+    again = pmq("patches", own.name, "--kind", kind, "--share", "0.9", "--json", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["bit_ops"] <= 0.9 * before.budget.achieved["bit_ops"]
     told = pmq("patches", "w4a4", "--kind", kind)
     assert (told.returncode, told.stderr.count("\n")) == (2, 1)
 
