@@ -82,6 +82,8 @@ def deploy(
     """
     runtime, out = TARGETS[target], Path(out)
     runtime.require()
+    if dynamic_batch and not runtime.open_batch:
+        raise PmqError(f"target {target!r} has no open batch size; deploy without --dynamic-batch")
     subject = Subject.of(model, "cpu", images[:1], crop_pct)
     planned = _assignment(what, subject, target)
     runtime.check(planned, subject.inventory)

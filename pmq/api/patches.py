@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor, nn
@@ -79,7 +80,7 @@ class Reallocator:
         restored = copy.deepcopy(subject.model)
         restore(restored, quantized)
         fitted = calibrate(restored, subject.inventory, images, seed, 0, allocation.recipe.gradients, subject.classifier)
-        plain = Quantized(quantized.assignment, quantized.recipe, quantized.parameters, quantized.tensors)
+        plain = replace(quantized, patches=None)
         self._simulator = realise(copy.deepcopy(subject.model), subject.inventory, plain)
         self._simulator.calibration = _Wider(quantized, fitted)
         self.places = patchable(subject.inventory, quantized.assignment)

@@ -47,6 +47,8 @@ class Target(ABC):
     graph_bytes: ClassVar[int] = 64_000
     #: whether building a model takes so long that layers are profiled alone
     slow: ClassVar[bool] = False
+    #: whether a file may leave its batch size open
+    open_batch: ClassVar[bool] = True
 
     def require(self, running: bool = False) -> None:
         """Raise if a package is missing that writing files needs, or only running them."""

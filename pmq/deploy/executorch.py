@@ -13,6 +13,7 @@ import numpy as np
 from pmq.core.errors import PmqError, one_line
 from pmq.core.files import read_bytes, write_bytes
 from pmq.deploy.base import Session, Target, register
+from pmq.deploy.modes import DYNAMIC4, DYNAMIC4_GROUPS, DYNAMIC8, FLOAT
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,8 +36,9 @@ class ExecuTorch(Target):
     extra = "executorch"
     runtime = "executorch"
     packages = ("torchao",)
-    int8 = "w8 x 8-dynamic"
-    modes = ("w8 x 8-dynamic", "w4 x 8-dynamic", "w4-group32 x 8-dynamic", "wfp32 x fp32")
+    int8 = DYNAMIC8
+    modes = (DYNAMIC8, DYNAMIC4, DYNAMIC4_GROUPS, FLOAT)
+    open_batch = False
     slow = True
     graph_bytes = 256_000  # a graph of its own for each part that XNNPACK takes over
 
@@ -44,8 +46,6 @@ class ExecuTorch(Target):
         """The model itself, whose layers are replaced before it is exported."""
         from pmq.deploy.pte import Skeleton
 
-        if dynamic_batch:
-            raise PmqError(f"target {self.name!r} has no open batch size; deploy without --dynamic-batch")
         return Skeleton(copy.deepcopy(model), image)
 
     def single(self, layer: DeployLayer, shape: tuple[int, ...]) -> Any:

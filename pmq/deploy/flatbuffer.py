@@ -10,6 +10,8 @@ from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers
 from numpy.typing import NDArray
 
+from pmq.deploy.layer import nibbles
+
 Array = NDArray[Any]
 OPS, TYPES = schema.BuiltinOperator, schema.TensorType
 #: name of the operation that stands for a layer, and of the attribute that says which
@@ -44,8 +46,7 @@ class Graph:
 
     def int4(self, codes: Array, name: str) -> int:
         """Add a constant of 4-bit integers ``(O, I)``, two a byte, the first in the low half; give its number."""
-        flat = np.pad(codes.reshape(-1).astype(np.int8), (0, codes.size % 2)).view(np.uint8) & 15
-        return self.tensor(codes.shape, name, TYPES.INT4, flat[0::2] | (flat[1::2] << 4))
+        return self.tensor(codes.shape, name, TYPES.INT4, nibbles(codes.reshape(-1).astype(np.int8) & 15))
 
     def shape(self, tensor: int) -> tuple[int, ...]:
         """Of a tensor."""

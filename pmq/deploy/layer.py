@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -89,6 +89,12 @@ def _layer(name: str, module: Any, quantized: Quantized, weight: QuantizedWeight
         grid = (parameters["scale"][0], int(parameters["zero_point"][0]))
     bias = None if module.bias is None else module.bias.detach().numpy()
     return DeployLayer(name, choice, source, module.weight.detach().numpy(), codes, scales, bias, grid)
+
+
+def nibbles(codes: Array) -> NDArray[np.uint8]:
+    """Pack codes below 16 ``(..., n)`` two a byte, the first in the low half; an odd last side ends with a zero."""
+    even = np.pad(codes.astype(np.uint8), [(0, 0)] * (codes.ndim - 1) + [(0, codes.shape[-1] % 2)])
+    return cast(NDArray[np.uint8], even[..., 0::2] | (even[..., 1::2] << 4))
 
 
 def is_patch_embedding(module: nn.Conv2d) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from pmq.core.errors import PmqError, one_line
 from pmq.core.files import read_bytes, write_bytes
 from pmq.deploy.base import Session, Target, register
+from pmq.deploy.modes import DYNAMIC4, DYNAMIC4_GROUPS, DYNAMIC8, FLOAT, HALF
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,15 +35,14 @@ class LiteRT(Target):
     extra = "litert"
     runtime = "ai_edge_litert"
     packages = ("litert_torch",)
-    int8 = "w8 x 8-dynamic"
-    modes = ("w8 x 8-dynamic", "w4 x 8-dynamic", "w4-group32 x 8-dynamic", "w16-half x fp32", "wfp32 x fp32")
+    int8 = DYNAMIC8
+    modes = (DYNAMIC8, DYNAMIC4, DYNAMIC4_GROUPS, HALF, FLOAT)
+    open_batch = False
 
     def skeleton(self, model: nn.Module, layers: list[str], image: Tensor, dynamic_batch: bool = False) -> Any:
         """A graph as its schema's objects."""
         from pmq.deploy.tflite import take_skeleton
 
-        if dynamic_batch:
-            raise PmqError(f"target {self.name!r} has no open batch size; deploy without --dynamic-batch")
         return take_skeleton(model, layers, image)
 
     def single(self, layer: DeployLayer, shape: tuple[int, ...]) -> Any:

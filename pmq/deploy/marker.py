@@ -17,7 +17,6 @@ class Marker(nn.Module):
         super().__init__()
         self.name, self.outputs = name, int(layer.weight.shape[0])
         self.patch = layer.kernel_size if isinstance(layer, nn.Conv2d) else None
-        self.in_features = getattr(layer, "in_features", None)
 
     def shape(self, x: Tensor) -> tuple[Any, ...]:
         """Of the layer's output."""

@@ -89,11 +89,5 @@ class PartBuilder:
         self.node("Transpose", [rows], "map", y, perm=[0, 3, 1, 2])
 
 
-def nibbles(codes: Array) -> Array:
-    """Pack codes below 16 ``(..., 2 n)`` into bytes ``(..., n)``, the first in the low half."""
-    low, high = codes[..., 0::2], codes[..., 1::2]
-    return (low | (high << 4)).astype(np.uint8)
-
-
 #: ONNX's number of the type
 INT4 = TensorProto.INT4

@@ -10,16 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pmq.core.errors import PmqError, one_line
 from pmq.core.files import write_bytes
 from pmq.deploy.base import Target
+from pmq.deploy.modes import BFLOAT16, FLOAT, HALF, INT8, W4, W8
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pmq.deploy.layer import DeployLayer
-
-#: what a layer may do: int8, 4- and 8-bit weights, FP16 weights, FP32
-INT8, W4, W8, HALF, FLOAT = "w8 x 8", "w4-group32 x fp32", "w8-group32 x fp32", "w16-half x fp32", "wfp32 x fp32"
-#: weights and inputs in bfloat16
-BFLOAT16 = "w16-bfloat16 x 16-bfloat16"
 
 
 class OnnxTarget(Target):

@@ -49,7 +49,8 @@ class OnnxRuntime(OnnxTarget):
 
     def emit(self, layer: DeployLayer, x: str, y: str) -> Any:
         """A layer as onnxruntime's operators."""
-        from pmq.deploy.onnx_parts import PRODUCT, PartBuilder, nibbles
+        from pmq.deploy.layer import nibbles
+        from pmq.deploy.onnx_parts import PRODUCT, PartBuilder
 
         b = PartBuilder(layer)
         outputs, inputs = layer.shape

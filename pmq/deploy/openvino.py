@@ -10,7 +10,8 @@ import numpy as np
 
 from pmq.core.errors import PmqError, one_line
 from pmq.deploy.base import Session, register
-from pmq.deploy.onnx_target import BFLOAT16, INT8, OnnxTarget
+from pmq.deploy.modes import BFLOAT16, INT8
+from pmq.deploy.onnx_target import OnnxTarget
 
 if TYPE_CHECKING:
     from pmq.deploy.layer import DeployLayer
@@ -52,7 +53,8 @@ class OpenVino(OnnxTarget):
 
     def emit(self, layer: DeployLayer, x: str, y: str) -> Any:
         """A layer as ONNX's own operators."""
-        from pmq.deploy.onnx_parts import INT4, PartBuilder, nibbles
+        from pmq.deploy.layer import nibbles
+        from pmq.deploy.onnx_parts import INT4, PartBuilder
 
         b = PartBuilder(layer)
         to = y if layer.patch is None else f"{layer.name}/output"

@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.ao.quantization.fx import _decomposed  # noqa: F401 (it registers the operators of quantized graphs)
 
 from pmq.cost.latency import PLAIN
-from pmq.deploy.layer import DeployLayer
+from pmq.deploy.layer import DeployLayer, nibbles
 from pmq.deploy.marker import marked
 
 #: a layer's weight in a file: hashes of its data and of its scales, how many weights and how many of them to an output
@@ -123,12 +123,6 @@ def _where(layer: DeployLayer) -> Where:
     scales = np.ascontiguousarray(layer.scales, np.float32)
     held: Any = torch.from_numpy(scales).to(torch.bfloat16).view(torch.int16).numpy() if group else scales
     return {"data": _hash(data), "scales": f"scale_{_hash(held)}", "weights": int(codes.size), "inputs": codes.shape[1]}
-
-
-def nibbles(codes: NDArray[Any]) -> NDArray[np.uint8]:
-    """Pack codes below 16 ``(O, I)``, two a byte, the first in the low half."""
-    even = np.pad(codes.astype(np.uint8), ((0, 0), (0, codes.shape[1] % 2)))
-    return cast(NDArray[np.uint8], even[:, 0::2] | (even[:, 1::2] << 4))
 
 
 def _hash(data: NDArray[Any]) -> str:

@@ -49,35 +49,28 @@ def token_errors(
         choices: of each, at bits above 0.
         ranker: count tokens by its ranks, image by image, rather than by position.
     """
-    first = {name: torch.zeros(0) for name in places}
-    second = dict(first)
 
     def score(recorder: Recorder, component: Component, changes: Sequence[Tensor], gradients: Tensor, n_images: int) -> Tensor:
         place, x = places.get(component.name), recorder.inputs[component.name]
         if ranker is not None and component.name == asked[0]:
             ranker.forget()
-        if place is not None:
+        if place is None:
+            found = torch.zeros(1, n_images, 1)
+        else:
             found = _by_token(place, [-x, *changes], gradients, n_images)  # (K, B, T)
             if ranker is not None:
-                found = found.gather(2, _order(ranker, place, recorder, x).expand_as(found))
-            if not first[component.name].numel():
-                first[component.name] = second[component.name] = torch.zeros_like(found[:, 0], dtype=torch.float64)
-            first[component.name] = first[component.name] + found.sum(1)
-            second[component.name] = second[component.name] + found.square().sum(1)
+                found = found.gather(2, _order(ranker, place, x).expand_as(found))
         if ranker is not None and component.slot == "softmax":
             ranker.saw(x)
-        return torch.zeros(len(changes))
+        return torch.stack([found.sum(1), found.square().sum(1)])
 
     asked = _asked(probe, places, ranker)
-    seen = {name: list(choices.get(name, [FLOAT])) for name in asked}
-    scored(probe, seen, draws_of(probe), score)
-    n = len(probe.images)
-    found = {}
+    sums = scored(probe, {name: list(choices.get(name, [FLOAT])) for name in asked}, draws_of(probe), score)
+    n, found = len(probe.images), {}
     for name in places:
-        mean = first[name] / n
-        noise = (second[name] / n - mean.square()).clamp_min(0) / max(1, n - 1)
-        bits = (0, *(choice.bits for choice in choices[name]))
-        found[name] = TokenErrors(bits, mean.numpy(), noise.numpy())
+        mean, square = sums[name] / n
+        noise = (square - mean.square()).clamp_min(0) / max(1, n - 1)
+        found[name] = TokenErrors((0, *(choice.bits for choice in choices[name])), mean.numpy(), noise.numpy())
     return found
 
 
@@ -96,7 +89,7 @@ def _by_token(place: Patchable, changes: Sequence[Tensor], gradients: Tensor, n_
     return torch.stack(found)
 
 
-def _order(ranker: Ranker, place: Patchable, recorder: Recorder, x: Tensor) -> Tensor:
+def _order(ranker: Ranker, place: Patchable, x: Tensor) -> Tensor:
     """Of tokens ``(B, T)`` by the score that the activation is ranked by at run time."""
     module = place.component.module
     if place.component.slot == "input":
