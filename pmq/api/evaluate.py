@@ -15,6 +15,7 @@ from pmq.api.allocate import carry_out
 from pmq.api.sensitivity import check_quantizers
 from pmq.api.subject import Subject, gather_images
 from pmq.core import FLOAT, Allocation, Assignment, BitWidth, PmqError
+from pmq.core.patches import PatchMap
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.rundir import CHOSEN, read_manifest
 from pmq.cost import CostModel
@@ -140,11 +141,7 @@ def _quantized(item: What, subject: Subject, uniform: Space, recipe: Recipe, fre
         if not recalibrate:
             return carry_out(subject, item)
         subject.inventory.check_names(item.components)
-        if item.patches is not None:
-            raise PmqError(
-                "bits of patches belong to ranges as they were calibrated; recalibrate without, then `pmq patches` again"
-            )
-        return fresh.quantize(item.recipe, item.assignment)
+        return fresh.quantize(item.recipe, item.assignment, item.patches)
     return fresh.quantize(recipe, uniform.uniform(*read_bits(item)))
 
 
@@ -155,9 +152,9 @@ class Fresh:
         self._subject, self._images, self._seed, self._checkpoints = subject, images, seed, checkpoints
         self._prepared: dict[Recipe, Prepared] = {}
 
-    def quantize(self, recipe: Recipe, assignment: Assignment) -> Quantized:
+    def quantize(self, recipe: Recipe, assignment: Assignment, patches: PatchMap | None = None) -> Quantized:
         """Carry an allocation out by a recipe."""
-        return quantize(self._prepared_by(recipe), assignment, self._checkpoints)
+        return quantize(self._prepared_by(recipe), assignment, self._checkpoints, patches)
 
     def _prepared_by(self, recipe: Recipe) -> Prepared:
         if self._images is None:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Literal
+from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from pmq.api.allocate import carry_out
-from pmq.api.subject import Subject
+from pmq.api.evaluate import Fresh
+from pmq.api.points import METRICS
+from pmq.api.subject import Subject, divide_images
 from pmq.core import Allocation, PmqError
 from pmq.core.choice import Assignment, Choice, ComponentChoice
 from pmq.core.patches import PatchMap, TokenBits
 from pmq.cost import CostModel
+from pmq.evaluate import Judge
 from pmq.patches import Patchable, TokenErrors, attends_globally, patchable, token_errors
-from pmq.patches.allocate import Reallocation, pooled, shrunk, solve
-from pmq.quant import Calibration, Quantized, realise, restore
+from pmq.patches.allocate import Reallocation, pooled, settle, shrunk
+from pmq.quant import Calibration, Quantized, Simulator, realise, restore
 from pmq.quant.calibration import calibrate
 from pmq.quant.quantizers import Quantizer
 from pmq.quant.token_scores import SCORES, Ranker
@@ -24,6 +28,8 @@ from pmq.search import Space, read_space
 from pmq.sensitivity.base import Probe
 
 KINDS = ("static", "dynamic")
+#: images to calibrate on, and others, where an allocation does not tell
+CALIB_IMAGES, HELD_OUT = 32, 256
 #: how tokens are ranked where nothing is said
 SCORE = "class_range"
 
@@ -57,12 +63,13 @@ class Reallocator:
     Args:
         model: a timm-built module (left as it is), or timm's name, or ``None`` for the embedded one.
         allocation: with its tensors.
-        images: ``(N, C, H, W)`` that calibrated, or others; not those of a later evaluation.
+        images: ``(N, C, H, W)``, first those that calibrated; not those of a later evaluation. Of the others some measure
+            sensitivity and the rest judge.
         crop_pct: how images are cropped, where the model's data config says otherwise.
         seed: of drawn labels.
 
     Raises:
-        PmqError: the allocation is of another model, or no activation of it has tokens.
+        PmqError: the allocation is of another model, no activation of it has tokens, or there are fewer than 8 images.
     """
 
     def __init__(
@@ -73,21 +80,25 @@ class Reallocator:
         crop_pct: float | None = None,
         seed: int = 0,
     ) -> None:
+        info = allocation.calibration
+        calib, probed, judged = divide_images(images, CALIB_IMAGES if info is None else info.n_images, len(images))
         self.allocation = allocation
-        subject = Subject.of(model, "cpu", images[:1], crop_pct)
+        self._subject = subject = Subject.of(model, "cpu", images[:1], crop_pct)
+        self._fresh = Fresh(subject, calib, seed, None)
         quantized = carry_out(subject, allocation)
-        self._inventory, self._assignment = subject.inventory, quantized.assignment
+        self._assignment = quantized.assignment
         restored = copy.deepcopy(subject.model)
         restore(restored, quantized)
-        fitted = calibrate(restored, subject.inventory, images, seed, 0, allocation.recipe.gradients, subject.classifier)
-        plain = replace(quantized, patches=None)
-        self._simulator = realise(copy.deepcopy(subject.model), subject.inventory, plain)
+        fitted = calibrate(restored, subject.inventory, calib, seed, 0, allocation.recipe.gradients, subject.classifier)
+        self._simulator = realise(copy.deepcopy(subject.model), subject.inventory, replace(quantized, patches=None))
         self._simulator.calibration = _Wider(quantized, fitted)
         self.places = patchable(subject.inventory, quantized.assignment)
         if not self.places:
             raise PmqError("no activation of this allocation has tokens that could have bits of their own")
         self.choices = _choices(subject, allocation, self.places)
-        self.probe = Probe(self._simulator, images, subject.classifier, quantized.assignment, seed=seed)
+        self.probe = Probe(self._simulator, probed, subject.classifier, quantized.assignment, seed=seed)
+        plain = Simulator(copy.deepcopy(subject.model), subject.inventory, Calibration())
+        self._judge = Judge(plain, judged, subject.classifier)
         self.prefix = int(getattr(subject.model, "num_prefix_tokens", 0))
         self._errors: dict[str | None, dict[str, TokenErrors]] = {}
 
@@ -96,37 +107,72 @@ class Reallocator:
         if score not in self._errors:
             self._simulator.apply(self._assignment)
             ranker = None if score is None else Ranker(score, self.prefix)
-            self._errors[score] = token_errors(self.probe, self.places, self.choices, ranker)
+            self._errors[score] = token_errors(self.probe, self._ranked(score), self.choices, ranker)
         return self._errors[score]
+
+    def _ranked(self, score: str | None) -> dict[str, Patchable]:
+        """Places whose tokens can be ranked: operands of attention are by what comes into its block."""
+        if score is None:
+            return self.places
+        first = {name: f"{place.component.module}.qkv.input" for name, place in self.places.items()}
+        return {n: p for n, p in self.places.items() if p.component.slot == "input" or first[n] in self.places}
 
     def allocate(self, kind: str = "static", share: float = 1.0, score: str = SCORE) -> Allocation:
         """Give the allocation with a map of its patches, at ``share`` of its own bit operations."""
         check_kind(kind)
         by = score if kind == "dynamic" else None
-        if by is not None and not attends_globally(self._inventory):
+        inventory, assignment = self._subject.inventory, self._assignment
+        if by is not None and not attends_globally(inventory):
             raise PmqError("tokens of this model lie in windows, where nothing ranks them; ask for a static map")
-        costs = CostModel(self._inventory)
-        before = costs.bit_ops(self._assignment)
-        own = {name: float(choice.bits) for name, choice in self._assignment.items()}
-        prices = {name: place.ops_of_a_bit(own) for name, place in self.places.items()}
-        elsewhere = before - sum(prices[name] * place.tokens * own[name] for name, place in self.places.items())
-        errors = self.errors(by)
+        costs = CostModel(inventory)
+        own = {name: float(choice.bits) for name, choice in assignment.items()}
+        errors, places = self.errors(by), self._ranked(by)
         smooth = {n: (shrunk if kind == "static" else pooled)(e, self.prefix) for n, e in errors.items()}
-        found = solve(smooth, {n: e.bits for n, e in errors.items()}, prices, share * before - elsewhere)
-        return self._with_map(found, self._map(by, found))
+        for name, place in places.items():
+            if place.component.slot in ("k", "v"):  # a token that nobody may attend to makes another model
+                smooth[name][0] = np.inf
+        rest = costs.bit_ops(assignment) - costs.products(own)
+        limit = share * costs.bit_ops(assignment) - rest
+        found = settle(smooth, {n: e.bits for n, e in errors.items()}, places, own, costs.products, limit)
+        patches = PatchMap(
+            kind="static" if by is None else "dynamic", score=by, prefix=self.prefix, components=self._tokens(found)
+        )
+        return self._better(self.laid_over(patches, {"predicted_error": found.error}))
 
-    def _map(self, score: str | None, found: Reallocation) -> PatchMap:
-        kind: Literal["static", "dynamic"] = "static" if score is None else "dynamic"
-        return PatchMap(kind=kind, score=score, prefix=self.prefix, components=self._tokens(found))
-
-    def _with_map(self, found: Reallocation, patches: PatchMap) -> Allocation:
+    def laid_over(self, patches: PatchMap, metrics: dict[str, float | None]) -> Allocation:
+        """The allocation with another map; all its tensors stay."""
         budget = self.allocation.budget
-        achieved = CostModel(self._inventory).costs(self._assignment, patches)
+        achieved = CostModel(self._subject.inventory).costs(self._assignment, patches)
         if budget is not None:
             budget = budget.model_copy(update={"achieved": achieved})
-        update = {"patches": patches, "budget": budget, "metrics": {"predicted_error": found.error}}
-        changed = self.allocation.model_copy(update=update)
+        changed = self.allocation.model_copy(update={"patches": patches, "budget": budget, "metrics": metrics})
         return changed if self.allocation.tensors is None else changed.with_tensors(self.allocation.tensors)
+
+    def refitted(self, allocation: Allocation) -> Allocation:
+        """Carry a map out anew, layer by layer: grids are fitted to the tokens that have them, weights to what they get."""
+        recipe = allocation.recipe.model_copy(update={"sequential": True, "reconstruct": 0})
+        quantized = self._fresh.quantize(recipe, allocation.assignment, allocation.patches)
+        components = {
+            name: choice.model_copy(update={"parameters": quantized.parameters.get(name)})
+            for name, choice in allocation.components.items()
+        }
+        changed = {"recipe": recipe, "components": components, "patches": quantized.patches}
+        return allocation.model_copy(update=changed).with_tensors(quantized.tensors)
+
+    def _better(self, laid: Allocation) -> Allocation:
+        """With its tensors as they are or refitted, whichever the judge finds better; with its judgement."""
+        candidates = [laid, self.refitted(laid)] if laid.recipe.compensate else [laid]
+        judged = [(self.judged(candidate), candidate) for candidate in candidates]
+        error = "kl" if self._subject.classifier else "feature_error"
+        metrics, best = min(judged, key=lambda pair: pair[0][error] or 0.0)
+        changed = best.model_copy(update={"metrics": laid.metrics | {name: metrics[name] for name in METRICS}})
+        return changed if best.tensors is None else changed.with_tensors(best.tensors)
+
+    def judged(self, allocation: Allocation) -> dict[str, Any]:
+        """Accuracy on the judge's images."""
+        subject = self._subject
+        module = realise(copy.deepcopy(subject.model), subject.inventory, carry_out(subject, allocation)).model
+        return self._judge.judge_model(module).compute()
 
     def _tokens(self, found: Reallocation) -> dict[str, TokenBits]:
         tokens = {}
@@ -170,7 +216,7 @@ def reallocate(
     Args:
         model: a timm-built module (left as it is), or timm's name, or ``None`` for the embedded one.
         allocation: with its tensors.
-        images: ``(N, C, H, W)`` to estimate sensitivities on.
+        images: ``(N, C, H, W)``, as :class:`Reallocator` takes them.
         kind: ``static``: bits of each position; ``dynamic``: of each rank, tokens being ranked image by image by ``score``.
         share: of the allocation's bit operations.
         score: see :mod:`pmq.quant.token_scores`.
@@ -179,6 +225,6 @@ def reallocate(
 
     Raises:
         PmqError: the allocation is of another model, has no activations with tokens, or ``share`` is below what all tokens
-            take at 0 bits.
+            take at 0 bits; or there are fewer than 8 images.
     """
     return Reallocator(model, allocation, images, crop_pct, seed).allocate(kind, share, score)

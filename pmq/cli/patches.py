@@ -23,7 +23,6 @@ def patches(
     pretrained: o.PretrainedOrRemembered = None,
     data: o.Data = None,
     crop_pct: o.CropPct = None,
-    calib_images: Annotated[int | None, typer.Option(help="images to estimate on; by default the allocation's", min=1)] = None,
     workers: o.Workers = 0,
     seed: o.Seed = 0,
     out: Annotated[Path | None, typer.Option(help="file to write; by default beside the allocation")] = None,
@@ -32,7 +31,7 @@ def patches(
 ) -> None:
     """Give each patch bits of its own in each layer, within the bit operations of an allocation or a share of them."""
     from pmq.api.evaluate import read_what
-    from pmq.api.patches import SCORE, check_kind, reallocate
+    from pmq.api.patches import CALIB_IMAGES, HELD_OUT, SCORE, check_kind, reallocate
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
     from pmq.core.files import check_target
@@ -49,9 +48,9 @@ def patches(
     given = remembered([str(run_of(name) or name)], [allocation], **flags, data=data, split=None, crop_pct=crop_pct)
     module, images = open_subject(**given, workers=workers, device="cpu", threads=None)
     info = allocation.calibration
-    count = calib_images or (info.n_images if info else 32)
+    used = info.images_used if info else 0
     drawn = info.seed if info and info.seed is not None else seed
-    calibration = images.calibration_images(count, drawn)
+    calibration = images.calibration_images(used if used > 8 else CALIB_IMAGES + HELD_OUT, drawn)
     crop = given["crop_pct"]
     found = reallocate(module, allocation, calibration, kind, share=share, score=score or SCORE, crop_pct=crop, seed=seed)
     found.save(target)

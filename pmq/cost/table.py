@@ -70,8 +70,11 @@ class CostModel:
         """
         bits: dict[str, float] = {name: choice.bits for name, choice in assignment.items()}
         bits |= {} if patches is None else patches.mean_bits
-        products = sum(op.macs * bits[op.operands[0]] * bits[op.operands[1]] for op in self.inventory.operators)
-        return products + sum(grid_ops(c, assignment[c.name]) for c in self.inventory)
+        return self.products(bits) + sum(grid_ops(c, assignment[c.name]) for c in self.inventory)
+
+    def products(self, bits: Mapping[str, float]) -> float:
+        """Bit operations of all products, given the mean bits of every component."""
+        return sum(op.macs * bits[op.operands[0]] * bits[op.operands[1]] for op in self.inventory.operators)
 
     def _map_bytes(self, patches: PatchMap) -> int:
         """Grids of the other bits, and the map: three bits a token that has its own, two bytes a share of ranks."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pmq.core.errors import PmqError
 from pmq.patches.sensitivity import Floats, TokenErrors
+from pmq.patches.tokens import Patchable
 
 #: halvings of the interval in which the price of a bit operation lies
 HALVINGS = 100
+#: passes in which prices are renewed, and further ones that come close to the limit
+RENEWED, PASSES = 8, 16
+#: least share kept of a position's own estimate, that whole layers of tokens do not change their bits at one price
+TIE = 1e-6
 
 
 def shrunk(errors: TokenErrors, prefix: int) -> Floats:
@@ -25,6 +30,7 @@ def shrunk(errors: TokenErrors, prefix: int) -> Floats:
     patches, noise = error[:, prefix:], errors.noise[:, prefix:].mean(1, keepdims=True)
     mean, variance = patches.mean(1, keepdims=True), patches.var(1, keepdims=True)
     kept = np.clip(variance - noise, 0, None) / np.maximum(variance, 1e-300)
+    kept = np.maximum(kept, TIE)
     error[:, prefix:] = mean + kept * (patches - mean)
     return error
 
@@ -46,6 +52,11 @@ class Reallocation:
     error: float
     gap: float
     bit_ops: float
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Activation -> bits of its tokens in the mean."""
+        return {name: float(bits.mean()) for name, bits in self.bits.items()}
 
 
 def solve(
@@ -91,3 +102,44 @@ def solve(
     bound = error + high * (spent - bit_ops)  # of the dual
     found = {name: np.array(bits[name])[chosen[name]] for name in names}
     return Reallocation(found, error, max(0.0, error - bound), spent)
+
+
+def settle(
+    errors: Mapping[str, Floats],
+    bits: Mapping[str, tuple[int, ...]],
+    places: Mapping[str, Patchable],
+    means: Mapping[str, float],
+    bit_ops: Callable[[Mapping[str, float]], float],
+    limit: float,
+) -> Reallocation:
+    """As :func:`solve`, where bits of both operands of a product are chosen: a bit of one costs the mean bits of the other.
+
+    Prices are taken at means that go halfway to those found in each pass, and the best that keeps within the limit is the
+    result.
+
+    Args:
+        errors: activation -> ``(K, T)``.
+        bits: activation -> ``(K,)``.
+        places: what is known of the activations.
+        means: of every component's bits, to begin with.
+        bit_ops: what mean bits of every component take.
+        limit: of ``bit_ops``.
+
+    Raises:
+        PmqError: nothing within the limit was found.
+    """
+    now, over = dict(means), 0.0
+    best: Reallocation | None = None
+    for turn in range(PASSES):
+        prices = {name: place.ops_of_a_bit(now) for name, place in places.items()}
+        counted = sum(prices[name] * place.tokens * now[name] for name, place in places.items())
+        found = solve(errors, bits, prices, limit - over - (bit_ops(now) - counted))
+        taken = bit_ops(now | found.means)
+        over += taken - limit
+        if taken <= limit and (best is None or found.error < best.error):
+            best = replace(found, bit_ops=taken)
+        if turn < RENEWED:
+            now |= {name: (now[name] + mean) / 2 for name, mean in found.means.items()}
+    if best is None:
+        raise PmqError(f"no bits of tokens within {limit / 1e9:.4g}G bit operations were found; allow some more")
+    return best

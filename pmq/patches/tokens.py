@@ -39,23 +39,21 @@ def attends_globally(inventory: Inventory) -> bool:
 
 
 def patchable(inventory: Inventory, assignment: Assignment) -> dict[str, Patchable]:
-    """Find the quantized inputs of the blocks' layers, and the rows of ``q`` and softmax where attention is global.
-
-    ``k`` and ``v`` keep their bits: every query reads all of them.
-    """
+    """Find the quantized inputs of the blocks' layers and, where attention is global, rows of its operands."""
     named = {c.name: c for c in inventory}
     found = {}
     for operator in inventory.operators:
         for name, partner in (operator.operands, operator.operands[::-1]):
             component = named[name]
-            wanted = component.slot in ("input", "q", "softmax") and component.kind not in ("image", "features")
+            wanted = component.slot in ("input", "q", "k", "v", "softmax") and component.kind not in ("image", "features")
             if not wanted or assignment[name].is_float or assignment[name].granularity == "token":
                 continue
             if component.slot == "input":
                 tokens = operator.macs // named[partner].numel  # rows of all windows
             else:
                 tokens = component.shape[0] // (component.heads if component.slot == "softmax" else 1)
-                if operator.macs != tokens**2 * named[partner].shape[1]:  # windows
+                channels = named[partner if component.slot == "softmax" else name].shape[1]
+                if operator.macs != tokens**2 * channels:  # windows
                     continue
             found[name] = Patchable(component, tokens, operator.macs / tokens, partner)
     return {name: found[name] for name in inventory.names if name in found}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pmq.core.choice import FLOAT, FLOATS, Assignment
+from pmq.core.choice import FLOAT, FLOATS, Assignment, ComponentChoice
 from pmq.core.component import Inventory
 from pmq.core.errors import PmqError
 from pmq.core.patches import PatchMap
@@ -21,7 +21,7 @@ from pmq.core.recipe import Recipe
 from pmq.core.tensors import TensorFile
 from pmq.quant.calibration import Calibration, images_sha256
 from pmq.quant.prepare import Prepared
-from pmq.quant.quantizers import QUANTIZERS
+from pmq.quant.quantizers import QUANTIZERS, Quantizer
 from pmq.quant.sequence import Sequence
 from pmq.quant.simulator import Simulator
 from pmq.quant.tokens import install
@@ -46,21 +46,29 @@ class Quantized:
 
 
 @torch.no_grad()
-def quantize(prepared: Prepared, assignment: Assignment, checkpoints: Path | None = None) -> Quantized:
+def quantize(
+    prepared: Prepared, assignment: Assignment, checkpoints: Path | None = None, patches: PatchMap | None = None
+) -> Quantized:
     """Carry an allocation out by the recipe of ``prepared``, whose model is left as it is.
 
     ``checkpoints`` is a folder in which reconstruction keeps the blocks it has learned, by all that determines them.
+    ``patches`` are bits of single tokens; a recipe that goes layer by layer fits their grids anew, each to its own tokens.
     """
     model = copy.deepcopy(prepared.model)
     plain = dict(model.named_parameters())  # before modules are exchanged, which would rename some
     simulator = Simulator(model, prepared.inventory, prepared.calibration, prepared.rounding())
     if prepared.recipe.sequential:
         folder = checkpoints / _digest(prepared, assignment) if checkpoints and prepared.recipe.reconstruct else None
-        sequence = Sequence(simulator, prepared.images, prepared.recipe, folder)
+        sequence = Sequence(simulator, prepared.images, prepared.recipe, folder, patches)
         sequence.finish(assignment)
         weights, quantizers = sequence.weights, sequence.quantizers
+        patches = None if patches is None else _refitted(patches, sequence.by_bits)
     else:
         named = {c.name: c for c in prepared.inventory if not assignment[c.name].is_float}
+        if patches is not None:
+            fitted = prepared.calibration.quantizer
+            others = {n: {b: fitted(n, c.choice) for b, c in t.others.items()} for n, t in patches.components.items()}
+            patches = _refitted(patches, others)
         weights = {n: simulator.quantized_weight(c, assignment[n]) for n, c in named.items() if c.role == "weight"}
         quantizers = {n: prepared.calibration.quantizer(n, assignment[n]) for n, c in named.items() if c.role == "activation"}
     arrays: dict[str, Any] = {n: p.detach().cpu().numpy() for n, p in plain.items() if n not in weights}
@@ -71,7 +79,21 @@ def quantize(prepared: Prepared, assignment: Assignment, checkpoints: Path | Non
             if key != "zero_point" or not choice.symmetric:
                 arrays[f"{name}.{key}"] = value.reshape(-1).cpu().numpy()
     parameters = {n: {k: v.reshape(-1).tolist() for k, v in q.parameters.items()} for n, q in quantizers.items()}
-    return Quantized(dict(assignment), prepared.recipe, parameters, TensorFile.of(arrays))
+    return Quantized(dict(assignment), prepared.recipe, parameters, TensorFile.of(arrays), patches)
+
+
+def _refitted(patches: PatchMap, found: Mapping[str, Mapping[int, Quantizer]]) -> PatchMap:
+    """The same map with other grids."""
+
+    def other(choice: ComponentChoice, quantizer: Quantizer) -> ComponentChoice:
+        parameters = {k: v.reshape(-1).tolist() for k, v in quantizer.parameters.items()}
+        return choice.model_copy(update={"parameters": parameters})
+
+    components = {
+        name: tokens.model_copy(update={"others": {b: other(c, found[name][b]) for b, c in tokens.others.items()}})
+        for name, tokens in patches.components.items()
+    }
+    return patches.model_copy(update={"components": components})
 
 
 def _digest(prepared: Prepared, assignment: Assignment) -> str:

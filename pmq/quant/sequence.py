@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pmq.core.choice import FLOAT, FLOATS, Choice
 from pmq.core.component import Component
+from pmq.core.patches import PatchMap
 from pmq.core.progress import track
 from pmq.core.recipe import Recipe
 from pmq.quant.calibration import BATCH
@@ -20,6 +21,9 @@ from pmq.quant.quantizers import Quantizer
 from pmq.quant.reconstruction import Checkpoints, Streams, learn_block, row_weights
 from pmq.quant.simulator import Simulator
 from pmq.quant.spill import Spill
+from pmq.quant.stream import Stream
+from pmq.quant.token_samples import TokenSamples
+from pmq.quant.tokens import TokenTaps
 from pmq.quant.weights import QuantizedWeight, fit
 
 
@@ -36,43 +40,48 @@ class Sequence:
         images: ``(N, C, H, W)``, those of the calibration in the same order.
         recipe: what is done.
         checkpoints: folder for what was learned of each block.
+        patches: bits of single tokens. Those of a bit-width get a grid of their own; nothing is learned then.
     """
 
-    def __init__(self, simulator: Simulator, images: Tensor, recipe: Recipe, checkpoints: Path | None = None) -> None:
+    def __init__(
+        self,
+        simulator: Simulator,
+        images: Tensor,
+        recipe: Recipe,
+        checkpoints: Path | None = None,
+        patches: PatchMap | None = None,
+    ) -> None:
         self.recipe, self.checkpoints = recipe, Checkpoints(checkpoints)
         self.simulator, self.images = simulator, images
         self.calibration = simulator.calibration
         self.weights: dict[str, QuantizedWeight] = {}
         self.quantizers: dict[str, Quantizer] = {}
+        self._taps, self._learns = TokenTaps(simulator, patches), recipe.reconstruct > 0 and patches is None
+        self.by_bits: dict[str, dict[int, Quantizer]] = {}
 
     @torch.no_grad()
     def finish(self, assignment: Mapping[str, Choice]) -> None:
-        """Quantize by ``assignment``; ``weights`` and ``quantizers`` hold what was found."""
+        """Quantize by ``assignment``; ``weights``, ``quantizers`` and, of single tokens, ``by_bits`` hold what was found."""
         simulator = self.simulator
         simulator.apply({})
-        device = next(simulator.model.parameters()).device
-        with Spill() as exact, Spill() as rounded, Spill() as before:
-            for batch in self.images.split(BATCH):
-                exact.append(batch)
-                rounded.append(batch)
+        exact_stream, rounded_stream = Stream(simulator, self.images), Stream(simulator, self.images, self._taps.ranker)
+        with exact_stream as exact, rounded_stream as rounded, Spill() as before:
             for stage in track(range(simulator.n_stages), "finishing stages"):
-                learns = bool(self.recipe.reconstruct and simulator.block_parameters(stage))
+                learns = self._learns and bool(simulator.block_parameters(stage))
                 if learns:
-                    before.take(exact)
+                    before.take(exact.spill)
                 components = [c for name in self.calibration.order if (c := simulator.inventory[name]).stage == stage]
-                means = self._exact_means(stage, components, exact, device)
+                means = self._exact_means(stage, components, exact)
                 for component in components:
                     choice = assignment.get(component.name, FLOAT)
-                    if choice.is_float:
-                        continue
                     if component.role == "activation":
-                        self._activation(component, choice, stage, rounded, device)
-                    else:
-                        self._weight(component, choice, stage, rounded, device, means[component.module])
+                        self._activation(component, choice, stage, rounded)
+                    elif not choice.is_float:
+                        self._weight(component, choice, stage, rounded, means[component.module])
                 if learns:
-                    self._learn(stage, components, assignment, Streams(before, rounded, exact))
-                rounded.map(lambda x, s=stage: simulator.run(x.to(device), s, s + 1))  # type: ignore[misc]
-            self._scale_logits(torch.cat(list(exact)), torch.cat(list(rounded)))
+                    self._learn(stage, components, assignment, Streams(before, rounded.spill, exact.spill))
+                rounded.advance(stage)
+            self._scale_logits(torch.cat(list(exact.spill)), torch.cat(list(rounded.spill)))
 
     def _learn(self, stage: int, components: list[Component], assignment: Mapping[str, Choice], streams: Streams) -> None:
         weights = {c.name: self.weights[c.name] for c in components if _learnable(c.name, assignment, self.weights)}
@@ -101,35 +110,32 @@ class Sequence:
         if layer.bias is not None:
             layer.bias.data.mul_(factor)
 
-    def _exact_means(self, stage: int, components: list[Component], exact: Spill, device: torch.device) -> dict[str, Tensor]:
+    def _exact_means(self, stage: int, components: list[Component], exact: Stream) -> dict[str, Tensor]:
         """Mean output of each layer in FP32; the FP32 stream moves on."""
         modules = [c.module for c in components if c.slot == "weight"]
         means = {module: RowMean() for module in modules}
-        batch = 0
 
         def hook(module: str) -> Any:
             def add(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-                means[module].update(output_rows(layer, output), self._row_weights(module, batch, output))
+                means[module].update(output_rows(layer, output), self._row_weights(module, exact.batch, output))
 
             return add
 
         handles = [self.simulator.instrument.layer(f"{m}.weight").register_forward_hook(hook(m)) for m in modules]
 
-        def run(x: Tensor) -> Tensor:
-            nonlocal batch
-            y = self.simulator.run(x.to(device), stage, stage + 1)
-            batch += 1
-            return y
-
         try:
-            exact.map(run)
+            exact.advance(stage)
         finally:
             for handle in handles:
                 handle.remove()
         return {module: mean.compute() for module, mean in means.items()}
 
-    def _activation(self, component: Component, choice: Choice, stage: int, stream: Spill, device: torch.device) -> None:
-        simulator, name = self.simulator, component.name
+    def _activation(self, component: Component, choice: Choice, stage: int, stream: Stream) -> None:
+        simulator, name, taps = self.simulator, component.name, self._taps
+        if choice.is_float:
+            if component.slot == "softmax" and taps.ranker is not None:
+                taps.set(component, None)
+            return
         samples = self.calibration.samples[name].again()
         generator = torch.Generator()  # places are drawn already
 
@@ -138,22 +144,38 @@ class Sequence:
             return x
 
         simulator.instrument.set_activation(name, record)
-        for x in stream:
-            simulator.run(x.to(device), stage, stage + 1)
+        stream.listen(stage)
         values, weights = samples.compute(heads=choice.granularity == "head")
         self.quantizers[name] = fit(values, choice, weights)
-        simulator.instrument.set_activation(name, simulator.spread(name, self.quantizers[name]))
+        if name in taps.tokens:
+            self._tokens(component, choice, stage, stream)
+            taps.set(component, taps.quantizer(component, self.by_bits[name]))
+        else:
+            taps.set(component, simulator.spread(name, self.quantizers[name]))
 
-    def _weight(
-        self, component: Component, choice: Choice, stage: int, stream: Spill, device: torch.device, wanted: Tensor
-    ) -> None:
+    def _tokens(self, component: Component, own: Choice, stage: int, stream: Stream) -> None:
+        """Fit a grid to the tokens of each bit-width."""
+        simulator, name = self.simulator, component.name
+        others = {bits: other.choice for bits, other in self._taps.tokens[name].others.items()}
+        bits_of, by_head = self._taps.quantizer(component, {}).bits_of, simulator.instrument.by_head
+        samples = TokenSamples(self.calibration.samples[name])
+
+        def record(x: Tensor) -> Tensor:
+            samples.add(by_head(name, x), by_head(name, bits_of(x).float()))
+            return x
+
+        simulator.instrument.set_activation(name, record)
+        stream.listen(stage)
+        self.by_bits[name] = samples.fit({own.bits: own} | others)
+        self.quantizers[name] = self.by_bits[name].get(own.bits, self.quantizers[name])
+
+    def _weight(self, component: Component, choice: Choice, stage: int, stream: Stream, wanted: Tensor) -> None:
         layer = self.simulator.instrument.layer(component.name)
         moment, mean = SecondMoment(), RowMean()
-        batch = 0
 
         def add(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
             rows = rows_of(layer, args[0] if layer.input is None else layer.input(args[0]))
-            weights = self._row_weights(component.module, batch, rows)
+            weights = self._row_weights(component.module, stream.batch, rows)
             mean.update(rows, weights)
             if self.recipe.ridge:  # beside them the inputs before they were quantized
                 rows = torch.cat([rows, rows_of(layer, args[0])], 1)
@@ -161,8 +183,7 @@ class Sequence:
 
         handle = layer.register_forward_hook(add)
         try:
-            for batch, x in enumerate(stream):  # noqa: B007 (the hook reads it)
-                self.simulator.run(x.to(device), stage, stage + 1)
+            stream.listen(stage)
         finally:
             handle.remove()
         original, second = self.simulator.instrument.weights[component.name].detach(), moment.compute()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +16,7 @@ class Spill:
 
     >>> with Spill() as spill:
     ...     spill.append(torch.ones(2))
-    ...     spill.map(lambda x: x + 1)
+    ...     spill[0] = spill[0] + 1
     ...     [x.tolist() for x in spill]
     [[2.0, 2.0]]
     """
@@ -39,7 +39,7 @@ class Spill:
 
     def append(self, x: Tensor) -> None:
         """Add a tensor."""
-        np.save(self._path(self._count), x.cpu().numpy(), allow_pickle=False)
+        self[self._count] = x
         self._count += 1
 
     def take(self, other: Spill) -> None:
@@ -48,10 +48,8 @@ class Spill:
         for x in other:
             self.append(x)
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Replace each tensor by what ``function`` makes of it."""
-        for index in range(self._count):
-            np.save(self._path(index), function(self._load(index)).cpu().numpy(), allow_pickle=False)
+    def __setitem__(self, index: int, x: Tensor) -> None:
+        np.save(self._path(index), x.cpu().numpy(), allow_pickle=False)
 
     def _load(self, index: int) -> Tensor:
         return torch.from_numpy(np.load(self._path(index), allow_pickle=False))

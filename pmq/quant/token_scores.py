@@ -54,13 +54,13 @@ def from_class(x: Tensor, attention: Attention | None) -> Tensor:
 
 
 def received_range(x: Tensor, attention: Attention | None) -> Tensor:
-    """Importance times what an error grows with."""
-    return value_range(x, None) * (1 if attention is None else attention.received)
+    """Importance times what a squared error grows with."""
+    return value_range(x, None).square() * (1 if attention is None else attention.received)
 
 
 def class_range(x: Tensor, attention: Attention | None) -> Tensor:
-    """Importance to the class token times what an error grows with."""
-    return value_range(x, None) * (1 if attention is None else attention.from_class)
+    """Importance to the class token times what a squared error grows with."""
+    return value_range(x, None).square() * (1 if attention is None else attention.from_class)
 
 
 def at_random(x: Tensor, attention: Attention | None) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,61 +42,73 @@ class TokenQuantizer:
     def __call__(self, x: Tensor) -> Tensor:
         """Quantize and dequantize."""
         tokens = by_token(self._component, x, len(self._bits))
-        y = self._static(tokens) if self._ranker is None else self._dynamic(tokens, self._ranker)
+        y = torch.zeros_like(tokens)
+        if self._ranker is None:
+            for width, places in self._groups.items():
+                if width:
+                    y[..., places, :] = self._quantizers[width](tokens[..., places, :])
+        else:
+            bits = self._ranked(tokens, self._ranker)
+            for width in self._groups:
+                if width:
+                    y = torch.where(bits == width, self._quantizers[width](tokens), y)
         return y.reshape(x.shape)
 
-    def _static(self, x: Tensor) -> Tensor:
-        y = torch.zeros_like(x)
-        for bits, places in self._groups.items():
-            if bits:
-                y[..., places, :] = self._quantizers[bits](x[..., places, :])
-        return y
+    def bits_of(self, x: Tensor) -> Tensor:
+        """Bits of each value of ``x``, shaped like it."""
+        tokens = by_token(self._component, x, len(self._bits))
+        bits = self._bits[:, None] if self._ranker is None else self._ranked(tokens, self._ranker)
+        return bits.expand_as(tokens).reshape(x.shape)
 
-    def _dynamic(self, x: Tensor, ranker: Ranker) -> Tensor:
+    def _ranked(self, x: Tensor, ranker: Ranker) -> Tensor:
+        """Bits of each token, ``(B, T, 1)`` or ``(B, 1, T, 1)``, by where it ranks."""
         order = ranker.order(self._owner, x) if self._component.slot == "input" else ranker.known(self._owner)
-        bits = torch.empty_like(order).scatter_(1, order, self._bits.expand_as(order))[..., None]  # of each token
-        bits = bits if x.ndim == 3 else bits[:, None]
-        y = torch.zeros_like(x)
-        for width in self._groups:
-            if width:
-                y = torch.where(bits == width, self._quantizers[width](x), y)
-        return y
+        bits = torch.empty_like(order).scatter_(1, order, self._bits.expand_as(order))[..., None]
+        return bits if x.ndim == 3 else bits[:, None]
+
+
+class TokenTaps:
+    """What the activations of a simulator's model pass through under a map of patches, if there is one."""
+
+    def __init__(self, simulator: Simulator, patches: PatchMap | None) -> None:
+        self._simulator = simulator
+        self.tokens = {} if patches is None else patches.components
+        self.ranker = None if patches is None or patches.score is None else Ranker(patches.score, patches.prefix)
+
+    def quantizer(self, component: Component, quantizers: Mapping[int, Quantizer]) -> TokenQuantizer:
+        """Of an activation that the map has, from its quantizers by bits, which hold for all tokens alike."""
+        spread = {bits: self._simulator.spread(component.name, q) for bits, q in quantizers.items()}
+        bits = torch.from_numpy(self.tokens[component.name].array)
+        return TokenQuantizer(component, spread, bits, self.ranker)
+
+    def set(self, component: Component, function: TapFunction | None) -> None:
+        """Pass an activation through ``function``; the ranker sees what comes of a softmax."""
+        ranker = self.ranker
+        if ranker is None or component.slot != "softmax":
+            self._simulator.instrument.set_activation(component.name, function)
+            return
+
+        def watched(x: Tensor) -> Tensor:
+            y = x if function is None else function(x)
+            ranker.saw(y)
+            return y
+
+        self._simulator.instrument.set_activation(component.name, watched)
 
 
 def install(simulator: Simulator, patches: PatchMap) -> None:
     """Make a simulator compute with the bits of single tokens; those of its allocation hold for all else."""
-    ranker = None if patches.score is None else Ranker(patches.score, patches.prefix)
-    own: dict[str, TapFunction] = {}
-    for name, tokens in patches.components.items():
-        component = simulator.inventory[name]
-        known = {b: Calibration(known={name: c.parameters or {}}).quantizer(name, c.choice) for b, c in tokens.others.items()}
-        quantizers = {b: simulator.spread(name, q) for b, q in known.items()}
-        choice = simulator.current(name)
-        if not choice.is_float:
-            quantizers[choice.bits] = simulator.quantizer(component, choice)
-        own[name] = TokenQuantizer(component, quantizers, torch.from_numpy(tokens.array), ranker)
-    if ranker is not None:
-        own |= _watched(simulator, own, ranker)
-        simulator.model.register_forward_pre_hook(lambda module, args: ranker.forget())
-    for name, function in own.items():
-        simulator.instrument.set_activation(name, function)
-
-
-def _watched(simulator: Simulator, own: Mapping[str, TapFunction], ranker: Ranker) -> dict[str, TapFunction]:
-    """Functions of every softmax that also show it to the ranker."""
-
-    def watching(inner: Any) -> TapFunction:
-        def function(x: Tensor) -> Tensor:
-            y: Tensor = x if inner is None else inner(x)
-            ranker.saw(y)
-            return y
-
-        return function
-
-    found = {}
+    taps = TokenTaps(simulator, patches)
     for component in simulator.inventory:
-        if component.slot == "softmax":
-            choice = simulator.current(component.name)
-            plain = None if choice.is_float else simulator.quantizer(component, choice)
-            found[component.name] = watching(own.get(component.name, plain))
-    return found
+        name, choice = component.name, simulator.current(component.name)
+        if name in patches.components:
+            others = patches.components[name].others.items()
+            quantizers = {b: Calibration(known={name: c.parameters or {}}).quantizer(name, c.choice) for b, c in others}
+            if not choice.is_float:
+                quantizers[choice.bits] = simulator.calibration.quantizer(name, choice)
+            taps.set(component, taps.quantizer(component, quantizers))
+        elif taps.ranker is not None and component.slot == "softmax":
+            taps.set(component, None if choice.is_float else simulator.quantizer(component, choice))
+    if taps.ranker is not None:
+        ranker = taps.ranker
+        simulator.model.register_forward_pre_hook(lambda module, args: ranker.forget())

@@ -1,0 +1,58 @@
+"""Activations of many images on their way through a model, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from pmq.quant.calibration import BATCH
+from pmq.quant.simulator import Simulator
+from pmq.quant.spill import Spill
+from pmq.quant.token_scores import Attention, Ranker
+
+
+class Stream:
+    """Batches that lie on disk between two stages; what ranks tokens in a batch goes with it. A context manager.
+
+    Attributes:
+        spill: the batches, as the next stage gets them.
+        batch: number of that which runs.
+    """
+
+    def __init__(self, simulator: Simulator, images: Tensor, ranker: Ranker | None = None) -> None:
+        self.spill = Spill()
+        self._simulator, self._images, self._ranker = simulator, images, ranker
+        self._attention: list[Attention | None] = []
+        self.batch = 0
+
+    def __enter__(self) -> Stream:
+        self.spill.__enter__()
+        for batch in self._images.split(BATCH):
+            self.spill.append(batch)
+            self._attention.append(None)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.spill.__exit__(*exception)
+
+    def run(self, stage: int) -> Iterator[Tensor]:
+        """Give the output of a stage batch by batch, for whoever listens on the way; the stream stays where it is."""
+        device = next(self._simulator.model.parameters()).device
+        for batch, x in enumerate(self.spill):
+            self.batch = batch
+            if self._ranker is not None:
+                self._ranker.attention = self._attention[self.batch]
+            yield self._simulator.run(x.to(device), stage, stage + 1)
+
+    def listen(self, stage: int) -> None:
+        """Run a stage for what taps and hooks see."""
+        for _ in self.run(stage):
+            pass
+
+    def advance(self, stage: int) -> None:
+        """Go on to the output of a stage."""
+        for y in self.run(stage):
+            self.spill[self.batch] = y
+            if self._ranker is not None:
+                self._attention[self.batch] = self._ranker.attention
