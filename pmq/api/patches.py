@@ -137,7 +137,7 @@ class Reallocator:
         patches = PatchMap(
             kind="static" if by is None else "dynamic", score=by, prefix=self.prefix, components=self._tokens(found)
         )
-        return self._better(self.laid_over(patches, {"predicted_error": found.error}))
+        return self.better(self.laid_over(patches, {"predicted_error": found.error}))
 
     def laid_over(self, patches: PatchMap, metrics: dict[str, float | None]) -> Allocation:
         """The allocation with another map; all its tensors stay."""
@@ -159,7 +159,7 @@ class Reallocator:
         changed = {"recipe": recipe, "components": components, "patches": quantized.patches}
         return allocation.model_copy(update=changed).with_tensors(quantized.tensors)
 
-    def _better(self, laid: Allocation) -> Allocation:
+    def better(self, laid: Allocation) -> Allocation:
         """With its tensors as they are or refitted, whichever the judge finds better; with its judgement."""
         candidates = [laid, self.refitted(laid)] if laid.recipe.compensate else [laid]
         judged = [(self.judged(candidate), candidate) for candidate in candidates]

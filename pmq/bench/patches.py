@@ -1,12 +1,14 @@
 """What bits of single patches are worth: ``python -m pmq.bench.patches ALLOCATION MODEL --data ... --checkpoint ... --out FILE``.
 
 At equal bit operations: an allocation as it is, with static and dynamic maps, and with the same shares of bits given to
-random tokens, several draws of them; then with fewer bit operations. All on the same images.
+random tokens, several draws of them (of positions, or of ranks image by image); then with fewer bit operations. All are
+carried out in the same way and judged on the same images.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,34 +25,24 @@ from pmq.core.patches import PatchMap, TokenBits
 from pmq.evaluate import evaluate_models
 from pmq.quant import realise
 
-#: draws of random tokens
-SEEDS = 5
-
 
 def main() -> None:
     """Measure and write a CSV, a row for each map."""
     arguments = parser(__doc__, "allocation")
     arguments.add_argument("--shares", type=float, nargs="+", default=[1.0, 0.9, 0.8], help="of the allocation's bit operations")
     arguments.add_argument("--scores", nargs="+", default=["class_range", "range"])
+    arguments.add_argument("--draws", type=int, default=5, help="of random tokens")
     args = arguments.parse_args()
     model, data = opened(args)
     allocation = Allocation.load(args.allocation)
     info = allocation.calibration
     assert info is not None and info.seed is not None
-    images = data.calibration_images(info.n_images, info.seed)
+    images = data.calibration_images(info.images_used, info.seed)
     reallocator = Reallocator(model, allocation, images, args.crop_pct)
-    maps = {("none", 1.0): allocation}
-    for share in args.shares:
-        maps["static", share] = static = reallocator.allocate("static", share)
-        maps |= {(f"dynamic {score}", share): reallocator.allocate("dynamic", share, score) for score in args.scores}
-        if share == 1:
-            maps |= {(f"static, random {seed}", share): shuffled(static, seed) for seed in range(SEEDS)}
-            first = maps[f"dynamic {args.scores[0]}", share]
-            maps |= {(f"dynamic, random {seed}", share): _by_luck(first) for seed in range(SEEDS)}
     subject = Subject.of(model, "cpu", images[:1], args.crop_pct)
     indices = data.evaluation_indices(info.images_used, info.seed, args.limit)
     rows: list[dict[str, Any]] = []
-    for (name, share), item in maps.items():
+    for name, share, item in _maps(reallocator, args.shares, args.scores, args.draws):
         module = realise(copy.deepcopy(subject.model), subject.inventory, carry_out(subject, item)).model
         torch.manual_seed(len(rows))  # of random ranks
         (found,) = evaluate_models(subject.model, [module], data.evaluation.batches(32, indices), subject.classifier)
@@ -60,29 +52,35 @@ def main() -> None:
         write_csv(args.out, pd.DataFrame(rows))
 
 
-def shuffled(allocation: Allocation, seed: int) -> Allocation:
+def _maps(
+    reallocator: Reallocator, shares: list[float], scores: list[str], draws: int
+) -> Iterator[tuple[str, float, Allocation]]:
+    yield "none", 1.0, reallocator.allocation
+    for share in shares:
+        static = reallocator.allocate("static", share)
+        dynamic = {score: reallocator.allocate("dynamic", share, score) for score in scores}
+        yield "static", share, static
+        yield from ((f"dynamic {score}", share, found) for score, found in dynamic.items())
+        for draw in range(draws if share == 1 else 0):
+            yield f"static, random {draw}", share, reallocator.better(reallocator.laid_over(_shuffled(static, draw), {}))
+            luck = _map_of(dynamic[scores[0]]).model_copy(update={"score": "random", "prefix": 0})
+            torch.manual_seed(draw)
+            yield f"dynamic, random {draw}", share, reallocator.better(reallocator.laid_over(luck, {}))
+
+
+def _shuffled(allocation: Allocation, seed: int) -> PatchMap:
     """The same shares of bits in each activation, for tokens that are drawn by lot."""
     rng, patches = np.random.default_rng(seed), _map_of(allocation)
     drawn = {
         name: TokenBits(bits="".join(rng.permutation(list(tokens.bits))), others=tokens.others)
         for name, tokens in patches.components.items()
     }
-    return _with(allocation, patches.model_copy(update={"components": drawn}))
-
-
-def _by_luck(allocation: Allocation) -> Allocation:
-    """The same shares for tokens that are ranked at random in each image, the class token among them."""
-    return _with(allocation, _map_of(allocation).model_copy(update={"score": "random", "prefix": 0}))
+    return patches.model_copy(update={"components": drawn})
 
 
 def _map_of(allocation: Allocation) -> PatchMap:
     assert allocation.patches is not None
     return allocation.patches
-
-
-def _with(allocation: Allocation, patches: PatchMap) -> Allocation:
-    changed = allocation.model_copy(update={"patches": patches})
-    return changed if allocation.tensors is None else changed.with_tensors(allocation.tensors)
 
 
 if __name__ == "__main__":
