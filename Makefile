@@ -13,6 +13,9 @@ DATA       =
 SPACE      =
 TARGET     =
 SEED       =
+PATCHES    =
+KIND       =
+SHARE      =
 OUT        =
 ARGS       =
 # Which run the other commands look at; the latest without.
@@ -23,7 +26,7 @@ flag = $(if $($(1)),$(2) "$($(1))")
 SUBJECT = $(MODEL) $(call flag,CHECKPOINT,--checkpoint) $(call flag,DATA,--data)
 
 .DEFAULT_GOAL := help
-.PHONY: help install search evaluate profile deploy export plot test test-mobile bench check clean
+.PHONY: help install search patches evaluate profile deploy export plot test test-mobile bench check clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,9 +41,12 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test,onnx,openvino]'
 	touch $@
 
-search: $(STAMP) ## find the front and an allocation: BUDGET=4bit, latency=2ms [MODEL= CHECKPOINT= DATA= SPACE= TARGET= SEED= OUT=run ARGS=]
+search: $(STAMP) ## find the front and an allocation: BUDGET=4bit, latency=2ms [MODEL= CHECKPOINT= DATA= SPACE= TARGET= SEED= PATCHES=static OUT=run ARGS=]
 	$(PMQ) search $(SUBJECT) --budget "$(BUDGET)" $(call flag,SPACE,--space) $(call flag,TARGET,--target) \
-	  $(call flag,SEED,--seed) $(call flag,OUT,--out) --resume $(ARGS)
+	  $(call flag,SEED,--seed) $(call flag,PATCHES,--patches) $(call flag,OUT,--out) --resume $(ARGS)
+
+patches: $(STAMP) ## give each patch of the latest run's allocation bits of its own [RUN= KIND=dynamic SHARE=0.8 CHECKPOINT= DATA= ARGS=]
+	$(PMQ) patches "$(WHAT)" $(SUBJECT) $(call flag,KIND,--kind) $(call flag,SHARE,--share) $(call flag,OUT,--out) $(ARGS)
 
 evaluate: $(STAMP) ## accuracy of the latest run's allocation, or WHAT=fp32,w4a4,FILE [MODEL= CHECKPOINT= DATA= ARGS=]
 	$(PMQ) evaluate "$(WHAT)" $(SUBJECT) $(call flag,SPACE,--space) $(call flag,SEED,--seed) $(ARGS)

@@ -1,9 +1,10 @@
 """pmq: mixed-precision search for vision transformers.
 
 ``pmq.search(model, images, budget="4bit")`` finds an allocation of bits, ``pmq.simulate(model, allocation)`` gives a module
-that computes with it, ``pmq.deploy`` makes a file that a runtime executes, ``pmq.evaluate``, ``pmq.sensitivity``, ``pmq.rank``,
-``pmq.profile``, ``pmq.plot`` and ``pmq.export`` are the commands of the same names. See :mod:`pmq.api` for their arguments.
-Importing pmq is cheap: torch is loaded when first needed.
+that computes with it, ``pmq.reallocate`` gives single patches bits of their own (the command ``pmq patches``), ``pmq.deploy``
+makes a file that a runtime executes, ``pmq.evaluate``, ``pmq.sensitivity``, ``pmq.rank``, ``pmq.profile``, ``pmq.plot`` and
+``pmq.export`` are the commands of the same names. See :mod:`pmq.api` for their arguments. Importing pmq is cheap: torch is
+loaded when first needed.
 """
 
 from __future__ import annotations
@@ -14,10 +15,23 @@ from typing import TYPE_CHECKING, Any
 from pmq.core import Allocation, Budget, Choice, PmqError
 
 if TYPE_CHECKING:
-    from pmq.api import create_model, deploy, evaluate, export, plot, profile, rank, search, sensitivity, simulate
+    from pmq.api import (
+        create_model,
+        deploy,
+        draw_patches,
+        evaluate,
+        export,
+        plot,
+        profile,
+        rank,
+        reallocate,
+        search,
+        sensitivity,
+        simulate,
+    )
 
 _ROOMS = ("search", "sensitivity", "evaluate", "deploy")
-_FUNCTIONS = ("create_model", "export", "plot", "profile", "rank", "simulate")
+_FUNCTIONS = ("create_model", "draw_patches", "export", "plot", "profile", "rank", "reallocate", "simulate")
 
 __all__ = [
     "Allocation",
@@ -26,11 +40,13 @@ __all__ = [
     "PmqError",
     "create_model",
     "deploy",
+    "draw_patches",
     "evaluate",
     "export",
     "plot",
     "profile",
     "rank",
+    "reallocate",
     "search",
     "sensitivity",
     "simulate",

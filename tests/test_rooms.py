@@ -18,9 +18,9 @@ MAY_IMPORT = {
     "cost": {"core", "models"},
     "sensitivity": {"core", "quant"},
     "search": {"core", "cost.table", "cost.latency", "sensitivity.table"},
-    "patches": {"core", "quant", "sensitivity"},
+    "patches": {"core", "models", "quant", "sensitivity"},
     "evaluate": {"core", "quant", "data"},
-    "deploy": {"core", "quant", "cost"},
+    "deploy": {"core", "models", "quant", "cost"},
     "report": {"core"},
 }
 

@@ -3,6 +3,8 @@
 from pmq.api.deploy import deploy
 from pmq.api.evaluate import evaluate
 from pmq.api.export import export
+from pmq.api.patch_pictures import draw_patches
+from pmq.api.patches import reallocate
 from pmq.api.profile import profile
 from pmq.api.rank import Ranks, rank
 from pmq.api.search import SearchResult, search
@@ -16,11 +18,13 @@ __all__ = [
     "SearchResult",
     "create_model",
     "deploy",
+    "draw_patches",
     "evaluate",
     "export",
     "plot",
     "profile",
     "rank",
+    "reallocate",
     "search",
     "sensitivity",
     "simulate",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,14 @@ from pmq.api.evaluate import Fresh, What, read_bits
 from pmq.api.subject import Subject
 from pmq.core import FLOAT, Allocation, PmqError
 from pmq.core.allocation import pmq_version
+from pmq.core.patches import PatchMap
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.cost import CostModel, LatencyTable
 from pmq.cost.latency import PLAIN
-from pmq.deploy import TARGETS, Session, Target
+from pmq.deploy import TARGETS, Session
 from pmq.deploy.deployment import Deployment
 from pmq.deploy.labels import TARGET, described
-from pmq.deploy.layer import DeployLayer, deploy_layers
+from pmq.deploy.layer import deploy_layers
 from pmq.deploy.profile import fingerprint
 from pmq.deploy.proof import (
     agreement_check,
@@ -31,6 +34,7 @@ from pmq.deploy.proof import (
     outputs_of,
     size_check,
 )
+from pmq.deploy.rows import leave_out_tokens
 from pmq.deploy.timing import interleaved, machine, median_spread
 from pmq.evaluate import Accuracy
 from pmq.models import class_names
@@ -90,25 +94,33 @@ def deploy(
     predicted = plain = None
     if latency is not None:
         latency.check(fingerprint(runtime), target=target, threads=threads, batch_size=1)
-        predicted, plain = latency.latency_ms(planned), latency.whole_ms(dict.fromkeys(latency.layers, PLAIN))
+        predicted, plain = latency.latency_ms(planned, _patches(what)), latency.whole_ms(dict.fromkeys(latency.layers, PLAIN))
     quantized = _quantized(what, subject, planned, recipe, calibration_images, seed, recalibrate)
     restored = copy.deepcopy(subject.model)
     layers = deploy_layers(restored, subject.inventory, quantized, restore(restored, quantized))
-    skeleton = runtime.skeleton(restored, [x.name for x in layers], images[:1], dynamic_batch)
+    names = [layer.name for layer in layers]
+    whole = skeleton = runtime.skeleton(restored, names, images[:1], dynamic_batch)
+    if quantized.patches is not None:
+        leave_out_tokens(restored, subject.inventory, quantized.patches)
+        skeleton = runtime.skeleton(restored, names, images[:1], dynamic_batch)
     metadata = described(subject.info.data_config, subject.info.num_classes, class_names(subject.model)) | {TARGET: target}
     stem = f"{subject.info.name.split('.')[0]}-{target}"
     files = runtime.save(runtime.build(skeleton, layers), out / f"{stem}.failed{runtime.suffix}", metadata)  # until it is proved
     session, stored = runtime.session(files[0], threads), runtime.stored(files[0])
     simulator = realise(copy.deepcopy(subject.model), subject.inventory, quantized)
-    speed = _latencies(runtime, skeleton, layers, session, subject.model, images[:1], threads, rounds)
+    plainly = realise(copy.deepcopy(subject.model), subject.inventory, replace(quantized, patches=None))
+    others = {"fp32": runtime.build(whole, [layer.plain() for layer in layers])}
+    others |= {} if whole is skeleton else {"whole": runtime.build(whole, layers)}
+    running = {name: runtime.session(built, threads) for name, built in others.items()}
+    speed = _latencies({"file": session, **running}, subject.model, images[:1], threads, rounds)
     found, wanted = outputs_of(session, images), _outputs(simulator.model, images)
     reference = _outputs(subject.model, images)
     simulated, exact = _compared(wanted, found, subject.classifier), _compared(reference, found, subject.classifier)
     size = sum(p.stat().st_size for p in files)
-    promised = CostModel(subject.inventory).size_bytes(quantized.assignment)
+    promised = CostModel(subject.inventory).size_bytes(quantized.assignment, quantized.patches)
     buffers = sum(b.numel() * b.element_size() for b in subject.model.buffers())
     proof = {
-        "layers": layers_check(layer_errors(runtime, layers, simulator, images[:1], threads)),
+        "layers": layers_check(layer_errors(runtime, layers, plainly, images[:1], threads)),
         "agreement": agreement_check(simulated, len(images)),
         "bits": bits_check(stored, quantized.assignment, subject.inventory),
         "size": size_check(size, promised, runtime.graph_bytes + buffers),
@@ -153,14 +165,18 @@ def deploy(
 def _assignment(what: What, subject: Subject, target: str) -> dict[str, Any]:
     """Which choices are asked for; shorthands are laid over the target's own space."""
     if isinstance(what, Allocation):
-        if what.patches is not None:
-            raise PmqError("bits of single patches are simulated only; deploy the allocation that they were laid over")
+        if what.patches is not None and what.patches.simulated:
+            raise PmqError("these bits of single patches are simulated only; deploy the allocation that they were laid over")
         what.check_model(subject.info)
         subject.inventory.check_names(what.components)
         return what.assignment
     if what == "fp32":
         return dict.fromkeys(subject.inventory.names, FLOAT)
     return Space(read_space(target), subject.inventory, find_recipe("best").estimator).uniform(*read_bits(what))
+
+
+def _patches(what: What) -> PatchMap | None:
+    return what.patches if isinstance(what, Allocation) else None
 
 
 def _quantized(
@@ -192,18 +208,8 @@ def _compared(reference: Tensor, output: Tensor, classifier: bool) -> dict[str, 
     return total.compute()
 
 
-def _latencies(
-    runtime: Target,
-    skeleton: Any,
-    layers: list[DeployLayer],
-    session: Session,
-    model: nn.Module,
-    image: Tensor,
-    threads: int,
-    rounds: int,
-) -> dict[str, float]:
-    """Milliseconds of the file, of FP32 in the same runtime, and of eager PyTorch, in turns."""
-    plain = runtime.session(runtime.build(skeleton, [layer.plain() for layer in layers]), threads)
+def _latencies(sessions: Mapping[str, Session], model: nn.Module, image: Tensor, threads: int, rounds: int) -> dict[str, float]:
+    """Milliseconds of sessions and of eager PyTorch, in turns."""
     array, before = image.numpy(), torch.get_num_threads()
 
     def eager() -> None:
@@ -212,9 +218,9 @@ def _latencies(
 
     torch.set_num_threads(threads)
     try:
-        calls = {"file": lambda: session(array), "fp32": lambda: plain(array), "torch": eager}
+        calls = {name: (lambda run=session: run(array)) for name, session in sessions.items()} | {"torch": eager}
         times = {name: median_spread(found) for name, found in interleaved(calls, rounds).items()}
     finally:
         torch.set_num_threads(before)
-    found = {"latency_ms": times["file"][0], "spread": times["file"][1]}
-    return found | {"fp32_latency_ms": times["fp32"][0], "torch_latency_ms": times["torch"][0]}
+    names = {"file": "latency_ms"} | {name: f"{name}_latency_ms" for name in times if name != "file"}
+    return {"spread": times["file"][1]} | {names[name]: found for name, (found, _) in times.items()}

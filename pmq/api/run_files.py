@@ -12,7 +12,7 @@ from pmq.api.points import Archive
 from pmq.api.subject import Subject
 from pmq.core import Allocation
 from pmq.core.files import write_csv, write_text
-from pmq.core.rundir import CHOSEN, LATENCY, RunDir
+from pmq.core.rundir import CHOSEN, LATENCY, LAYERS, RunDir
 from pmq.cost import component_bytes
 from pmq.search import Space
 
@@ -38,6 +38,8 @@ def write_run(
     write_csv(path / "rounds.csv", result.rounds)
     write_text(path / "allocations" / "schema.json", json.dumps(Allocation.json_schema(), indent=1) + "\n")
     result.allocation.save(path / CHOSEN)
+    if result.without_patches is not None:
+        result.without_patches.save(path / LAYERS)
     run.finish(
         command=command,
         chosen=str(CHOSEN),

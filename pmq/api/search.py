@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from pmq.api.allocate import make_allocation
 from pmq.api.effort import ROUNDS, Effort
 from pmq.api.finish import finish
+from pmq.api.patch_pictures import draw_patches
+from pmq.api.patches import check_kind, map_bytes, reallocate
 from pmq.api.points import compared_candidates, explore, lay_out, prediction_quality
 from pmq.api.rounds import Round, Rounds
 from pmq.api.run_files import write_run
@@ -47,6 +49,7 @@ class SearchResult:
         rounds: what each round cost and gained.
         ranking: how well predictions ranked what was simulated: Kendall's tau over ``all`` and ``near_budget``.
         limits: the budget in figures.
+        without_patches: the chosen one before its patches had bits of their own, if they have.
         run: the run directory, if one was asked for.
     """
 
@@ -58,6 +61,7 @@ class SearchResult:
     ranking: dict[str, dict[str, float]]
     run: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    without_patches: Allocation | None = None
 
     @property
     def front(self) -> pd.DataFrame:
@@ -73,6 +77,7 @@ def search(
     space: str | SpaceFile = "default",
     recipe: str | Recipe = "best",
     reconstruct: bool = False,
+    patches: str | None = None,
     metric_name: str = "fisher_shrunk",
     time_limit: float | None = None,
     max_evals: int | None = None,
@@ -100,6 +105,8 @@ def search(
         recipe: how the model is quantized: ``minmax``, ``percentile``, ``mse``, ``fast`` or ``best``. Tables and candidates
             quantize each component by itself; the steps of ``best`` that go layer by layer finish the best of them.
         reconstruct: learn rounding and scales of the chosen allocation, block by block.
+        patches: give each patch bits of its own in the chosen allocation, ``static`` or ``dynamic`` ones
+            (:func:`pmq.api.patches.reallocate`); the budget counts the map.
         metric_name: sensitivity metric, see :mod:`pmq.sensitivity`.
         time_limit: seconds after which no round begins and no further candidate is simulated.
         max_evals: allocations to simulate in rounds.
@@ -136,12 +143,15 @@ def search(
     subject = Subject.of(model, device, gathered[:1], crop_pct)
     laid_out = Space(space_file, subject.inventory, how.estimator, latency)
     check_quantizers(laid_out)
-    limits = resolve_budget(budget, laid_out)
+    if patches is not None:
+        check_kind(patches)
+    limits = resolve_budget(budget, laid_out, 0 if patches is None else map_bytes(laid_out, patches))
     settings = {
         "model": subject.info.model_dump(),
         "budget": budget.text,
         "space": space_file.model_dump(exclude_none=True),
         "recipe": how.model_dump(),
+        "patches": patches,
         "metric": metric_name,
         "latency": latency and latency.sha256,
         "calibration": {"sha256": images_sha256(calib), "n_images": len(calib)},
@@ -176,12 +186,18 @@ def search(
     metrics = {"predicted_error": points.loc[index, "predicted_error"]} | finished
     info = prepared.calibration.info
     allocation = make_allocation(subject, quantized, info, laid_out.name, budget.text, limits, metrics, latency)
+    layers = None
+    if patches is not None:
+        layers, allocation = allocation, reallocate(model, allocation, gathered, patches, crop_pct=crop_pct, seed=seed)
+        clock.lap("patches")
     history = pd.DataFrame([asdict(r) for r in going.history])
     ranking = prediction_quality(points, subject.classifier, limits)
     seconds = clock.done(going.history)
-    result = SearchResult(allocation, points, going.table, limits, history, ranking, path, seconds)
+    result = SearchResult(allocation, points, going.table, limits, history, ranking, path, seconds, layers)
     if run is not None:
         write_run(run, result, subject, laid_out, archive, command or {})
+        if patches is not None:
+            draw_patches(model, allocation, calib, run.path / "plots", crop_pct)
     return result
 
 
@@ -213,13 +229,15 @@ def _named(results: Path, settings: dict[str, Any]) -> Path:
     return results / settings["model"]["name"].split(".")[0] / f"{settings['budget'].replace(',', '_')}-{digest}"
 
 
-def resolve_budget(budget: Budget, space: Space) -> Limits:
-    """Turn a budget into limits that the space can meet.
+def resolve_budget(budget: Budget, space: Space, reserved: int = 0) -> Limits:
+    """Turn a budget into limits that the space can meet, with ``reserved`` bytes for something else.
 
     Raises:
         PmqError: they are below the space's cheapest point, which the message gives.
     """
     limits = budget.resolve(UniformCosts(space))
+    if limits.size_bytes is not None:
+        limits = replace(limits, size_bytes=limits.size_bytes - reserved)
     if limits.latency_ms is not None and space.latency is None:
         raise PmqError(f"budget {budget.text!r} asks for milliseconds, which nobody has measured; name a --target to profile")
     spare = 1.0 if space.latency is None else 1 + space.latency.margin
@@ -228,7 +246,7 @@ def resolve_budget(budget: Budget, space: Space) -> Limits:
     tables = Tables.build(space, SensitivityTable.zeros(space.choices))
     costs = tables.cheapest()
     if not limits.allow(*costs):
-        cheapest = f"size={math.ceil(costs[0] / 1e2) / 1e4:.4f}MB,bitops={math.ceil(costs[1] / 1e5) / 1e4:.4f}G"
+        cheapest = f"size={math.ceil((costs[0] + reserved) / 1e2) / 1e4:.4f}MB,bitops={math.ceil(costs[1] / 1e5) / 1e4:.4f}G"
         cheapest += f",latency={math.ceil(spare * costs[2] * 100) / 100:.2f}ms" if len(costs) > 2 else ""
         raise PmqError(
             f"budget {budget.text!r} is below the cheapest point of search space {space.name!r}; ask for at least {cheapest}"

@@ -72,8 +72,7 @@ def _shuffled(allocation: Allocation, seed: int) -> PatchMap:
     """The same shares of bits in each activation, for tokens that are drawn by lot."""
     rng, patches = np.random.default_rng(seed), _map_of(allocation)
     drawn = {
-        name: TokenBits(bits="".join(rng.permutation(list(tokens.bits))), others=tokens.others)
-        for name, tokens in patches.components.items()
+        name: TokenBits.of(map(int, rng.permutation(tokens.array)), tokens.others) for name, tokens in patches.components.items()
     }
     return patches.model_copy(update={"components": drawn})
 

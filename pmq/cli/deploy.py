@@ -88,7 +88,8 @@ def deploy(
         seed=seed,
     )
     if json:
-        keys = ["target", "size_bytes", "latency_ms", "fp32_latency_ms", "torch_latency_ms", "predicted_latency_ms"]
+        keys = ["target", "size_bytes", "latency_ms", "fp32_latency_ms", "torch_latency_ms"]
+        keys += ["whole_latency_ms", "predicted_latency_ms"]
         keys += ["agreement_simulated", "agreement_fp32", "passed"]
         print_json({"file": str(folder / found.file)} | {key: getattr(found, key) for key in keys})
     else:
@@ -99,6 +100,8 @@ def deploy(
         print(f"latency: {number(found.latency_ms)} ms ({of})")
         print(f"faster than unquantized in the same runtime {own:.2f}x, than eager PyTorch {eager:.2f}x")
         told = f"{number(found.agreement_fp32)} %, simulated {number(found.agreement_simulation_fp32)} %"
+        if found.whole_latency_ms is not None:
+            print(f"faster than with all its tokens {found.whole_latency_ms / found.latency_ms:.3f}x")
         print(f"agreement with FP32 on {found.n_images} images: {told}")
         print(f"size: {found.size_bytes / 1e6:.3f} MB\nfile: {folder / found.file}\nnext: {found.run[0]}")
     if not found.passed:

@@ -31,6 +31,7 @@ def patches(
 ) -> None:
     """Give each patch bits of its own in each layer, within the bit operations of an allocation or a share of them."""
     from pmq.api.evaluate import read_what
+    from pmq.api.patch_pictures import draw_patches
     from pmq.api.patches import CALIB_IMAGES, HELD_OUT, SCORE, check_kind, reallocate
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
@@ -54,12 +55,19 @@ def patches(
     crop = given["crop_pct"]
     found = reallocate(module, allocation, calibration, kind, share=share, score=score or SCORE, crop_pct=crop, seed=seed)
     found.save(target)
+    pictures = draw_patches(module, found, calibration[:CALIB_IMAGES], target.with_name(f"{target.stem}-plots"), crop)
     assert found.budget is not None and found.patches is not None
     costs = found.budget.achieved
     if json:
-        print_json({"allocation": str(target), "kind": kind, "size_bytes": costs["size_bytes"], "bit_ops": costs["bit_ops"]})
+        said = {"allocation": str(target), "kind": kind, "simulated": found.patches.simulated}
+        print_json(said | {key: costs[key] for key in ("size_bytes", "bit_ops")} | found.metrics)
         return
     mean = sum(found.patches.mean_bits.values()) / len(found.patches.mean_bits)
-    print(f"{len(found.patches.components)} activations have bits for each patch (simulated), {mean:.2f} in the mean")
+    how = "simulated: no runtime executes them" if found.patches.simulated else f"pmq deploy leaves tokens out on {found.target}"
+    print(f"{len(found.patches.components)} activations have bits for each patch, {mean:.2f} in the mean ({how})")
+    left_out = {name: len(t.bits) - len(t.kept) for name, t in found.patches.components.items() if "0" in t.bits}
+    if left_out and found.patches.kind == "static":
+        print("not computed: " + ", ".join(f"{n} tokens of {name}" for name, n in left_out.items()))
     print(f"bit operations: {number(costs['bit_ops'] / 1e9)}G, size: {costs['size_bytes'] / 1e6:.3f} MB")
-    print(f"allocation: {target}\nnext: pmq evaluate {target}")
+    then = "evaluate" if found.patches.simulated else "deploy"
+    print(f"allocation: {target}\npictures: {pictures[0].parent}\nnext: pmq {then} {target}")

@@ -28,6 +28,7 @@ def search(
     force: Annotated[bool, typer.Option("--force", help="use a latency table of another machine")] = False,
     recipe: o.Recipe = "best",
     reconstruct: o.Reconstruct = False,
+    patches: Annotated[str | None, typer.Option(help="give each patch bits of its own: static or dynamic")] = None,
     metric: Annotated[
         str, typer.Option(help="sensitivity: fisher_shrunk, measured (slower), ... see pmq rank")
     ] = "fisher_shrunk",
@@ -77,6 +78,7 @@ def search(
         latency=table,
         recipe=recipe,
         reconstruct=reconstruct,
+        patches=patches,
         metric_name=metric,
         time_limit=time_limit,
         max_evals=max_evals,

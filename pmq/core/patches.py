@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import numpy as np
@@ -10,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pmq.core.choice import ComponentChoice
 
-#: a digit for each token; 0 is a token that is not computed there
-Digits = Annotated[str, Field(pattern="^[0234568]+$")]
+#: a digit for each token; 0 is a token that is not computed there, f one in FP32
+Digits = Annotated[str, Field(pattern="^[0234568f]+$")]
 
 
 class _Strict(BaseModel):
@@ -31,12 +32,22 @@ class TokenBits(_Strict):
     @property
     def array(self) -> NDArray[np.int64]:
         """Of each token ``(T,)``."""
-        return np.array([int(digit) for digit in self.bits])
+        return np.array([32 if digit == "f" else int(digit) for digit in self.bits])
+
+    @classmethod
+    def of(cls, bits: Iterable[int], others: dict[int, ComponentChoice] | None = None) -> TokenBits:
+        """Write down bits of each token."""
+        return cls(bits="".join("f" if b == 32 else str(b) for b in bits), others=others or {})
 
     @property
     def mean_bits(self) -> float:
         """Over tokens."""
         return float(self.array.mean())
+
+    @property
+    def kept(self) -> list[int]:
+        """Tokens that have any bits."""
+        return [int(token) for token in self.array.nonzero()[0]]
 
 
 class PatchMap(_Strict):
@@ -61,3 +72,8 @@ class PatchMap(_Strict):
     def mean_bits(self) -> dict[str, float]:
         """Component -> bits of its tokens in the mean."""
         return {name: tokens.mean_bits for name, tokens in self.components.items()}
+
+    @property
+    def simulated(self) -> bool:
+        """Whether it has bits of tokens that no runtime executes: all but leaving tokens out at fixed places."""
+        return self.kind == "dynamic" or any(len(set(tokens.bits) - {"0"}) > 1 for tokens in self.components.values())

@@ -17,6 +17,8 @@ from pmq.core.files import write_text
 
 #: the chosen allocation of a run, below its directory
 CHOSEN = Path("allocations") / "chosen.json"
+#: the same before its patches had bits of their own
+LAYERS = Path("allocations") / "without-patches.json"
 #: measured milliseconds, in the run of a search that knew them
 LATENCY = Path("latency.json")
 

@@ -12,6 +12,7 @@ from pmq.core.allocation import validated
 from pmq.core.choice import FLOAT, Choice
 from pmq.core.errors import PmqError
 from pmq.core.files import read_json, write_text
+from pmq.core.patches import PatchMap
 
 
 def layer_key(weight: Choice, source: Choice) -> str:
@@ -59,8 +60,10 @@ class LatencyTable(BaseModel):
     margin: float = 0.0
     spread: float = 0.0
 
-    def decision_ms(self, choices: Mapping[str, Choice]) -> float:
+    def decision_ms(self, choices: Mapping[str, Choice], kept: Mapping[str, float] | None = None) -> float:
         """Milliseconds of components that are chosen together; what is in FP32 and no layer is part of the rest.
+
+        ``kept`` are shares of the tokens that layers compute, where that is not all of them.
 
         Raises:
             PmqError: a layer was not measured at a choice.
@@ -75,7 +78,7 @@ class LatencyTable(BaseModel):
                 if key not in self.layers.get(layer, {}):
                     known = ", ".join(self.layers.get(layer, {})) or "nothing"
                     raise PmqError(f"{layer!r} at {key!r} was not profiled on target {self.target!r}, but {known}; profile again")
-                total += self.layers[layer][key]
+                total += self.layers[layer][key] * (kept or {}).get(layer, 1.0)
             elif slot != "input" and choice.label != self.elsewhere:
                 said = f"{name!r} at {choice.label} bits does not run on target {self.target!r}"
                 raise PmqError(f"{said}; let it be {self.elsewhere}")
@@ -85,9 +88,11 @@ class LatencyTable(BaseModel):
         """Milliseconds of a model, of which is said what each layer does; what it was not measured at stays in FP32."""
         return self.rest_ms + sum(row.get(keys[layer], row.get(PLAIN, 0.0)) for layer, row in self.layers.items())
 
-    def latency_ms(self, assignment: Mapping[str, Choice]) -> float:
-        """Milliseconds of a whole allocation."""
-        return self.rest_ms + self.decision_ms(assignment)
+    def latency_ms(self, assignment: Mapping[str, Choice], patches: PatchMap | None = None) -> float:
+        """Milliseconds of a whole allocation; layers take as much less as they leave out tokens."""
+        inputs = {} if patches is None else patches.components
+        kept = {name.removesuffix(".input"): len(tokens.kept) / len(tokens.bits) for name, tokens in inputs.items()}
+        return self.rest_ms + self.decision_ms(assignment, kept)
 
     def check(self, fingerprint: Mapping[str, str], force: bool = False, **facts: object) -> None:
         """Raise unless the table is of these ``facts`` (``threads=1``) and measured where ``fingerprint`` is from, or forced."""

@@ -56,7 +56,7 @@ class CostModel:
     def costs(self, assignment: Mapping[str, Choice], patches: PatchMap | None = None) -> dict[str, float]:
         """All of them by name: ``size_bytes``, ``bit_ops`` and perhaps ``latency_ms``."""
         found = {"size_bytes": float(self.size_bytes(assignment, patches)), "bit_ops": float(self.bit_ops(assignment, patches))}
-        return found if self.latency is None else found | {"latency_ms": self.latency.latency_ms(assignment)}
+        return found if self.latency is None else found | {"latency_ms": self.latency.latency_ms(assignment, patches)}
 
     def size_bytes(self, assignment: Mapping[str, Choice], patches: PatchMap | None = None) -> int:
         """Bytes of the model, with everything that stays in FP32, and of a map of its patches."""

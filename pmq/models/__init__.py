@@ -3,6 +3,18 @@
 from pmq.models.components import take_inventory
 from pmq.models.create import class_names, create_model, model_info
 from pmq.models.embedded import EMBEDDED_NAME
+from pmq.models.rows import RowUnit, leave_out, row_units
 from pmq.models.stages import Stages, split_stages
 
-__all__ = ["EMBEDDED_NAME", "Stages", "class_names", "create_model", "model_info", "split_stages", "take_inventory"]
+__all__ = [
+    "EMBEDDED_NAME",
+    "RowUnit",
+    "Stages",
+    "class_names",
+    "create_model",
+    "leave_out",
+    "model_info",
+    "row_units",
+    "split_stages",
+    "take_inventory",
+]

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pmq.core.choice import Assignment
 from pmq.core.component import Component, Inventory
 
+#: that tokens may have, beside none
+BITS = (2, 3, 4, 5, 6, 8)
+
 
 @dataclass(frozen=True)
 class Patchable:
@@ -38,15 +41,19 @@ def attends_globally(inventory: Inventory) -> bool:
     return all(c.shape[0] // c.heads == c.shape[1] == partners[c.name].shape[0] for c in softmax)
 
 
-def patchable(inventory: Inventory, assignment: Assignment) -> dict[str, Patchable]:
-    """Find the quantized inputs of the blocks' layers and, where attention is global, rows of its operands."""
+def patchable(inventory: Inventory, assignment: Assignment, runs: bool = False) -> dict[str, Patchable]:
+    """Find the quantized inputs of the blocks' layers and, where attention is global, rows of its operands.
+
+    With ``runs``, those of which a runtime can leave out tokens, whatever their bits.
+    """
     named = {c.name: c for c in inventory}
     found = {}
     for operator in inventory.operators:
         for name, partner in (operator.operands, operator.operands[::-1]):
             component = named[name]
             wanted = component.slot in ("input", "q", "k", "v", "softmax") and component.kind not in ("image", "features")
-            if not wanted or assignment[name].is_float or assignment[name].granularity == "token":
+            fixed = assignment[name].is_float or assignment[name].granularity == "token"
+            if not wanted or (fixed and not runs):
                 continue
             if component.slot == "input":
                 tokens = operator.macs // named[partner].numel  # rows of all windows

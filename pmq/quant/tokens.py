@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from pmq.core.choice import FLOAT
 from pmq.core.component import Component
 from pmq.core.patches import PatchMap
 from pmq.quant.calibration import Calibration
@@ -37,6 +38,7 @@ class TokenQuantizer:
     ) -> None:
         self._component, self._quantizers, self._bits, self._ranker = component, quantizers, bits, ranker
         self._groups = {int(b): (bits == b).nonzero()[:, 0] for b in bits.unique()}
+        self._last: Tensor | None = None
         self._owner = component.module.rpartition(".")[0] if component.slot == "input" else component.module
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -46,13 +48,16 @@ class TokenQuantizer:
         if self._ranker is None:
             for width, places in self._groups.items():
                 if width:
-                    y[..., places, :] = self._quantizers[width](tokens[..., places, :])
+                    y[..., places, :] = self._at(width, tokens[..., places, :])
         else:
             bits = self._ranked(tokens, self._ranker)
             for width in self._groups:
                 if width:
-                    y = torch.where(bits == width, self._quantizers[width](tokens), y)
+                    y = torch.where(bits == width, self._at(width, tokens), y)
         return y.reshape(x.shape)
+
+    def _at(self, width: int, x: Tensor) -> Tensor:
+        return x if width == FLOAT.bits else self._quantizers[width](x)
 
     def bits_of(self, x: Tensor) -> Tensor:
         """Bits of each value of ``x``, shaped like it."""
@@ -60,11 +65,15 @@ class TokenQuantizer:
         bits = self._bits[:, None] if self._ranker is None else self._ranked(tokens, self._ranker)
         return bits.expand_as(tokens).reshape(x.shape)
 
+    def token_bits(self, n_images: int) -> Tensor:
+        """Bits of each token ``(N, T)`` in the last forward pass, of ``n_images``."""
+        return self._bits.expand(n_images, -1) if self._last is None else self._last
+
     def _ranked(self, x: Tensor, ranker: Ranker) -> Tensor:
         """Bits of each token, ``(B, T, 1)`` or ``(B, 1, T, 1)``, by where it ranks."""
         order = ranker.order(self._owner, x) if self._component.slot == "input" else ranker.known(self._owner)
-        bits = torch.empty_like(order).scatter_(1, order, self._bits.expand_as(order))[..., None]
-        return bits if x.ndim == 3 else bits[:, None]
+        self._last = torch.empty_like(order).scatter_(1, order, self._bits.expand_as(order))
+        return self._last[..., None] if x.ndim == 3 else self._last[:, None, :, None]
 
 
 class TokenTaps:
@@ -73,13 +82,15 @@ class TokenTaps:
     def __init__(self, simulator: Simulator, patches: PatchMap | None) -> None:
         self._simulator = simulator
         self.tokens = {} if patches is None else patches.components
+        self.quantizers: dict[str, TokenQuantizer] = {}
         self.ranker = None if patches is None or patches.score is None else Ranker(patches.score, patches.prefix)
 
     def quantizer(self, component: Component, quantizers: Mapping[int, Quantizer]) -> TokenQuantizer:
         """Of an activation that the map has, from its quantizers by bits, which hold for all tokens alike."""
         spread = {bits: self._simulator.spread(component.name, q) for bits, q in quantizers.items()}
         bits = torch.from_numpy(self.tokens[component.name].array)
-        return TokenQuantizer(component, spread, bits, self.ranker)
+        self.quantizers[component.name] = found = TokenQuantizer(component, spread, bits, self.ranker)
+        return found
 
     def set(self, component: Component, function: TapFunction | None) -> None:
         """Pass an activation through ``function``; the ranker sees what comes of a softmax."""
@@ -96,7 +107,7 @@ class TokenTaps:
         self._simulator.instrument.set_activation(component.name, watched)
 
 
-def install(simulator: Simulator, patches: PatchMap) -> None:
+def install(simulator: Simulator, patches: PatchMap) -> TokenTaps:
     """Make a simulator compute with the bits of single tokens; those of its allocation hold for all else."""
     taps = TokenTaps(simulator, patches)
     for component in simulator.inventory:
@@ -112,3 +123,4 @@ def install(simulator: Simulator, patches: PatchMap) -> None:
     if taps.ranker is not None:
         ranker = taps.ranker
         simulator.model.register_forward_pre_hook(lambda module, args: ranker.forget())
+    return taps

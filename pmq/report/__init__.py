@@ -7,6 +7,7 @@ from pathlib import Path
 from pmq.core.progress import track
 from pmq.report.heatmap import plot_heatmap
 from pmq.report.pareto import plot_pareto
+from pmq.report.patches import plot_patches
 from pmq.report.rounds import plot_rounds
 from pmq.report.run_data import RunData
 from pmq.report.sensitivity import plot_sensitivity
@@ -33,4 +34,4 @@ def plot_run(run: Path | str, folder: Path | str | None = None) -> list[Path]:
     return [path for panel in track(PANELS, "drawing") for path in panel(data, target)]
 
 
-__all__ = ["PANELS", "RunData", "plot_run"]
+__all__ = ["PANELS", "RunData", "plot_patches", "plot_run"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,14 +21,14 @@ def plot_heatmap(run: RunData, folder: Path) -> list[Path]:
     table = bits_table(run)
     grid = table.pivot_table(index="block", columns="part", values="bits", aggfunc="first", sort=False)
     colours = ListedColormap(plt.get_cmap("viridis")(np.linspace(0, 1, len(WIDTHS))))
-    norm = BoundaryNorm([*(w - 0.5 for w in WIDTHS), WIDTHS[-1] + 0.5], colours.N)
+    norm = BoundaryNorm([-0.5, *(w - 0.5 for w in WIDTHS[1:]), WIDTHS[-1] + 0.5], colours.N)
     figure, axis = plt.subplots(figsize=(1.2 + 0.75 * grid.shape[1], 1.5 + 0.36 * grid.shape[0]))
     axis.imshow(np.ma.masked_invalid(grid.to_numpy(float)), cmap=colours, norm=norm, aspect="auto")
     for row in range(grid.shape[0]):
         for column in range(grid.shape[1]):
             value = grid.iloc[row, column]
             if not np.isnan(value):
-                text = "fp32" if value == 32 else f"{value:.0f}"
+                text = "fp32" if value == 32 else f"{value:.1f}".removesuffix(".0")
                 axis.text(column, row, text, ha="center", va="center", color="white" if value < 6 else "black")
     axis.set_xticks(range(grid.shape[1]), grid.columns, rotation=45, ha="right", fontsize=7)
     axis.set_yticks(range(grid.shape[0]), grid.index, fontsize=7)
@@ -38,16 +39,17 @@ def plot_heatmap(run: RunData, folder: Path) -> list[Path]:
 
 
 def bits_table(run: RunData) -> pd.DataFrame:
-    """List block, part of the block, component and bits."""
-    rows = []
+    """List block, part of the block, component and bits, those of its tokens in the mean."""
+    rows: list[dict[str, Any]] = []
+    means = {} if run.allocation.patches is None else run.allocation.patches.mean_bits
     for component in run.inventory:
-        block, part = _place(component.name)
+        block, part = place(component.name)
         rows.append({"block": block, "part": part, "component": component.name})
-        rows[-1]["bits"] = run.allocation.components[component.name].bits  # type: ignore[assignment]
+        rows[-1]["bits"] = means.get(component.name, run.allocation.components[component.name].bits)
     return pd.DataFrame(rows)
 
 
-def _place(name: str) -> tuple[str, str]:
+def place(name: str) -> tuple[str, str]:
     """Divide ``blocks.0.attn.qkv.weight`` into ``blocks.0`` and ``qkv.weight``."""
     parts = name.split(".")
     last_number = max((i for i, p in enumerate(parts) if p.isdigit()), default=-1)

@@ -1,0 +1,46 @@
+"""Pictures of a map of patches, over the images that it is for."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pmq.api.allocate import carry_out
+from pmq.api.subject import Subject
+from pmq.core import Allocation, PmqError
+from pmq.patches import attends_globally
+from pmq.quant import install, realise
+from pmq.report import plot_patches
+
+
+def draw_patches(
+    model: nn.Module | str | None, allocation: Allocation, images: Tensor, folder: Path, crop_pct: float | None = None
+) -> list[Path]:
+    """Draw bits of patches over ``images`` ``(N, C, H, W)``, as the model sees them; give the files written.
+
+    Raises:
+        PmqError: the allocation has no map of patches, or is of another model.
+    """
+    patches = allocation.patches
+    if patches is None:
+        raise PmqError("this allocation has no bits of patches; `pmq patches` adds them")
+    subject = Subject.of(model, "cpu", images[:1], crop_pct)
+    simulator = realise(copy.deepcopy(subject.model), subject.inventory, replace(carry_out(subject, allocation), patches=None))
+    taps = install(simulator, patches)
+    with torch.no_grad():
+        simulator.model(images)
+    # Windows have their own order of tokens.
+    ordered = attends_globally(subject.inventory)
+    drawn = {name: q for name, q in taps.quantizers.items() if ordered or ".attn." not in name}
+    bits = {name: q.token_bits(len(images)).numpy() for name, q in drawn.items()}
+    config = subject.info.data_config
+    mean, std = (np.array(config[key], np.float32)[: images.shape[1]] for key in ("mean", "std"))
+    seen = np.clip(images.permute(0, 2, 3, 1).numpy() * std + mean, 0, 1)
+    simulated = " (simulated)" if patches.simulated else ""
+    title = f"{subject.info.name.split('.')[0]}, {patches.kind} map{simulated}"
+    return plot_patches(bits, seen, patches.prefix, title, folder)

@@ -1,0 +1,230 @@
+"""Sensitivities of tokens around an allocation, and the maps that follow from them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor, nn
+
+from pmq.api.allocate import carry_out
+from pmq.api.evaluate import Fresh
+from pmq.api.points import METRICS
+from pmq.api.subject import Subject, divide_images
+from pmq.core import Allocation, PmqError
+from pmq.core.choice import Assignment, Choice, ComponentChoice
+from pmq.core.patches import PatchMap, TokenBits
+from pmq.cost import CostModel
+from pmq.evaluate import Judge
+from pmq.models import row_units
+from pmq.patches import BITS, Patchable, TokenErrors, attends_globally, leave_out, patchable, token_errors
+from pmq.patches.allocate import Reallocation, pooled, settle, shrunk
+from pmq.quant import Calibration, Quantized, Simulator, realise, restore
+from pmq.quant.calibration import calibrate
+from pmq.quant.quantizers import Quantizer
+from pmq.quant.token_scores import SCORES, Ranker
+from pmq.search import Space, read_space
+from pmq.sensitivity.base import Probe
+
+#: images to calibrate on where an allocation does not tell
+CALIB_IMAGES = 32
+#: how tokens are ranked where nothing is said
+SCORE = "class_range"
+
+
+def check_kind(kind: str, score: str | None = None) -> Literal["static", "dynamic"]:
+    """Raise unless there is such a kind of map and such a score.
+
+    Raises:
+        PmqError: there is not.
+    """
+    if kind != "static" and kind != "dynamic":
+        raise PmqError(f"kind {kind!r} is not one of static, dynamic")
+    if score is not None:
+        if kind == "static":
+            raise PmqError(f"score {score!r} ranks patches image by image; static maps have none, ask for --kind dynamic")
+        SCORES[score]
+    return "dynamic" if kind == "dynamic" else "static"
+
+
+class _Wider(Calibration):
+    """Known quantizers at an allocation's own choices, fitted ones at others."""
+
+    def __init__(self, quantized: Quantized, fitted: Calibration) -> None:
+        super().__init__(known=quantized.parameters)
+        self._assignment, self._fitted = quantized.assignment, fitted
+
+    def quantizer(self, name: str, choice: Choice) -> Quantizer:
+        """As :class:`Calibration`'s."""
+        own = choice == self._assignment[name]
+        return super().quantizer(name, choice) if own else self._fitted.quantizer(name, choice)
+
+
+class Reallocator:
+    """Sensitivities of all tokens around an allocation, from which maps at any budget follow.
+
+    Args:
+        model: a timm-built module (left as it is), or timm's name, or ``None`` for the embedded one.
+        allocation: with its tensors.
+        images: ``(N, C, H, W)``, first those that calibrated; not those of a later evaluation. Of the others some measure
+            sensitivity and the rest judge.
+        crop_pct: how images are cropped, where the model's data config says otherwise.
+        seed: of drawn labels.
+
+    Raises:
+        PmqError: the allocation is of another model, no activation of it has tokens, or there are fewer than 8 images.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | str | None,
+        allocation: Allocation,
+        images: Tensor,
+        crop_pct: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        info = allocation.calibration
+        calib, probed, judged = divide_images(images, CALIB_IMAGES if info is None else info.n_images, len(images))
+        self.allocation = allocation
+        self._subject = subject = Subject.of(model, "cpu", images[:1], crop_pct)
+        self._fresh = Fresh(subject, calib, seed, None)
+        quantized = carry_out(subject, allocation)
+        self._assignment = quantized.assignment
+        restored = copy.deepcopy(subject.model)
+        restore(restored, quantized)
+        fitted = calibrate(restored, subject.inventory, calib, seed, 0, allocation.recipe.gradients, subject.classifier)
+        self._simulator = realise(copy.deepcopy(subject.model), subject.inventory, replace(quantized, patches=None))
+        self._simulator.calibration = _Wider(quantized, fitted)
+        #: modules of which the allocation's target can leave out tokens, if it has one: then that is all that is done
+        self.units = row_units(subject.model, subject.inventory) if allocation.target else []
+        self.places = patchable(subject.inventory, quantized.assignment, bool(self.units))
+        if self.units:
+            self.places = {name: self.places[name] for unit in self.units for name in unit.activations}
+        if not self.places:
+            raise PmqError("no activation of this allocation has tokens that could have bits of their own")
+        self.choices = _choices(subject, allocation, self.places)
+        self.probe = Probe(self._simulator, probed, subject.classifier, quantized.assignment, seed=seed)
+        plain = Simulator(copy.deepcopy(subject.model), subject.inventory, Calibration())
+        self._judge = Judge(plain, judged, subject.classifier)
+        self.prefix = int(getattr(subject.model, "num_prefix_tokens", 0))
+        self._errors: dict[str | None, dict[str, TokenErrors]] = {}
+
+    def errors(self, score: str | None = None) -> dict[str, TokenErrors]:
+        """Of each token by position, or by rank; computed once."""
+        if score not in self._errors:
+            self._simulator.apply(self._assignment)
+            ranker = None if score is None else Ranker(score, self.prefix)
+            self._errors[score] = token_errors(self.probe, self._ranked(score), self.choices, ranker)
+        return self._errors[score]
+
+    def _ranked(self, score: str | None) -> dict[str, Patchable]:
+        """Places whose tokens can be ranked: operands of attention are by what comes into its block."""
+        if score is None:
+            return self.places
+        first = {name: f"{place.component.module}.qkv.input" for name, place in self.places.items()}
+        return {n: p for n, p in self.places.items() if p.component.slot == "input" or first[n] in self.places}
+
+    def allocate(self, kind: str = "static", share: float = 1.0, score: str = SCORE) -> Allocation:
+        """Give the allocation with a map of its patches, at ``share`` of its own bit operations."""
+        check_kind(kind)
+        if self.units and kind == "dynamic":
+            raise PmqError(f"target {self.allocation.target!r} leaves out tokens at fixed places only; ask for a static map")
+        if self.units:
+            return self._leave_out(share)
+        by = score if kind == "dynamic" else None
+        if by is not None and not attends_globally(self._subject.inventory):
+            raise PmqError("tokens of this model lie in windows, where nothing ranks them; ask for a static map")
+        errors, places = self.errors(by), self._ranked(by)
+        smooth = {n: (shrunk if kind == "static" else pooled)(e, self.prefix) for n, e in errors.items()}
+        for name, place in places.items():
+            if place.component.slot in ("k", "v"):  # a token that nobody may attend to makes another model
+                smooth[name][0] = np.inf
+        own, costs = self._means, CostModel(self._subject.inventory)
+        taken = costs.bit_ops(self._assignment)
+        limit = share * taken - (taken - costs.products(own))
+        found = settle(smooth, {n: e.bits for n, e in errors.items()}, places, own, costs.products, limit)
+        return self.better(self.laid_over(self._map(found, by), {"predicted_error": found.error}))
+
+    @property
+    def _means(self) -> dict[str, float]:
+        return {name: float(choice.bits) for name, choice in self._assignment.items()}
+
+    def _leave_out(self, share: float) -> Allocation:
+        errors = {name: replace(e, error=shrunk(e, self.prefix)) for name, e in self.errors().items()}
+        saved = (1 - share) * CostModel(self._subject.inventory).bit_ops(self._assignment)
+        found = leave_out(errors, self.units, self.places, self._means, saved)
+        laid = self.laid_over(self._map(found, None), {"predicted_error": found.error})
+        return self._with_metrics(laid, self.judged(laid))
+
+    def _map(self, found: Reallocation, score: str | None) -> PatchMap:
+        kind: Literal["static", "dynamic"] = "static" if score is None else "dynamic"
+        return PatchMap(kind=kind, score=score, prefix=self.prefix, components=self._tokens(found))
+
+    def laid_over(self, patches: PatchMap, metrics: dict[str, float | None]) -> Allocation:
+        """The allocation with another map; all its tensors stay."""
+        budget = self.allocation.budget
+        achieved = CostModel(self._subject.inventory).costs(self._assignment, patches)
+        if budget is not None:
+            budget = budget.model_copy(update={"achieved": achieved})
+        changed = self.allocation.model_copy(update={"patches": patches, "budget": budget, "metrics": metrics})
+        return changed if self.allocation.tensors is None else changed.with_tensors(self.allocation.tensors)
+
+    def refitted(self, allocation: Allocation) -> Allocation:
+        """Carry a map out anew, layer by layer: grids are fitted to the tokens that have them, weights to what they get."""
+        recipe = allocation.recipe.model_copy(update={"sequential": True, "reconstruct": 0})
+        quantized = self._fresh.quantize(recipe, allocation.assignment, allocation.patches)
+        components = {
+            name: choice.model_copy(update={"parameters": quantized.parameters.get(name)})
+            for name, choice in allocation.components.items()
+        }
+        changed = {"recipe": recipe, "components": components, "patches": quantized.patches}
+        return allocation.model_copy(update=changed).with_tensors(quantized.tensors)
+
+    def better(self, laid: Allocation) -> Allocation:
+        """With its tensors as they are or refitted, whichever the judge finds better; with its judgement."""
+        candidates = [laid, self.refitted(laid)] if laid.recipe.compensate else [laid]
+        judged = [(self.judged(candidate), candidate) for candidate in candidates]
+        error = "kl" if self._subject.classifier else "feature_error"
+        metrics, best = min(judged, key=lambda pair: pair[0][error] or 0.0)
+        return self._with_metrics(best, metrics)
+
+    def _with_metrics(self, allocation: Allocation, found: dict[str, Any]) -> Allocation:
+        metrics = allocation.metrics | {name: found[name] for name in METRICS}
+        changed = allocation.model_copy(update={"metrics": metrics})
+        return changed if allocation.tensors is None else changed.with_tensors(allocation.tensors)
+
+    def judged(self, allocation: Allocation) -> dict[str, Any]:
+        """Accuracy on the judge's images."""
+        subject = self._subject
+        module = realise(copy.deepcopy(subject.model), subject.inventory, carry_out(subject, allocation)).model
+        return self._judge.judge_model(module).compute()
+
+    def _tokens(self, found: Reallocation) -> dict[str, TokenBits]:
+        tokens = {}
+        for name, bits in found.bits.items():
+            used = {int(b) for b in bits} - {0, self._assignment[name].bits}
+            others = {c.bits: self._fitted(name, c) for c in self.choices[name] if c.bits in used}
+            tokens[name] = TokenBits.of(map(int, bits), others)
+        return tokens
+
+    def _fitted(self, name: str, choice: Choice) -> ComponentChoice:
+        quantizer = self._simulator.calibration.quantizer(name, choice)
+        parameters = {key: value.reshape(-1).tolist() for key, value in quantizer.parameters.items()}
+        return ComponentChoice(**choice.model_dump(), parameters=parameters)
+
+
+def _choices(subject: Subject, allocation: Allocation, places: dict[str, Patchable]) -> dict[str, list[Choice]]:
+    """Of each activation at all bits, as the default space has it; at its own bits as it is allocated."""
+    space = Space(read_space("default"), subject.inventory, allocation.recipe.estimator)
+    assignment: Assignment = allocation.assignment
+    found = {}
+    for name in places:
+        own = assignment[name]
+        if allocation.target:
+            found[name] = [own]
+            continue
+        at = {choice.bits: choice for choice in space.choices[name]} | {own.bits: own}
+        found[name] = [at[bits] for bits in sorted(at) if bits in BITS]
+    return found
