@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pmq.api.reallocator import CALIB_IMAGES, SCORE, Reallocator, check_kind
+from pmq.api.reallocator import CALIB_IMAGES, SCORE, Reallocator, check_kind, check_possible
 from pmq.core import Allocation
 from pmq.core.choice import ComponentChoice
 from pmq.core.patches import PatchMap, TokenBits
-from pmq.cost import CostModel
+from pmq.cost import CostModel, LatencyTable
 from pmq.patches import BITS, patchable
 from pmq.search import Space
 
 #: further images, to measure and to judge on, where an allocation does not tell
 HELD_OUT = 256
 
-__all__ = ["CALIB_IMAGES", "HELD_OUT", "SCORE", "Reallocator", "check_kind", "map_bytes", "reallocate"]
+__all__ = ["CALIB_IMAGES", "HELD_OUT", "SCORE", "Reallocator", "check_kind", "check_possible", "map_bytes", "reallocate"]
 
 
 def map_bytes(space: Space, kind: str) -> int:
@@ -38,6 +38,7 @@ def reallocate(
     *,
     share: float = 1.0,
     score: str = SCORE,
+    latency: LatencyTable | None = None,
     crop_pct: float | None = None,
     seed: int = 0,
 ) -> Allocation:
@@ -50,6 +51,7 @@ def reallocate(
         kind: ``static``: bits of each position; ``dynamic``: of each rank, tokens being ranked image by image by ``score``.
         share: of the allocation's bit operations.
         score: see :mod:`pmq.quant.token_scores`.
+        latency: table that predicts the milliseconds of what is found.
         crop_pct: how images are cropped, where the model's data config says otherwise.
         seed: of drawn labels.
 
@@ -57,4 +59,4 @@ def reallocate(
         PmqError: the allocation is of another model, has no activations with tokens, or ``share`` is below what all tokens
             take at 0 bits; or there are fewer than 8 images.
     """
-    return Reallocator(model, allocation, images, crop_pct, seed).allocate(kind, share, score)
+    return Reallocator(model, allocation, images, crop_pct, seed, latency).allocate(kind, share, score)

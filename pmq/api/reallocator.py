@@ -15,8 +15,9 @@ from pmq.api.points import METRICS
 from pmq.api.subject import Subject, divide_images
 from pmq.core import Allocation, PmqError
 from pmq.core.choice import Assignment, Choice, ComponentChoice
+from pmq.core.component import Inventory
 from pmq.core.patches import PatchMap, TokenBits
-from pmq.cost import CostModel
+from pmq.cost import CostModel, LatencyTable
 from pmq.evaluate import Judge
 from pmq.models import row_units
 from pmq.patches import BITS, Patchable, TokenErrors, attends_globally, leave_out, patchable, token_errors
@@ -49,6 +50,18 @@ def check_kind(kind: str, score: str | None = None) -> Literal["static", "dynami
     return "dynamic" if kind == "dynamic" else "static"
 
 
+def check_possible(kind: str, inventory: Inventory, target: str | None) -> None:
+    """Raise unless there can be such a map of a model.
+
+    Raises:
+        PmqError: there is no such kind, the model ranks no tokens, or the target cannot execute it.
+    """
+    if check_kind(kind) == "dynamic" and target is not None:
+        raise PmqError(f"target {target!r} leaves out tokens at fixed places only; ask for a static map")
+    if kind == "dynamic" and not attends_globally(inventory):
+        raise PmqError("tokens of this model lie in windows, where nothing ranks them; ask for a static map")
+
+
 class _Wider(Calibration):
     """Known quantizers at an allocation's own choices, fitted ones at others."""
 
@@ -72,6 +85,7 @@ class Reallocator:
             sensitivity and the rest judge.
         crop_pct: how images are cropped, where the model's data config says otherwise.
         seed: of drawn labels.
+        latency: table that predicts the milliseconds of what is found.
 
     Raises:
         PmqError: the allocation is of another model, no activation of it has tokens, or there are fewer than 8 images.
@@ -84,11 +98,13 @@ class Reallocator:
         images: Tensor,
         crop_pct: float | None = None,
         seed: int = 0,
+        latency: LatencyTable | None = None,
     ) -> None:
         info = allocation.calibration
         calib, probed, judged = divide_images(images, CALIB_IMAGES if info is None else info.n_images, len(images))
         self.allocation = allocation
         self._subject = subject = Subject.of(model, "cpu", images[:1], crop_pct)
+        self._costs = CostModel(subject.inventory, latency)
         self._fresh = Fresh(subject, calib, seed, None)
         quantized = carry_out(subject, allocation)
         self._assignment = quantized.assignment
@@ -128,20 +144,16 @@ class Reallocator:
 
     def allocate(self, kind: str = "static", share: float = 1.0, score: str = SCORE) -> Allocation:
         """Give the allocation with a map of its patches, at ``share`` of its own bit operations."""
-        check_kind(kind)
-        if self.units and kind == "dynamic":
-            raise PmqError(f"target {self.allocation.target!r} leaves out tokens at fixed places only; ask for a static map")
+        check_possible(kind, self._subject.inventory, self.allocation.target)
         if self.units:
             return self._leave_out(share)
         by = score if kind == "dynamic" else None
-        if by is not None and not attends_globally(self._subject.inventory):
-            raise PmqError("tokens of this model lie in windows, where nothing ranks them; ask for a static map")
         errors, places = self.errors(by), self._ranked(by)
         smooth = {n: (shrunk if kind == "static" else pooled)(e, self.prefix) for n, e in errors.items()}
         for name, place in places.items():
             if place.component.slot in ("k", "v"):  # a token that nobody may attend to makes another model
                 smooth[name][0] = np.inf
-        own, costs = self._means, CostModel(self._subject.inventory)
+        own, costs = self._means, self._costs
         taken = costs.bit_ops(self._assignment)
         limit = share * taken - (taken - costs.products(own))
         found = settle(smooth, {n: e.bits for n, e in errors.items()}, places, own, costs.products, limit)
@@ -153,7 +165,7 @@ class Reallocator:
 
     def _leave_out(self, share: float) -> Allocation:
         errors = {name: replace(e, error=shrunk(e, self.prefix)) for name, e in self.errors().items()}
-        saved = (1 - share) * CostModel(self._subject.inventory).bit_ops(self._assignment)
+        saved = (1 - share) * self._costs.bit_ops(self._assignment)
         found = leave_out(errors, self.units, self.places, self._means, saved)
         laid = self.laid_over(self._map(found, None), {"predicted_error": found.error})
         return self._with_metrics(laid, self.judged(laid))
@@ -165,7 +177,7 @@ class Reallocator:
     def laid_over(self, patches: PatchMap, metrics: dict[str, float | None]) -> Allocation:
         """The allocation with another map; all its tensors stay."""
         budget = self.allocation.budget
-        achieved = CostModel(self._subject.inventory).costs(self._assignment, patches)
+        achieved = self._costs.costs(self._assignment, patches)
         if budget is not None:
             budget = budget.model_copy(update={"achieved": achieved})
         changed = self.allocation.model_copy(update={"patches": patches, "budget": budget, "metrics": metrics})

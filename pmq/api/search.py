@@ -19,7 +19,7 @@ from pmq.api.allocate import make_allocation
 from pmq.api.effort import ROUNDS, Effort
 from pmq.api.finish import finish
 from pmq.api.patch_pictures import draw_patches
-from pmq.api.patches import check_kind, map_bytes, reallocate
+from pmq.api.patches import check_possible, map_bytes, reallocate
 from pmq.api.points import compared_candidates, explore, lay_out, prediction_quality
 from pmq.api.rounds import Round, Rounds
 from pmq.api.run_files import write_run
@@ -144,7 +144,7 @@ def search(
     laid_out = Space(space_file, subject.inventory, how.estimator, latency)
     check_quantizers(laid_out)
     if patches is not None:
-        check_kind(patches)
+        check_possible(patches, subject.inventory, None if latency is None else latency.target)
     limits = resolve_budget(budget, laid_out, 0 if patches is None else map_bytes(laid_out, patches))
     settings = {
         "model": subject.info.model_dump(),
@@ -188,7 +188,10 @@ def search(
     allocation = make_allocation(subject, quantized, info, laid_out.name, budget.text, limits, metrics, latency)
     layers = None
     if patches is not None:
-        layers, allocation = allocation, reallocate(model, allocation, gathered, patches, crop_pct=crop_pct, seed=seed)
+        layers, allocation = (
+            allocation,
+            reallocate(model, allocation, gathered, patches, latency=latency, crop_pct=crop_pct, seed=seed),
+        )
         clock.lap("patches")
     history = pd.DataFrame([asdict(r) for r in going.history])
     ranking = prediction_quality(points, subject.classifier, limits)

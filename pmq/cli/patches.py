@@ -36,7 +36,8 @@ def patches(
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
     from pmq.core.files import check_target
-    from pmq.core.rundir import CHOSEN
+    from pmq.core.rundir import CHOSEN, LATENCY
+    from pmq.cost import LatencyTable
 
     check_kind(kind, score)
     name = str(latest_or(None, results)) if what == "latest" else what
@@ -53,7 +54,11 @@ def patches(
     drawn = info.seed if info and info.seed is not None else seed
     calibration = images.calibration_images(used if used > 8 else CALIB_IMAGES + HELD_OUT, drawn)
     crop = given["crop_pct"]
-    found = reallocate(module, allocation, calibration, kind, share=share, score=score or SCORE, crop_pct=crop, seed=seed)
+    run = run_of(name)
+    table = LatencyTable.load(run / LATENCY) if run is not None and (run / LATENCY).is_file() else None
+    found = reallocate(
+        module, allocation, calibration, kind, share=share, score=score or SCORE, latency=table, crop_pct=crop, seed=seed
+    )
     found.save(target)
     pictures = draw_patches(module, found, calibration[:CALIB_IMAGES], target.with_name(f"{target.stem}-plots"), crop)
     assert found.budget is not None and found.patches is not None

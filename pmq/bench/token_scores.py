@@ -1,0 +1,145 @@
+"""How well scores rank tokens: ``python -m pmq.bench.token_scores ALLOCATION MODEL --data ... --checkpoint ... --out FILE``.
+
+The truth: of one activation the tokens of one square of patches are quantized at few bits, all other activations are FP32
+(weights are as allocated), and the error at the output is measured image by image; square after square. Each score says of
+an image how much a square matters (the sum over its tokens); what is written are rank correlations over the squares of an
+image, their mean and its standard error over images. ``fisher`` is the estimate on the same image, ``fisher_others`` that of
+other images: all that a static map knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from pmq.api.reallocator import Reallocator
+from pmq.bench.subject import opened, parser
+from pmq.core import Allocation
+from pmq.core.choice import FLOAT
+from pmq.core.files import write_csv
+from pmq.core.progress import track
+from pmq.patches import token_errors
+from pmq.quant.divergence import output_error
+from pmq.quant.token_scores import SCORES, Ranker
+from pmq.quant.tokens import TokenQuantizer
+
+#: bits of the square's tokens, patches on its side, images
+BITS, SIDE, IMAGES = 3, 2, 16
+ACTIVATIONS = ("attn.qkv.input", "attn.proj.input", "mlp.fc1.input", "mlp.fc2.input")
+Array = NDArray[Any]
+
+
+def main() -> None:
+    """Measure and write a CSV, a row for each score and kind of activation."""
+    arguments = parser(__doc__, "allocation")
+    arguments.add_argument("--blocks", type=int, nargs="+", default=[1, 4, 7, 10])
+    args = arguments.parse_args()
+    model, data = opened(args)
+    allocation = Allocation.load(args.allocation)
+    info = allocation.calibration
+    assert info is not None and info.seed is not None
+    images = data.calibration_images(info.images_used, info.seed)
+    reallocator = Reallocator(model, allocation, images, args.crop_pct)
+    reallocator.probe = replace(reallocator.probe, base={})
+    reallocator.probe.simulator.apply({})
+    seen = images[-IMAGES:]
+    rows: list[dict[str, Any]] = []
+    for activation in ACTIVATIONS:
+        names = [f"blocks.{block}.{activation}" for block in args.blocks]
+        found = [pair for name in names for pair in _correlations(reallocator, name, seen)]
+        for score in dict.fromkeys(score for score, _ in found):
+            values = np.concatenate([each for s, each in found if s == score])
+            row = {"activation": activation, "score": score, "spearman": values.mean()}
+            rows.append(row | {"standard_error": values.std() / len(values) ** 0.5, "n": len(values)})
+            print(rows[-1], flush=True)
+        write_csv(args.out, pd.DataFrame(rows))
+
+
+def _correlations(reallocator: Reallocator, name: str, images: Tensor) -> Iterator[tuple[str, Array]]:
+    """Rank correlation with the truth of each score, image by image ``(N,)``."""
+    squares = _squares(reallocator.places[name].tokens, reallocator.prefix)
+    truth = _truth(reallocator, name, images, squares)
+    told = _scores(reallocator, name, images) | _estimates(reallocator, name, images)
+    for score, values in told.items():
+        summed = np.stack([values[:, tokens].sum(1) for tokens in squares], 1)
+        yield score, np.array([spearmanr(t, s).statistic for t, s in zip(truth, summed, strict=True)])
+
+
+def _squares(tokens: int, prefix: int) -> list[Array]:
+    side = round((tokens - prefix) ** 0.5)
+    grid = np.arange(prefix, tokens).reshape(side, side)
+    starts = range(0, side, SIDE)
+    return [grid[i : i + SIDE, j : j + SIDE].reshape(-1) for i in starts for j in starts]
+
+
+@torch.no_grad()
+def _truth(reallocator: Reallocator, name: str, images: Tensor, squares: list[Array]) -> Array:
+    """Error at the output ``(N, squares)``."""
+    probe, place = reallocator.probe, reallocator.places[name]
+    low = next(choice for choice in reallocator.choices[name] if choice.bits == BITS)
+    quantizers = {BITS: probe.simulator.quantizer(place.component, low)}
+    reference, found = probe.simulator.model(images), []
+    for square in track(squares, name):
+        bits = torch.full((place.tokens,), FLOAT.bits)
+        bits[torch.from_numpy(square)] = BITS
+        probe.simulator.instrument.set_activation(name, TokenQuantizer(place.component, quantizers, bits))
+        found.append(output_error(reference, probe.simulator.model(images), probe.classifier))
+    probe.simulator.reset(name)
+    return torch.stack(found, 1).numpy()
+
+
+@torch.no_grad()
+def _scores(reallocator: Reallocator, name: str, images: Tensor) -> dict[str, Array]:
+    """What each score, and the squared error itself, say of every token ``(N, T)``."""
+    simulator, place = reallocator.probe.simulator, reallocator.places[name]
+    low = next(choice for choice in reallocator.choices[name] if choice.bits == BITS)
+    quantizer = simulator.quantizer(place.component, low)
+    ranker = Ranker("norm", 0)
+    seen: dict[str, Tensor] = {}
+
+    def watch(softmax: Tensor) -> Tensor:
+        ranker.saw(softmax)
+        return softmax
+
+    def record(x: Tensor) -> Tensor:
+        error = (x - quantizer(x)).square().sum(-1)
+        seen.update({score: SCORES[score](x, ranker.attention) for score in SCORES})
+        seen["error"] = error
+        seen["class_error"] = error if ranker.attention is None else error * ranker.attention.from_class
+        return x
+
+    watched = [c.name for c in simulator.inventory if c.slot == "softmax"]
+    for softmax in watched:
+        simulator.instrument.set_activation(softmax, watch)
+    simulator.instrument.set_activation(name, record)
+    simulator.model(images)
+    for tapped in (*watched, name):
+        simulator.reset(tapped)
+    return {score: values.numpy() for score, values in seen.items()}
+
+
+def _estimates(reallocator: Reallocator, name: str, images: Tensor) -> dict[str, Array]:
+    """Fisher errors at few bits ``(N, T)``, of the same images and of others."""
+    places, choices = {name: reallocator.places[name]}, {name: reallocator.choices[name]}
+    row = 1 + [choice.bits for choice in choices[name]].index(BITS)
+
+    def estimated(of: Tensor) -> Array:
+        return token_errors(replace(reallocator.probe, images=of), places, choices)[name].error[row]
+
+    others = estimated(reallocator.probe.images)
+    return {
+        "fisher": np.stack([estimated(image) for image in images.split(1)]),
+        "fisher_others": np.stack([others] * len(images)),
+    }
+
+
+if __name__ == "__main__":
+    main()

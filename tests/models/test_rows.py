@@ -1,0 +1,67 @@
+"""Tokens that are left out of a model."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from pmq.models import leave_out, row_units, take_inventory
+from pmq.models.torchvision_ops import ensure_torchvision
+from tests.conftest import make_tiny
+
+IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_finds_attentions_and_mlps() -> None:
+    model = make_tiny()
+    units = row_units(model, take_inventory(model, IMAGES[:1]))
+    assert [(u.module, len(u.activations), u.rows) for u in units] == [
+        (f"blocks.{block}.{part}", size, 17) for block in (0, 1) for part, size in (("attn", 3), ("mlp", 2))
+    ]
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_what_only_patches_read_changes_nothing(qk_norm: bool) -> None:
+    model = make_tiny(qk_norm=qk_norm)
+    shorter = copy.deepcopy(model)
+    for unit in row_units(model, take_inventory(model, IMAGES[:1]))[-2:]:
+        leave_out(shorter, unit, [0])
+    with torch.no_grad():
+        torch.testing.assert_close(shorter(IMAGES), model(IMAGES), rtol=1e-5, atol=1e-5)
+
+
+def test_tokens_left_out_get_the_bias_alone() -> None:
+    model = make_tiny()
+    mlp = model.blocks[0].mlp
+    x = torch.randn(2, 17, 32)
+    wanted = mlp(x)
+    wanted[:, [1, 5]] = mlp.fc2.bias
+    attn = model.blocks[0].attn
+    attended = attn(x)
+    attended[:, [1, 5]] = attn.proj.bias
+    kept = [t for t in range(17) if t not in (1, 5)]
+    for unit in row_units(model, take_inventory(model, IMAGES[:1]))[:2]:
+        leave_out(model, unit, kept)
+    torch.testing.assert_close(mlp(x), wanted)
+    torch.testing.assert_close(attn(x), attended, rtol=1e-4, atol=1e-4)
+
+
+def test_windows_have_mlps_alone() -> None:
+    ensure_torchvision()
+    import timm
+
+    options = {"img_size": 56, "embed_dim": 24, "depths": (1, 1), "num_heads": (2, 2), "num_classes": 7}
+    model: nn.Module = timm.create_model("swin_tiny_patch4_window7_224", pretrained=False, **options).eval()
+    image = torch.randn(2, 3, 56, 56)
+    units = row_units(model, take_inventory(model, image[:1]))
+    assert [u.module.rpartition(".")[2] for u in units] == ["mlp", "mlp"]
+    assert units[0].rows == 196
+    x = torch.randn(2, 14, 14, 24)
+    mlp = model.get_submodule(units[0].module)
+    wanted = mlp(x)
+    wanted[:, 0, 3] = mlp.fc2.bias
+    leave_out(model, units[0], [t for t in range(196) if t != 3])
+    torch.testing.assert_close(mlp(x), wanted)
