@@ -81,7 +81,7 @@ def _layers(bits: Bits, blocks: Mapping[str, list[str]], image: Images, prefix: 
     )
     figure.suptitle(f"{title}: bits of each patch", fontsize=9)
     rows = [{"activation": name, "token": t, "bits": int(b)} for name, found in bits.items() for t, b in enumerate(found[0])]
-    return save(figure, pd.DataFrame(rows), folder, "patches-layers")
+    return save(figure, pd.DataFrame(rows), folder, "patches-layers", ("png",))
 
 
 def _images(means: Bits, images: Images, prefix: int, title: str, folder: Path, table: pd.DataFrame) -> list[Path]:
@@ -97,7 +97,7 @@ def _images(means: Bits, images: Images, prefix: int, title: str, folder: Path, 
                 axis.set_title(block, fontsize=7)
     _bar(figure, axes, norm)
     figure.suptitle(title, fontsize=9)
-    return save(figure, table, folder, "patches-images")
+    return save(figure, table, folder, "patches-images", ("png",))
 
 
 def _mean(average: Bits, images: Images, prefix: int, title: str, folder: Path, table: pd.DataFrame) -> list[Path]:
@@ -108,7 +108,7 @@ def _mean(average: Bits, images: Images, prefix: int, title: str, folder: Path, 
         axis.set_title(f"{block}\n{found.mean():.1f} bits", fontsize=7)
     _bar(figure, axes, norm)
     figure.suptitle(title, fontsize=9)
-    return save(figure, table, folder, "patches-mean")
+    return save(figure, table, folder, "patches-mean", ("png",))
 
 
 def _panels(rows: int, columns: int) -> tuple[Figure, Any]:

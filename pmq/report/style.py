@@ -20,10 +20,10 @@ BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#9
 plt.rcParams.update({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "svg.hashsalt": "pmq", "figure.dpi": 120})
 
 
-def save(figure: Figure, data: pd.DataFrame, folder: Path, name: str) -> list[Path]:
-    """Write ``name.png``, ``name.svg`` and ``name.csv`` into ``folder``."""
+def save(figure: Figure, data: pd.DataFrame, folder: Path, name: str, suffixes: tuple[str, ...] = ("png", "svg")) -> list[Path]:
+    """Write ``name.png``, ``name.svg`` (where pictures are not what it shows) and ``name.csv`` into ``folder``."""
     paths = []
-    for suffix in ("png", "svg"):
+    for suffix in suffixes:
         buffer = io.BytesIO()
         metadata = {"Date": None} if suffix == "svg" else {}
         figure.savefig(buffer, format=suffix, bbox_inches="tight", metadata=metadata)

@@ -9,9 +9,12 @@ import torch
 
 import pmq
 from pmq.api.profile import profile
+from pmq.api.search import resolve_budget
 from pmq.core import Allocation, PmqError
 from pmq.core.patches import PatchMap, TokenBits
 from pmq.cost import LatencyTable
+from pmq.models import take_inventory
+from pmq.search import Space, read_space
 from tests.conftest import make_tiny
 
 SKIPPED = {f"blocks.1.{leaf}" for leaf in ("attn.q", "attn.softmax", "attn.proj.input", "mlp.fc1.input", "mlp.fc2.input")}
@@ -47,7 +50,7 @@ def test_a_runtimes_map_leaves_out_what_nothing_reads(searched: pmq.api.SearchRe
     assert found.budget.achieved["size_bytes"] <= 60_000
     assert searched.run is not None
     assert Allocation.load(searched.run / "allocations" / "without-patches.json").patches is None
-    assert {"patches-layers.png", "patches-images.svg", "patches-mean.csv"} <= {
+    assert {"patches-layers.png", "patches-images.png", "patches-mean.csv"} <= {
         p.name for p in (searched.run / "plots").iterdir()
     }
 
@@ -101,8 +104,8 @@ def test_a_search_keeps_its_budget_with_the_map(kind: str, images: torch.Tensor)
     assert found.allocation.patches.kind == kind
     assert found.allocation.patches.simulated
     assert achieved["bit_ops"] <= limits["bit_ops"]
-    uniform = pmq.search(make_tiny(), images, "4bit", calib_images=8, held_out=16, rounds=1)
-    assert achieved["size_bytes"] <= uniform.limits.size_bytes
+    space = Space(read_space("default"), take_inventory(make_tiny(), images[:1]))
+    assert achieved["size_bytes"] <= resolve_budget(pmq.Budget.parse("4bit"), space).size_bytes
     assert found.without_patches is not None
     with pytest.raises(PmqError, match="kind 'both'"):
         pmq.search(make_tiny(), images, "4bit", calib_images=8, held_out=16, patches="both")

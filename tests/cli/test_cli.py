@@ -315,9 +315,12 @@ def test_milliseconds_are_searched_deployed_and_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["static", "dynamic"])
 def test_bits_of_patches_gain_at_equal_bit_operations(kind: str, run: Path, tmp_path: Path) -> None:
-    file = tmp_path / f"{kind}.json"
+    file, start = tmp_path / f"{kind}.json", time.monotonic()
     found = pmq("patches", str(run), "--kind", kind, "--out", str(file), "--json")
     assert found.returncode == 0, found.stderr
+    assert time.monotonic() - start < 30  # both kinds, pictures and all, within a minute
+    assert json.loads(found.stdout)["simulated"]
+    assert (tmp_path / f"{kind}-plots" / "patches-layers.png").is_file()
     before = Allocation.load(run / "allocations" / "chosen.json")
     assert before.budget is not None
     assert json.loads(found.stdout)["bit_ops"] <= before.budget.achieved["bit_ops"] * (1 + 1e-9)
@@ -329,6 +332,8 @@ def test_bits_of_patches_gain_at_equal_bit_operations(kind: str, run: Path, tmp_
     again = pmq("patches", own.name, "--kind", kind, "--share", "0.9", "--json", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["bit_ops"] <= 0.9 * before.budget.achieved["bit_ops"]
+    again = pmq("patches", own.name, "--kind", kind, "--share", "0.001", cwd=tmp_path)
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
     told = pmq("patches", "w4a4", "--kind", kind)
     assert (told.returncode, told.stderr.count("\n")) == (2, 1)
 

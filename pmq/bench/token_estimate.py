@@ -1,0 +1,58 @@
+"""What errors of all tokens cost: ``python -m pmq.bench.token_estimate ALLOCATION MODEL --data ... --checkpoint ... --out FILE``.
+
+Seconds of the layer-wise Fisher estimate of all components, and of the estimates of all tokens by position and by rank, on
+the same images around the same allocation, in turns.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from pmq.api.reallocator import SCORE, Reallocator
+from pmq.bench.subject import opened, parser
+from pmq.core import Allocation
+from pmq.core.files import write_csv
+from pmq.deploy.timing import interleaved, median_spread
+from pmq.models import take_inventory
+from pmq.patches import token_errors
+from pmq.quant.token_scores import Ranker
+from pmq.search import Space, read_space
+from pmq.sensitivity import METRICS
+
+ROUNDS = 5
+
+
+def main() -> None:
+    """Measure and write a CSV, a row for each estimate."""
+    args = parser(__doc__, "allocation").parse_args()
+    model, data = opened(args)
+    allocation = Allocation.load(args.allocation)
+    info = allocation.calibration
+    assert info is not None and info.seed is not None
+    images = data.calibration_images(info.images_used, info.seed)
+    reallocator = Reallocator(model, allocation, images, args.crop_pct)
+    probe, ranker = reallocator.probe, Ranker(SCORE, reallocator.prefix)
+    space = Space(read_space("default"), take_inventory(model, images[:1]), allocation.recipe.estimator)
+    layers = {name: list(choices) for name, choices in space.choices.items()}
+
+    def of_tokens(by: Ranker | None) -> None:
+        probe.simulator.apply(probe.base)
+        token_errors(probe, reallocator.places, reallocator.choices, by)
+
+    calls = {
+        "layers": lambda: METRICS["fisher"].measure(probe, layers),
+        "tokens": lambda: of_tokens(None),
+        f"tokens by {SCORE}": lambda: of_tokens(ranker),
+    }
+    rows = []
+    for name, times in interleaved(calls, ROUNDS).items():
+        median, spread = median_spread(times)
+        rows.append({"estimate": name, "seconds": median / 1e3, "spread": spread, "n_images": len(probe.images)})
+    table = pd.DataFrame(rows)
+    table["ratio"] = table["seconds"] / table["seconds"][0]
+    print(table.to_string(index=False))
+    write_csv(args.out, table)
+
+
+if __name__ == "__main__":
+    main()
