@@ -1,7 +1,7 @@
 """What bits of single patches are worth: ``python -m pmq.bench.patches ALLOCATION MODEL --data ... --checkpoint ... --out FILE``.
 
 At equal bit operations: an allocation as it is, with static and dynamic maps, and with the same shares of bits given to
-random tokens, several draws of them (of positions, or of ranks image by image); then with fewer bit operations. All are
+random tokens, or to random patches while the class token keeps its own (draws of positions, or of ranks image by image); then with fewer bit operations. All are
 carried out in the same way and judged on the same images.
 """
 
@@ -61,18 +61,21 @@ def _maps(
         dynamic = {score: reallocator.allocate("dynamic", share, score) for score in scores}
         yield "static", share, static
         yield from ((f"dynamic {score}", share, found) for score, found in dynamic.items())
+        best = _map_of(dynamic[scores[0]])
         for draw in range(draws if share == 1 else 0):
-            yield f"static, random {draw}", share, reallocator.better(reallocator.laid_over(_shuffled(static, draw), {}))
-            luck = _map_of(dynamic[scores[0]]).model_copy(update={"score": "random", "prefix": 0})
-            torch.manual_seed(draw)
-            yield f"dynamic, random {draw}", share, reallocator.better(reallocator.laid_over(luck, {}))
+            for prefix, who in ((0, "tokens"), (best.prefix, "patches")):
+                torch.manual_seed(draw)
+                lucky = _shuffled(_map_of(static), draw, prefix), best.model_copy(update={"score": "random", "prefix": prefix})
+                for kind, patches in zip(("static", "dynamic"), lucky, strict=True):
+                    yield f"{kind}, random {who} {draw}", share, reallocator.better(reallocator.laid_over(patches, {}))
 
 
-def _shuffled(allocation: Allocation, seed: int) -> PatchMap:
-    """The same shares of bits in each activation, for tokens that are drawn by lot."""
-    rng, patches = np.random.default_rng(seed), _map_of(allocation)
+def _shuffled(patches: PatchMap, seed: int, prefix: int) -> PatchMap:
+    """The same shares of bits in each activation, for tokens that are drawn by lot; the first ``prefix`` keep theirs."""
+    rng = np.random.default_rng(seed)
     drawn = {
-        name: TokenBits.of(map(int, rng.permutation(tokens.array)), tokens.others) for name, tokens in patches.components.items()
+        name: TokenBits.of([*tokens.array[:prefix], *rng.permutation(tokens.array[prefix:])], tokens.others)
+        for name, tokens in patches.components.items()
     }
     return patches.model_copy(update={"components": drawn})
 

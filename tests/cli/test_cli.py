@@ -333,7 +333,8 @@ def test_bits_of_patches_gain_at_equal_bit_operations(kind: str, run: Path, tmp_
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["bit_ops"] <= 0.9 * before.budget.achieved["bit_ops"]
     again = pmq("patches", own.name, "--kind", kind, "--share", "0.001", cwd=tmp_path)
-    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    assert again.returncode == 2
+    assert "cheapest bits" in again.stderr.splitlines()[-1]
     told = pmq("patches", "w4a4", "--kind", kind)
     assert (told.returncode, told.stderr.count("\n")) == (2, 1)
 
