@@ -1,8 +1,8 @@
 """What bits of single patches are worth: ``python -m pmq.bench.patches ALLOCATION MODEL --data ... --checkpoint ... --out FILE``.
 
 At equal bit operations: an allocation as it is, with static and dynamic maps, and with the same shares of bits given to
-random tokens, or to random patches while the class token keeps its own (draws of positions, or of ranks image by image); then with fewer bit operations. All are
-carried out in the same way and judged on the same images.
+random tokens, or to random patches while the class token keeps its own (draws of positions, or of ranks image by image);
+then with fewer bit operations. All are carried out in the same way and judged on the same images.
 """
 
 from __future__ import annotations
