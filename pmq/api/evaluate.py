@@ -28,7 +28,7 @@ What = Allocation | str
 #: header of timm's results files, then ours
 COLUMNS = (
     *("model", "img_size", "top1", "top1_err", "top5", "top5_err", "param_count", "crop_pct", "interpolation"),
-    *("allocation", "agreement", "kl", "feature_error", "size_bytes", "bit_ops"),
+    *("allocation", "patches", "agreement", "kl", "feature_error", "size_bytes", "bit_ops"),
     *("images_per_s", "amp_agreement", "n_images", "seed"),
 )
 
@@ -129,6 +129,7 @@ def evaluate(
     for item, (assignment, patches), metrics in zip(items, assignments, found, strict=True):
         name = item if isinstance(item, str) else item.budget.text if item.budget else "allocation"
         row = _facts(subject) | metrics | {"allocation": name, "seed": seed}
+        row["patches"] = None if patches is None else patches.label
         row |= {"size_bytes": costs.size_bytes(assignment, patches), "bit_ops": costs.bit_ops(assignment, patches)}
         for k in ("top1", "top5"):
             row[f"{k}_err"] = None if row[k] is None else 100.0 - row[k]

@@ -41,6 +41,5 @@ def draw_patches(
     config = subject.info.data_config
     mean, std = (np.array(config[key], np.float32)[: images.shape[1]] for key in ("mean", "std"))
     seen = np.clip(images.permute(0, 2, 3, 1).numpy() * std + mean, 0, 1)
-    simulated = " (simulated)" if patches.simulated else ""
-    title = f"{subject.info.name.split('.')[0]}, {patches.kind} map{simulated}"
+    title = f"{subject.info.name.split('.')[0]}, map of patches ({patches.label})"
     return plot_patches(bits, seen, patches.prefix, title, folder)

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from torch import Tensor, nn
 
 from pmq.api.allocate import carry_out
-from pmq.api.evaluate import Fresh
-from pmq.api.points import METRICS
+from pmq.api.mapped import Mapped
 from pmq.api.subject import Subject, divide_images
 from pmq.core import Allocation, PmqError
 from pmq.core.choice import Assignment, Choice, ComponentChoice
 from pmq.core.component import Inventory
 from pmq.core.patches import PatchMap, TokenBits
-from pmq.cost import CostModel, LatencyTable
-from pmq.evaluate import Judge
+from pmq.cost import LatencyTable
 from pmq.models import row_units
 from pmq.patches import BITS, Patchable, TokenErrors, attends_globally, leave_out, patchable, token_errors
 from pmq.patches.allocate import Reallocation, pooled, settle, shrunk
-from pmq.quant import Calibration, Quantized, Simulator, realise, restore
+from pmq.quant import Calibration, Quantized, realise, restore
 from pmq.quant.calibration import calibrate
 from pmq.quant.quantizers import Quantizer
 from pmq.quant.token_scores import SCORES, Ranker
@@ -100,19 +98,16 @@ class Reallocator:
         seed: int = 0,
         latency: LatencyTable | None = None,
     ) -> None:
-        info = allocation.calibration
-        calib, probed, judged = divide_images(images, CALIB_IMAGES if info is None else info.n_images, len(images))
+        count = CALIB_IMAGES if allocation.calibration is None else allocation.calibration.n_images
+        calib, probed, judged = divide_images(images, count, len(images) - count if count < len(images) else len(images))
         self.allocation = allocation
         self._subject = subject = Subject.of(model, "cpu", images[:1], crop_pct)
-        self._costs = CostModel(subject.inventory, latency)
-        self._fresh = Fresh(subject, calib, seed, None)
+        self.mapped = Mapped(subject, allocation, calib, judged, seed, latency)
         quantized = carry_out(subject, allocation)
         self._assignment = quantized.assignment
-        restored = copy.deepcopy(subject.model)
-        restore(restored, quantized)
-        fitted = calibrate(restored, subject.inventory, calib, seed, 0, allocation.recipe.gradients, subject.classifier)
         self._simulator = realise(copy.deepcopy(subject.model), subject.inventory, replace(quantized, patches=None))
-        self._simulator.calibration = _Wider(quantized, fitted)
+        if not allocation.target:  # whose tokens keep their bits or have none
+            self._simulator.calibration = _Wider(quantized, self._fitted_anew(quantized, calib, seed))
         #: modules of which the allocation's target can leave out tokens, if it has one: then that is all that is done
         self.units = row_units(subject.model, subject.inventory) if allocation.target else []
         self.places = patchable(subject.inventory, quantized.assignment, bool(self.units))
@@ -122,10 +117,14 @@ class Reallocator:
             raise PmqError("no activation of this allocation has tokens that could have bits of their own")
         self.choices = _choices(subject, allocation, self.places)
         self.probe = Probe(self._simulator, probed, subject.classifier, quantized.assignment, seed=seed)
-        plain = Simulator(copy.deepcopy(subject.model), subject.inventory, Calibration())
-        self._judge = Judge(plain, judged, subject.classifier)
         self.prefix = int(getattr(subject.model, "num_prefix_tokens", 0))
         self._errors: dict[str | None, dict[str, TokenErrors]] = {}
+
+    def _fitted_anew(self, quantized: Quantized, calib: Tensor, seed: int) -> Calibration:
+        """What activations look like behind the allocation's weights."""
+        subject, restored = self._subject, copy.deepcopy(self._subject.model)
+        restore(restored, quantized)
+        return calibrate(restored, subject.inventory, calib, seed, 0, quantized.recipe.gradients, subject.classifier)
 
     def errors(self, score: str | None = None) -> dict[str, TokenErrors]:
         """Of each token by position, or by rank; computed once."""
@@ -153,11 +152,11 @@ class Reallocator:
         for name, place in places.items():
             if place.component.slot in ("k", "v"):  # a token that nobody may attend to makes another model
                 smooth[name][0] = np.inf
-        own, costs = self._means, self._costs
+        own, costs = self._means, self.mapped.costs
         taken = costs.bit_ops(self._assignment)
         limit = share * taken - (taken - costs.products(own))
         found = settle(smooth, {n: e.bits for n, e in errors.items()}, places, own, costs.products, limit)
-        return self.better(self.laid_over(self._map(found, by), {"predicted_error": found.error}))
+        return self.mapped.better(self.mapped.laid_over(self._map(found, by), {"predicted_error": found.error}))
 
     @property
     def _means(self) -> dict[str, float]:
@@ -165,53 +164,13 @@ class Reallocator:
 
     def _leave_out(self, share: float) -> Allocation:
         errors = {name: replace(e, error=shrunk(e, self.prefix)) for name, e in self.errors().items()}
-        saved = (1 - share) * self._costs.bit_ops(self._assignment)
+        saved = (1 - share) * self.mapped.costs.bit_ops(self._assignment)
         found = leave_out(errors, self.units, self.places, self._means, saved)
-        laid = self.laid_over(self._map(found, None), {"predicted_error": found.error})
-        return self._with_metrics(laid, self.judged(laid))
+        return self.mapped.judged(self.mapped.laid_over(self._map(found, None), {"predicted_error": found.error}))
 
     def _map(self, found: Reallocation, score: str | None) -> PatchMap:
         kind: Literal["static", "dynamic"] = "static" if score is None else "dynamic"
         return PatchMap(kind=kind, score=score, prefix=self.prefix, components=self._tokens(found))
-
-    def laid_over(self, patches: PatchMap, metrics: dict[str, float | None]) -> Allocation:
-        """The allocation with another map; all its tensors stay."""
-        budget = self.allocation.budget
-        achieved = self._costs.costs(self._assignment, patches)
-        if budget is not None:
-            budget = budget.model_copy(update={"achieved": achieved})
-        changed = self.allocation.model_copy(update={"patches": patches, "budget": budget, "metrics": metrics})
-        return changed if self.allocation.tensors is None else changed.with_tensors(self.allocation.tensors)
-
-    def refitted(self, allocation: Allocation) -> Allocation:
-        """Carry a map out anew, layer by layer: grids are fitted to the tokens that have them, weights to what they get."""
-        recipe = allocation.recipe.model_copy(update={"sequential": True, "reconstruct": 0})
-        quantized = self._fresh.quantize(recipe, allocation.assignment, allocation.patches)
-        components = {
-            name: choice.model_copy(update={"parameters": quantized.parameters.get(name)})
-            for name, choice in allocation.components.items()
-        }
-        changed = {"recipe": recipe, "components": components, "patches": quantized.patches}
-        return allocation.model_copy(update=changed).with_tensors(quantized.tensors)
-
-    def better(self, laid: Allocation) -> Allocation:
-        """With its tensors as they are or refitted, whichever the judge finds better; with its judgement."""
-        candidates = [laid, self.refitted(laid)] if laid.recipe.compensate else [laid]
-        judged = [(self.judged(candidate), candidate) for candidate in candidates]
-        error = "kl" if self._subject.classifier else "feature_error"
-        metrics, best = min(judged, key=lambda pair: pair[0][error] or 0.0)
-        return self._with_metrics(best, metrics)
-
-    def _with_metrics(self, allocation: Allocation, found: dict[str, Any]) -> Allocation:
-        metrics = allocation.metrics | {name: found[name] for name in METRICS}
-        changed = allocation.model_copy(update={"metrics": metrics})
-        return changed if allocation.tensors is None else changed.with_tensors(allocation.tensors)
-
-    def judged(self, allocation: Allocation) -> dict[str, Any]:
-        """Accuracy on the judge's images."""
-        subject = self._subject
-        module = realise(copy.deepcopy(subject.model), subject.inventory, carry_out(subject, allocation)).model
-        return self._judge.judge_model(module).compute()
 
     def _tokens(self, found: Reallocation) -> dict[str, TokenBits]:
         tokens = {}

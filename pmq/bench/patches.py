@@ -55,6 +55,7 @@ def main() -> None:
 def _maps(
     reallocator: Reallocator, shares: list[float], scores: list[str], draws: int
 ) -> Iterator[tuple[str, float, Allocation]]:
+    mapped = reallocator.mapped
     yield "none", 1.0, reallocator.allocation
     for share in shares:
         static = reallocator.allocate("static", share)
@@ -67,7 +68,11 @@ def _maps(
                 torch.manual_seed(draw)
                 lucky = _shuffled(_map_of(static), draw, prefix), best.model_copy(update={"score": "random", "prefix": prefix})
                 for kind, patches in zip(("static", "dynamic"), lucky, strict=True):
-                    yield f"{kind}, random {who} {draw}", share, reallocator.better(reallocator.laid_over(patches, {}))
+                    yield (
+                        f"{kind}, random {who} {draw}",
+                        share,
+                        mapped.better(mapped.laid_over(patches, {})),
+                    )
 
 
 def _shuffled(patches: PatchMap, seed: int, prefix: int) -> PatchMap:

@@ -91,7 +91,8 @@ def evaluate(
         return
     rows = [
         [
-            *(r[k] for k in ("allocation", "top1", "top5", "agreement")),
+            r["allocation"] + (f"\npatches: {r['patches']}" if r["patches"] else ""),
+            *(r[k] for k in ("top1", "top5", "agreement")),
             r["kl"] if r["kl"] is not None else r["feature_error"],
             *costs(r["size_bytes"], r["bit_ops"]),
             r["images_per_s"],

@@ -104,11 +104,12 @@ def search(
     )
     assert found.run is not None and found.allocation.budget is not None
     chosen = found.allocation.budget.achieved | found.allocation.metrics
-    path = found.run / "allocations" / "chosen.json"
+    path, patched = found.run / "allocations" / "chosen.json", found.allocation.patches
     if json:
         keys = ("size_bytes", "bit_ops", "latency_ms", "agreement", "kl", "feature_error")
         seconds = {"seconds": found.seconds["total"], "seconds_of": found.seconds}
-        print_json({"run": str(found.run), "allocation": str(path)} | {k: chosen.get(k) for k in keys} | seconds)
+        said = {"run": str(found.run), "allocation": str(path), "patches": patched and patched.label}
+        print_json(said | {k: chosen.get(k) for k in keys} | seconds)
         return
     points = found.points
     judged = points[points["source"].str.startswith(("uniform", "fp32")) | points["chosen"].fillna(False)]
@@ -131,14 +132,22 @@ def search(
     for name, r in found.ranking.items():
         interval = f"{r['low']:.2f} to {r['high']:.2f}, {r['n']} allocations"
         print(f"prediction against simulation, {name.replace('_', ' ')}: Kendall's tau {r['tau']:.2f} ({interval})")
-    carried_out = {name: chosen.get(name) for name in ("agreement", "kl", "feature_error")}
-    told = ", ".join(f"{name} {number(value)}" for name, value in carried_out.items() if value is not None)
-    print(f"the chosen one, carried out by recipe {found.allocation.recipe.name!r}, on the same images: {told}")
+    whole = found.allocation if found.without_patches is None else found.without_patches
+    print(f"the chosen one, carried out by recipe {whole.recipe.name!r}, on the same images: {_accuracy(whole.metrics)}")
+    if patched is not None:
+        print(f"with bits of patches ({patched.label}), on those that measured nothing: {_accuracy(found.allocation.metrics)}")
+        took = found.allocation.budget.achieved
+        print(f"which takes {number(took['bit_ops'] / 1e9)}G bit operations and {took['size_bytes'] / 1e6:.3f} MB")
     parts = ", ".join(f"{name} {number(seconds)} s" for name, seconds in found.seconds.items())
     print(
         f"allocation: {path}\ntime: {parts}\nnext: pmq evaluate {found.run}; pmq plot {found.run}"
         + (f"; pmq deploy {found.run}" if target else "")
     )
+
+
+def _accuracy(metrics: dict[str, float | None]) -> str:
+    told = {name: metrics.get(name) for name in ("agreement", "kl", "feature_error")}
+    return ", ".join(f"{name} {number(value)}" for name, value in told.items() if value is not None)
 
 
 def _solve_again(run: str, budget: str, resume: bool, json: bool) -> None:

@@ -77,3 +77,8 @@ class PatchMap(_Strict):
     def simulated(self) -> bool:
         """Whether it has bits of tokens that no runtime executes: all but leaving tokens out at fixed places."""
         return self.kind == "dynamic" or any(len(set(tokens.bits) - {"0"}) > 1 for tokens in self.components.values())
+
+    @property
+    def label(self) -> str:
+        """For tables: ``static``, ``dynamic, simulated``."""
+        return f"{self.kind}, simulated" if self.simulated else self.kind

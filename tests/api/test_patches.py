@@ -33,7 +33,7 @@ def table() -> LatencyTable:
 @pytest.fixture(scope="module")
 def searched(images: torch.Tensor, table: LatencyTable, tmp_path_factory: pytest.TempPathFactory) -> pmq.search:  # type: ignore[valid-type]
     out = tmp_path_factory.mktemp("run") / "run"
-    given = {"space": "onnxruntime", "latency": table, "calib_images": 8, "held_out": 16, "rounds": 1, "patches": "static"}
+    given = {"space": "onnxruntime", "latency": table, "calib_images": 8, "held_out": 16, "max_evals": 6, "patches": "static"}
     return pmq.search(make_tiny(), images, "size=60kB", out=out, **given)
 
 
@@ -99,7 +99,7 @@ def test_maps_that_no_file_can_hold_are_refused(searched: pmq.api.SearchResult, 
 
 @pytest.mark.parametrize("kind", ["static", "dynamic"])
 def test_a_search_keeps_its_budget_with_the_map(kind: str, images: torch.Tensor) -> None:
-    found = pmq.search(make_tiny(), images, "4bit", calib_images=8, held_out=16, rounds=1, patches=kind)
+    found = pmq.search(make_tiny(), images, "4bit", calib_images=8, held_out=16, max_evals=6, patches=kind)
     limits, achieved = found.allocation.budget.limits, found.allocation.budget.achieved
     assert found.allocation.patches.kind == kind
     assert found.allocation.patches.simulated

@@ -1,0 +1,74 @@
+"""An allocation with other maps of patches: its tensors as they are or made anew, judged on images of their own."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import Tensor
+
+from pmq.api.allocate import carry_out
+from pmq.api.evaluate import Fresh
+from pmq.api.points import METRICS
+from pmq.api.subject import Subject
+from pmq.core import Allocation
+from pmq.core.patches import PatchMap
+from pmq.cost import CostModel, LatencyTable
+from pmq.evaluate import Judge
+from pmq.quant import Calibration, Simulator, realise
+
+
+class Mapped:
+    """Lays maps over an allocation.
+
+    Args:
+        subject: the model.
+        allocation: with its tensors.
+        calib: images ``(N, C, H, W)`` that calibrated.
+        judged: images that judge.
+        seed: of whatever is drawn when tensors are made anew.
+        latency: table that predicts milliseconds.
+    """
+
+    def __init__(
+        self, subject: Subject, allocation: Allocation, calib: Tensor, judged: Tensor, seed: int, latency: LatencyTable | None
+    ) -> None:
+        self._subject, self._allocation = subject, allocation
+        self.costs = CostModel(subject.inventory, latency)
+        self._fresh = Fresh(subject, calib, seed, None)
+        plain = Simulator(copy.deepcopy(subject.model), subject.inventory, Calibration())
+        self._judge = Judge(plain, judged, subject.classifier)
+
+    def laid_over(self, patches: PatchMap, metrics: dict[str, float | None]) -> Allocation:
+        """The allocation with another map; all its tensors stay."""
+        budget = self._allocation.budget
+        achieved = self.costs.costs(self._allocation.assignment, patches)
+        if budget is not None:
+            budget = budget.model_copy(update={"achieved": achieved})
+        changed = self._allocation.model_copy(update={"patches": patches, "budget": budget, "metrics": metrics})
+        return changed if self._allocation.tensors is None else changed.with_tensors(self._allocation.tensors)
+
+    def refitted(self, allocation: Allocation) -> Allocation:
+        """Carry a map out anew, layer by layer: grids are fitted to the tokens that have them, weights to what they get."""
+        recipe = allocation.recipe.model_copy(update={"sequential": True, "reconstruct": 0})
+        quantized = self._fresh.quantize(recipe, allocation.assignment, allocation.patches)
+        components = {
+            name: choice.model_copy(update={"parameters": quantized.parameters.get(name)})
+            for name, choice in allocation.components.items()
+        }
+        changed = {"recipe": recipe, "components": components, "patches": quantized.patches}
+        return allocation.model_copy(update=changed).with_tensors(quantized.tensors)
+
+    def better(self, laid: Allocation) -> Allocation:
+        """With its tensors as they are or refitted, whichever the judge finds better; with its judgement."""
+        candidates = [self.judged(laid), *([self.judged(self.refitted(laid))] if laid.recipe.compensate else [])]
+        error = "kl" if self._subject.classifier else "feature_error"
+        return min(candidates, key=lambda candidate: candidate.metrics[error] or 0.0)
+
+    def judged(self, allocation: Allocation) -> Allocation:
+        """The same with its accuracy on the judge's images."""
+        subject = self._subject
+        module = realise(copy.deepcopy(subject.model), subject.inventory, carry_out(subject, allocation)).model
+        found: dict[str, Any] = self._judge.judge_model(module).compute()
+        changed = allocation.model_copy(update={"metrics": allocation.metrics | {name: found[name] for name in METRICS}})
+        return changed if allocation.tensors is None else changed.with_tensors(allocation.tensors)
