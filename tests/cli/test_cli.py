@@ -318,13 +318,13 @@ def test_bits_of_patches_gain_at_equal_bit_operations(kind: str, run: Path, tmp_
     file, start = tmp_path / f"{kind}.json", time.monotonic()
     found = pmq("patches", str(run), "--kind", kind, "--out", str(file), "--json")
     assert found.returncode == 0, found.stderr
-    assert time.monotonic() - start < 30  # both kinds, pictures and all, within a minute
+    assert time.monotonic() - start < 60  # pictures and all; half of that on an idle machine
     assert json.loads(found.stdout)["simulated"]
     assert (tmp_path / f"{kind}-plots" / "patches-layers.png").is_file()
     before = Allocation.load(run / "allocations" / "chosen.json")
     assert before.budget is not None
     assert json.loads(found.stdout)["bit_ops"] <= before.budget.achieved["bit_ops"] * (1 + 1e-9)
-    compared = pmq("evaluate", f"{run},{file}", "--json")
+    compared = pmq("evaluate", f"{run},{file}", "--limit", "2000", "--json")
     plain, patched = json.loads(compared.stdout)["results"]
     assert patched["kl"] < plain["kl"]
     assert (plain["patches"], patched["patches"]) == (None, f"{kind}, simulated")
