@@ -190,7 +190,7 @@ def _quantized(
 ) -> Quantized:
     if isinstance(what, Allocation):
         fresh = Fresh(subject, calibration, seed, None)
-        return fresh.quantize(what.recipe, assignment) if recalibrate else carry_out(subject, what)
+        return fresh.quantize(what.recipe, assignment, what.patches) if recalibrate else carry_out(subject, what)
     if what == "fp32":
         recipe, calibration = find_recipe("minmax"), torch.zeros(1, *subject.info.data_config["input_size"])
     return Fresh(subject, calibration, seed, None).quantize(find_recipe(recipe), assignment)

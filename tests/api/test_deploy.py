@@ -12,7 +12,8 @@ import pmq
 from pmq.api.again import solve_again
 from pmq.api.profile import known_latency, profile
 from pmq.core import PmqError
-from pmq.cost import LatencyTable
+from pmq.cost import CostModel, LatencyTable
+from pmq.models import take_inventory
 from tests.conftest import make_tiny
 
 
@@ -121,3 +122,17 @@ def test_another_latency_from_a_run_and_its_deployment(images: torch.Tensor, tab
         recalibrate=True,
     )
     assert deployed.passed
+
+
+def test_tokens_stay_left_out_when_carried_out_anew(images: torch.Tensor, table: LatencyTable, tmp_path: Path) -> None:
+    how = {"space": "onnxruntime", "latency": table, "calib_images": 8, "held_out": 16, "rounds": 1, "patches": "static"}
+    mapped = pmq.search(make_tiny(), images, "size=60kB", **how).allocation
+    assert mapped.patches is not None
+    deployed = pmq.deploy(
+        make_tiny(), mapped, "onnxruntime", images[24:], tmp_path, calibration_images=images[:8], recalibrate=True, rounds=3
+    )
+    costs = CostModel(take_inventory(make_tiny(), images[:1]))
+    assert deployed.promised_bytes == costs.size_bytes(mapped.assignment, mapped.patches)
+    assert deployed.promised_bytes != costs.size_bytes(mapped.assignment)
+    assert deployed.whole_latency_ms is not None
+    assert {name for name, check in deployed.proof.items() if not check.passed} <= {"agreement"}
