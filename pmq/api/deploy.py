@@ -108,7 +108,9 @@ def deploy(
     files = runtime.save(runtime.build(skeleton, layers), out / f"{stem}.failed{runtime.suffix}", metadata)  # until it is proved
     session, stored = runtime.session(files[0], threads), runtime.stored(files[0])
     simulator = realise(copy.deepcopy(subject.model), subject.inventory, quantized)
-    plainly = realise(copy.deepcopy(subject.model), subject.inventory, replace(quantized, patches=None))
+    plainly = simulator
+    if quantized.patches is not None:  # the layers alone are proved with all their tokens
+        plainly = realise(copy.deepcopy(subject.model), subject.inventory, replace(quantized, patches=None))
     others = {"fp32": runtime.build(whole, [layer.plain() for layer in layers])}
     others |= {} if whole is skeleton else {"whole": runtime.build(whole, layers)}
     running = {name: runtime.session(built, threads) for name, built in others.items()}
