@@ -16,9 +16,9 @@ import pandas as pd
 import torch
 
 from pmq.api.allocate import carry_out
-from pmq.api.patches import Reallocator
+from pmq.api.reallocator import Reallocator
 from pmq.api.subject import Subject
-from pmq.bench.subject import opened, parser
+from pmq.bench.subject import allocated, parser
 from pmq.core import Allocation
 from pmq.core.files import write_csv
 from pmq.core.patches import PatchMap, TokenBits
@@ -33,19 +33,14 @@ def main() -> None:
     arguments.add_argument("--scores", nargs="+", default=["class_range", "range"])
     arguments.add_argument("--draws", type=int, default=5, help="of random tokens")
     args = arguments.parse_args()
-    model, data = opened(args)
-    allocation = Allocation.load(args.allocation)
-    info = allocation.calibration
-    assert info is not None and info.seed is not None
-    images = data.calibration_images(info.images_used, info.seed)
-    reallocator = Reallocator(model, allocation, images, args.crop_pct)
-    subject = Subject.of(model, "cpu", images[:1], args.crop_pct)
-    indices = data.evaluation_indices(info.images_used, info.seed, args.limit)
+    given = allocated(args)
+    subject = Subject.of(given.model, "cpu", given.images[:1], args.crop_pct)
     rows: list[dict[str, Any]] = []
-    for name, share, item in _maps(reallocator, args.shares, args.scores, args.draws):
+    for name, share, item in _maps(given.reallocator, args.shares, args.scores, args.draws):
         module = realise(copy.deepcopy(subject.model), subject.inventory, carry_out(subject, item)).model
         torch.manual_seed(len(rows))  # of random ranks
-        (found,) = evaluate_models(subject.model, [module], data.evaluation.batches(32, indices), subject.classifier)
+        batches = given.data.evaluation.batches(32, given.indices)
+        (found,) = evaluate_models(subject.model, [module], batches, subject.classifier)
         assert item.budget is not None
         rows.append({"patches": name, "share": share} | item.budget.achieved | found)
         print(rows[-1], flush=True)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from pmq.api.reallocator import SCORE, Reallocator
-from pmq.bench.subject import opened, parser
-from pmq.core import Allocation
+from pmq.api.reallocator import SCORE
+from pmq.bench.subject import allocated, parser
 from pmq.core.files import write_csv
 from pmq.deploy.timing import interleaved, median_spread
 from pmq.models import take_inventory
@@ -25,14 +24,11 @@ ROUNDS = 5
 def main() -> None:
     """Measure and write a CSV, a row for each estimate."""
     args = parser(__doc__, "allocation").parse_args()
-    model, data = opened(args)
-    allocation = Allocation.load(args.allocation)
-    info = allocation.calibration
-    assert info is not None and info.seed is not None
-    images = data.calibration_images(info.images_used, info.seed)
-    reallocator = Reallocator(model, allocation, images, args.crop_pct)
+    given = allocated(args)
+    reallocator = given.reallocator
     probe, ranker = reallocator.probe, Ranker(SCORE, reallocator.prefix)
-    space = Space(read_space("default"), take_inventory(model, images[:1]), allocation.recipe.estimator)
+    inventory, estimator = take_inventory(given.model, given.images[:1]), reallocator.allocation.recipe.estimator
+    space = Space(read_space("default"), inventory, estimator)
     layers = {name: list(choices) for name, choices in space.choices.items()}
 
     def of_tokens(by: Ranker | None) -> None:

@@ -21,8 +21,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from pmq.api.reallocator import Reallocator
-from pmq.bench.subject import opened, parser
-from pmq.core import Allocation
+from pmq.bench.subject import allocated, parser
 from pmq.core.choice import FLOAT
 from pmq.core.files import write_csv
 from pmq.core.progress import track
@@ -42,15 +41,11 @@ def main() -> None:
     arguments = parser(__doc__, "allocation")
     arguments.add_argument("--blocks", type=int, nargs="+", default=[1, 4, 7, 10])
     args = arguments.parse_args()
-    model, data = opened(args)
-    allocation = Allocation.load(args.allocation)
-    info = allocation.calibration
-    assert info is not None and info.seed is not None
-    images = data.calibration_images(info.images_used, info.seed)
-    reallocator = Reallocator(model, allocation, images, args.crop_pct)
+    given = allocated(args)
+    reallocator = given.reallocator
     reallocator.probe = replace(reallocator.probe, base={})
     reallocator.probe.simulator.apply({})
-    seen = images[-IMAGES:]
+    seen = given.images[-IMAGES:]
     rows: list[dict[str, Any]] = []
     for activation in ACTIVATIONS:
         names = [f"blocks.{block}.{activation}" for block in args.blocks]
