@@ -10,21 +10,11 @@ import torch
 
 import pmq
 from pmq.api.again import solve_again
-from pmq.api.profile import known_latency, profile
+from pmq.api.profile import known_latency
 from pmq.core import PmqError
 from pmq.cost import CostModel, LatencyTable
 from pmq.models import take_inventory
 from tests.conftest import make_tiny
-
-
-@pytest.fixture(scope="module")
-def images() -> torch.Tensor:
-    return torch.randn(40, 3, 32, 32, generator=torch.Generator().manual_seed(5))
-
-
-@pytest.fixture(scope="module")
-def table() -> LatencyTable:
-    return profile(make_tiny(), "onnxruntime", rounds=3)
 
 
 def test_a_search_for_milliseconds_is_deployed_and_proved(images: torch.Tensor, table: LatencyTable, tmp_path: Path) -> None:

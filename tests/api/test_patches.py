@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import pmq
-from pmq.api.profile import profile
 from pmq.api.search import resolve_budget
 from pmq.core import Allocation, PmqError
 from pmq.core.patches import PatchMap, TokenBits
@@ -18,16 +17,6 @@ from pmq.search import Space, read_space
 from tests.conftest import make_tiny
 
 SKIPPED = {f"blocks.1.{leaf}" for leaf in ("attn.q", "attn.softmax", "attn.proj.input", "mlp.fc1.input", "mlp.fc2.input")}
-
-
-@pytest.fixture(scope="module")
-def images() -> torch.Tensor:
-    return torch.randn(40, 3, 32, 32, generator=torch.Generator().manual_seed(5))
-
-
-@pytest.fixture(scope="module")
-def table() -> LatencyTable:
-    return profile(make_tiny(), "onnxruntime", rounds=3)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,20 @@
+"""Images of the tiny ViT, and how long its layers take."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pmq.api.profile import profile
+from pmq.cost import LatencyTable
+from tests.conftest import make_tiny
+
+
+@pytest.fixture(scope="session")
+def images() -> torch.Tensor:
+    return torch.randn(40, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="session")
+def table() -> LatencyTable:
+    return profile(make_tiny(), "onnxruntime", rounds=3)
