@@ -182,8 +182,7 @@ class Reallocator:
 
     def _fitted(self, name: str, choice: Choice) -> ComponentChoice:
         quantizer = self._simulator.calibration.quantizer(name, choice)
-        parameters = {key: value.reshape(-1).tolist() for key, value in quantizer.parameters.items()}
-        return ComponentChoice(**choice.model_dump(), parameters=parameters)
+        return ComponentChoice(**choice.model_dump(), parameters=quantizer.numbers)
 
 
 def _choices(subject: Subject, allocation: Allocation, places: dict[str, Patchable]) -> dict[str, list[Choice]]:

@@ -78,7 +78,7 @@ def quantize(
         for key, value in weight.quantizer.parameters.items():
             if key != "zero_point" or not choice.symmetric:
                 arrays[f"{name}.{key}"] = value.reshape(-1).cpu().numpy()
-    parameters = {n: {k: v.reshape(-1).tolist() for k, v in q.parameters.items()} for n, q in quantizers.items()}
+    parameters = {name: quantizer.numbers for name, quantizer in quantizers.items()}
     return Quantized(dict(assignment), prepared.recipe, parameters, TensorFile.of(arrays), patches)
 
 
@@ -86,8 +86,7 @@ def _refitted(patches: PatchMap, found: Mapping[str, Mapping[int, Quantizer]]) -
     """The same map with other grids."""
 
     def other(choice: ComponentChoice, quantizer: Quantizer) -> ComponentChoice:
-        parameters = {k: v.reshape(-1).tolist() for k, v in quantizer.parameters.items()}
-        return choice.model_copy(update={"parameters": parameters})
+        return choice.model_copy(update={"parameters": quantizer.numbers})
 
     components = {
         name: tokens.model_copy(update={"others": {b: other(c, found[name][b]) for b, c in tokens.others.items()}})

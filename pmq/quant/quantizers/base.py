@@ -45,6 +45,11 @@ class Quantizer(ABC):
         """What the constructor takes."""
 
     @property
+    def numbers(self) -> dict[str, list[float]]:
+        """Its parameters as an allocation's file has them."""
+        return {key: value.reshape(-1).tolist() for key, value in self.parameters.items()}
+
+    @property
     @abstractmethod
     def ends(self) -> tuple[Tensor, Tensor]:
         """Lowest and highest level."""
