@@ -30,10 +30,7 @@ def make_allocation(
     """Make the artefact: choices, calibrated parameters, costs, metrics, tensors."""
     costs = CostModel(subject.inventory, latency)
     plan = planned(subject.info, costs, quantized.assignment, quantized.recipe, space, budget, limits, metrics)
-    components = {
-        name: choice.model_copy(update={"parameters": quantized.parameters.get(name)}) for name, choice in plan.components.items()
-    }
-    return plan.model_copy(update={"components": components, "calibration": calibration}).with_tensors(quantized.tensors)
+    return filled(plan.model_copy(update={"calibration": calibration}), quantized)
 
 
 def planned(
@@ -57,6 +54,14 @@ def planned(
         budget=BudgetInfo(text=budget or "none", limits=asdict(limits), achieved=costs.costs(assignment)),
         metrics={k: _plain(v) for k, v in (metrics or {}).items()},
     )
+
+
+def filled(plan: Allocation, quantized: Quantized) -> Allocation:
+    """The artefact with the parameters and the tensors of what was carried out by its choices."""
+    components = {
+        name: choice.model_copy(update={"parameters": quantized.parameters.get(name)}) for name, choice in plan.components.items()
+    }
+    return plan.model_copy(update={"components": components}).with_tensors(quantized.tensors)
 
 
 def carry_out(subject: Subject, allocation: Allocation) -> Quantized:

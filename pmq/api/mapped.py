@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pmq.api.allocate import carry_out
+from pmq.api.allocate import carry_out, filled
 from pmq.api.evaluate import Fresh
 from pmq.api.points import METRICS
 from pmq.api.subject import Subject
@@ -52,12 +52,7 @@ class Mapped:
         """Carry a map out anew, layer by layer: grids are fitted to the tokens that have them, weights to what they get."""
         recipe = allocation.recipe.model_copy(update={"sequential": True, "reconstruct": 0})
         quantized = self._fresh.quantize(recipe, allocation.assignment, allocation.patches)
-        components = {
-            name: choice.model_copy(update={"parameters": quantized.parameters.get(name)})
-            for name, choice in allocation.components.items()
-        }
-        changed = {"recipe": recipe, "components": components, "patches": quantized.patches}
-        return allocation.model_copy(update=changed).with_tensors(quantized.tensors)
+        return filled(allocation.model_copy(update={"recipe": recipe, "patches": quantized.patches}), quantized)
 
     def better(self, laid: Allocation) -> Allocation:
         """With its tensors as they are or refitted, whichever the judge finds better; with its judgement."""
