@@ -45,8 +45,7 @@ class Mapped:
         achieved = self.costs.costs(self._allocation.assignment, patches)
         if budget is not None:
             budget = budget.model_copy(update={"achieved": achieved})
-        changed = self._allocation.model_copy(update={"patches": patches, "budget": budget, "metrics": metrics})
-        return changed if self._allocation.tensors is None else changed.with_tensors(self._allocation.tensors)
+        return self._allocation.model_copy(update={"patches": patches, "budget": budget, "metrics": metrics})
 
     def refitted(self, allocation: Allocation) -> Allocation:
         """Carry a map out anew, layer by layer: grids are fitted to the tokens that have them, weights to what they get."""
@@ -65,5 +64,4 @@ class Mapped:
         subject = self._subject
         module = realise(copy.deepcopy(subject.model), subject.inventory, carry_out(subject, allocation)).model
         found: dict[str, Any] = self._judge.judge_model(module).compute()
-        changed = allocation.model_copy(update={"metrics": allocation.metrics | {name: found[name] for name in METRICS}})
-        return changed if allocation.tensors is None else changed.with_tensors(allocation.tensors)
+        return allocation.model_copy(update={"metrics": allocation.metrics | {name: found[name] for name in METRICS}})

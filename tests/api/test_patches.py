@@ -82,7 +82,7 @@ def test_maps_that_no_file_can_hold_are_refused(searched: pmq.api.SearchResult, 
         own = TokenBits.of([0] + [before.components[name].bits] * 16)
         wrong = before.model_copy(update={"patches": PatchMap(kind="static", components={name: own})})
         with pytest.raises(PmqError, match=match):
-            pmq.deploy(make_tiny(), wrong.with_tensors(before.tensors), "onnxruntime", images[24:], tmp_path)
+            pmq.deploy(make_tiny(), wrong, "onnxruntime", images[24:], tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -54,6 +54,7 @@ def test_tensors_lie_beside_and_are_known_by_their_hash(tmp_path: Path, data: di
     again = Allocation.load(path)
     assert again == allocation
     assert again.tensors.arrays()["a.weight.codes"].tolist() == [0, 1, 2, 3, 4]
+    assert again.model_copy(update={"metrics": {}}).tensors is again.tensors
     beside = path.with_suffix(".safetensors")
     beside.write_bytes(TensorFile.of({"a.weight.codes": np.zeros(5, dtype=np.uint8)}).data)
     with pytest.raises(PmqError, match="does not hold the tensors"):

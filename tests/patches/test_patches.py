@@ -32,7 +32,7 @@ def images() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def allocation(images: torch.Tensor) -> Allocation:
     found = pmq.search(make_tiny(), images, "4bit", calib_images=8, held_out=16, rounds=1).allocation
-    return found.model_copy(update={"metrics": {}}).with_tensors(found.tensors)  # type: ignore[arg-type]
+    return found.model_copy(update={"metrics": {}})
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_all_tokens_at_their_own_bits_are_the_allocation_itself(
 ) -> None:
     own = {n: TokenBits(bits=str(allocation.components[n].bits) * p.tokens) for n, p in reallocator.places.items()}
     for patches in (PatchMap(kind="static", components=own), PatchMap(kind="dynamic", score="range", prefix=1, components=own)):
-        same = allocation.model_copy(update={"patches": patches}).with_tensors(allocation.tensors)  # type: ignore[arg-type]
+        same = allocation.model_copy(update={"patches": patches})
         with torch.no_grad():
             wanted = pmq.simulate(make_tiny(), allocation)(images[:4])
             torch.testing.assert_close(pmq.simulate(make_tiny(), same)(images[:4]), wanted, rtol=1e-4, atol=1e-4)
@@ -144,7 +144,7 @@ def test_tokens_without_bits_leave_the_class_token_alone(
     without = allocation.model_copy(update={"patches": PatchMap(kind="static", prefix=1, components=skipped)})
     with torch.no_grad():
         wanted = pmq.simulate(make_tiny(), allocation)(images[:4])
-        found = pmq.simulate(make_tiny(), without.with_tensors(allocation.tensors))(images[:4])  # type: ignore[arg-type]
+        found = pmq.simulate(make_tiny(), without)(images[:4])
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
