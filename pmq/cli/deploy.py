@@ -10,7 +10,7 @@ import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import number, print_json, print_table
-from pmq.cli.run import latest_or, remembered, run_of
+from pmq.cli.run import latency_of, latest_or, remembered, run_of
 
 
 def deploy(
@@ -43,7 +43,6 @@ def deploy(
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
     from pmq.core.progress import message
-    from pmq.core.rundir import LATENCY
     from pmq.cost import LatencyTable
     from pmq.deploy import TARGETS
     from pmq.deploy.profile import fingerprint
@@ -54,9 +53,8 @@ def deploy(
     target = target or next((a.target for a in allocations if a.target), "onnxruntime")
     TARGETS[target].require()
     run = run_of(name)
-    table = None if latency is None else LatencyTable.load(latency)
-    if table is None and run is not None and (run / LATENCY).is_file():
-        table = LatencyTable.load(run / LATENCY)
+    table = latency_of(run) if latency is None else LatencyTable.load(latency)
+    if latency is None and table is not None:
         try:
             table.check(fingerprint(TARGETS[target]), target=target, threads=threads)
         except PmqError as error:

@@ -9,7 +9,7 @@ import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import number, print_json
-from pmq.cli.run import latest_or, remembered, run_of
+from pmq.cli.run import latency_of, latest_or, remembered, run_of
 
 
 def patches(
@@ -36,8 +36,7 @@ def patches(
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
     from pmq.core.files import check_target
-    from pmq.core.rundir import CHOSEN, LATENCY
-    from pmq.cost import LatencyTable
+    from pmq.core.rundir import CHOSEN
 
     check_kind(kind, score)
     name = str(latest_or(None, results)) if what == "latest" else what
@@ -47,18 +46,16 @@ def patches(
     file = Path(name) / CHOSEN if Path(name).is_dir() else Path(name)
     target = check_target(out or file.with_name(f"patches-{kind}.json"))
     flags = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "pretrained": pretrained}
-    given = remembered([str(run_of(name) or name)], [allocation], **flags, data=data, split=None, crop_pct=crop_pct)
+    run = run_of(name)
+    given = remembered([str(run or name)], [allocation], **flags, data=data, split=None, crop_pct=crop_pct)
     module, images = open_subject(**given, workers=workers, device="cpu", threads=None)
     info = allocation.calibration
     used = info.images_used if info else 0
     drawn = info.seed if info and info.seed is not None else seed
     calibration = images.calibration_images(used if used > 8 else CALIB_IMAGES + HELD_OUT, drawn)
     crop = given["crop_pct"]
-    run = run_of(name)
-    table = LatencyTable.load(run / LATENCY) if run is not None and (run / LATENCY).is_file() else None
-    found = reallocate(
-        module, allocation, calibration, kind, share=share, score=score or SCORE, latency=table, crop_pct=crop, seed=seed
-    )
+    table, by = latency_of(run), score or SCORE
+    found = reallocate(module, allocation, calibration, kind, share=share, score=by, latency=table, crop_pct=crop, seed=seed)
     found.save(target)
     pictures = draw_patches(module, found, calibration[:CALIB_IMAGES], target.with_name(f"{target.stem}-plots"), crop)
     assert found.budget is not None and found.patches is not None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pmq.core import Allocation
+    from pmq.cost import LatencyTable
 
 
 def latest_or(run: Path | None, results: Path) -> Path:
@@ -21,6 +22,14 @@ def run_of(name: str) -> Path | None:
     """Give the run directory that ``name`` is, or that the allocation file ``name`` lies in; nothing where it lies elsewhere."""
     path = Path(name)
     return path if path.is_dir() else path.parents[1] if path.parent.name == "allocations" else None
+
+
+def latency_of(run: Path | None) -> LatencyTable | None:
+    """Give the latency table that ``run`` searched with; nothing where it had none."""
+    from pmq.core.rundir import LATENCY
+    from pmq.cost import LatencyTable
+
+    return LatencyTable.load(run / LATENCY) if run is not None and (run / LATENCY).is_file() else None
 
 
 def remembered(names: list[str], allocations: list[Allocation], **given: Any) -> dict[str, Any]:
