@@ -136,6 +136,10 @@ class Sequence:
             if component.slot == "softmax" and taps.ranker is not None:
                 taps.set(component, None)
             return
+        if name in taps.tokens:
+            self._tokens(component, choice, stage, stream)
+            taps.set(component, taps.quantizer(component, self.by_bits[name]))
+            return
         samples = self.calibration.samples[name].again()
         generator = torch.Generator()  # places are drawn already
 
@@ -147,14 +151,10 @@ class Sequence:
         stream.listen(stage)
         values, weights = samples.compute(heads=choice.granularity == "head")
         self.quantizers[name] = fit(values, choice, weights)
-        if name in taps.tokens:
-            self._tokens(component, choice, stage, stream)
-            taps.set(component, taps.quantizer(component, self.by_bits[name]))
-        else:
-            taps.set(component, simulator.spread(name, self.quantizers[name]))
+        taps.set(component, simulator.spread(name, self.quantizers[name]))
 
     def _tokens(self, component: Component, own: Choice, stage: int, stream: Stream) -> None:
-        """Fit a grid to the tokens of each bit-width."""
+        """Fit a grid to the tokens of each bit-width; to all, at the activation's own bits, where none has those."""
         simulator, name = self.simulator, component.name
         others = {bits: other.choice for bits, other in self._taps.tokens[name].others.items()}
         bits_of, by_head = self._taps.quantizer(component, {}).bits_of, simulator.instrument.by_head
@@ -166,8 +166,8 @@ class Sequence:
 
         simulator.instrument.set_activation(name, record)
         stream.listen(stage)
-        self.by_bits[name] = samples.fit({own.bits: own} | others)
-        self.quantizers[name] = self.by_bits[name].get(own.bits, self.quantizers[name])
+        self.by_bits[name] = found = samples.fit({own.bits: own} | others)
+        self.quantizers[name] = found[own.bits] if own.bits in found else samples.fit_all(own)
 
     def _weight(self, component: Component, choice: Choice, stage: int, stream: Stream, wanted: Tensor) -> None:
         layer = self.simulator.instrument.layer(component.name)

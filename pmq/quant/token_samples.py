@@ -46,3 +46,8 @@ class TokenSamples:
                 rows, weighed = rows.reshape(1, -1), None if weighed is None else weighed.reshape(1, -1)
             found[width] = fit(rows, choice, weighed)
         return found
+
+    def fit_all(self, choice: Choice) -> Quantizer:
+        """A quantizer of all tokens alike."""
+        values, weights = self._values.compute(heads=choice.granularity == "head")
+        return fit(values, choice, weights)
