@@ -25,9 +25,8 @@ Bits = Mapping[str, NDArray[Any]]
 WIDTHS = (0, 2, 3, 4, 5, 6, 8, 32)
 #: nothing is computed; then from coarse to precise, told apart by colour-blind readers
 COLOURS = ListedColormap(["#101010", *plt.get_cmap("plasma")(np.linspace(0.05, 0.97, len(WIDTHS) - 1))])
-NORM = BoundaryNorm([-0.5, 1, 2.5, 3.5, 4.5, 5.5, 7, 16, 33], COLOURS.N)
-#: for means of bits
-MEANS = plt.get_cmap("plasma")
+#: for bits as they are
+WHOLE = ScalarMappable(BoundaryNorm([-0.5, 1, 2.5, 3.5, 4.5, 5.5, 7, 16, 33], COLOURS.N), COLOURS)
 SQUARES = "squares above a map: class token"
 #: images side by side
 SHOWN = 4
@@ -63,13 +62,14 @@ def _layers(bits: Bits, blocks: Mapping[str, list[str]], image: Images, prefix: 
         named = {place(name)[1]: name for name in names}
         for column, part in enumerate(parts):
             if part in named:
-                _overlay(axes[row][column], image, bits[named[part]][0], prefix, NORM)
+                _overlay(axes[row][column], image, bits[named[part]][0], prefix, WHOLE)
             if row == 0:
                 axes[row][column].set_title(part.removesuffix(".input"), fontsize=7)
         axes[row][0].text(-0.08, 0.5, block, transform=axes[row][0].transAxes, ha="right", va="center", fontsize=7)
     names_of = {0: "not computed", 32: "FP32"}
     widths = sorted({int(b) for found in bits.values() for b in np.unique(found[0])})
-    handles = [Patch(color=COLOURS(NORM(w)), label=names_of.get(w, f"{w} bit")) for w in widths]
+    colours = WHOLE.to_rgba(np.array(widths))
+    handles = [Patch(color=c, label=names_of.get(w, f"{w} bit")) for w, c in zip(widths, colours, strict=True)]
     figure.legend(
         handles=handles,
         loc="outside lower center",
@@ -88,27 +88,32 @@ def _images(means: Bits, images: Images, prefix: int, title: str, folder: Path, 
     """A row an image, a column a block: the first row is the strip of one image."""
     shown = images[:SHOWN]
     figure, axes = _panels(len(shown), len(means) + 1)
-    norm = Normalize(0, max(8.0, *(float(found.max()) for found in means.values())))
+    colours = _of_means(means)
     for row, image in enumerate(shown):
         axes[row][0].imshow(image.squeeze(), cmap="gray")
         for axis, (block, found) in zip(axes[row][1:], means.items(), strict=True):
-            _overlay(axis, image, found[row], prefix, norm)
+            _overlay(axis, image, found[row], prefix, colours)
             if row == 0:
                 axis.set_title(block, fontsize=7)
-    _bar(figure, axes, norm)
+    _bar(figure, axes, colours)
     figure.suptitle(title, fontsize=9)
     return save(figure, table, folder, "patches-images", ("png",))
 
 
 def _mean(average: Bits, images: Images, prefix: int, title: str, folder: Path, table: pd.DataFrame) -> list[Path]:
     figure, axes = _panels(1, len(average))
-    norm = Normalize(0, max(8.0, *(float(found.max()) for found in average.values())))
+    colours = _of_means(average)
     for axis, (block, found) in zip(axes[0], average.items(), strict=True):
-        _overlay(axis, np.ones_like(images[0]), found[0], prefix, norm, opacity=1.0)
+        _overlay(axis, np.ones_like(images[0]), found[0], prefix, colours, opacity=1.0)
         axis.set_title(f"{block}\n{found.mean():.1f} bits", fontsize=7)
-    _bar(figure, axes, norm)
+    _bar(figure, axes, colours)
     figure.suptitle(title, fontsize=9)
     return save(figure, table, folder, "patches-mean", ("png",))
+
+
+def _of_means(bits: Bits) -> ScalarMappable:
+    """Colours for means of bits."""
+    return ScalarMappable(Normalize(0, max(8.0, *(float(found.max()) for found in bits.values()))), plt.get_cmap("plasma"))
 
 
 def _panels(rows: int, columns: int) -> tuple[Figure, Any]:
@@ -119,23 +124,21 @@ def _panels(rows: int, columns: int) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _overlay(axis: Axes, image: Images, bits: NDArray[Any], prefix: int, norm: Normalize, opacity: float = 0.6) -> None:
+def _overlay(axis: Axes, image: Images, bits: NDArray[Any], prefix: int, colours: ScalarMappable, opacity: float = 0.6) -> None:
     """A grid of patches over a grey image; tokens that are no patches as squares above it."""
     height, width = image.shape[:2]
     columns = round(((len(bits) - prefix) * width / height) ** 0.5)
-    colours = COLOURS if norm is NORM else MEANS
     axis.imshow(image.mean(-1), cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0))
-    grid = bits[prefix:].reshape(-1, columns)
-    axis.imshow(grid, cmap=colours, norm=norm, alpha=opacity, extent=(0, width, height, 0), interpolation="nearest")
+    grid = colours.to_rgba(bits[prefix:].reshape(-1, columns))
+    axis.imshow(grid, alpha=opacity, extent=(0, width, height, 0), interpolation="nearest")
     side = width / 7
-    for token in range(prefix):
-        square = Rectangle((token * side, -side), side, side, color=colours(norm(bits[token])), clip_on=False)
-        axis.add_patch(square)
+    for token, colour in enumerate(colours.to_rgba(bits[:prefix])):
+        axis.add_patch(Rectangle((token * side, -side), side, side, color=colour, clip_on=False))
     axis.set_xlim(0, width)
     axis.set_ylim(height, -side if prefix else 0)
 
 
-def _bar(figure: Figure, axes: Any, norm: Normalize) -> None:
-    bar = figure.colorbar(ScalarMappable(norm, MEANS), ax=axes, shrink=0.8, aspect=18 if len(axes) > 1 else 8)
+def _bar(figure: Figure, axes: Any, colours: ScalarMappable) -> None:
+    bar = figure.colorbar(colours, ax=axes, shrink=0.8, aspect=18 if len(axes) > 1 else 8)
     bar.set_label(f"bits (0: not computed)\n{SQUARES}" if len(axes) > 1 else "bits", fontsize=7)
     bar.ax.tick_params(labelsize=7)
