@@ -18,7 +18,7 @@ from pmq.core.component import Inventory
 from pmq.core.patches import PatchMap, TokenBits
 from pmq.cost import LatencyTable
 from pmq.models import row_units
-from pmq.patches import BITS, Patchable, TokenErrors, attends_globally, leave_out, patchable, token_errors
+from pmq.patches import BITS, Patchable, TokenErrors, attends_globally, choose_left_out, patchable, token_errors
 from pmq.patches.allocate import Reallocation, pooled, settle, shrunk
 from pmq.quant import Calibration, Quantized, realise, restore
 from pmq.quant.calibration import calibrate
@@ -165,7 +165,7 @@ class Reallocator:
     def _leave_out(self, share: float) -> Allocation:
         errors = {name: replace(e, error=shrunk(e, self.prefix)) for name, e in self.errors().items()}
         saved = (1 - share) * self.mapped.costs.bit_ops(self._assignment)
-        found = leave_out(errors, self.units, self.places, self._means, saved)
+        found = choose_left_out(errors, self.units, self.places, self._means, saved)
         return self.mapped.judged(self.mapped.laid_over(self._map(found, None), {"predicted_error": found.error}))
 
     def _map(self, found: Reallocation, score: str | None) -> PatchMap:

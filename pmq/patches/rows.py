@@ -13,14 +13,14 @@ from pmq.patches.sensitivity import TokenErrors
 from pmq.patches.tokens import Patchable
 
 
-def leave_out(
+def choose_left_out(
     errors: Mapping[str, TokenErrors],
     units: Sequence[RowUnit],
     places: Mapping[str, Patchable],
     means: Mapping[str, float],
     saved: float,
 ) -> Reallocation:
-    """Leave the tokens out of ``units`` that cost the least error, until ``saved`` bit operations are; free ones anyway.
+    """Choose tokens to leave out of ``units``, those of least error until ``saved`` bit operations are; free ones anyway.
 
     A token is left out of all of a unit's activations or of none: its error is the largest of theirs, as each of them
     alone takes away what the unit adds to the token.
