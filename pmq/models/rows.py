@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,14 @@ class RowUnit:
     """A module whose tokens are computed or left out; its output is a bias where one is left out.
 
     Attributes:
-        module: its name: an MLP, or an attention, all of whose tokens are still read as keys and values.
+        module: its name.
+        kind: an MLP, or an attention, all of whose tokens are still read as keys and values.
         activations: components of which a token left out has no row.
         rows: tokens of an image.
     """
 
     module: str
+    kind: Literal["mlp", "attention"]
     activations: tuple[str, ...]
     rows: int
 
@@ -36,12 +38,12 @@ def row_units(model: nn.Module, inventory: Inventory) -> list[RowUnit]:
         mlp = tuple(f"{name}.{layer}.input" for layer in ("fc1", "fc2"))
         attention = (f"{name}.q", f"{name}.softmax", f"{name}.proj.input")
         if names.issuperset(mlp) and len(list(module.parameters())) <= 4:  # no norm between the layers, no gate
-            found.append(RowUnit(name, mlp, macs[f"{name}.fc1"] // inventory[f"{name}.fc1.weight"].numel))
+            found.append(RowUnit(name, "mlp", mlp, macs[f"{name}.fc1"] // inventory[f"{name}.fc1.weight"].numel))
         elif names.issuperset(attention) and _is_plain(module):
             softmax = inventory[f"{name}.softmax"]
             rows = softmax.shape[0] // softmax.heads
             if rows == softmax.shape[1] and macs[f"{name}.proj"] == rows * inventory[f"{name}.proj.weight"].numel:
-                found.append(RowUnit(name, attention, rows))
+                found.append(RowUnit(name, "attention", attention, rows))
     return found
 
 
@@ -55,7 +57,7 @@ def leave_out(model: nn.Module, unit: RowUnit, kept: Sequence[int]) -> None:
     """Make ``unit`` of ``model`` compute the tokens ``kept`` alone, in place; by hooks, so that names stay as they are."""
     module: Any = model.get_submodule(unit.module)
     rows = _Rows(kept, unit.rows)
-    if len(unit.activations) == 2:
+    if unit.kind == "mlp":
         fill = _bias(module.fc2)
         module.register_forward_pre_hook(lambda m, args: (rows.take(args[0]),))
         module.register_forward_hook(lambda m, args, y: rows.put(y, fill))

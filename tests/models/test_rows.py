@@ -18,8 +18,10 @@ IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 def test_finds_attentions_and_mlps() -> None:
     model = make_tiny()
     units = row_units(model, take_inventory(model, IMAGES[:1]))
-    assert [(u.module, len(u.activations), u.rows) for u in units] == [
-        (f"blocks.{block}.{part}", size, 17) for block in (0, 1) for part, size in (("attn", 3), ("mlp", 2))
+    assert [(u.module, u.kind, len(u.activations), u.rows) for u in units] == [
+        (f"blocks.{block}.{part}", kind, size, 17)
+        for block in (0, 1)
+        for part, kind, size in (("attn", "attention", 3), ("mlp", "mlp", 2))
     ]
 
 
