@@ -14,7 +14,8 @@ from pmq.api.allocate import carry_out
 from pmq.api.subject import Subject
 from pmq.core import Allocation, PmqError
 from pmq.patches import attends_globally
-from pmq.quant import install, realise
+from pmq.quant import realise
+from pmq.quant.tokens import install
 from pmq.report import plot_patches
 
 

@@ -6,7 +6,6 @@ from pmq.quant.instrument import Instrument
 from pmq.quant.prepare import Prepared, prepare
 from pmq.quant.realise import Quantized, quantize, realise, restore
 from pmq.quant.simulator import Simulator
-from pmq.quant.tokens import install
 from pmq.quant.weights import quantize_weight
 
 __all__ = [
@@ -17,7 +16,6 @@ __all__ = [
     "Simulator",
     "calibrate",
     "images_sha256",
-    "install",
     "output_error",
     "prepare",
     "quantize",
