@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pmq.api.reallocator import CALIB_IMAGES, SCORE, Reallocator, check_kind, check_possible
+from pmq.api.reallocator import SCORE, Reallocator, check_kind
 from pmq.core import Allocation
 from pmq.core.choice import ComponentChoice
 from pmq.core.patches import PatchMap, TokenBits
@@ -14,8 +14,6 @@ from pmq.search import Space
 
 #: further images, to measure and to judge on, where an allocation does not tell
 HELD_OUT = 256
-
-__all__ = ["CALIB_IMAGES", "HELD_OUT", "SCORE", "Reallocator", "check_kind", "check_possible", "map_bytes", "reallocate"]
 
 
 def map_bytes(space: Space, kind: str) -> int:

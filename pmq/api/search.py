@@ -19,8 +19,9 @@ from pmq.api.allocate import make_allocation
 from pmq.api.effort import ROUNDS, Effort
 from pmq.api.finish import finish
 from pmq.api.patch_pictures import draw_patches
-from pmq.api.patches import check_possible, map_bytes, reallocate
+from pmq.api.patches import map_bytes, reallocate
 from pmq.api.points import compared_candidates, explore, lay_out, prediction_quality
+from pmq.api.reallocator import check_possible
 from pmq.api.rounds import Round, Rounds
 from pmq.api.run_files import write_run
 from pmq.api.sensitivity import check_quantizers

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import pmq
-from pmq.api.patches import Reallocator, reallocate
+from pmq.api.patches import reallocate
+from pmq.api.reallocator import Reallocator
 from pmq.core import Allocation, PmqError
 from pmq.core.patches import PatchMap, TokenBits
 from pmq.cost import CostModel
