@@ -12,9 +12,6 @@ from pmq.cost import CostModel, LatencyTable
 from pmq.patches import BITS, patchable
 from pmq.search import Space
 
-#: further images, to measure and to judge on, where an allocation does not tell
-HELD_OUT = 256
-
 
 def map_bytes(space: Space, kind: str) -> int:
     """Bytes that a map of patches may take at most: each activation has tokens of all bits."""

@@ -15,7 +15,7 @@ from pmq.api.contest import Contest
 from pmq.api.evaluate import read_bits
 from pmq.api.search import resolve_budget
 from pmq.api.sensitivity import check_quantizers
-from pmq.api.subject import Subject, gather_images
+from pmq.api.subject import CALIB_IMAGES, Subject, gather_images
 from pmq.core import Budget, PmqError
 from pmq.core.files import write_csv
 from pmq.core.recipe import find_recipe
@@ -60,7 +60,7 @@ def rank(
     count: int = 100,
     space: str | SpaceFile = "default",
     recipe: str = "best",
-    calib_images: int = 32,
+    calib_images: int = CALIB_IMAGES,
     probe_images: int = 48,
     held_out: int = 128,
     truth_images: int = 256,

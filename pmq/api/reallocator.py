@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pmq.api.allocate import carry_out
 from pmq.api.mapped import Mapped
-from pmq.api.subject import Subject, divide_images
+from pmq.api.subject import CALIB_IMAGES, Subject, divide_images
 from pmq.core import Allocation, PmqError
 from pmq.core.choice import Assignment, Choice, ComponentChoice
 from pmq.core.component import Inventory
@@ -27,8 +27,6 @@ from pmq.quant.token_scores import SCORES, Ranker
 from pmq.search import Space, read_space
 from pmq.sensitivity.base import Probe
 
-#: images to calibrate on where an allocation does not tell
-CALIB_IMAGES = 32
 #: how tokens are ranked where nothing is said
 SCORE = "class_range"
 

@@ -25,7 +25,7 @@ from pmq.api.reallocator import check_possible
 from pmq.api.rounds import Round, Rounds
 from pmq.api.run_files import write_run
 from pmq.api.sensitivity import check_quantizers
-from pmq.api.subject import Subject, divide_images, gather_images
+from pmq.api.subject import CALIB_IMAGES, HELD_OUT, Subject, divide_images, gather_images
 from pmq.api.trials import Trials
 from pmq.core import Allocation, Assignment, Budget, Limits, PmqError
 from pmq.core.allocation import pmq_version
@@ -83,8 +83,8 @@ def search(
     time_limit: float | None = None,
     max_evals: int | None = None,
     rounds: int = ROUNDS,
-    calib_images: int = 32,
-    held_out: int = 256,
+    calib_images: int = CALIB_IMAGES,
+    held_out: int = HELD_OUT,
     latency: LatencyTable | None = None,
     batch_size: int = 32,
     seed: int = 0,

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
-from pmq.api.subject import Subject, gather_images
+from pmq.api.subject import CALIB_IMAGES, Subject, gather_images
 from pmq.core import Choice
 from pmq.core.recipe import find_recipe
 from pmq.core.rundir import RunDir
@@ -51,7 +51,7 @@ def sensitivity(
     *,
     space: str | SpaceFile = "default",
     recipe: str = "fast",
-    calib_images: int = 32,
+    calib_images: int = CALIB_IMAGES,
     batch_size: int = 32,
     seed: int = 0,
     device: str | None = None,

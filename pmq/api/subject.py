@@ -92,6 +92,8 @@ def gather_images(images: Tensor | Iterable[Any], count: int) -> Tensor:
     return torch.cat(kept)[:count]
 
 
+#: images to calibrate on, and further ones to measure and to judge on, where nobody says
+CALIB_IMAGES, HELD_OUT = 32, 256
 #: images to measure sensitivity on; more change nothing that can be told from noise
 PROBED = 64
 

@@ -11,7 +11,7 @@ import time
 
 import pandas as pd
 
-from pmq.api.subject import Subject
+from pmq.api.subject import CALIB_IMAGES, Subject
 from pmq.bench.subject import opened, parser
 from pmq.core.files import write_csv
 from pmq.core.recipe import RECIPES, Recipe, find_recipe
@@ -48,7 +48,7 @@ def steps() -> list[tuple[str, Recipe, bool]]:
 def main() -> None:
     """Measure and write a CSV, a row for each part, bits and seed."""
     arguments = parser(__doc__)
-    arguments.add_argument("--calib-images", type=int, default=32)
+    arguments.add_argument("--calib-images", type=int, default=CALIB_IMAGES)
     arguments.add_argument("--bits", type=int, nargs="+", default=[8, 6, 4, 3])
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0])
     arguments.add_argument("--only", default="", help="only parts whose name has this in it")

@@ -18,7 +18,7 @@ import pmq
 from pmq.api.allocate import make_allocation
 from pmq.api.evaluate import Fresh
 from pmq.api.profile import known_latency
-from pmq.api.subject import Subject
+from pmq.api.subject import CALIB_IMAGES, HELD_OUT, Subject
 from pmq.bench.subject import opened, parser
 from pmq.core import Allocation
 from pmq.core.recipe import find_recipe
@@ -32,7 +32,6 @@ from pmq.search import Space, read_space
 
 #: where the budgets lie between the fastest mode and FP32
 SHARES = (0.1, 0.25, 0.4, 0.6, 0.8)
-CALIBRATION, HELD_OUT = 32, 256
 
 
 def main() -> None:
@@ -43,11 +42,11 @@ def main() -> None:
     args = arguments.parse_args()
     model, data = opened(args)
     info = model_info(model)
-    images = data.calibration_images(CALIBRATION + HELD_OUT, 0)
-    indices = data.evaluation_indices(CALIBRATION + HELD_OUT, 0, args.limit)
+    images = data.calibration_images(CALIB_IMAGES + HELD_OUT, 0)
+    indices = data.evaluation_indices(CALIB_IMAGES + HELD_OUT, 0, args.limit)
     judged = data.evaluation.first_readable(indices, len(indices))
     table = known_latency(model, info.name, args.target, args.out)
-    allocations = _uniform(model, images[:CALIBRATION], args.target, table, args.crop_pct)
+    allocations = _uniform(model, images[:CALIB_IMAGES], args.target, table, args.crop_pct)
     whole = {name: table.latency_ms(a.assignment) for name, a in allocations.items()}
     fastest, slowest = min(whole.values()), whole["uniform float"]
     for share in SHARES:

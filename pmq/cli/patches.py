@@ -32,8 +32,9 @@ def patches(
     """Give each patch bits of its own in each layer, within the bit operations of an allocation or a share of them."""
     from pmq.api.evaluate import read_what
     from pmq.api.patch_pictures import draw_patches
-    from pmq.api.patches import HELD_OUT, reallocate
-    from pmq.api.reallocator import CALIB_IMAGES, SCORE, check_kind
+    from pmq.api.patches import reallocate
+    from pmq.api.reallocator import SCORE, check_kind
+    from pmq.api.subject import CALIB_IMAGES, HELD_OUT
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
     from pmq.core.files import check_target
