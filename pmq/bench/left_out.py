@@ -60,8 +60,9 @@ def _measured(subject: Subject, images: torch.Tensor, target: str, what: str) ->
     times = interleaved({"whole": lambda: sessions["whole"](image), "less": lambda: sessions["less"](image)}, ROUNDS)
     (ms, spread), (less_ms, less_spread) = median_spread(times["whole"]), median_spread(times["less"])
     row = {"target": target, "layers": what, "whole_ms": ms, "spread": spread, "less_ms": less_ms, "less_spread": less_spread}
-    print(row | {"ratio": ms / less_ms, "outputs_apart": apart}, flush=True)
-    return row | {"ratio": ms / less_ms, "outputs_apart": apart}
+    row |= {"ratio": ms / less_ms, "outputs_apart": apart}
+    print(row, flush=True)
+    return row
 
 
 if __name__ == "__main__":

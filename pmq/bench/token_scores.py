@@ -27,6 +27,7 @@ from pmq.core.files import write_csv
 from pmq.core.progress import track
 from pmq.patches import token_errors
 from pmq.quant.divergence import output_error
+from pmq.quant.quantizers import Quantizer
 from pmq.quant.token_scores import SCORES, Ranker
 from pmq.quant.tokens import TokenQuantizer
 
@@ -75,12 +76,16 @@ def _squares(tokens: int, prefix: int) -> list[Array]:
     return [grid[i : i + SIDE, j : j + SIDE].reshape(-1) for i in starts for j in starts]
 
 
+def _at_few_bits(reallocator: Reallocator, name: str) -> Quantizer:
+    low = next(choice for choice in reallocator.choices[name] if choice.bits == BITS)
+    return reallocator.probe.simulator.quantizer(reallocator.places[name].component, low)
+
+
 @torch.no_grad()
 def _truth(reallocator: Reallocator, name: str, images: Tensor, squares: list[Array]) -> Array:
     """Error at the output ``(N, squares)``."""
     probe, place = reallocator.probe, reallocator.places[name]
-    low = next(choice for choice in reallocator.choices[name] if choice.bits == BITS)
-    quantizers = {BITS: probe.simulator.quantizer(place.component, low)}
+    quantizers = {BITS: _at_few_bits(reallocator, name)}
     reference, found = probe.simulator.model(images), []
     for square in track(squares, name):
         bits = torch.full((place.tokens,), FLOAT.bits)
@@ -94,9 +99,7 @@ def _truth(reallocator: Reallocator, name: str, images: Tensor, squares: list[Ar
 @torch.no_grad()
 def _scores(reallocator: Reallocator, name: str, images: Tensor) -> dict[str, Array]:
     """What each score, and the squared error itself, say of every token ``(N, T)``."""
-    simulator, place = reallocator.probe.simulator, reallocator.places[name]
-    low = next(choice for choice in reallocator.choices[name] if choice.bits == BITS)
-    quantizer = simulator.quantizer(place.component, low)
+    simulator, quantizer = reallocator.probe.simulator, _at_few_bits(reallocator, name)
     ranker = Ranker("norm", 0)
     seen: dict[str, Tensor] = {}
 
