@@ -16,6 +16,7 @@ SEED       =
 PATCHES    =
 KIND       =
 SHARE      =
+RATIO      =
 OUT        =
 ARGS       =
 # Which run the other commands look at; the latest without.
@@ -26,7 +27,7 @@ flag = $(if $($(1)),$(2) "$($(1))")
 SUBJECT = $(MODEL) $(call flag,CHECKPOINT,--checkpoint) $(call flag,DATA,--data)
 
 .DEFAULT_GOAL := help
-.PHONY: help install search patches evaluate profile deploy export plot test test-mobile bench check clean
+.PHONY: help install search patches prune evaluate profile deploy export plot test test-mobile bench check clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,7 +39,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt setuptools
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test,onnx,openvino]'
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test,onnx,openvino,prune]'
 	touch $@
 
 search: $(STAMP) ## find the front and an allocation: BUDGET=4bit, latency=2ms [MODEL= CHECKPOINT= DATA= SPACE= TARGET= SEED= PATCHES=static OUT=run ARGS=]
@@ -47,6 +48,9 @@ search: $(STAMP) ## find the front and an allocation: BUDGET=4bit, latency=2ms [
 
 patches: $(STAMP) ## give each patch of the latest run's allocation bits of its own [RUN= KIND=dynamic SHARE=0.8 CHECKPOINT= DATA= ARGS=]
 	$(PMQ) patches "$(WHAT)" $(SUBJECT) $(call flag,KIND,--kind) $(call flag,SHARE,--share) $(call flag,OUT,--out) $(ARGS)
+
+prune: $(STAMP) ## remove channels, recover, quantize, deploy and time what is left [MODEL= RATIO=0.25 CHECKPOINT= DATA= TARGET= OUT=folder ARGS=]
+	$(PMQ) prune $(SUBJECT) $(call flag,RATIO,--ratio) --target "$(or $(TARGET),onnxruntime)" $(call flag,SEED,--seed) $(call flag,OUT,--out) $(ARGS)
 
 evaluate: $(STAMP) ## accuracy of the latest run's allocation, or WHAT=fp32,w4a4,FILE [MODEL= CHECKPOINT= DATA= ARGS=]
 	$(PMQ) evaluate "$(WHAT)" $(SUBJECT) $(call flag,SPACE,--space) $(call flag,SEED,--seed) $(ARGS)

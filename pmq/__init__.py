@@ -1,10 +1,10 @@
 """pmq: mixed-precision search for vision transformers.
 
 ``pmq.search(model, images, budget="4bit")`` finds an allocation of bits, ``pmq.simulate(model, allocation)`` gives a module
-that computes with it, ``pmq.reallocate`` gives single patches bits of their own (the command ``pmq patches``), ``pmq.deploy``
-makes a file that a runtime executes, ``pmq.evaluate``, ``pmq.sensitivity``, ``pmq.rank``, ``pmq.profile``, ``pmq.plot`` and
-``pmq.export`` are the commands of the same names. See :mod:`pmq.api` for their arguments. Importing pmq is cheap: torch is
-loaded when first needed.
+that computes with it, ``pmq.reallocate`` gives single patches bits of their own (the command ``pmq patches``), ``pmq.prune``
+removes channels and ``pmq.load_pruned`` rebuilds what is left, ``pmq.deploy`` makes a file that a runtime executes,
+``pmq.evaluate``, ``pmq.sensitivity``, ``pmq.rank``, ``pmq.profile``, ``pmq.plot`` and ``pmq.export`` are the commands of the
+same names. See :mod:`pmq.api` for their arguments. Importing pmq is cheap: torch is loaded when first needed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
         draw_patches,
         evaluate,
         export,
+        load_pruned,
         plot,
         profile,
+        prune,
         rank,
         reallocate,
         search,
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
         simulate,
     )
 
-_ROOMS = ("search", "sensitivity", "evaluate", "deploy")
-_FUNCTIONS = ("create_model", "draw_patches", "export", "plot", "profile", "rank", "reallocate", "simulate")
+_ROOMS = ("search", "sensitivity", "evaluate", "deploy", "prune")
+_FUNCTIONS = ("create_model", "draw_patches", "export", "load_pruned", "plot", "profile", "rank", "reallocate", "simulate")
 
 __all__ = [
     "Allocation",
@@ -43,8 +45,10 @@ __all__ = [
     "draw_patches",
     "evaluate",
     "export",
+    "load_pruned",
     "plot",
     "profile",
+    "prune",
     "rank",
     "reallocate",
     "search",

@@ -6,6 +6,8 @@ from pmq.api.export import export
 from pmq.api.patch_pictures import draw_patches
 from pmq.api.patches import reallocate
 from pmq.api.profile import profile
+from pmq.api.prune import Pruned, prune
+from pmq.api.pruned import load_pruned
 from pmq.api.rank import Ranks, rank
 from pmq.api.search import SearchResult, search
 from pmq.api.sensitivity import sensitivity
@@ -14,6 +16,7 @@ from pmq.models import create_model
 from pmq.report import plot_run as plot
 
 __all__ = [
+    "Pruned",
     "Ranks",
     "SearchResult",
     "create_model",
@@ -21,8 +24,10 @@ __all__ = [
     "draw_patches",
     "evaluate",
     "export",
+    "load_pruned",
     "plot",
     "profile",
+    "prune",
     "rank",
     "reallocate",
     "search",

@@ -14,6 +14,7 @@ from pmq.core.allocation import BudgetInfo, CalibrationInfo, ModelInfo
 from pmq.core.choice import ComponentChoice
 from pmq.core.recipe import Recipe
 from pmq.cost import CostModel, LatencyTable
+from pmq.prune import plan_of
 from pmq.quant import Calibration, Prepared, Quantized, quantize
 
 
@@ -30,7 +31,7 @@ def make_allocation(
     """Make the artefact: choices, calibrated parameters, costs, metrics, tensors."""
     costs = CostModel(subject.inventory, latency)
     plan = planned(subject.info, costs, quantized.assignment, quantized.recipe, space, budget, limits, metrics)
-    return filled(plan.model_copy(update={"calibration": calibration}), quantized)
+    return filled(plan.model_copy(update={"calibration": calibration, "pruning": plan_of(subject.model)}), quantized)
 
 
 def planned(
@@ -67,6 +68,8 @@ def filled(plan: Allocation, quantized: Quantized) -> Allocation:
 def carry_out(subject: Subject, allocation: Allocation) -> Quantized:
     """Give the quantized model an allocation describes, from its tensors, or from the checkpoint if they say no more.
 
+    The subject is pruned as the allocation is.
+
     Raises:
         PmqError: the allocation is of another model, or its tensors are needed and not at hand.
     """
@@ -74,9 +77,10 @@ def carry_out(subject: Subject, allocation: Allocation) -> Quantized:
     subject.inventory.check_names(allocation.components)
     if allocation.tensors is not None:
         return Quantized(allocation.assignment, allocation.recipe, allocation.parameters, allocation.tensors, allocation.patches)
-    if not allocation.recipe.plain:
+    if allocation.pruning is not None or not allocation.recipe.plain:
+        how = f"recipe {allocation.recipe.name!r}" if allocation.pruning is None else "pruning"
         raise PmqError(
-            f"the allocation's recipe {allocation.recipe.name!r} changed the weights, and the .safetensors file that was "
+            f"the allocation's {how} changed the weights, and the .safetensors file that was "
             "written beside it is missing; put it there, or --recalibrate to compute it anew from images"
         )
     known = Calibration(known=allocation.parameters, info=allocation.calibration)

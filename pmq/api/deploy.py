@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pmq.api.allocate import carry_out
 from pmq.api.evaluate import Fresh, What, read_bits
+from pmq.api.pruned import plain, pruned_like
 from pmq.api.subject import Subject
 from pmq.core import FLOAT, Allocation, PmqError
 from pmq.core.allocation import pmq_version
@@ -20,7 +21,7 @@ from pmq.core.patches import PatchMap
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.cost import CostModel, LatencyTable
 from pmq.cost.latency import PLAIN
-from pmq.deploy import TARGETS, Session
+from pmq.deploy import TARGETS, Session, Target
 from pmq.deploy.deployment import Deployment
 from pmq.deploy.labels import TARGET, described
 from pmq.deploy.layer import deploy_layers
@@ -38,6 +39,7 @@ from pmq.deploy.rows import leave_out_tokens
 from pmq.deploy.timing import interleaved, machine, median_spread
 from pmq.evaluate import Accuracy
 from pmq.models import class_names
+from pmq.prune import plan_of
 from pmq.quant import Quantized, realise, restore
 from pmq.search import Space, read_space
 
@@ -55,6 +57,7 @@ def deploy(
     calibration_images: Tensor | None = None,
     recipe: str | Recipe = "best",
     latency: LatencyTable | None = None,
+    reference: nn.Module | None = None,
     recalibrate: bool = False,
     dynamic_batch: bool = False,
     threads: int = 1,
@@ -73,6 +76,7 @@ def deploy(
         calibration_images: needed by shorthands and by ``recalibrate``.
         recipe: how shorthands are quantized.
         latency: table that predicts the latency; without one that is not checked.
+        reference: FP32 model to agree with, and to be faster than, where that is not ``model``: that before pruning.
         recalibrate: carry the allocation out anew, by its own recipe, rather than take its tensors.
         dynamic_batch: leave the batch size open.
         threads: of the runtime, where it is timed.
@@ -89,12 +93,15 @@ def deploy(
     if dynamic_batch and not runtime.open_batch:
         raise PmqError(f"target {target!r} has no open batch size; deploy without --dynamic-batch")
     subject = Subject.of(model, "cpu", images[:1], crop_pct)
+    reference = subject.model if reference is None else reference
+    if isinstance(what, Allocation):
+        subject = pruned_like(subject, what, calibration_images if recalibrate else None)
     planned = _assignment(what, subject, target)
     runtime.check(planned, subject.inventory)
-    predicted = plain = None
+    predicted = floats_ms = None
     if latency is not None:
         latency.check(fingerprint(runtime), target=target, threads=threads, batch_size=1)
-        predicted, plain = latency.latency_ms(planned, _patches(what)), latency.whole_ms(dict.fromkeys(latency.layers, PLAIN))
+        predicted, floats_ms = latency.latency_ms(planned, _patches(what)), latency.whole_ms(dict.fromkeys(latency.layers, PLAIN))
     quantized = _quantized(what, subject, planned, recipe, calibration_images, seed, recalibrate)
     restored = copy.deepcopy(subject.model)
     layers = deploy_layers(restored, subject.inventory, quantized, restore(restored, quantized))
@@ -113,11 +120,13 @@ def deploy(
         plainly = realise(copy.deepcopy(subject.model), subject.inventory, replace(quantized, patches=None))
     others = {"fp32": runtime.build(whole, [layer.plain() for layer in layers])}
     others |= {} if whole is skeleton else {"whole": runtime.build(whole, layers)}
+    if plan_of(reference) != plan_of(subject.model):
+        others["unpruned"] = in_fp32(runtime, reference, images[:1])
     running = {name: runtime.session(built, threads) for name, built in others.items()}
-    speed = _latencies({"file": session, **running}, subject.model, images[:1], threads, rounds)
+    speed = _latencies({"file": session, **running}, reference, images[:1], threads, rounds)
     found, wanted = outputs_of(session, images), _outputs(simulator.model, images)
-    reference = _outputs(subject.model, images)
-    simulated, exact = _compared(wanted, found, subject.classifier), _compared(reference, found, subject.classifier)
+    original = _outputs(reference, images)
+    simulated, exact = _compared(wanted, found, subject.classifier), _compared(original, found, subject.classifier)
     size = sum(p.stat().st_size for p in files)
     promised = CostModel(subject.inventory).size_bytes(quantized.assignment, quantized.patches)
     buffers = sum(b.numel() * b.element_size() for b in subject.model.buffers())
@@ -127,8 +136,8 @@ def deploy(
         "bits": bits_check(stored, quantized.assignment, subject.inventory),
         "size": size_check(size, promised, runtime.graph_bytes + buffers),
     }
-    if predicted is not None and plain is not None:
-        proof["latency"] = latency_check(speed["latency_ms"], speed["fp32_latency_ms"], predicted, plain)
+    if predicted is not None and floats_ms is not None:
+        proof["latency"] = latency_check(speed["latency_ms"], speed["fp32_latency_ms"], predicted, floats_ms)
     passed = all(check.passed for check in proof.values())
     proved = [p.with_name(p.name.replace(f"{stem}.failed", stem)) for p in files]
     if passed:
@@ -154,7 +163,7 @@ def deploy(
         kl_simulated=simulated["kl"],
         agreement_fp32=exact["agreement"],
         kl_fp32=exact["kl"],
-        agreement_simulation_fp32=_compared(reference, wanted, subject.classifier)["agreement"],
+        agreement_simulation_fp32=_compared(original, wanted, subject.classifier)["agreement"],
         n_images=len(images),
         proof=proof,
         run=[f"pmq run {out / files[0].name} IMAGE", f"pip install 'pmq[{runtime.extra}]'"],
@@ -164,12 +173,18 @@ def deploy(
     return deployment
 
 
+def in_fp32(runtime: Target, model: nn.Module, image: Tensor) -> Any:
+    """Build a model as it is for a runtime."""
+    subject = Subject.of(model, "cpu", image)
+    layers = deploy_layers(subject.model, subject.inventory, plain(subject), {})
+    return runtime.build(runtime.skeleton(subject.model, [layer.name for layer in layers], image), layers)
+
+
 def _assignment(what: What, subject: Subject, target: str) -> dict[str, Any]:
     """Which choices are asked for; shorthands are laid over the target's own space."""
     if isinstance(what, Allocation):
         if what.patches is not None and what.patches.simulated:
             raise PmqError("these bits of single patches are simulated only; deploy the allocation that they were laid over")
-        what.check_model(subject.info)
         subject.inventory.check_names(what.components)
         return what.assignment
     if what == "fp32":

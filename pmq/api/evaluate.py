@@ -12,6 +12,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from pmq.api.allocate import carry_out
+from pmq.api.pruned import pruned_like
 from pmq.api.sensitivity import check_quantizers
 from pmq.api.subject import Subject, gather_images
 from pmq.core import FLOAT, Allocation, Assignment, BitWidth, PmqError
@@ -113,22 +114,26 @@ def evaluate(
     uniform = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, own.estimator)
     check_quantizers(uniform)
     fresh = Fresh(subject, calibration_images, seed, checkpoints)
-    assignments, models = [], []
+    evaluated, models = [], []
     for item in items:
+        shaped, made = subject, fresh
+        if isinstance(item, Allocation) and item.pruning is not None:
+            shaped = pruned_like(subject, item, calibration_images if recalibrate else None)
+            made = Fresh(shaped, calibration_images, seed, checkpoints)
         if item == "fp32":
             assignment, patches, module = dict.fromkeys(subject.inventory.names, FLOAT), None, subject.model
         else:
-            quantized = _quantized(item, subject, uniform, own, fresh, recalibrate)
+            quantized = _quantized(item, shaped, uniform, own, made, recalibrate)
             assignment, patches = quantized.assignment, quantized.patches
-            module = realise(copy.deepcopy(subject.model), subject.inventory, quantized).model
-        assignments.append((assignment, patches))
+            module = realise(copy.deepcopy(shaped.model), shaped.inventory, quantized).model
+        evaluated.append((shaped, assignment, patches))
         models.append(module)
     found = evaluate_models(subject.model, models, _pairs(batches), subject.classifier, amp)
-    costs = CostModel(subject.inventory)
     rows = []
-    for item, (assignment, patches), metrics in zip(items, assignments, found, strict=True):
+    for item, (shaped, assignment, patches), metrics in zip(items, evaluated, found, strict=True):
         name = item if isinstance(item, str) else item.budget.text if item.budget else "allocation"
-        row = _facts(subject) | metrics | {"allocation": name, "seed": seed}
+        costs = CostModel(shaped.inventory)
+        row = _facts(shaped) | metrics | {"allocation": name, "seed": seed}
         row["patches"] = None if patches is None else patches.label
         row |= {"size_bytes": costs.size_bytes(assignment, patches), "bit_ops": costs.bit_ops(assignment, patches)}
         for k in ("top1", "top5"):

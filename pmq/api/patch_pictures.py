@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pmq.api.allocate import carry_out
+from pmq.api.pruned import pruned_like
 from pmq.api.subject import Subject
 from pmq.core import Allocation, PmqError
 from pmq.patches import attends_globally
@@ -30,7 +31,7 @@ def draw_patches(
     patches = allocation.patches
     if patches is None:
         raise PmqError("this allocation has no bits of patches; `pmq patches` adds them")
-    subject = Subject.of(model, "cpu", images[:1], crop_pct)
+    subject = pruned_like(Subject.of(model, "cpu", images[:1], crop_pct), allocation)
     simulator = realise(copy.deepcopy(subject.model), subject.inventory, replace(carry_out(subject, allocation), patches=None))
     taps = install(simulator, patches)
     with torch.no_grad():

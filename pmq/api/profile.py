@@ -12,6 +12,7 @@ from pmq.cost import LatencyTable
 from pmq.deploy import TARGETS
 from pmq.deploy.bench import ROUNDS
 from pmq.deploy.profile import fingerprint, profile_layers
+from pmq.models import model_label
 from pmq.search import Space, SpaceFile, read_space
 
 
@@ -46,7 +47,7 @@ def profile(
     for layer, pairs in laid_out.modes.items():
         for weight, source in pairs:
             runtime.check_layer(layer, weight, source)
-    name, size = subject.info.name, subject.info.data_config["input_size"]
+    name, size = model_label(subject.model), subject.info.data_config["input_size"]
     table = profile_layers(runtime, subject.model, subject.inventory, laid_out.modes, name, size, batch_size, threads, rounds)
     if out is not None:
         table.save(Path(out))
@@ -55,7 +56,6 @@ def profile(
 
 def known_latency(
     model: nn.Module,
-    name: str,
     target: str,
     results: Path,
     table: Path | None = None,
@@ -67,6 +67,7 @@ def known_latency(
     Raises:
         PmqError: it is of another model or target, or measured elsewhere and not forced.
     """
+    name = model_label(model)
     path = table or latency_path(results, name, target, threads)
     if table is None and not path.is_file():
         message(f"no latency table {str(path)!r} yet: profiling")

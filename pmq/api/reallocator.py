@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pmq.api.allocate import carry_out
 from pmq.api.mapped import Mapped
+from pmq.api.pruned import pruned_like
 from pmq.api.subject import CALIB_IMAGES, Subject, divide_images
 from pmq.core import Allocation, PmqError
 from pmq.core.choice import Assignment, Choice, ComponentChoice
@@ -99,7 +100,7 @@ class Reallocator:
         count = CALIB_IMAGES if allocation.calibration is None else allocation.calibration.n_images
         calib, probed, judged = divide_images(images, count, len(images) - count if count < len(images) else len(images))
         self.allocation = allocation
-        self._subject = subject = Subject.of(model, "cpu", images[:1], crop_pct)
+        self._subject = subject = pruned_like(Subject.of(model, "cpu", images[:1], crop_pct), allocation, calib)
         self.mapped = Mapped(subject, allocation, calib, judged, seed, latency)
         quantized = carry_out(subject, allocation)
         self._assignment = quantized.assignment

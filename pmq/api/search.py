@@ -33,6 +33,7 @@ from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.rundir import RunDir
 from pmq.cost import LatencyTable
 from pmq.evaluate import Judge
+from pmq.prune import plan_of
 from pmq.quant import images_sha256, prepare
 from pmq.search import ExactSolver, Space, SpaceFile, Tables, UniformCosts, read_space
 from pmq.sensitivity import METRICS, Probe, SensitivityTable
@@ -86,6 +87,7 @@ def search(
     calib_images: int = CALIB_IMAGES,
     held_out: int = HELD_OUT,
     latency: LatencyTable | None = None,
+    reference: nn.Module | None = None,
     batch_size: int = 32,
     seed: int = 0,
     device: str | torch.device | None = None,
@@ -115,6 +117,7 @@ def search(
         calib_images: see ``images``.
         held_out: see ``images``.
         latency: measured milliseconds of the space's choices (:func:`pmq.profile`), for ``latency=12ms``.
+        reference: FP32 model that candidates are to agree with, where that is not ``model``: that before pruning.
         batch_size: images at once.
         seed: of every random draw.
         device: where to run.
@@ -146,6 +149,7 @@ def search(
     check_quantizers(laid_out)
     if patches is not None:
         check_possible(patches, subject.inventory, None if latency is None else latency.target)
+    plan = plan_of(subject.model)
     limits = resolve_budget(budget, laid_out, 0 if patches is None else map_bytes(laid_out, patches))
     settings = {
         "model": subject.info.model_dump(),
@@ -153,6 +157,7 @@ def search(
         "space": space_file.model_dump(exclude_none=True),
         "recipe": how.model_dump(),
         "patches": patches,
+        "pruning": plan and plan.model_dump(),
         "metric": metric_name,
         "latency": latency and latency.sha256,
         "calibration": {"sha256": images_sha256(calib), "n_images": len(calib)},
@@ -168,7 +173,7 @@ def search(
     clock.lap("calibration")
     effort = Effort(time_limit, max_evals, rounds)
     with prepared.simulator() as simulator:
-        trials = Trials(Judge(simulator, judged, subject.classifier, batch_size), laid_out, run, effort)
+        trials = Trials(Judge(simulator, judged, subject.classifier, batch_size, reference), laid_out, run, effort)
         probe = Probe(simulator, probed, subject.classifier, {}, batch_size, seed)
         going = Rounds(probe, metric_name, laid_out, limits, trials, run)
         going.run(compared_candidates(laid_out, going.tables, limits))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from pmq.api.allocate import carry_out
+from pmq.api.pruned import pruned_like
 from pmq.api.subject import Subject
 from pmq.core import Allocation
 from pmq.quant import realise
@@ -25,5 +26,5 @@ def simulate(model: nn.Module, allocation: Allocation) -> nn.Module:
         >>> pmq.simulate(model, result.allocation)(images).shape
         torch.Size([12, 10])
     """
-    subject = Subject.of(model)
+    subject = pruned_like(Subject.of(model), allocation)
     return realise(subject.model, subject.inventory, carry_out(subject, allocation)).model

@@ -30,6 +30,11 @@ class Subject:
         """Whether its outputs are logits."""
         return self.info.num_classes > 0
 
+    def of_module(self, module: nn.Module) -> Subject:
+        """The same with a module of other widths."""
+        size = self.info.data_config["input_size"]
+        return Subject(module, self.info, take_inventory(module, torch.zeros(1, *size).to(next(module.parameters()).device)))
+
     @classmethod
     def of(
         cls,

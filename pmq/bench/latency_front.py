@@ -45,7 +45,7 @@ def main() -> None:
     images = data.calibration_images(CALIB_IMAGES + HELD_OUT, 0)
     indices = data.evaluation_indices(CALIB_IMAGES + HELD_OUT, 0, args.limit)
     judged = data.evaluation.first_readable(indices, len(indices))
-    table = known_latency(model, info.name, args.target, args.out)
+    table = known_latency(model, args.target, args.out)
     allocations = _uniform(model, images[:CALIB_IMAGES], args.target, table, args.crop_pct)
     whole = {name: table.latency_ms(a.assignment) for name, a in allocations.items()}
     fastest, slowest = min(whole.values()), whole["uniform float"]

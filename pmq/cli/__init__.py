@@ -14,6 +14,7 @@ from pmq.cli.export import export
 from pmq.cli.patches import patches
 from pmq.cli.plot import plot
 from pmq.cli.profile import profile
+from pmq.cli.prune import prune
 from pmq.cli.rank import rank
 from pmq.cli.run_file import run
 from pmq.cli.search import search
@@ -29,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (search, sensitivity, rank, evaluate, patches, export, plot, profile, deploy, run):
+for command in (search, sensitivity, rank, evaluate, patches, prune, export, plot, profile, deploy, run):
     app.command()(command)
 
 

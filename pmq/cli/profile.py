@@ -28,11 +28,12 @@ def profile(
     """Time every layer at every choice in a runtime on this machine, and keep the table for searches."""
     from pmq.api.profile import latency_path
     from pmq.api.profile import profile as run_profile
+    from pmq.cli.subject import open_model
     from pmq.core.files import check_target
-    from pmq.models import create_model, model_info
+    from pmq.models import model_label
 
-    module = create_model(model, checkpoint, num_classes, pretrained)
-    name = model_info(module).name
+    module = open_model(model, checkpoint, num_classes, pretrained)
+    name = model_label(module)
     path = check_target(out or latency_path(results, name, target, threads, batch_size))
     table = run_profile(module, target, space=space, batch_size=batch_size, threads=threads, rounds=rounds, out=path)
     keys = list(dict.fromkeys(key for row in table.layers.values() for key in row))

@@ -32,6 +32,15 @@ def latency_of(run: Path | None) -> LatencyTable | None:
     return LatencyTable.load(run / LATENCY) if run is not None and (run / LATENCY).is_file() else None
 
 
+def of_pruned(given: dict[str, Any]) -> dict[str, Any]:
+    """Fill flags the user did not give from the folder of the pruned model that ``given["model"]`` is, if it is."""
+    run = run_of(given["model"]) if given["model"] else None
+    if run is None or not (run / "manifest.json").is_file():
+        return given
+    command = json.loads((run / "manifest.json").read_text()).get("command", {})
+    return given | {k: command.get(k) for k in ("checkpoint", "data", "split", "crop_pct") if given.get(k) is None}
+
+
 def remembered(names: list[str], allocations: list[Allocation], **given: Any) -> dict[str, Any]:
     """Fill flags the user did not give from the manifest of the first run among ``names``, or an allocation's model."""
     for name in names:

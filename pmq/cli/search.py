@@ -53,14 +53,15 @@ def search(
     """
     from pmq.api import search as run_search
     from pmq.api.profile import known_latency
-    from pmq.cli.subject import open_subject
+    from pmq.cli.run import of_pruned
+    from pmq.cli.subject import before_pruning, open_subject
     from pmq.core import Budget
+    from pmq.core.rundir import is_pruned
     from pmq.cost import LatencyTable
     from pmq.deploy import TARGETS
-    from pmq.models import model_info
 
     asked = Budget.parse(budget)  # before the model is loaded
-    if model is not None and (Path(model) / "manifest.json").is_file():
+    if model is not None and (Path(model) / "manifest.json").is_file() and not is_pruned(Path(model)):
         _solve_again(model, budget, resume, json)
         return
     if latency is not None:
@@ -68,14 +69,18 @@ def search(
     target = target or ("onnxruntime" if asked.limits.latency_ms is not None else None)
     if target is not None:
         TARGETS[target].require()
-    module, images = open_subject(model, checkpoint, num_classes, pretrained, data, split, crop_pct, workers, device, threads)
-    table = None if target is None else known_latency(module, model_info(module).name, target, results, latency, force=force)
+    flags = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "data": data, "split": split}
+    given = of_pruned(flags | {"pretrained": pretrained, "crop_pct": crop_pct})
+    module, images = open_subject(**given, workers=workers, device=device, threads=threads)
+    reference = before_pruning(module, given["checkpoint"], num_classes, given["pretrained"])
+    table = None if target is None else known_latency(module, target, results, latency, force=force)
     found = run_search(
         module,
         images.calibration_images(calib_images + held_out, seed),
         budget,
         space=space or target or "default",
         latency=table,
+        reference=reference,
         recipe=recipe,
         reconstruct=reconstruct,
         patches=patches,
@@ -87,19 +92,13 @@ def search(
         held_out=held_out,
         batch_size=batch_size,
         seed=seed,
-        crop_pct=crop_pct,
+        crop_pct=given["crop_pct"],
         out=out,
         results=results,
         resume=resume,
         command={
             "line": shlex.join(["pmq", *sys.argv[1:]]),
-            "model": model,
-            "checkpoint": checkpoint and str(checkpoint),
-            "num_classes": num_classes,
-            "pretrained": pretrained,
-            "data": data,
-            "split": split,
-            "crop_pct": crop_pct,
+            **{key: str(value) if isinstance(value, Path) else value for key, value in given.items()},
         },
     )
     assert found.run is not None and found.allocation.budget is not None

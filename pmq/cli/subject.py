@@ -11,6 +11,36 @@ if TYPE_CHECKING:
     from pmq.data import Data
 
 
+def open_model(model: str | None, checkpoint: Path | None, num_classes: int | None, pretrained: bool) -> nn.Module:
+    """Create a model by its name, or rebuild the pruned one that ``model`` is the file or the folder of."""
+    from pmq.api.pruned import is_pruned_file, load_pruned
+    from pmq.models import create_model
+
+    if model is not None and is_pruned_file(model):
+        return load_pruned(Path(model))
+    return create_model(model, checkpoint, num_classes, pretrained)
+
+
+def before_pruning(module: nn.Module, checkpoint: Path | None, num_classes: int | None, pretrained: bool) -> nn.Module | None:
+    """Give the model that a pruned one was made of, if it can be had; nothing for one that is not pruned."""
+    from pmq.core import PmqError
+    from pmq.core.progress import message
+    from pmq.models import create_model, model_info
+    from pmq.prune import plan_of
+
+    if plan_of(module) is None:
+        return None
+    info, why = model_info(module), "its weights are others"
+    try:
+        found = create_model(info.name, checkpoint, num_classes, pretrained)
+        if model_info(found).weights_sha256 == info.weights_sha256:
+            return found.to(next(module.parameters()).device)
+    except PmqError as error:
+        why = str(error)
+    message(f"agreement is with the pruned model in FP32, as the one before pruning is not at hand: {why}")
+    return None
+
+
 def open_subject(
     model: str | None,
     checkpoint: Path | None,
@@ -29,11 +59,11 @@ def open_subject(
     from pmq.core import PmqError
     from pmq.core.errors import one_line
     from pmq.data import open_data
-    from pmq.models import create_model, model_info
+    from pmq.models import model_info
 
     if threads is not None:
         torch.set_num_threads(threads)
-    module = create_model(model, checkpoint, num_classes, pretrained)
+    module = open_model(model, checkpoint, num_classes, pretrained)
     images = open_data(data, model_info(module), split, crop_pct, workers)
     try:
         module = module.to(device)

@@ -12,6 +12,7 @@ from pmq.core.choice import Assignment, ComponentChoice
 from pmq.core.errors import PmqError
 from pmq.core.files import read_json, write_bytes, write_text
 from pmq.core.patches import PatchMap
+from pmq.core.pruning import PruningPlan
 from pmq.core.recipe import Recipe
 from pmq.core.tensors import TensorFile
 
@@ -80,6 +81,8 @@ class BudgetInfo(_Strict):
 class Allocation(_Strict):
     """A bit allocation. ``components`` maps ``blocks.0.attn.qkv.weight`` and so on to choices.
 
+    Of a pruned model ``model`` tells what it was before, and ``pruning`` what is left of it.
+
     The rewritten parameters and the weights' codes lie beside it, in ``<name>.safetensors`` with hash
     ``tensors_sha256``: with them no images are needed to compute what was simulated.
     """
@@ -93,7 +96,7 @@ class Allocation(_Strict):
     recipe: Recipe
     components: dict[str, ComponentChoice]
     patches: PatchMap | None = None
-    pruning: None = None
+    pruning: PruningPlan | None = None
     budget: BudgetInfo | None = None
     metrics: dict[str, float | None] = Field(default_factory=dict)
     tensors_sha256: str | None = None

@@ -19,6 +19,8 @@ from pmq.core.files import write_text
 CHOSEN = Path("allocations") / "chosen.json"
 #: the same before its patches had bits of their own
 LAYERS = Path("allocations") / "without-patches.json"
+#: in the manifest of a pruned model, whose chosen allocation is in FP32
+PRUNED = "pruned"
 #: measured milliseconds, in the run of a search that knew them
 LATENCY = Path("latency.json")
 
@@ -104,7 +106,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not manifest.is_file():
         raise PmqError(f"{str(path)!r} is no run directory: it has no manifest.json; `pmq search` makes one")
     data = _read_json(manifest)
-    if "chosen" not in data:
+    if "chosen" not in data and PRUNED not in data:
         raise PmqError(f"the run in {str(path)!r} did not finish; go on with `pmq search --resume --out {path}`")
     return data
 
@@ -117,6 +119,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise PmqError(f"{str(path)!r} is no manifest of a run; use another run directory")
     return data
+
+
+def is_pruned(path: Path) -> bool:
+    """Whether a folder holds a pruned model, and no search."""
+    manifest = path / "manifest.json"
+    return manifest.is_file() and PRUNED in _read_json(manifest)
 
 
 def latest_run(results: Path) -> Path:

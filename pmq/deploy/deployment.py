@@ -22,7 +22,8 @@ class Deployment(BaseModel):
         size_bytes: on disk; ``promised_bytes`` by the allocation.
         latency_ms: median of one batch; ``fp32_latency_ms`` of the unquantized model in the same
             runtime (whose precision that is: FP32, or bfloat16 on ``openvino-bf16``), ``torch_latency_ms`` of eager FP32
-            PyTorch, ``whole_latency_ms`` of the file with all its tokens where it leaves out some, all in turns;
+            PyTorch, ``whole_latency_ms`` of the file with all its tokens where it leaves out some, ``unpruned_latency_ms`` of
+            the unquantized model before it was pruned, all in turns;
             ``predicted_latency_ms`` by a latency table, if there is one.
         spread: relative distance of the quartiles of ``latency_ms``.
         agreement_simulated, kl_simulated: with the simulation, percent and nats; ``agreement_fp32``, ``kl_fp32`` with FP32;
@@ -51,6 +52,7 @@ class Deployment(BaseModel):
     fp32_latency_ms: float
     torch_latency_ms: float
     whole_latency_ms: float | None = None
+    unpruned_latency_ms: float | None = None
     predicted_latency_ms: float | None
     agreement_simulated: float | None
     kl_simulated: float | None

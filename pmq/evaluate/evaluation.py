@@ -65,12 +65,21 @@ def evaluate_models(
 class Judge:
     """Judges allocations on a fixed set of images, whose FP32 outputs are computed once; on part of them at a time.
 
+    They are those of the simulator's own model, or of a ``reference``.
+
     Attributes:
         parts: batches of each part and the FP32 outputs of each: a quarter of the images, a second one, and the rest.
     """
 
-    def __init__(self, simulator: Simulator, images: Tensor, classifier: bool, batch_size: int = 32) -> None:
-        self.simulator, self.classifier = simulator, classifier
+    def __init__(
+        self,
+        simulator: Simulator,
+        images: Tensor,
+        classifier: bool,
+        batch_size: int = 32,
+        reference: nn.Module | None = None,
+    ) -> None:
+        self.simulator, self.classifier, self._reference = simulator, classifier, reference
         quarter = len(images) // 4
         parts = images.split([quarter, quarter, len(images) - 2 * quarter])
         self.parts = [self._references(part, batch_size) for part in parts]
@@ -99,4 +108,5 @@ class Judge:
     def _references(self, images: Tensor, batch_size: int) -> list[tuple[Tensor, Tensor]]:
         device = next(self.simulator.model.parameters()).device
         self.simulator.apply({})
-        return [(x, self.simulator.model(x)) for batch in images.split(batch_size) if len(x := batch.to(device))]
+        model = self.simulator.model if self._reference is None else self._reference
+        return [(x, model(x)) for batch in images.split(batch_size) if len(x := batch.to(device))]

@@ -136,7 +136,7 @@ def _load(model: nn.Module, state: StateDict, checkpoint: str, name: str | None)
 
 
 def model_info(model: nn.Module) -> ModelInfo:
-    """Describe any timm-built module: its name, classes, weights and preprocessing."""
+    """Describe any timm-built module: its name, classes, weights and preprocessing; a pruned one as what it was before."""
     from timm.data import resolve_model_data_config
 
     config = getattr(model, "pretrained_cfg", None) or {}
@@ -147,9 +147,15 @@ def model_info(model: nn.Module) -> ModelInfo:
     return ModelInfo(
         name=f"{name}.{tag}" if tag else name,
         num_classes=int(getattr(model, "num_classes", 0) or 0),
-        weights_sha256=weights_sha256(model),
+        weights_sha256=getattr(model, "pruned_from", None) or weights_sha256(model),
         data_config=data_config,
     )
+
+
+def model_label(model: nn.Module) -> str:
+    """Tell a model's name, and if it is pruned, how: what latencies are kept by."""
+    name, plan = model_info(model).name, getattr(model, "pruning_plan", None)
+    return name if plan is None else f"{name}{'-' if '.' in name else '.'}pruned-{plan.digest}"
 
 
 def class_names(model: nn.Module) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pmq.quant.quantizers import Quantizer
-from pmq.quant.weights import QuantizedWeight
+from pmq.quant.weights import QuantizedWeight, from_rows
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class IntegerWeight:
         aligned = scale.device.type == "cpu" or all(side % 8 == 0 for side in weight.shape)
         if not (ours and aligned and computes_exactly(scale.device.type)):
             return None
-        integers = weight.codes.reshape(weight.shape).int() - middle
+        integers = from_rows(weight.codes, weight.shape).int() - middle  # a last short group is filled up
         return cls(integers.to(torch.int8).T, scale, integers.sum(1))
 
 

@@ -83,12 +83,13 @@ class Space:
                 return weight_bits
             return max(IMAGE_BITS, activation_bits) if component.kind == "image" else activation_bits
 
-        found = {c.name: self._choice(c, self._pin(c) or bits(c)) for c in self.inventory}
+        found: Assignment = {}
         for name, mode in self.file.modes.items():
-            if (mode.weight.bits, mode.input.bits) == (weight_bits, activation_bits):
+            if not found and (mode.weight.bits, mode.input.bits) == (weight_bits, activation_bits):
                 whole, layers = self.assignment(self.uniform_modes()[name]), [d for d in self.decisions if d.modes]
-                return found | {component: whole[component] for d in layers for component in d.components}
-        return found
+                found = {component: whole[component] for d in layers for component in d.components}
+        others = {c.name: self._choice(c, self._pin(c) or bits(c)) for c in self.inventory if c.name not in found}
+        return {name: (found | others)[name] for name in self.inventory.names}
 
     def assignment(self, genome: Any) -> Assignment:
         """Turn a choice index for each decision into a choice for each component."""

@@ -1,0 +1,100 @@
+"""Pruned models: rebuilt from a name and a plan, or made of the model that an allocation was pruned from."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from pmq.api.subject import Subject
+from pmq.core import FLOAT, Allocation, PmqError
+from pmq.core.pruning import PruningPlan
+from pmq.core.recipe import find_recipe
+from pmq.core.rundir import CHOSEN
+from pmq.core.tensors import TensorFile
+from pmq.models import create_model, model_info
+from pmq.prune import apply_plan, concentrate, plan_of, prunable_units, recover
+from pmq.prune.losses import row_weights
+from pmq.quant import Quantized, restore
+
+
+def load_pruned(what: Allocation | Path | str, model: nn.Module | None = None) -> nn.Module:
+    """Rebuild a pruned model in FP32 from the file that :func:`pmq.prune` wrote, or from what it gave.
+
+    No checkpoint is needed. ``model`` is one of the same architecture, with any weights, where its name does not tell all
+    that it was built with.
+
+    Raises:
+        PmqError: it is no pruned model, its bits are chosen already, or its tensors are missing.
+
+    Example:
+        >>> import torch, pmq
+        >>> found = pmq.prune(None, torch.randn(16, 1, 28, 28), ratio=0.25, importance="magnitude")
+        >>> load_pruned(found.allocation).blocks[0].mlp.fc1.out_features
+        288
+    """
+    allocation = what if isinstance(what, Allocation) else Allocation.load(_file(Path(what)))
+    plan, info = allocation.pruning, allocation.model
+    if plan is None:
+        raise PmqError(f"{str(what)!r} is no pruned model; `pmq prune` writes one")
+    if not all(choice.is_float for choice in allocation.components.values()):
+        raise PmqError(f"{str(what)!r} has bits already; give the pruned model in FP32 that `pmq prune` wrote")
+    if allocation.tensors is None:
+        raise PmqError(f"the .safetensors file beside {str(what)!r} is missing; put it there, or prune anew")
+    if model is None:
+        model = create_model(info.name, num_classes=info.num_classes, pretrained=False)
+    model = apply_plan(copy.deepcopy(model), plan)
+    restore(model, Quantized({}, find_recipe("minmax"), {}, allocation.tensors))
+    model.pruned_from = info.weights_sha256  # type: ignore[assignment]
+    return model
+
+
+def is_pruned_file(name: str) -> bool:
+    """Whether ``name`` is a file or a run directory, of a pruned model perhaps, and no model's name."""
+    path = Path(name)
+    return (path.is_file() and path.suffix == ".json") or (path / CHOSEN).is_file()
+
+
+def _file(path: Path) -> Path:
+    return path / CHOSEN if path.is_dir() else path
+
+
+def plain(subject: Subject) -> Quantized:
+    """A model as it is, in FP32."""
+    tensors = TensorFile.of({name: p.detach().cpu().numpy() for name, p in subject.model.named_parameters()})
+    return Quantized(dict.fromkeys(subject.inventory.names, FLOAT), find_recipe("minmax"), {}, tensors)
+
+
+def pruned_like(subject: Subject, allocation: Allocation, images: Tensor | None = None) -> Subject:
+    """The subject with what an allocation was pruned of removed; recovered by ``images``, where there are any.
+
+    Without images the weights are those of the checkpoint, cut: for an allocation that brings its own.
+
+    Raises:
+        PmqError: the allocation is of another model, or the subject is pruned, but otherwise.
+    """
+    allocation.check_model(subject.info)
+    own, wanted = plan_of(subject.model), allocation.pruning
+    if own is not None:
+        if wanted is None or wanted.digest != own.digest:
+            raise PmqError(
+                "the allocation is not of this pruned model; give the model before it was pruned, or the file of its own"
+            )
+        return subject
+    return subject if wanted is None else subject.of_module(pruned_copy(subject.model, wanted, images, subject.classifier))
+
+
+def pruned_copy(model: nn.Module, plan: PruningPlan, images: Tensor | None, classifier: bool, seed: int = 0) -> nn.Module:
+    """Prune a copy; by ``images`` ``(N, C, H, W)``, if there are any, mix its heads and recover it, where the plan says so."""
+    pruned, units = copy.deepcopy(model), [unit for unit in prunable_units(model) if unit.name in plan.units]
+    if images is None:
+        return apply_plan(pruned, plan)
+    weights = row_weights(model, [unit.last for unit in units], images, classifier, seed)
+    if plan.ranked:
+        concentrate(pruned, [unit for unit in units if unit.kind == "attention"], images, weights)
+    pruned = apply_plan(pruned, plan)
+    pruned.pruned_from = model_info(model).weights_sha256  # type: ignore[assignment]
+    if plan.recovered:
+        recover(model, pruned, plan, images, weights)
+    return pruned

@@ -1,0 +1,175 @@
+"""``pmq prune``: a smaller model, and the plan by which it can be rebuilt."""
+
+from __future__ import annotations
+
+import json as json_module
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pmq.cli import options as o
+from pmq.cli.output import costs, print_json, print_table
+
+#: what a pruned model is deployed as, where a target is named
+DEPLOYED = ("fp32", "w16a32", "w8a8")
+
+
+def prune(
+    model: o.Model = None,
+    ratio: Annotated[float, typer.Option(help="of channels to remove")] = 0.25,
+    importance: Annotated[
+        str, typer.Option(help="what stays: reconstruction, magnitude, magnitude_l1, taylor, hessian, random")
+    ] = "reconstruction",
+    structure: Annotated[
+        list[str] | None, typer.Option(help="what may go: hidden, width, rank, heads, embedding; several times for several")
+    ] = None,
+    scope: Annotated[str, typer.Option(help="uniform: the ratio of each part; global: of all together")] = "uniform",
+    part: Annotated[list[str] | None, typer.Option(help="ratios of single parts, as blocks.0.mlp=0.5; patterns do")] = None,
+    round_to: Annotated[int, typer.Option(help="widths are multiples of it", min=1)] = 8,
+    recover: Annotated[bool, typer.Option(help="fit the layers behind what was removed anew, in closed form")] = True,
+    checkpoint: o.Checkpoint = None,
+    num_classes: o.NumClasses = None,
+    pretrained: o.Pretrained = True,
+    data: o.Data = None,
+    split: o.Split = None,
+    crop_pct: o.CropPct = None,
+    calib_images: Annotated[int, typer.Option(help="images that importance and recovery look at", min=1)] = 256,
+    target: Annotated[str | None, typer.Option(help="runtime to quantize and deploy the pruned model for, and time it")] = None,
+    limit: Annotated[int | None, typer.Option(help="images to evaluate on; all without", min=1)] = None,
+    batch_size: o.BatchSize = 32,
+    workers: o.Workers = 0,
+    threads: o.Threads = None,
+    device: o.Device = "cpu",
+    seed: o.Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="folder to write; by default named below --results")] = None,
+    results: Annotated[Path, typer.Option(help="folder of run directories")] = Path("results"),
+    json: o.Json = False,
+) -> None:
+    """Remove the channels that matter least, and fit what reads the others anew.
+
+    What it writes is a model: give its folder in place of MODEL to search, profile, evaluate or deploy it.
+    """
+    from pmq.api import evaluate as run_evaluate
+    from pmq.api import prune as run_prune
+    from pmq.api.pruned import load_pruned
+    from pmq.cli.subject import open_subject
+    from pmq.core import Allocation
+    from pmq.core.files import check_target, write_text
+    from pmq.core.progress import track
+    from pmq.core.rundir import CHOSEN, PRUNED
+    from pmq.models import model_info
+
+    if target is not None:
+        from pmq.deploy import TARGETS
+
+        TARGETS[target].require()
+    ratios = _ratios(part or [])
+    given: dict[str, Any] = {"model": model, "checkpoint": checkpoint and str(checkpoint), "num_classes": num_classes}
+    given |= {"pretrained": pretrained, "data": data, "split": split, "crop_pct": crop_pct}
+    module, images = open_subject(model, checkpoint, num_classes, pretrained, data, split, crop_pct, workers, device, threads)
+    name = model_info(module).name.split(".")[0]
+    folder = out or results / name / f"pruned-{importance}-{ratio:g}-{scope}{'' if recover else '-cut'}"
+    check_target(folder / CHOSEN)
+    calibration = images.calibration_images(calib_images, seed)
+    found = run_prune(
+        module,
+        calibration,
+        ratio,
+        importance=importance,
+        structures=structure,
+        scope=scope,
+        ratios=ratios,
+        round_to=round_to,
+        recovery=recover,
+        calib_images=calib_images,
+        crop_pct=crop_pct,
+        seed=seed,
+        out=folder,
+    )
+    indices = images.evaluation_indices(calib_images, seed, limit)
+    rows: dict[str, Allocation | str] = {"fp32": "fp32", "pruned": found.cut}
+    if recover:
+        rows["recovered"] = found.allocation
+    batches = track(images.evaluation.batches(batch_size, indices), "evaluating", total=-(-len(indices) // batch_size))
+    table = run_evaluate(module, list(rows.values()), batches, crop_pct=crop_pct, seed=seed)
+    table["allocation"] = list(rows)
+    records = json_module.loads(table.to_json(orient="records"))
+    plan = found.allocation.pruning
+    assert plan is not None
+    line = shlex.join(["pmq", *sys.argv[1:]])
+    manifest = {PRUNED: records[-1] | {"parameters": plan.parameters}, "command": {"line": line} | given}
+    write_text(folder / "manifest.json", json_module.dumps(manifest, indent=1) + "\n")
+    deployed = []
+    if target is not None:
+        pruned = load_pruned(found.allocation)
+        proof = images.evaluation.first_readable(indices[:128], 128)
+        deployed = _deployed(pruned, module, target, proof, calibration[:32], folder, seed)
+    if json:
+        said: dict[str, Any] = {"run": str(folder), "allocation": str(folder / CHOSEN), "parameters": plan.parameters}
+        print_json(said | records[-1] | {"before_recovery": records[1], "deployed": deployed})
+        return
+    shown = [
+        [r["allocation"], f"{r['param_count']:.2f}", *costs(r["size_bytes"], r["bit_ops"]), r["top1"], r["agreement"], r["kl"]]
+        for r in records
+    ]
+    columns = ["", "parameters (M)", "MB", "bit ops (G)", "top-1 %", "agreement %", "KL"]
+    title = f"{name}, {100 * ratio:g} % of channels removed by {importance}, on {records[0]['n_images']} images"
+    print_table(title, columns, shown)
+    if deployed:
+        _print_deployed(deployed, target)
+    print(f"pruned model: {folder}\nnext: pmq search {folder} --budget 4bit; pmq deploy w8a8 {folder} --target onnxruntime")
+
+
+def _ratios(parts: list[str]) -> dict[str, float]:
+    from pmq.core import PmqError
+
+    found = {}
+    for part in parts:
+        name, _, ratio = part.rpartition("=")
+        try:
+            found[name] = float(ratio)
+        except ValueError:
+            raise PmqError(f"--part {part!r} is not understood; write NAME=RATIO, as blocks.0.mlp=0.5") from None
+    return found
+
+
+def _deployed(
+    pruned: Any, whole: Any, target: str, images: Any, calibration: Any, folder: Path, seed: int
+) -> list[dict[str, Any]]:
+    """Proved files of the pruned model, and their figures."""
+    from pmq.api import deploy
+    from pmq.search import read_space
+
+    found = []
+    modes = read_space(target).modes.values()
+    bits = {f"w{mode.weight.bits}a{mode.input.bits}" for mode in modes}
+    for what in DEPLOYED:
+        if what != "fp32" and what not in bits:
+            continue
+        made = deploy(
+            pruned,
+            what,
+            target,
+            images,
+            folder / "deploy" / target / what,
+            calibration_images=calibration,
+            reference=whole,
+            seed=seed,
+        )
+        keys = ("file", "target", "size_bytes", "latency_ms", "unpruned_latency_ms", "torch_latency_ms", "n_images")
+        facts = {key: getattr(made, key) for key in keys} | {"what": what, "passed": made.passed}
+        found.append(facts | {"agreement": made.agreement_fp32, "kl": made.kl_fp32})
+    return found
+
+
+def _print_deployed(deployed: list[dict[str, Any]], target: str | None) -> None:
+    rows = [["unpruned fp32", None, deployed[0]["unpruned_latency_ms"], 1.0, None, None, ""]]
+    for row in deployed:
+        times = [row["latency_ms"], row["unpruned_latency_ms"] / row["latency_ms"]]
+        proved = "yes" if row["passed"] else "NO"
+        rows.append([f"pruned {row['what']}", row["size_bytes"] / 1e6, *times, row["agreement"], row["kl"], proved])
+    columns = ["file", "MB", "ms", "x faster", "agreement %", "KL", "proved"]
+    print_table(f"deployed on {target}, one image, one thread; on {deployed[0]['n_images']} images", columns, rows)

@@ -1,0 +1,102 @@
+"""The pruning plan: which channels of a model are kept, so that the pruned model can be rebuilt from its name."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+#: ``hidden``: between the two layers of an MLP; ``attention``: of q, k and v, head by head; ``embedding``: the residual stream
+Kind = Literal["hidden", "attention", "embedding"]
+#: indices in rising order as ranges: ``0-5,7``
+Ranges = Annotated[str, Field(pattern=r"^\d+(-\d+)?(,\d+(-\d+)?)*$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PrunedUnit(_Strict):
+    """Channels that are removed together: what is left of ``size``, which divide into ``heads``.
+
+    A head of which nothing is left is removed; the others keep equally many channels.
+
+    >>> unit = PrunedUnit(kind="attention", size=6, heads=2, kept="3-4")
+    >>> unit.indices, unit.kept_heads, unit.share
+    ([3, 4], 1, 0.3333333333333333)
+    """
+
+    kind: Kind
+    size: int = Field(ge=1)
+    heads: int = Field(default=1, ge=1)
+    kept: Ranges
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PrunedUnit:
+        indices = self.indices
+        if not indices or indices != sorted(set(indices)) or indices[-1] >= self.size:
+            raise ValueError(f"kept={self.kept!r}: indices rise, and are below the size, {self.size}")
+        if self.size % self.heads or len({n for n in self._of_heads if n}) > 1:
+            raise ValueError(f"kept={self.kept!r} of {self.heads} heads: those that are kept have equally many channels")
+        return self
+
+    @property
+    def indices(self) -> list[int]:
+        """What is kept, in rising order."""
+        ends = ([int(end) for end in part.split("-")] for part in self.kept.split(","))
+        return [index for low, *high in ends for index in range(low, (high or [low])[0] + 1)]
+
+    @property
+    def _of_heads(self) -> list[int]:
+        width = self.size // self.heads
+        indices = self.indices
+        return [sum(head * width <= i < (head + 1) * width for i in indices) for head in range(self.heads)]
+
+    @property
+    def kept_heads(self) -> int:
+        """How many heads are left."""
+        return sum(n > 0 for n in self._of_heads)
+
+    @property
+    def share(self) -> float:
+        """Of its channels, that are kept."""
+        return len(self.indices) / self.size
+
+    @classmethod
+    def of(cls, kind: Kind, size: int, indices: Iterable[int], heads: int = 1) -> PrunedUnit:
+        """Write indices down."""
+        runs: list[list[int]] = []
+        for index in sorted(indices):
+            if runs and index == runs[-1][1] + 1:
+                runs[-1][1] = index
+            else:
+                runs.append([index, index])
+        kept = ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+        return cls(kind=kind, size=size, heads=heads, kept=kept)
+
+
+class PruningPlan(_Strict):
+    """What is kept of each unit, by the name of its module; and how it was chosen.
+
+    Attributes:
+        importance: by which channels were ranked.
+        ranked: whether the channels of heads were mixed before, so that the first of them hold the most.
+        recovered: whether the layers behind what was removed were fitted anew.
+        weights_sha256: hash of the pruned weights in FP32, those fitted anew among them.
+        parameters: how many there are.
+    """
+
+    importance: str
+    ranked: bool = False
+    recovered: bool
+    units: dict[str, PrunedUnit]
+    weights_sha256: str | None = None
+    parameters: int | None = None
+
+    @property
+    def digest(self) -> str:
+        """What two plans share that remove the same."""
+        kept = sorted((name, unit.kept) for name, unit in self.units.items() if unit.share < 1)
+        return hashlib.sha256(repr(kept).encode()).hexdigest()[:8]

@@ -1,0 +1,74 @@
+"""Groups of layers that lose a channel together, as torch-pruning finds them (DepGraph, 2301.12900)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from pmq.core.errors import PmqError
+from pmq.prune.units import Unit
+
+
+class Groups:
+    """Traces a model once; gives the group of any unit.
+
+    Raises:
+        PmqError: torch-pruning is not installed.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._pruning = require_torch_pruning()
+        self._model = model
+        device = next(model.parameters()).device
+        fused = [m for m in model.modules() if getattr(m, "fused_attn", False)]
+        for attention in fused:  # a fused product hides which channels meet
+            attention.fused_attn = False  # type: ignore[assignment]
+        try:
+            with warnings.catch_warnings(), torch.enable_grad():
+                warnings.simplefilter("ignore")
+                graph = self._pruning.DependencyGraph()
+                self._graph = graph.build_dependency(model, example_inputs=_example(model).to(device))
+        finally:
+            for attention in fused:
+                attention.fused_attn = True  # type: ignore[assignment]
+
+    def of(self, unit: Unit, channels: Sequence[int] | None = None) -> Any:
+        """Layers that lose ``channels`` of a unit (all without), and which of theirs."""
+        tp, kept = self._pruning, list(range(unit.size) if channels is None else channels)
+        if unit.kind == "embedding":
+            first = self._model.get_submodule(unit.name)
+            remove = tp.prune_conv_out_channels if isinstance(first, nn.Conv2d) else tp.prune_linear_out_channels
+            return self._graph.get_pruning_group(first, remove, kept)
+        if unit.kind == "hidden":
+            fc1 = self._model.get_submodule(f"{unit.name}.fc1")
+            return self._graph.get_pruning_group(fc1, tp.prune_linear_out_channels, kept)
+        # From the layer behind an attention: there its channels are not yet divided into q, k and v.
+        return self._graph.get_pruning_group(self._model.get_submodule(unit.last), tp.prune_linear_in_channels, kept)
+
+
+def embedding_group(model: nn.Module, name: str, channels: Sequence[int]) -> Any:
+    """The group of a residual stream that begins at layer ``name``."""
+    return Groups(model).of(Unit(name, "embedding", 0), channels)
+
+
+def require_torch_pruning() -> Any:
+    """Give the package.
+
+    Raises:
+        PmqError: it is not installed.
+    """
+    try:
+        import torch_pruning
+    except ImportError:
+        raise PmqError("pruning needs 'torch-pruning', which is not installed; pip install 'pmq[prune]'") from None
+    return torch_pruning
+
+
+def _example(model: nn.Module) -> torch.Tensor:
+    from pmq.models import model_info
+
+    return torch.randn(1, *model_info(model).data_config["input_size"], generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,72 @@
+"""Losses without labels, and what their gradients say of how much each row of a layer's output matters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pmq.core.progress import track
+
+BATCH = 8
+#: part of the weight that every row has, however little the output depends on it: gradients of few images are noisy
+EVEN = 0.1
+RowWeights = dict[str, Tensor]  # layer -> (N, T)
+
+
+def own_labels(output: Tensor, classifier: bool) -> Tensor:
+    """Cross-entropy ``(B,)`` with what the model itself says; half the square of features, which say nothing."""
+    if classifier:
+        return nn.functional.cross_entropy(output, output.detach().argmax(-1), reduction="none")
+    return _unit(output).square().sum(1) / 2
+
+
+def drawn_labels(output: Tensor, classifier: bool, generator: torch.Generator) -> Tensor:
+    """Cross-entropy ``(B,)`` with labels drawn from what the model says, or random directions of its features.
+
+    The mean of the squared gradient is the Fisher information's diagonal.
+    """
+    if classifier:
+        labels = torch.multinomial(output.detach().softmax(-1).cpu(), 1, generator=generator)[:, 0]
+        return nn.functional.cross_entropy(output, labels.to(output.device), reduction="none")
+    unit = _unit(output)
+    return (unit * torch.randn(unit.shape, generator=generator).to(unit)).sum(1)
+
+
+def _unit(output: Tensor) -> Tensor:
+    return output.flatten(1) / output.detach().flatten(1).norm(dim=1, keepdim=True)
+
+
+def row_weights(model: nn.Module, layers: Sequence[str], images: Tensor, classifier: bool = True, seed: int = 0) -> RowWeights:
+    """Squared gradient at each row of the outputs of ``layers``, image by image, around a mean of one.
+
+    Late layers of a ViT matter at the class token alone. Images are ``(N, C, H, W)``; windows of an image are neighbours.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    device = next(model.parameters()).device
+    found: dict[str, list[Tensor]] = {name: [] for name in layers}
+    outputs: dict[str, Tensor] = {}
+
+    def keeper(name: str) -> Any:
+        def keep(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+            outputs[name] = output
+
+        return keep
+
+    if not layers:
+        return {}
+    handles = [model.get_submodule(name).register_forward_hook(keeper(name)) for name in layers]
+    try:
+        for batch in track(images.split(BATCH), "weighing rows"):
+            with torch.enable_grad():
+                loss = drawn_labels(model(batch.to(device).requires_grad_()), classifier, generator).sum()
+            gradients = torch.autograd.grad(loss, [outputs[name] for name in layers])
+            for name, gradient in zip(layers, gradients, strict=True):
+                found[name].append(gradient.square().mean(-1).reshape(len(batch), -1).cpu())
+    finally:
+        for handle in handles:
+            handle.remove()
+    whole = {name: torch.cat(parts) for name, parts in found.items()}
+    return {name: EVEN + (1 - EVEN) * w / w.mean().clamp(min=1e-30) for name, w in whole.items()}
