@@ -108,19 +108,18 @@ def prune(
         )
     if importance != Reconstruction.name:
         require_torch_pruning()
-    before = subject.model
     layers = [unit.last for unit in units if unit.kind != "embedding"]
-    weights = row_weights(before, layers, gathered, subject.classifier, seed)
+    weights = row_weights(subject.model, layers, gathered, subject.classifier, seed)
     mixed, scores = _scored(subject, units, gathered, importance, structures, weights, seed)
     kept = select(units, scores, ratio, structures, scope, ratios, round_to)
     plan = PruningPlan(importance=importance, ranked="rank" in structures, recovered=False, units=kept)
-    module = apply_plan(mixed, plan)
+    module = apply_plan(copy.deepcopy(mixed), plan)
     module.pruned_from = subject.info.weights_sha256  # type: ignore[assignment]
     info = CalibrationInfo(sha256=images_sha256(gathered), n_images=len(gathered), seed=seed)
     cut = _artefact(subject, module, plan, info)
     found = cut
     if recovery:
-        recover(before, module, plan, gathered, weights)
+        recover(mixed, module, plan, gathered, weights)
         found = _artefact(subject, module, plan.model_copy(update={"recovered": True}), info)
     file = None if out is None else found.save(Path(out) / CHOSEN)
     return Pruned(found, cut, file)

@@ -87,14 +87,14 @@ def pruned_like(subject: Subject, allocation: Allocation, images: Tensor | None 
 
 def pruned_copy(model: nn.Module, plan: PruningPlan, images: Tensor | None, classifier: bool, seed: int = 0) -> nn.Module:
     """Prune a copy; by ``images`` ``(N, C, H, W)``, if there are any, mix its heads and recover it, where the plan says so."""
-    pruned, units = copy.deepcopy(model), [unit for unit in prunable_units(model) if unit.name in plan.units]
+    mixed, units = copy.deepcopy(model), [unit for unit in prunable_units(model) if unit.name in plan.units]
     if images is None:
-        return apply_plan(pruned, plan)
+        return apply_plan(mixed, plan)
     weights = row_weights(model, [unit.last for unit in units], images, classifier, seed)
     if plan.ranked:
-        concentrate(pruned, [unit for unit in units if unit.kind == "attention"], images, weights)
-    pruned = apply_plan(pruned, plan)
+        concentrate(mixed, [unit for unit in units if unit.kind == "attention"], images, weights)
+    pruned = apply_plan(copy.deepcopy(mixed), plan)
     pruned.pruned_from = model_info(model).weights_sha256  # type: ignore[assignment]
     if plan.recovered:
-        recover(model, pruned, plan, images, weights)
+        recover(mixed, pruned, plan, images, weights)
     return pruned

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from pmq.core.progress import track
 from pmq.core.pruning import PruningPlan
 from pmq.models import split_stages
 from pmq.prune.losses import BATCH
-from pmq.prune.units import EMBEDDING, Unit, prunable_units
+from pmq.prune.units import EMBEDDING, prunable_units
 
 #: pull towards the layer's own weights, relative to the mean square of its inputs
 STRENGTH = 0.1
@@ -52,6 +52,12 @@ class LeastSquares:
         weight = torch.linalg.solve(xx + ridge + floor, yx + start.double() @ (ridge + floor), left=False)
         return weight.to(start.dtype), (y - weight @ x).to(start.dtype)
 
+    @property
+    def wanted(self) -> Tensor:
+        """Mean of the outputs ``(O,)``."""
+        mass, _, y, *_ = self._sums
+        return y / mass
+
 
 @torch.no_grad()
 def recover(
@@ -64,11 +70,12 @@ def recover(
 ) -> None:
     """Fit the layers of ``pruned`` behind removed channels anew, in place, block by block.
 
-    Each sees what really reaches it in the pruned model, and is to give what it gives in ``exact``; what the residual
-    stream has already lost before it, it makes good for as far as it can. That is regularised least squares.
+    A weight is to make of the channels that are left what it made of all: regularised least squares on what reaches it in
+    ``exact``. (On what reaches it in ``pruned``, whose errors say nothing, least squares would shrink it.) A bias makes the
+    mean of the output right for what does reach it in ``pruned``.
 
     Args:
-        exact: the model before it was pruned.
+        exact: the model before it was pruned; its channels are those that the plan names.
         pruned: the same pruned by ``plan``.
         plan: what was removed.
         images: ``(N, C, H, W)``.
@@ -77,49 +84,67 @@ def recover(
     """
     before, after = split_stages(exact), split_stages(pruned)
     units = [u for u in prunable_units(pruned) if u.name in plan.units and plan.units[u.name].share < 1]
-    kept = plan.units[EMBEDDING].indices if EMBEDDING in plan.units else None  # of the residual stream
-    wanted, given = list(images.split(BATCH)), list(images.split(BATCH))
+    stream = plan.units[EMBEDDING].indices if EMBEDDING in plan.units else slice(None)
+    device = next(exact.parameters()).device
+    wanted, given = ([batch.to(device) for batch in images.split(BATCH)] for _ in range(2))
     for index in track(range(len(before)), "recovering"):
         prefix = before.prefixes[index - 1] + "." if 0 < index <= len(before.prefixes) else ""
         here = [u for u in units if prefix and u.name.startswith(prefix)] if before.prefixes else units
-        outputs: dict[str, list[Tensor]] = {unit.last: [] for unit in here}
-        with _listening(exact, {name: _keeper(rows) for name, rows in outputs.items()}):
-            wanted = [before.run(x, index, index + 1) for x in wanted]
-        for unit in here:
-            layer: Any = pruned.get_submodule(unit.last)
-            sums = LeastSquares()
-            rows = zip(outputs[unit.last], _row_weights(row_weights, unit, outputs), strict=True)
+        sums = {unit.last: LeastSquares() for unit in here}
+        weighed = _Weighed(row_weights)
 
-            def add(module: nn.Module, args: tuple[Tensor], y: Tensor, sums: LeastSquares = sums, rows: Any = rows) -> None:
-                (x,), (target, weight) = args, next(rows)
-                sums.update(x.reshape(-1, x.shape[-1]), target if kept is None else target[:, kept], weight.to(x.device))
+        def add(name: str, x: Tensor, y: Tensor, weight: Tensor, sums: dict[str, LeastSquares] = sums) -> None:
+            sums[name].update(x[:, plan.units[name.rpartition(".")[0]].indices], y[:, stream], weight)
 
-            with _listening(pruned, {unit.last: add}):
-                for x in given:
+        with weighed.listening(exact, list(sums), add):
+            wanted = [before.run(x, index, index + 1) for x in weighed.counted(wanted)]
+        for name, of in sums.items():
+            layer: Any = pruned.get_submodule(name)
+            layer.weight.data.copy_(of.solve(layer.weight.detach(), strength)[0])
+            if layer.bias is None:
+                continue
+            seen = LeastSquares()  # of which the mean of the inputs is all that is wanted
+
+            def see(name: str, x: Tensor, y: Tensor, weight: Tensor, seen: LeastSquares = seen) -> None:
+                seen.update(x[:, :0], x, weight)
+
+            with weighed.listening(pruned, [name], see):
+                for x in weighed.counted(given):
                     after.run(x, index, index + 1)
-            weight, bias = sums.solve(layer.weight.detach(), strength)
-            layer.weight.data.copy_(weight)
-            if layer.bias is not None:
-                layer.bias.data.copy_(bias)
+            layer.bias.data.copy_(of.wanted - layer.weight.double() @ seen.wanted)
         given = [after.run(x, index, index + 1) for x in given]
 
 
-@contextmanager
-def _listening(model: nn.Module, hooks: Mapping[str, Any]) -> Iterator[None]:
-    handles = [model.get_submodule(name).register_forward_hook(hook) for name, hook in hooks.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+class _Weighed:
+    """Tells who listens how much each row of the batch that runs matters."""
 
+    def __init__(self, row_weights: Mapping[str, Tensor] | None) -> None:
+        self._row_weights, self._batch = row_weights, 0
 
-def _keeper(rows: list[Tensor]) -> Any:
-    return lambda layer, args, output: rows.append(output.reshape(-1, output.shape[-1]))
+    def counted(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Give the batches, remembering which it is."""
+        for self._batch, x in enumerate(batches):
+            yield x
 
+    @contextmanager
+    def listening(
+        self, model: nn.Module, layers: Sequence[str], hear: Callable[[str, Tensor, Tensor, Tensor], None]
+    ) -> Iterator[None]:
+        """Call ``hear`` with a layer's name, inputs ``(T, I)``, outputs ``(T, O)`` and weights of rows ``(T,)``."""
 
-def _row_weights(row_weights: Mapping[str, Tensor] | None, unit: Unit, outputs: Mapping[str, list[Tensor]]) -> Iterator[Tensor]:
-    """Of each batch."""
-    if row_weights is None:
-        return (torch.ones(len(rows)) for rows in outputs[unit.last])
-    return (part.reshape(-1) for part in row_weights[unit.last].split(BATCH))
+        def hook(name: str) -> Any:
+            def heard(layer: nn.Module, args: tuple[Tensor], y: Tensor) -> None:
+                x, y = (rows.reshape(-1, rows.shape[-1]) for rows in (args[0], y))
+                weight = torch.ones(len(x))
+                if self._row_weights is not None:
+                    weight = self._row_weights[name][self._batch * BATCH : (self._batch + 1) * BATCH].reshape(-1)
+                hear(name, x, y, weight.to(x.device))
+
+            return heard
+
+        handles = [model.get_submodule(name).register_forward_hook(hook(name)) for name in layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
