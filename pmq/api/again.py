@@ -36,6 +36,8 @@ def solve_again(run: Path | str, budget: str | Budget) -> tuple[Path, Allocation
     """
     data = RunData(Path(run))
     settings = data.manifest["settings"]
+    if settings.get("widths"):
+        raise PmqError(f"run {str(run)!r} searched widths as well, which cannot be solved for again; search anew")
     recipe = Recipe.model_validate(settings["recipe"])
     measured = data.path / LATENCY
     latency = LatencyTable.load(measured) if measured.is_file() else None

@@ -29,7 +29,7 @@ def make_allocation(
     latency: LatencyTable | None = None,
 ) -> Allocation:
     """Make the artefact: choices, calibrated parameters, costs, metrics, tensors."""
-    costs = CostModel(subject.inventory, latency)
+    costs = CostModel(subject.inventory, latency, plan_of(subject.model))
     plan = planned(subject.info, costs, quantized.assignment, quantized.recipe, space, budget, limits, metrics)
     return filled(plan.model_copy(update={"calibration": calibration, "pruning": plan_of(subject.model)}), quantized)
 

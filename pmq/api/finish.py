@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from pmq.api.joint import Joint, Whole, bits_of
 from pmq.api.points import METRICS
+from pmq.api.subject import Subject
 from pmq.core import Assignment, PmqError
 from pmq.core.progress import track
 from pmq.core.recipe import Recipe
 from pmq.evaluate import Judge
-from pmq.quant import Prepared, Quantized, quantize, realise
+from pmq.quant import Quantized, quantize, realise
 
 #: points carried out layer by layer; what is best with each component by itself need not be best after that
 FINALISTS = 4
@@ -39,32 +41,35 @@ def finalists(points: pd.DataFrame, error: str, count: int) -> list[int]:
 
 
 def finish(
-    prepared: Prepared,
+    models: Joint | Whole,
+    recipe: Recipe,
     points: pd.DataFrame,
     assignment_of: Callable[[int], Assignment],
     judge: Judge,
     checkpoints: Path | None = None,
     hurry: bool = False,
-) -> tuple[int, Quantized, dict[str, float | None]]:
-    """Choose among ``points``: give the row, which is marked, what carrying it out gave, and how the judge finds it.
+) -> tuple[int, Subject, Quantized, dict[str, float | None]]:
+    """Choose among ``points``: give the row, which is marked, its model, what carrying it out gave, and what the judge says.
 
     Going layer by layer, and learning, can overfit few calibration images where little is lost to begin with: either is
     kept only if it is no worse on the judge's images than to do without. In a ``hurry`` only the most promising one is
     carried out.
     """
     error = "kl" if judge.classifier else "feature_error"
-    recipe = prepared.recipe.model_copy(update={"reconstruct": 0})
+    wanted, recipe = recipe, recipe.model_copy(update={"reconstruct": 0})
 
     def carry_out(index: int, how: Recipe) -> tuple[float, int, Quantized, dict[str, float | None]]:
-        quantized = quantize(replace(prepared, recipe=how), assignment_of(index), checkpoints)
+        assignment = assignment_of(index)
+        _, prepared = models.built(assignment)
+        quantized = quantize(replace(prepared, recipe=how), bits_of(assignment), checkpoints)
         metrics = judge.judge_model(realise(copy.deepcopy(prepared.model), prepared.inventory, quantized).model).compute()
         return metrics[error] or 0.0, index, quantized, {name: metrics[name] for name in METRICS}
 
     count = FINALISTS if recipe.sequential and not hurry else 1
     found = [carry_out(i, recipe) for i in track(finalists(points, error, count), "carrying out the best")]
     best = min(found, key=lambda each: each[0])
-    others = [prepared.recipe] if prepared.recipe.reconstruct else []
+    others = [wanted] if wanted.reconstruct else []
     others += [recipe.model_copy(update={"sequential": False})] if recipe.sequential and not hurry else []
     _, index, quantized, metrics = min([best, *(carry_out(best[1], how) for how in others)], key=lambda each: each[0])
     points["chosen"] = points.index == index
-    return index, quantized, metrics
+    return index, models.built(assignment_of(index))[0], quantized, metrics

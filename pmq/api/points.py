@@ -13,7 +13,7 @@ from pmq.core import FLOAT, Assignment, Limits
 from pmq.core.progress import track
 from pmq.core.rundir import RunDir
 from pmq.cost import CostModel
-from pmq.search import ExactSolver, Space, Tables, non_dominated, nsga2, within
+from pmq.search import Space, Tables, non_dominated, nsga2, solver_for, within
 from pmq.search.candidates import (
     Candidate,
     largest_uniform,
@@ -56,7 +56,7 @@ def explore(space: Space, tables: Tables, limits: Limits, trials: Trials, seed: 
 
     What is most promising of it and not yet simulated is.
     """
-    sweep = sweep_candidates(ExactSolver(tables), _sweep(tables))
+    sweep = sweep_candidates(solver_for(tables), _sweep(tables))
     seeds = np.array([*(c.genome for c in sweep), *trials.found])
     stages = [nsga2(tables, bounds, seeds, seed=seed) for bounds in track([Limits(), limits], "evolving the front")]
     genomes = np.concatenate([seeds, *stages])

@@ -15,7 +15,7 @@ from pmq.core import Assignment, Limits
 from pmq.core.errors import Interrupted
 from pmq.core.progress import message
 from pmq.core.rundir import RunDir
-from pmq.search import ExactSolver, Space, Tables, within
+from pmq.search import Space, Tables, solver_for, within
 from pmq.search.candidates import Candidate, exact_candidates, largest_uniform
 from pmq.search.confirm import confirmed, plausible
 from pmq.search.exact import trust_region
@@ -60,10 +60,19 @@ class Rounds:
         history: of each round.
     """
 
-    def __init__(self, probe: Probe, metric_name: str, space: Space, limits: Limits, trials: Trials, run: RunDir | None) -> None:
+    def __init__(
+        self,
+        probe: Probe,
+        metric_name: str,
+        space: Space,
+        limits: Limits,
+        trials: Trials,
+        run: RunDir | None,
+        widths: SensitivityTable | None = None,
+    ) -> None:
         self.probe, self.metric_name, self.space, self.limits = probe, metric_name, space, limits
         self.trials, self._run = trials, run
-        self.table = SensitivityTable(metric_name)
+        self.table, self._widths = SensitivityTable(metric_name), widths
         self.tables: Tables = Tables.build(space, SensitivityTable.zeros(space.choices))
         self.history: list[Round] = []
         self._worst: float | None = None
@@ -95,7 +104,7 @@ class Rounds:
         elif renewed:
             self._confirm()
         measured = time.perf_counter()
-        solver, best = ExactSolver(self.tables), self._best()
+        solver, best = solver_for(self.tables), self._best()
         candidates = exact_candidates(self.tables, solver, self.limits)
         if best is not None:  # what was measured around the best so far holds near it
             near = solver.solve(self.limits, near=trust_region(best))
@@ -116,6 +125,8 @@ class Rounds:
         table = measure(probe, self.space.choices, self.metric_name, self._run, f"round{index}/")
         if index == 0:
             self.table = table
+            for name, choice, error in self._widths or ():
+                self.table.put(name, choice, error)
         else:
             self.table.seconds += table.seconds
             for name, choice, error in table:

@@ -26,6 +26,8 @@ def write_run(
     """Write tables, points, the chosen allocation with its schema, and at last the manifest that calls the run done."""
     path = run.path
     write_csv(path / "sensitivity.csv", result.sensitivity.frame(subject.inventory))
+    if space.widths:
+        write_csv(path / "widths.csv", result.sensitivity.widths())
     write_csv(path / "costs.csv", _costs(space))
     if space.latency is not None:
         space.latency.save(path / LATENCY)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pmq.api.allocate import make_allocation
 from pmq.api.effort import ROUNDS, Effort
 from pmq.api.finish import finish
+from pmq.api.joint import Cuts, Joint, Whole, measure_widths
 from pmq.api.patch_pictures import draw_patches
 from pmq.api.patches import map_bytes, reallocate
 from pmq.api.points import compared_candidates, explore, lay_out, prediction_quality
@@ -29,13 +30,14 @@ from pmq.api.subject import CALIB_IMAGES, HELD_OUT, Subject, divide_images, gath
 from pmq.api.trials import Trials
 from pmq.core import Allocation, Assignment, Budget, Limits, PmqError
 from pmq.core.allocation import pmq_version
+from pmq.core.choice import Kept
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.rundir import RunDir
 from pmq.cost import LatencyTable
 from pmq.evaluate import Judge
 from pmq.prune import plan_of
 from pmq.quant import images_sha256, prepare
-from pmq.search import ExactSolver, Space, SpaceFile, Tables, UniformCosts, read_space
+from pmq.search import Space, SpaceFile, Tables, UniformCosts, read_space, solver_for
 from pmq.sensitivity import METRICS, Probe, SensitivityTable
 
 
@@ -80,6 +82,7 @@ def search(
     recipe: str | Recipe = "best",
     reconstruct: bool = False,
     patches: str | None = None,
+    prune: bool = False,
     metric_name: str = "fisher_shrunk",
     time_limit: float | None = None,
     max_evals: int | None = None,
@@ -110,6 +113,7 @@ def search(
         reconstruct: learn rounding and scales of the chosen allocation, block by block.
         patches: give each patch bits of its own in the chosen allocation, ``static`` or ``dynamic`` ones
             (:func:`pmq.api.patches.reallocate`); the budget counts the map.
+        prune: decide beside bits how much is kept of each block: hidden channels, the rank of heads, and heads.
         metric_name: sensitivity metric, see :mod:`pmq.sensitivity`.
         time_limit: seconds after which no round begins and no further candidate is simulated.
         max_evals: allocations to simulate in rounds.
@@ -145,7 +149,8 @@ def search(
     calib, probed, judged = divide_images(gathered, calib_images, held_out)
     others = torch.cat([probed, judged])
     subject = Subject.of(model, device, gathered[:1], crop_pct)
-    laid_out = Space(space_file, subject.inventory, how.estimator, latency)
+    joint = Joint(subject, calib, how, seed) if prune else None
+    laid_out = Space(space_file, subject.inventory, how.estimator, latency, joint.widths if joint else ())
     check_quantizers(laid_out)
     if patches is not None:
         check_possible(patches, subject.inventory, None if latency is None else latency.target)
@@ -158,6 +163,7 @@ def search(
         "recipe": how.model_dump(),
         "patches": patches,
         "pruning": plan and plan.model_dump(),
+        "widths": [[w.name, [Kept(unit=u).label for u in w.options]] for w in laid_out.widths] or None,
         "metric": metric_name,
         "latency": latency and latency.sha256,
         "calibration": {"sha256": images_sha256(calib), "n_images": len(calib)},
@@ -169,13 +175,18 @@ def search(
     }
     path = Path(out) if out is not None else _named(Path(results), settings) if results is not None else None
     run = None if path is None else RunDir(path, settings, resume)
-    prepared = prepare(subject.model, subject.inventory, calib, how, seed, len(others), subject.classifier)
+    if joint is not None:
+        prepared = joint.prepared(len(others))
+    else:
+        prepared = prepare(subject.model, subject.inventory, calib, how, seed, len(others), subject.classifier)
+    models = joint or Whole(subject, prepared)
     clock.lap("calibration")
     effort = Effort(time_limit, max_evals, rounds)
-    with prepared.simulator() as simulator:
+    with prepared.simulator(Cuts(prepared, joint.widths) if joint else None) as simulator:
         trials = Trials(Judge(simulator, judged, subject.classifier, batch_size, reference), laid_out, run, effort)
         probe = Probe(simulator, probed, subject.classifier, {}, batch_size, seed)
-        going = Rounds(probe, metric_name, laid_out, limits, trials, run)
+        widths = measure_widths(probe, laid_out, run) if joint else None
+        going = Rounds(probe, metric_name, laid_out, limits, trials, run, widths)
         going.run(compared_candidates(laid_out, going.tables, limits))
         clock.lap("rounds")
         archive = explore(laid_out, going.tables, limits, trials, seed)
@@ -187,11 +198,11 @@ def search(
         return laid_out.assignment(archive.genomes[points.loc[index, "genome_id"]])
 
     learned = None if path is None else path / "learned"
-    index, quantized, finished = finish(prepared, points, assignment_of, judge, learned, effort.interrupted)
+    index, shaped, quantized, finished = finish(models, how, points, assignment_of, judge, learned, effort.interrupted)
     clock.lap("finish")
     metrics = {"predicted_error": points.loc[index, "predicted_error"]} | finished
     info = prepared.calibration.info
-    allocation = make_allocation(subject, quantized, info, laid_out.name, budget.text, limits, metrics, latency)
+    allocation = make_allocation(shaped, quantized, info, laid_out.name, budget.text, limits, metrics, latency)
     layers = None
     if patches is not None:
         layers, allocation = (
@@ -260,7 +271,7 @@ def resolve_budget(budget: Budget, space: Space, reserved: int = 0) -> Limits:
         raise PmqError(
             f"budget {budget.text!r} is below the cheapest point of search space {space.name!r}; ask for at least {cheapest}"
         )
-    if len(limits.bounds) > 1 and ExactSolver(tables).solve(limits) is None:  # each can be met, but not together
+    if len(limits.bounds) > 1 and solver_for(tables).solve(limits) is None:  # each can be met, but not together
         raise PmqError(
             f"no allocation of search space {space.name!r} meets all of budget {budget.text!r} at once; raise one of them"
         )

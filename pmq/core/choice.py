@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from pmq.core.bits import FLOAT16, FP32, BitWidth
+from pmq.core.pruning import PrunedUnit
 
 Granularity = Literal["tensor", "channel", "group", "head", "token"]
 Bits = Annotated[int, AfterValidator(BitWidth), WithJsonSchema({"type": "integer", "enum": list(BitWidth.ALLOWED)})]
@@ -96,6 +97,29 @@ class ComponentChoice(Choice):
     def choice(self) -> Choice:
         """The decision alone."""
         return Choice(**self.model_dump(exclude={"parameters"}))
+
+
+class Kept(Choice):
+    """What is kept of channels that may be removed: decided beside bits, by the name of the MLP or the attention.
+
+    >>> Kept(unit=PrunedUnit(kind="hidden", size=8, kept="0-5")).label
+    '6/8'
+    """
+
+    bits: Bits = FP32
+    quantizer: str = "none"
+    unit: PrunedUnit
+
+    @property
+    def is_float(self) -> bool:
+        """Whether all are kept."""
+        return self.unit.share == 1
+
+    @property
+    def label(self) -> str:
+        """Channels kept of all, and heads where some are gone."""
+        unit, text = self.unit, f"{len(self.unit.indices)}/{self.unit.size}"
+        return text if unit.kept_heads == unit.heads else f"{text}:{unit.kept_heads}"
 
 
 FLOAT = Choice(bits=32, quantizer="none")

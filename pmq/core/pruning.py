@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -100,3 +101,30 @@ class PruningPlan(_Strict):
         """What two plans share that remove the same."""
         kept = sorted((name, unit.kept) for name, unit in self.units.items() if unit.share < 1)
         return hashlib.sha256(repr(kept).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class WidthOptions:
+    """A unit of which a search decides how much is kept.
+
+    Attributes:
+        name: of its module.
+        options: from the least to all of it.
+        rest_bytes: of what shrinks with it and is no component's: biases of the layer that makes its channels.
+    """
+
+    name: str
+    options: tuple[PrunedUnit, ...]
+    rest_bytes: float = 0.0
+
+    @property
+    def layers(self) -> tuple[str, str]:
+        """The layer that makes the channels, and the one that reads them."""
+        both = ("fc1", "fc2") if self.options[0].kind == "hidden" else ("qkv", "proj")
+        return f"{self.name}.{both[0]}", f"{self.name}.{both[1]}"
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """Products that take less where less is kept."""
+        inside = () if self.options[0].kind == "hidden" else (f"{self.name}.q@k", f"{self.name}.attn@v")
+        return (*self.layers, *inside)

@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from pmq.core.allocation import validated
-from pmq.core.choice import FLOAT, Choice
+from pmq.core.choice import FLOAT, Choice, Kept
 from pmq.core.errors import PmqError
 from pmq.core.files import read_json, write_text
 from pmq.core.patches import PatchMap
+from pmq.core.pruning import PruningPlan, WidthOptions
 
 
 def layer_key(weight: Choice, source: Choice) -> str:
@@ -43,6 +44,8 @@ class LatencyTable(BaseModel):
         fingerprint: machine, runtime and versions: elsewhere the figures mean nothing.
         layers: layer -> what it does (:func:`layer_key`) -> milliseconds, its share of moving data included.
         rest_ms: all else; ``elsewhere`` labels the choice of what is no weight and no input of a layer there.
+        units: MLP or attention -> what is kept of it (:class:`pmq.core.choice.Kept`) -> what both its layers do -> milliseconds
+            that it takes less.
         margin: share of its sum by which a model may be slower: a budget in milliseconds is met with so much to spare.
         spread: relative difference of repeated measurements of the whole FP32 model (a quarter of them lie outside).
     """
@@ -57,6 +60,7 @@ class LatencyTable(BaseModel):
     layers: dict[str, dict[str, float]]
     rest_ms: float
     elsewhere: str = FLOAT.label
+    units: dict[str, dict[str, dict[str, float]]] = Field(default_factory=dict)
     margin: float = 0.0
     spread: float = 0.0
 
@@ -84,9 +88,41 @@ class LatencyTable(BaseModel):
                 raise PmqError(f"{said}; let it be {self.elsewhere}")
         return total
 
+    def saved_ms(self, unit: str, label: str, choices: Mapping[str, Choice]) -> float:
+        """Milliseconds that ``choices`` of a unit's components take less where only ``label`` of it is kept.
+
+        A unit has two layers; each is taken to save half of what both do at its choice.
+
+        Raises:
+            PmqError: that was not measured.
+        """
+        total = 0.0
+        for name, choice in choices.items():
+            layer, _, slot = name.rpartition(".")
+            if slot != "weight":
+                continue
+            key = layer_key(choice, choices[f"{layer}.input"])
+            row = self.units.get(unit, {}).get(label)
+            if row is None or key not in row:
+                raise PmqError(
+                    f"{unit!r} at {label} and {key!r} was not profiled on target {self.target!r}; profile with --prune"
+                )
+            total += row[key] / 2
+        return total
+
     def whole_ms(self, keys: Mapping[str, str]) -> float:
         """Milliseconds of a model, of which is said what each layer does; what it was not measured at stays in FP32."""
         return self.rest_ms + sum(row.get(keys[layer], row.get(PLAIN, 0.0)) for layer, row in self.layers.items())
+
+    def pruned_ms(self, assignment: Mapping[str, Choice], plan: PruningPlan) -> float:
+        """Milliseconds that an allocation takes less where a plan removes channels; nothing if this is of a pruned model."""
+        total = 0.0
+        for name, unit in plan.units.items() if self.units else ():
+            if unit.share < 1:
+                layers = WidthOptions(name, (unit,)).layers
+                own = {f"{n}.{slot}": assignment[f"{n}.{slot}"] for n in layers for slot in ("weight", "input")}
+                total += self.saved_ms(name, Kept(unit=unit).label, own)
+        return total
 
     def latency_ms(self, assignment: Mapping[str, Choice], patches: PatchMap | None = None) -> float:
         """Milliseconds of a whole allocation; layers take as much less as they leave out tokens."""

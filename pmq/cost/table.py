@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pmq.core.choice import FLOATS, Choice
 from pmq.core.component import Component, Inventory
 from pmq.core.patches import PatchMap
+from pmq.core.pruning import PruningPlan
 from pmq.cost.latency import LatencyTable
 
 SCALE_BYTES = 4
@@ -45,18 +46,23 @@ def grid_ops(component: Component, choice: Choice) -> int:
 class CostModel:
     """Costs of whole allocations of one model, with measured milliseconds where there is a table of them.
 
+    Where the table is of the model before it was pruned, by ``pruning``, milliseconds are what is left of them.
+
     ``bit operations`` are multiply-accumulates of one image times the bits of both operands (32 for FP32), as HAQ and
     HAWQ-V3 count them; a product of two activations (``q @ k``, ``attn @ v``) counts both operands as well. Grids that
     are found at run time add what that takes.
     """
 
-    def __init__(self, inventory: Inventory, latency: LatencyTable | None = None) -> None:
-        self.inventory, self.latency = inventory, latency
+    def __init__(self, inventory: Inventory, latency: LatencyTable | None = None, pruning: PruningPlan | None = None) -> None:
+        self.inventory, self.latency, self._pruning = inventory, latency, pruning
 
     def costs(self, assignment: Mapping[str, Choice], patches: PatchMap | None = None) -> dict[str, float]:
         """All of them by name: ``size_bytes``, ``bit_ops`` and perhaps ``latency_ms``."""
         found = {"size_bytes": float(self.size_bytes(assignment, patches)), "bit_ops": float(self.bit_ops(assignment, patches))}
-        return found if self.latency is None else found | {"latency_ms": self.latency.latency_ms(assignment, patches)}
+        if self.latency is None:
+            return found
+        saved = 0.0 if self._pruning is None else self.latency.pruned_ms(assignment, self._pruning)
+        return found | {"latency_ms": self.latency.latency_ms(assignment, patches) - saved}
 
     def size_bytes(self, assignment: Mapping[str, Choice], patches: PatchMap | None = None) -> int:
         """Bytes of the model, with everything that stays in FP32, and of a map of its patches."""

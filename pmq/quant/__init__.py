@@ -5,11 +5,12 @@ from pmq.quant.divergence import output_error
 from pmq.quant.instrument import Instrument
 from pmq.quant.prepare import Prepared, prepare
 from pmq.quant.realise import Quantized, quantize, realise, restore
-from pmq.quant.simulator import Simulator
+from pmq.quant.simulator import Cut, Simulator
 from pmq.quant.weights import quantize_weight
 
 __all__ = [
     "Calibration",
+    "Cut",
     "Instrument",
     "Prepared",
     "Quantized",

@@ -12,7 +12,7 @@ from pmq.core.component import Component, Inventory
 from pmq.core.recipe import Recipe
 from pmq.quant.calibration import Calibration, calibrate
 from pmq.quant.compensation import SecondMoment, compensated
-from pmq.quant.simulator import Rounding, Simulator, nearest
+from pmq.quant.simulator import Cutter, Rounding, Simulator, nearest
 from pmq.quant.transforms import TRANSFORMS, Setting
 from pmq.quant.weights import QuantizedWeight
 
@@ -27,9 +27,9 @@ class Prepared:
     calibration: Calibration
     images: Tensor
 
-    def simulator(self) -> Simulator:
+    def simulator(self, cutter: Cutter | None = None) -> Simulator:
         """A simulator on the model, which is changed in place until the simulator is closed."""
-        return Simulator(self.model, self.inventory, self.calibration, self.rounding())
+        return Simulator(self.model, self.inventory, self.calibration, self.rounding(), cutter=cutter)
 
     def rounding(self) -> Rounding:
         """How the recipe rounds weights, each layer by itself."""
@@ -59,6 +59,7 @@ class Compensating:
     def __init__(self, moments: dict[str, SecondMoment]) -> None:
         self._moments = moments
 
-    def __call__(self, component: Component, weight: Tensor, choice: Choice) -> QuantizedWeight:
+    def __call__(self, component: Component, weight: Tensor, choice: Choice, columns: Tensor | None = None) -> QuantizedWeight:
         """Quantize."""
-        return compensated(weight, choice, self._moments[component.module].compute())
+        moment = self._moments[component.module].compute()
+        return compensated(weight, choice, moment if columns is None else moment[columns][:, columns])

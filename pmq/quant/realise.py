@@ -111,7 +111,7 @@ def realise(model: nn.Module, inventory: Inventory, quantized: Quantized) -> Sim
     """
     weights = restore(model, quantized)
     known = Calibration(known=quantized.parameters)
-    simulator = Simulator(model, inventory, known, lambda component, weight, choice: weights[component.name])
+    simulator = Simulator(model, inventory, known, lambda component, *_: weights[component.name])
     simulator.apply(quantized.assignment)
     if quantized.patches is not None:
         install(simulator, quantized.patches)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
-from pmq.core.choice import FLOAT, Choice
+from pmq.core.choice import FLOAT, Choice, Kept
 from pmq.core.component import Component, Inventory
 from pmq.core.progress import track
 from pmq.models import split_stages
@@ -16,13 +18,42 @@ from pmq.quant.integer import IntegerLinear, IntegerWeight
 from pmq.quant.quantizers import Quantizer
 from pmq.quant.weights import QuantizedWeight, quantize_weight
 
-#: quantizes the weight of a component
-Rounding = Callable[[Component, Tensor, Choice], QuantizedWeight]
+#: quantizes the weight of a component, of whose inputs there may be some columns only
+Rounding = Callable[[Component, Tensor, Choice, Tensor | None], QuantizedWeight]
 
 
-def nearest(component: Component, weight: Tensor, choice: Choice) -> QuantizedWeight:
+def nearest(component: Component, weight: Tensor, choice: Choice, columns: Tensor | None = None) -> QuantizedWeight:
     """Round to the nearest level."""
     return quantize_weight(weight, choice)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What is left of a weight ``(O, I)`` where channels are removed: some rows or columns, the others being zero.
+
+    Attributes:
+        label: by which such weights are told apart.
+        values: of what is left.
+        rows, columns: which; all without.
+    """
+
+    label: str
+    values: Tensor
+    rows: Tensor | None = None
+    columns: Tensor | None = None
+
+    def embedded(self, values: Tensor, shape: torch.Size) -> Tensor:
+        """The whole weight."""
+        whole = values.new_zeros(shape)
+        if self.columns is not None:
+            whole[:, self.columns] = values
+        elif self.rows is not None:
+            whole[self.rows] = values
+        return whole
+
+
+#: what a unit's width makes of weights, by component
+Cutter = Callable[[str, Kept], Mapping[str, Cut]]
 
 
 class Simulator:
@@ -36,6 +67,7 @@ class Simulator:
         calibration: where quantizers of activations come from.
         rounding: how weights are rounded.
         integers: multiply as int8 where both operands are; the same but for rounding of floats, and faster.
+        cutter: says what is left of weights where an allocation keeps part of a unit's channels.
     """
 
     def __init__(
@@ -45,26 +77,51 @@ class Simulator:
         calibration: Calibration,
         rounding: Rounding = nearest,
         integers: bool = True,
+        cutter: Cutter | None = None,
     ) -> None:
-        self.integers = integers
+        self.integers, self.cutter = integers, cutter
+        self._kept: dict[str, tuple[Kept, tuple[str, ...]]] = {}
+        self._cuts: dict[str, Cut] = {}
         self.model, self.inventory, self.calibration, self.rounding = model, inventory, calibration, rounding
         self._stages = split_stages(model)
         self.instrument = Instrument(model, inventory)
         self._components = {c.name: c for c in inventory}
         self._current: dict[str, Choice] = dict.fromkeys(inventory.names, FLOAT)
-        self._weights: dict[tuple[str, Choice], Tensor] = {}
+        self._weights: dict[tuple[str, Choice, str], Tensor] = {}
         self._integers: dict[tuple[str, Choice], IntegerWeight | None] = {}
         self._quantizers: dict[tuple[str, Choice], Quantizer] = {}
 
     def apply(self, assignment: Mapping[str, Choice]) -> None:
         """Quantize by ``assignment``; components it does not name are FP32."""
+        widths = {name: choice for name, choice in assignment.items() if isinstance(choice, Kept)}
+        for unit in (*(name for name in list(self._kept) if name not in widths), *widths):
+            self._keep(unit, widths.get(unit))
         for name in self.inventory.names:
             self.set(name, assignment.get(name, FLOAT))
 
     def set(self, name: str, choice: Choice) -> None:
-        """Quantize one component, leaving the others as they are."""
-        if self._current[name] != choice:
+        """Quantize one component, or keep part of a unit, leaving the others as they are."""
+        if isinstance(choice, Kept):
+            self._keep(name, choice)
+        elif self._current[name] != choice:
             self._install(name, choice)
+
+    def _keep(self, unit: str, choice: Kept | None) -> None:
+        before, names = self._kept.pop(unit, (None, ()))
+        if before == choice:
+            if before is not None:
+                self._kept[unit] = (before, names)
+            return
+        cuts: Mapping[str, Cut] = {}
+        if choice is not None and not choice.is_float:
+            assert self.cutter is not None, "nothing says what is left of weights"
+            cuts = self.cutter(unit, choice)
+            self._kept[unit] = (choice, tuple(cuts))
+        for name in {*names, *cuts}:
+            self._cuts.pop(name, None)
+            if name in cuts:
+                self._cuts[name] = cuts[name]
+            self._install(name, self._current[name])
 
     def current(self, name: str) -> Choice:
         """How a component is quantized now."""
@@ -77,7 +134,8 @@ class Simulator:
     def _install(self, name: str, choice: Choice) -> None:
         component = self._components[name]
         if component.role == "weight":
-            self.instrument.set_weight(name, None if choice.is_float else self.weight(component, choice))
+            whole = choice.is_float and name not in self._cuts
+            self.instrument.set_weight(name, None if whole else self.weight(component, choice))
         else:
             self.instrument.set_activation(name, None if choice.is_float else self.quantizer(component, choice))
         self._current[name] = choice
@@ -90,7 +148,7 @@ class Simulator:
         if not self.integers or weight not in self._current or source not in self._current:
             return None
         choice, input_choice = self._current[weight], self._current[source]
-        if choice.is_float or input_choice.is_float:
+        if choice.is_float or input_choice.is_float or weight in self._cuts:
             return None
         integers, quantizer = self._integers[weight, choice], self._quantizers[source, input_choice]
         return None if integers is None or quantizer.int8_grid is None else IntegerLinear(integers, quantizer)
@@ -119,17 +177,31 @@ class Simulator:
                 (self.weight if component.role == "weight" else self.quantizer)(component, choice)
 
     def weight(self, component: Component, choice: Choice) -> Tensor:
-        """Quantized values of a weight, computed once."""
-        key = (component.name, choice)
-        if key not in self._weights:
+        """Values of a weight, quantized and cut, computed once."""
+        cut = self._cuts.get(component.name)
+        key = (component.name, choice, "" if cut is None else cut.label)
+        if key in self._weights:
+            return self._weights[key]
+        if cut is not None:
+            values = cut.values
+            if not choice.is_float:
+                values = self.rounding(component, values, choice, cut.columns).dequantize()
+            self._weights[key] = cut.embedded(values, self.instrument.weights[component.name].shape)
+        else:
             quantized = self.quantized_weight(component, choice)
             self._weights[key] = quantized.dequantize()
-            self._integers[key] = IntegerWeight.of(quantized) if self.integers else None
+            self._integers[component.name, choice] = IntegerWeight.of(quantized) if self.integers else None
         return self._weights[key]
+
+    def exact(self, component: Component) -> Tensor:
+        """Values of a weight in FP32, cut."""
+        if component.name in self._cuts:
+            return self.weight(component, FLOAT)
+        return self.instrument.weights[component.name].detach()
 
     def quantized_weight(self, component: Component, choice: Choice) -> QuantizedWeight:
         """Codes and grid of a weight."""
-        return self.rounding(component, self.instrument.weights[component.name].detach(), choice)
+        return self.rounding(component, self.instrument.weights[component.name].detach(), choice, None)
 
     def quantizer(self, component: Component, choice: Choice) -> Quantizer:
         """Quantizer of an activation, fitted once."""

@@ -5,6 +5,7 @@ import sys
 from pmq.core.verbs import VerbModule
 from pmq.search.exact import ExactSolver
 from pmq.search.front import non_dominated
+from pmq.search.joint import solver_for
 from pmq.search.nsga2 import nsga2
 from pmq.search.space import Space
 from pmq.search.space_file import SpaceFile, read_space
@@ -19,6 +20,7 @@ __all__ = [
     "non_dominated",
     "nsga2",
     "read_space",
+    "solver_for",
     "within",
 ]
 

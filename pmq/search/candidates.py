@@ -9,8 +9,8 @@ import numpy as np
 
 from pmq.core.budget import Limits
 from pmq.core.progress import track
-from pmq.search.exact import ExactSolver
 from pmq.search.front import non_dominated
+from pmq.search.joint import Solver
 from pmq.search.space import Space
 from pmq.search.tables import Floats, Genomes, Tables, within
 
@@ -46,7 +46,7 @@ def largest_uniform(space: Space, tables: Tables, limits: Limits) -> Candidate |
     return inside[-1] if inside else None
 
 
-def exact_candidates(tables: Tables, solver: ExactSolver, limits: Limits) -> list[Candidate]:
+def exact_candidates(tables: Tables, solver: Solver, limits: Limits) -> list[Candidate]:
     """Optima within the limits under several readings of the error."""
     found = []
     jobs = [(power, fraction) for fraction in FRACTIONS for power in POWERS]
@@ -57,7 +57,7 @@ def exact_candidates(tables: Tables, solver: ExactSolver, limits: Limits) -> lis
     return found
 
 
-def sweep_candidates(solver: ExactSolver, sweep: list[tuple[str, Limits]]) -> list[Candidate]:
+def sweep_candidates(solver: Solver, sweep: list[tuple[str, Limits]]) -> list[Candidate]:
     """Exact optima over a sweep of budgets: the additive front."""
     solutions: Iterator[tuple[str, Genomes | None]] = ((n, solver.solve(x)) for n, x in track(sweep, "solving the front"))
     return [Candidate(tuple(map(int, g)), f"exact at {name}") for name, g in solutions if g is not None]

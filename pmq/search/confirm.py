@@ -8,9 +8,9 @@ from statistics import median
 import numpy as np
 
 from pmq.core.budget import Limits
-from pmq.core.choice import Choice
+from pmq.core.choice import Choice, Kept
 from pmq.core.progress import track
-from pmq.search.exact import ExactSolver
+from pmq.search.joint import solver_for
 from pmq.search.space import Space
 from pmq.search.tables import Tables
 from pmq.sensitivity.table import SensitivityTable
@@ -28,13 +28,13 @@ def plausible(space: Space, tables: Tables, limits: Limits, seed: int = 0) -> di
     The table's errors are drawn anew several times, each off by a factor as metrics differ from one another, and solved
     for. What none of the optima chooses is clear already. FP32, whose error is known, is left out.
     """
-    solver, rng = ExactSolver(tables), np.random.default_rng(seed)
+    solver, rng = solver_for(tables), np.random.default_rng(seed)
     factors = [np.ones_like(tables.error), *(np.exp(SPREAD * rng.standard_normal(tables.error.shape)) for _ in range(DRAWS))]
     found: dict[str, dict[Choice, None]] = {}
     for factor in track(factors, "finding what is unclear"):
         genome = solver.solve(limits, np.maximum(tables.error, 0) * factor)
         for name, choice in space.assignment(genome).items() if genome is not None else ():
-            if not choice.is_float:
+            if not choice.is_float and not isinstance(choice, Kept):
                 found.setdefault(name, {})[choice] = None
     return {name: list(found[name]) for name in space.inventory.names if name in found}
 

@@ -27,8 +27,7 @@ def corrected(tables: Tables, space: Space, genomes: Genomes, errors: Floats) ->
     """
     if tables.predict is not None or len(genomes) < FEWEST:
         return tables
-    firsts = [space.inventory[d.components[0]] for d in space.decisions]
-    groups = [(f"{c.role} {c.kind}", c.stage) for c in firsts]
+    groups = [_group(space, decision.components[0]) for decision in space.decisions]
     return replace(tables, error=refitted(tables, groups, genomes, errors))
 
 
@@ -46,7 +45,7 @@ def refitted(tables: Tables, groups: Sequence[tuple[str, int]], genomes: Genomes
         errors: ``(B,)`` theirs.
     """
     rows = np.arange(len(tables.error))
-    parts = np.maximum(tables.error[rows, genomes], 0)  # (B, D)
+    parts = np.maximum(tables.parts(genomes), 0)  # (B, D)
     shared = [
         (ALL, np.zeros(len(rows), int)),
         *((s, _indices(g)) for s, g in zip((KIND, STAGE), zip(*groups, strict=True), strict=True)),
@@ -66,6 +65,15 @@ def refitted(tables: Tables, groups: Sequence[tuple[str, int]], genomes: Genomes
     for k in range(tables.error.shape[1]):
         deviation[:, k] += EACH**2 * tables.error[:, k] * (weights @ (genomes == k))
     return np.asarray(tables.error * np.maximum(1 + deviation, 0.1))
+
+
+def _group(space: Space, name: str) -> tuple[str, int]:
+    """Kind and stage of a component, or of what may be removed."""
+    if name in space.inventory.names:
+        component = space.inventory[name]
+        return f"{component.role} {component.kind}", component.stage
+    options = next(w for w in space.widths if w.name == name)
+    return f"kept {options.options[0].kind}", space.inventory[f"{options.layers[0]}.weight"].stage
 
 
 def _indices(labels: Sequence[object]) -> Genomes:

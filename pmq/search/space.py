@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from pmq.core.allocation import validated
 from pmq.core.bits import FP32
-from pmq.core.choice import FLOAT, FLOATS, Assignment, Choice
+from pmq.core.choice import FLOAT, FLOATS, Assignment, Choice, Kept
 from pmq.core.component import Component, Inventory
 from pmq.core.errors import PmqError
+from pmq.core.pruning import WidthOptions
 from pmq.cost.latency import LatencyTable
 from pmq.search.space_file import KINDS, OneChoice, Options, SpaceFile
 
@@ -39,16 +40,23 @@ class Space:
     Attributes:
         decisions: what the search decides, in model order.
         latency: measured milliseconds of its choices, where there are any.
+        widths: units of which it decides how much is kept; their decisions come last.
     """
 
     def __init__(
-        self, file: SpaceFile, inventory: Inventory, estimator: str = "mse", latency: LatencyTable | None = None
+        self,
+        file: SpaceFile,
+        inventory: Inventory,
+        estimator: str = "mse",
+        latency: LatencyTable | None = None,
+        widths: Sequence[WidthOptions] = (),
     ) -> None:
-        self.latency = latency
+        self.latency, self.widths = latency, tuple(widths)
         self.file, self.inventory, self.estimator = file, inventory, estimator
         self.name = file.name
         self._check_patterns()
         self.decisions = self._decide()
+        self.decisions += [Decision((w.name,), (tuple(Kept(unit=unit) for unit in w.options),)) for w in widths]
 
     @property
     def choices(self) -> dict[str, tuple[Choice, ...]]:
@@ -98,11 +106,12 @@ class Space:
             for decision, index in zip(self.decisions, genome, strict=True)
             for name, options in zip(decision.components, decision.choices, strict=True)
         }
-        return {name: picked[name] for name in self.inventory.names}
+        return {name: picked[name] for name in (*self.inventory.names, *(w.name for w in self.widths))}
 
     def genome(self, assignment: Mapping[str, Choice]) -> list[int] | None:
-        """Undo :meth:`assignment`; nothing if the space does not hold the allocation."""
+        """Undo :meth:`assignment`; nothing if the space does not hold the allocation. All is kept of what it does not name."""
         genome = []
+        assignment = {w.name: Kept(unit=w.options[-1]) for w in self.widths} | dict(assignment)
         for decision in self.decisions:
             wanted = tuple(assignment[name] for name in decision.components)
             columns = list(zip(*decision.choices, strict=True))

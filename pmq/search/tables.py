@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pmq.core.budget import Limits
-from pmq.core.choice import FLOAT
+from pmq.core.choice import FLOAT, Kept
 from pmq.core.component import Operator
+from pmq.core.errors import PmqError
 from pmq.cost.table import CostModel, component_bytes, grid_ops
 from pmq.search.space import Space
 from pmq.search.superposition import Superposition
+from pmq.search.widths import Widths
 from pmq.sensitivity.table import SensitivityTable
 
 #: genomes evaluated at once: as many as the processor's cache holds the intermediate values of
@@ -33,6 +35,7 @@ class Tables:
         left, right: ``(P,)`` decisions of the operands of each product of two different ones; ``macs`` ``(P,)``.
         rest_bytes: bytes outside all components.
         latency: ``(D, K)`` milliseconds, where they were measured; ``rest_ms`` are those of all else.
+        widths: how all of that depends on decisions of how much is kept, where there are any.
         predict: gives errors of genomes ``(B, D)`` -> ``(B,)`` where they are not the sum of ``error``.
     """
 
@@ -48,6 +51,7 @@ class Tables:
     predict: Callable[[Genomes], Floats] | None = None
     latency: Floats | None = None
     rest_ms: float = 0.0
+    widths: Widths | None = None
 
     @classmethod
     def build(cls, space: Space, sensitivity: SensitivityTable) -> Tables:
@@ -62,11 +66,14 @@ class Tables:
             for name, choices in zip(decision.components, decision.choices, strict=True):
                 where[name] = d
                 for k, choice in enumerate(choices):
-                    error[d, k] += sensitivity.get(name, choice)
+                    known = not isinstance(choice, Kept) or name in sensitivity.errors
+                    error[d, k] += sensitivity.get(name, choice) if known else 0.0
+                    bits[d, k] = choice.bits
+                    if isinstance(choice, Kept):
+                        continue
                     size[d, k] += component_bytes(inventory[name], choice)
                     ops[d, k] += grid_ops(inventory[name], choice)
-                    bits[d, k] = choice.bits
-            if latency is not None:
+            if latency is not None and not isinstance(decision.choices[0][0], Kept):
                 for k in range(len(decision)):
                     taken = {n: c[k] for n, c in zip(decision.components, decision.choices, strict=True)}
                     ms[d, k] = latency.decision_ms(taken)
@@ -80,6 +87,11 @@ class Tables:
             left, right = (decisions[d].choices[decisions[d].components.index(name)] for name in op.operands)
             for k in range(len(decisions[d])):
                 ops[d, k] += op.macs * left[k].bits * right[k].bits
+        for options in space.widths:
+            d = where[options.name]
+            size[d, : len(options.options)] = [(o.share - 1) * options.rest_bytes for o in options.options]
+        if space.widths and sensitivity.effects:
+            raise PmqError(f"metric {sensitivity.metric!r} knows no widths; search with another, or without --prune")
         return cls(
             error,
             size,
@@ -93,6 +105,7 @@ class Tables:
             Superposition(space, sensitivity.effects, shape[1]) if sensitivity.effects else None,
             None if latency is None else ms,
             0.0 if latency is None else latency.rest_ms,
+            Widths.build(space, [op.name for op in operators], shape[1]),
         )
 
     @property
@@ -109,17 +122,69 @@ class Tables:
             flat = genomes[start : start + _CHUNK] + first
             b = bits.take(flat)
             part = costs[start : start + _CHUNK]
-            part[:, 0] = error.take(flat).sum(1)
+            products = b[:, self.left] * b[:, self.right]
+            errors = error.take(flat)
             part[:, 1] = size.take(flat).sum(1) + self.rest_bytes
-            part[:, 2] = (b[:, self.left] * b[:, self.right]) @ self.macs + ops.take(flat).sum(1)
+            part[:, 2] = ops.take(flat).sum(1)
             if self.latency is not None:
                 part[:, 3] = self.latency.ravel().take(flat).sum(1) + self.rest_ms
+            if self.widths is not None:
+                kept, of_products = self.widths.factors(genomes[start : start + _CHUNK])
+                errors, products = errors * kept, products * of_products
+                part[:, 1] -= (self.widths.size.ravel().take(flat) * (1 - kept)).sum(1)
+                part[:, 2] -= (self.widths.ops.ravel().take(flat) * (1 - kept)).sum(1)
+                if self.latency is not None:
+                    part[:, 3] -= self.widths.saved_ms(genomes[start : start + _CHUNK]).sum(1)
+            part[:, 0] = errors.sum(1)
+            part[:, 2] += products @ self.macs
         if self.predict is not None:
             costs[:, 0] = self.predict(genomes)
         return costs
 
+    def parts(self, genomes: Genomes) -> Floats:
+        """Error of each decision ``(B, D)``."""
+        errors = self.error[np.arange(len(self.n_choices)), genomes]
+        return errors if self.widths is None else errors * self.widths.factors(genomes)[0]
+
+    @property
+    def decides_width(self) -> NDArray[np.bool_]:
+        """Which decisions are of how much is kept ``(D,)``."""
+        if self.widths is None:
+            return np.zeros(len(self.n_choices), bool)
+        return np.isin(np.arange(len(self.n_choices)), self.widths.unit[self.widths.unit != np.arange(len(self.n_choices))])
+
+    def at(self, genome: Genomes) -> Tables:
+        """The tables of bits alone, where as much is kept as ``genome`` ``(D,)`` says: those decisions have one choice."""
+        w, rows = self.widths, np.arange(len(self.n_choices))
+        if w is None:
+            return self
+        fixed = self.decides_width
+        kept, of_products = (f[0] for f in w.factors(genome[None]))
+
+        def first(table: Floats) -> Floats:
+            table = table.copy()
+            table[fixed, 0] = table[fixed, genome[fixed]]
+            return table
+
+        latency = self.latency
+        if latency is not None and w.saved is not None:
+            saved = w.saved[rows[:, None], np.arange(self.error.shape[1])[None], genome[w.unit][:, None]]
+            latency = first(latency - np.where((w.unit == rows)[:, None], 0.0, saved))
+        return replace(
+            self,
+            error=first(self.error * kept[:, None]),
+            size=first(self.size - w.size * (1 - kept[:, None])),
+            ops=self.ops - w.ops * (1 - kept[:, None]),
+            n_choices=np.where(fixed, 1, self.n_choices),
+            macs=self.macs * of_products,
+            latency=latency,
+            widths=None,
+        )
+
     def cheapest(self) -> tuple[float, ...]:
         """Costs that no allocation of the space is below; there are ones that have each of them."""
+        if self.widths is not None:
+            return self.at(np.zeros(len(self.n_choices), dtype=np.int64)).cheapest()
         valid = np.arange(self.size.shape[1]) < self.n_choices[:, None]
         size = np.where(valid, self.size, np.inf).min(1).sum() + self.rest_bytes
         bits = np.where(valid, self.bits, np.inf).min(1)
@@ -131,6 +196,8 @@ class Tables:
 
     def dearest(self) -> tuple[float, ...]:
         """Costs that no allocation of the space is above."""
+        if self.widths is not None:
+            return self.at(self.n_choices - 1).dearest()
         valid = np.arange(self.size.shape[1]) < self.n_choices[:, None]
         bits = np.where(valid, self.bits, 0).max(1)
         size, own = (float(np.where(valid, table, 0).max(1).sum()) for table in (self.size, self.ops))

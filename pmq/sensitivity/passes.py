@@ -99,7 +99,7 @@ class Recorder:
         """What each choice adds to the component, shaped like it."""
         simulator, name = self.simulator, component.name
         if component.role == "weight":
-            exact, now = simulator.instrument.weights[name].detach(), simulator.instrument.layer(name).weight.detach()
+            exact, now = simulator.exact(component), simulator.instrument.layer(name).weight.detach()
         else:
             exact, now = self.inputs[name], self.outputs[name].detach()
         for choice in choices:

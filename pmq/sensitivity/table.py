@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pmq.core.choice import Choice
+from pmq.core.choice import Choice, Kept
 from pmq.core.component import Inventory
 from pmq.core.errors import PmqError
 
@@ -74,10 +74,21 @@ class SensitivityTable:
             for choice, error in row.items():
                 yield name, choice, error
 
+    def widths(self) -> pd.DataFrame:
+        """Errors of keeping part of units, a row for each."""
+        kept = [(name, choice, error) for name, choice, error in self if isinstance(choice, Kept)]
+        rows = [
+            {"unit": n, "kept": c.label, "share": c.unit.share, "heads": c.unit.kept_heads, "error": error}
+            for n, c, error in kept
+        ]
+        return pd.DataFrame(rows, columns=["unit", "kept", "share", "heads", "error"])
+
     def frame(self, inventory: Inventory) -> pd.DataFrame:
-        """Lay the table out, a row for each component and choice."""
+        """Lay the table out, a row for each component and choice; widths have :meth:`widths`."""
         rows = []
         for name, choice, error in self:
+            if isinstance(choice, Kept):
+                continue
             component = inventory[name]
             row = {"component": name, "kind": component.kind, "role": component.role, "bits": choice.bits}
             row |= {"quantizer": choice.quantizer, "granularity": choice.granularity, "group_size": choice.group_size}

@@ -80,7 +80,7 @@ def test_normalised_queries_and_keys_are_quantized_after_their_norm() -> None:
 def test_weights_are_quantized_once(tiny: Tiny, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     rounding = simulator.rounding
-    monkeypatch.setattr(simulator, "rounding", lambda n, w, c: calls.append(c) or rounding(n, w, c))
+    monkeypatch.setattr(simulator, "rounding", lambda n, w, c, k: calls.append(c) or rounding(n, w, c, k))
     for _ in range(3):
         for bits in (4, 8):
             simulator.apply(tiny.space.uniform(bits, bits))
