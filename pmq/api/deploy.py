@@ -101,7 +101,12 @@ def deploy(
     predicted = floats_ms = None
     if latency is not None:
         latency.check(fingerprint(runtime), target=target, threads=threads, batch_size=1)
-        predicted, floats_ms = latency.latency_ms(planned, _patches(what)), latency.whole_ms(dict.fromkeys(latency.layers, PLAIN))
+        costs, plan = CostModel(subject.inventory, latency, plan_of(subject.model)), plan_of(subject.model)
+        predicted, floats_ms = (
+            costs.costs(planned, _patches(what))["latency_ms"],
+            latency.whole_ms(dict.fromkeys(latency.layers, PLAIN)),
+        )
+        floats_ms -= 0.0 if plan is None else latency.pruned_ms(dict.fromkeys(subject.inventory.names, FLOAT), plan)
     quantized = _quantized(what, subject, planned, recipe, calibration_images, seed, recalibrate)
     restored = copy.deepcopy(subject.model)
     layers = deploy_layers(restored, subject.inventory, quantized, restore(restored, quantized))

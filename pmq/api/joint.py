@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pmq.api.subject import Subject
 from pmq.core import Assignment, PmqError
@@ -16,6 +17,7 @@ from pmq.core.progress import track
 from pmq.core.pruning import PrunedUnit, PruningPlan, WidthOptions
 from pmq.core.recipe import Recipe
 from pmq.core.rundir import RunDir
+from pmq.deploy.widths import Narrower
 from pmq.prune import IMPORTANCES, Reconstruction, Unit, apply_plan, concentrate, plan_of, prunable_units, recover, select
 from pmq.prune.losses import row_weights
 from pmq.prune.recover import STRENGTH
@@ -29,6 +31,62 @@ SHARES = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 ROUND_TO = 8
 #: transforms that mix what is removed one by one
 MIXING = ("rotate_heads",)
+
+
+def width_options(model: nn.Module, unit: Unit, ranks: Tensor | None, lost: Tensor) -> WidthOptions:
+    """What may be kept of a unit, given what each channel loses ``(size,)``, and ``ranks``, where heads were mixed."""
+    found: dict[str, PrunedUnit] = {}
+    if unit.kind == "hidden" or ranks is not None:
+        structure, scores = ("hidden", lost) if ranks is None else ("rank", ranks)
+        for share in SHARES:
+            kept = select([unit], {unit.name: scores}, 1 - share, (structure,), round_to=ROUND_TO)[unit.name]
+            found.setdefault(kept.kept, kept)
+    for heads in range(1, unit.heads):
+        kept = select([unit], {unit.name: lost}, 1 - heads / unit.heads, ("heads",))[unit.name]
+        found.setdefault(kept.kept, kept)
+    whole = PrunedUnit.of(unit.kind, unit.size, range(unit.size), unit.heads)
+    options = tuple(sorted((found | {whole.kept: whole}).values(), key=lambda kept: (kept.share, kept.kept_heads)))
+    bias = getattr(model.get_submodule(WidthOptions(unit.name, options).layers[0]), "bias", None)
+    return WidthOptions(unit.name, options, 4.0 * (bias.numel() if isinstance(bias, Tensor) else 0))
+
+
+class Shapes:
+    """The model at widths that a search may choose; which channels are kept does not matter here."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._kinds: dict[tuple[object, ...], list[Unit]] = {}
+        for unit in prunable_units(subject.model):
+            self._kinds.setdefault((unit.kind, unit.size, unit.heads, unit.whole), []).append(unit)
+
+    @property
+    def whole(self) -> Narrower:
+        """With all of it."""
+        return Narrower(self._subject.model, self._subject.inventory, {})
+
+    def alike(self) -> Iterator[Narrower]:
+        """Each width, all units of a kind and size having it."""
+        for units in self._kinds.values():
+            for option in self._options(units[0])[:-1]:
+                yield self._narrower({unit.name: option for unit in units})
+
+    def mixed(self, count: int, seed: int = 0) -> Iterator[Narrower]:
+        """Random widths of all units, around levels from the narrowest to the whole."""
+        rng = np.random.default_rng(seed)
+        options = {unit.name: self._options(unit) for units in self._kinds.values() for unit in units}
+        for level in np.linspace(0, 1, count):
+            drawn = {n: np.clip(round(level * (len(of) - 1) + rng.normal()), 0, len(of) - 1) for n, of in options.items()}
+            yield self._narrower({name: of[int(drawn[name])] for name, of in options.items()})
+
+    def _options(self, unit: Unit) -> tuple[PrunedUnit, ...]:
+        order = torch.arange(unit.size, 0, -1).double()
+        ranks = None if unit.kind == "hidden" or unit.whole else order
+        return width_options(self._subject.model, unit, ranks, order).options
+
+    def _narrower(self, widths: dict[str, PrunedUnit]) -> Narrower:
+        plan = PruningPlan(importance="none", recovered=False, units=widths)
+        shaped = self._subject.of_module(apply_plan(copy.deepcopy(self._subject.model), plan))
+        return Narrower(shaped.model, shaped.inventory, widths)
 
 
 class Joint:
@@ -62,26 +120,8 @@ class Joint:
         ranked = [unit for unit in units if unit.kind == "attention" and not unit.whole]
         scores = concentrate(self._mixed, ranked, images, self._weights)
         lost = IMPORTANCES[Reconstruction.name].score(self._mixed, units, images, subject.classifier, seed)
-        self.widths = [self._options(unit, scores.get(unit.name), lost[unit.name]) for unit in units]
+        self.widths = [width_options(subject.model, unit, scores.get(unit.name), lost[unit.name]) for unit in units]
         self._built: dict[tuple[str, ...], tuple[Subject, Prepared]] = {}
-
-    def _options(self, unit: Unit, ranks: Tensor | None, lost: Tensor) -> WidthOptions:
-        found: dict[str, PrunedUnit] = {}
-        scores = {unit.name: lost if ranks is None else ranks}
-        if unit.kind == "hidden" or ranks is not None:
-            structure = "hidden" if unit.kind == "hidden" else "rank"
-            for share in SHARES:
-                kept = select([unit], scores, 1 - share, (structure,), round_to=ROUND_TO)[unit.name]
-                found.setdefault(kept.kept, kept)
-        for heads in range(1, unit.heads):
-            kept = select([unit], {unit.name: lost}, 1 - heads / unit.heads, ("heads",))[unit.name]
-            found.setdefault(kept.kept, kept)
-        whole = PrunedUnit.of(unit.kind, unit.size, range(unit.size), unit.heads)
-        found[whole.kept] = whole
-        options = tuple(sorted(found.values(), key=lambda kept: (kept.share, kept.kept_heads)))
-        first = self._subject.model.get_submodule(WidthOptions(unit.name, options).layers[0])
-        bias = first.bias
-        return WidthOptions(unit.name, options, 4.0 * (bias.numel() if isinstance(bias, Tensor) else 0))
 
     def prepared(self, n_held_out: int) -> Prepared:
         """The whole model rewritten and calibrated, its channels in the order that widths name."""

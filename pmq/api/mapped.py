@@ -34,7 +34,7 @@ class Mapped:
         self, subject: Subject, allocation: Allocation, calib: Tensor, judged: Tensor, seed: int, latency: LatencyTable | None
     ) -> None:
         self._subject, self._allocation = subject, allocation
-        self.costs = CostModel(subject.inventory, latency)
+        self.costs = CostModel(subject.inventory, latency, allocation.pruning)
         self._fresh = Fresh(subject, calib, seed, None)
         plain = Simulator(copy.deepcopy(subject.model), subject.inventory, Calibration())
         self._judge = Judge(plain, judged, subject.classifier)

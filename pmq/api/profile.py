@@ -6,12 +6,15 @@ from pathlib import Path
 
 from torch import nn
 
+from pmq.api.joint import Shapes
 from pmq.api.subject import Subject
+from pmq.core import PmqError
 from pmq.core.progress import message
 from pmq.cost import LatencyTable
 from pmq.deploy import TARGETS
 from pmq.deploy.bench import ROUNDS
 from pmq.deploy.profile import fingerprint, profile_layers
+from pmq.deploy.widths import MIXTURES, WidthBench
 from pmq.models import model_label
 from pmq.search import Space, SpaceFile, read_space
 
@@ -24,6 +27,7 @@ def profile(
     batch_size: int = 1,
     threads: int = 1,
     rounds: int = ROUNDS,
+    prune: bool = False,
     out: Path | str | None = None,
 ) -> LatencyTable:
     """Time every layer of a model at every choice, in a runtime on this machine.
@@ -35,6 +39,7 @@ def profile(
         batch_size: images at once.
         threads: of the runtime.
         rounds: of each comparison; more are steadier.
+        prune: time the widths as well that ``pmq.search(..., prune=True)`` may choose.
         out: file to write the table to.
 
     Raises:
@@ -49,6 +54,13 @@ def profile(
             runtime.check_layer(layer, weight, source)
     name, size = model_label(subject.model), subject.info.data_config["input_size"]
     table = profile_layers(runtime, subject.model, subject.inventory, laid_out.modes, name, size, batch_size, threads, rounds)
+    if prune:
+        if runtime.slow:
+            raise PmqError(f"target {target!r} takes too long to build a model to time widths on it; profile without --prune")
+        shapes = Shapes(subject)
+        bench = WidthBench(runtime, shapes.whole, laid_out.modes, size, threads, rounds)
+        table = table.model_copy(update={"units": bench.saved(shapes.alike())})
+        table = bench.corrected(table, shapes.mixed(MIXTURES))
     if out is not None:
         table.save(Path(out))
     return table
@@ -61,6 +73,7 @@ def known_latency(
     table: Path | None = None,
     threads: int = 1,
     force: bool = False,
+    prune: bool = False,
 ) -> LatencyTable:
     """Give the latency table of a model: from ``table``, or the one kept below ``results``, or measured now and kept.
 
@@ -71,9 +84,14 @@ def known_latency(
     path = table or latency_path(results, name, target, threads)
     if table is None and not path.is_file():
         message(f"no latency table {str(path)!r} yet: profiling")
-        return profile(model, target, threads=threads, out=path)
+        return profile(model, target, threads=threads, prune=prune, out=path)
     found = LatencyTable.load(path)
     found.check(fingerprint(TARGETS[target]), force, model=name, target=target, threads=threads, batch_size=1)
+    if prune and not found.units:
+        if table is not None:
+            raise PmqError(f"latency table {str(path)!r} has no widths; profile with --prune")
+        message(f"latency table {str(path)!r} has no widths yet: profiling")
+        return profile(model, target, threads=threads, prune=True, out=path)
     return found
 
 

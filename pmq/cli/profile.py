@@ -22,6 +22,7 @@ def profile(
     threads: Annotated[int, typer.Option(help="threads of the runtime", min=1)] = 1,
     rounds: Annotated[int, typer.Option(help="of each comparison; more are steadier", min=3)] = 15,
     out: Annotated[Path | None, typer.Option(help="file to write; by default below --results")] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="time the widths as well that search --prune may choose")] = False,
     results: Annotated[Path, typer.Option(help="folder of latency tables")] = Path("results"),
     json: o.Json = False,
 ) -> None:
@@ -35,7 +36,7 @@ def profile(
     module = open_model(model, checkpoint, num_classes, pretrained)
     name = model_label(module)
     path = check_target(out or latency_path(results, name, target, threads, batch_size))
-    table = run_profile(module, target, space=space, batch_size=batch_size, threads=threads, rounds=rounds, out=path)
+    table = run_profile(module, target, space=space, batch_size=batch_size, threads=threads, rounds=rounds, prune=prune, out=path)
     keys = list(dict.fromkeys(key for row in table.layers.values() for key in row))
     totals = {key: table.whole_ms(dict.fromkeys(table.layers, key)) for key in keys}
     if json:

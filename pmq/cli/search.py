@@ -29,6 +29,7 @@ def search(
     recipe: o.Recipe = "best",
     reconstruct: o.Reconstruct = False,
     patches: Annotated[str | None, typer.Option(help="give each patch bits of its own: static or dynamic")] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="decide as well how much is kept of each block")] = False,
     metric: Annotated[
         str, typer.Option(help="sensitivity: fisher_shrunk, measured (slower), ... see pmq rank")
     ] = "fisher_shrunk",
@@ -73,7 +74,7 @@ def search(
     given = of_pruned(flags | {"pretrained": pretrained, "crop_pct": crop_pct})
     module, images = open_subject(**given, workers=workers, device=device, threads=threads)
     reference = before_pruning(module, given["checkpoint"], num_classes, given["pretrained"])
-    table = None if target is None else known_latency(module, target, results, latency, force=force)
+    table = None if target is None else known_latency(module, target, results, latency, force=force, prune=prune)
     found = run_search(
         module,
         images.calibration_images(calib_images + held_out, seed),
@@ -84,6 +85,7 @@ def search(
         recipe=recipe,
         reconstruct=reconstruct,
         patches=patches,
+        prune=prune,
         metric_name=metric,
         time_limit=time_limit,
         max_evals=max_evals,

@@ -91,24 +91,24 @@ class LatencyTable(BaseModel):
     def saved_ms(self, unit: str, label: str, choices: Mapping[str, Choice]) -> float:
         """Milliseconds that ``choices`` of a unit's components take less where only ``label`` of it is kept.
 
-        A unit has two layers; each is taken to save half of what both do at its choice.
+        Raises:
+            PmqError: that was not measured.
+        """
+        layers = [name.removesuffix(".weight") for name in choices if name.endswith(".weight")]
+        keys = {layer: layer_key(choices[f"{layer}.weight"], choices[f"{layer}.input"]) for layer in layers}
+        return sum(self.layer_saved_ms(unit, label, layer, key) for layer, key in keys.items())
+
+    def layer_saved_ms(self, unit: str, label: str, layer: str, key: str) -> float:
+        """Milliseconds that one of a unit's layers takes less: of what all do at its choice as large a part as it takes.
 
         Raises:
             PmqError: that was not measured.
         """
-        total = 0.0
-        for name, choice in choices.items():
-            layer, _, slot = name.rpartition(".")
-            if slot != "weight":
-                continue
-            key = layer_key(choice, choices[f"{layer}.input"])
-            row = self.units.get(unit, {}).get(label)
-            if row is None or key not in row:
-                raise PmqError(
-                    f"{unit!r} at {label} and {key!r} was not profiled on target {self.target!r}; profile with --prune"
-                )
-            total += row[key] / 2
-        return total
+        row = self.units.get(unit, {}).get(label)
+        if row is None or key not in row:
+            raise PmqError(f"{unit!r} at {label} and {key!r} was not profiled on target {self.target!r}; profile with --prune")
+        taken = {name: of.get(key, of[PLAIN]) for name, of in self.layers.items() if name.startswith(f"{unit}.")}
+        return row[key] * max(taken[layer], 1e-9) / max(sum(taken.values()), 1e-9 * len(taken))
 
     def whole_ms(self, keys: Mapping[str, str]) -> float:
         """Milliseconds of a model, of which is said what each layer does; what it was not measured at stays in FP32."""

@@ -75,8 +75,10 @@ class Widths:
                 if saved is not None and space.latency is not None:
                     for k in range(len(decision)):
                         taken = {n: c[k] for n, c in zip(decision.components, decision.choices, strict=True)}
-                        kept = [Kept(unit=o).label for o in options.options]
-                        saved[d, k, : len(kept)] = [space.latency.saved_ms(options.name, label, taken) for label in kept]
+                        for o, option in enumerate(options.options):
+                            if option.share < 1:
+                                label = Kept(unit=option).label
+                                saved[d, k, o] = space.latency.saved_ms(options.name, label, taken)
             for name in options.operators:
                 left, right = (where[n] for n in macs[name].operands)
                 if left == right:

@@ -108,3 +108,35 @@ def test_calibration_depends_on_images_and_seed_alone(tiny: Tiny) -> None:
 def test_activations_that_are_not_finite_stop(tiny: Tiny) -> None:
     with pytest.raises(PmqError, match="not finite"):
         calibrate(tiny.model, tiny.inventory, torch.full((2, 3, 32, 32), torch.nan))
+
+
+def test_what_a_width_removes_is_zero_until_it_is_kept_again(tiny: Tiny) -> None:
+    from pmq.core.choice import Kept
+    from pmq.core.pruning import PrunedUnit
+    from pmq.quant import Cut
+
+    kept = torch.arange(64)
+    name, half = "blocks.0.mlp.fc2.weight", Choice(bits=4, granularity="channel", symmetric=True)
+    weight = tiny.model.blocks[0].mlp.fc2.weight.detach()
+    unit = Kept(unit=PrunedUnit.of("hidden", 128, range(64)))
+    whole = Kept(unit=PrunedUnit.of("hidden", 128, range(128)))
+
+    def cutter(unit: str, choice: Kept) -> dict[str, Cut]:
+        return {name: Cut(choice.label, 2 * weight[:, kept], columns=kept)}
+
+    with Simulator(tiny.model, tiny.inventory, tiny.calibration, cutter=cutter) as simulator:
+        before = simulator.run(tiny.images)
+        layer = simulator.instrument.layer(name)
+        simulator.apply({"blocks.0.mlp": unit})
+        assert torch.equal(layer.weight[:, :64], 2 * weight[:, :64])
+        assert not layer.weight[:, 64:].any()
+        simulator.apply({"blocks.0.mlp": unit, name: half})
+        assert not layer.weight[:, 64:].any()
+        assert len(layer.weight[0].unique()) <= 17
+        cut = simulator.run(tiny.images)
+        simulator.apply({name: half})  # bits alone: the unit is whole again
+        assert layer.weight[:, 64:].any()
+        assert not torch.equal(cut, simulator.run(tiny.images))
+        simulator.apply({"blocks.0.mlp": unit})
+        simulator.set("blocks.0.mlp", whole)
+        assert torch.equal(simulator.run(tiny.images), before)

@@ -1,0 +1,128 @@
+"""Widths searched beside bits."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import pmq
+from pmq.api.again import solve_again
+from pmq.api.joint import Cuts, Joint, Shapes
+from pmq.api.subject import Subject
+from pmq.core import Allocation, PmqError
+from pmq.core.choice import Kept
+from pmq.core.recipe import find_recipe
+from pmq.core.rundir import CHOSEN
+from pmq.cost import CostModel, LatencyTable
+from pmq.deploy import TARGETS
+from pmq.deploy.widths import WidthBench
+from pmq.models import take_inventory
+from pmq.search import Space, Tables, read_space
+from pmq.sensitivity import SensitivityTable
+from tests.conftest import make_tiny
+
+OPTIONS = {"calib_images": 16, "held_out": 24, "rounds": 1, "max_evals": 6, "prune": True}
+
+
+@pytest.fixture(scope="module")
+def joint(images: torch.Tensor) -> Joint:
+    return Joint(Subject.of(make_tiny(), "cpu", images[:1]), images[:16], find_recipe("best"), 0)
+
+
+@pytest.fixture(scope="module")
+def found(images: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> pmq.api.SearchResult:
+    return pmq.search(make_tiny(), images, "0.12x", out=tmp_path_factory.mktemp("joint") / "run", **OPTIONS)
+
+
+def test_widths_go_from_least_to_all_and_hold_whole_heads(joint: Joint) -> None:
+    options = {w.name: w.options for w in joint.widths}
+    assert set(options) == {"blocks.0.attn", "blocks.0.mlp", "blocks.1.attn", "blocks.1.mlp"}
+    for of in options.values():
+        assert [unit.share for unit in of] == sorted(unit.share for unit in of)
+        assert of[-1].share == 1
+    assert {unit.kept_heads for unit in options["blocks.0.attn"]} == {1, 2}
+    assert len({unit.kept for unit in options["blocks.0.mlp"]}) == len(options["blocks.0.mlp"]) > 5
+
+
+@torch.no_grad()
+def test_what_is_simulated_is_near_what_is_built(joint: Joint, images: torch.Tensor) -> None:
+    """Zeros in place of channels, against the model really pruned; both recovered, in FP32."""
+    prepared = joint.prepared(0)
+    widths = {w.name: Kept(unit=w.options[-2]) for w in joint.widths}
+    with prepared.simulator(Cuts(prepared, joint.widths)) as simulator:
+        simulator.apply({})
+        exact = simulator.run(images).log_softmax(-1)
+        simulator.apply(widths)
+        simulated = simulator.run(images).log_softmax(-1)
+        simulator.apply({})
+        assert torch.equal(simulator.run(images).log_softmax(-1), exact)
+    subject, ready = joint.built(widths)
+    built = subject.model(images).log_softmax(-1)
+    assert (ready.model(images).log_softmax(-1) - built).abs().max() < 1e-2  # rewritten exactly
+
+    def divergence(p: torch.Tensor, q: torch.Tensor) -> float:
+        return float((p.exp() * (p - q)).sum(-1).mean())
+
+    lost = divergence(exact, built)
+    assert divergence(simulated, built) < 0.5 * lost
+    assert 0.5 * lost < divergence(exact, simulated) < 3 * lost
+
+
+def test_a_joint_search_meets_its_budget_with_a_pruned_model(found: pmq.api.SearchResult, images: torch.Tensor) -> None:
+    allocation = Allocation.load(found.run / CHOSEN)
+    plan, achieved = allocation.pruning, allocation.budget.achieved
+    assert plan is not None
+    assert plan.ranked
+    assert plan.recovered
+    assert any(unit.share < 1 for unit in plan.units.values())
+    assert achieved["size_bytes"] <= found.limits.size_bytes * 1.01
+    shape = pmq.simulate(make_tiny(), allocation)
+    inventory = take_inventory(pmq.api.pruned.pruned_copy(make_tiny(), plan, None, True), images[:1])
+    assert achieved["size_bytes"] == CostModel(inventory).size_bytes(allocation.assignment)
+    assert shape(images[:2]).shape == (2, 7)
+    rows = pd.read_csv(found.run / "widths.csv")
+    assert set(rows["unit"]) == set(plan.units)
+    assert (rows["error"] >= 0).all()
+    (kl,) = pmq.evaluate(make_tiny(), allocation, [images[16:]])["kl"]
+    assert kl == pytest.approx(allocation.metrics["kl"], rel=0.05)
+
+
+def test_its_tables_follow_the_widths(found: pmq.api.SearchResult) -> None:
+    points = found.points[found.points["genome_id"] >= 0]
+    bits_alone = Space(read_space("default"), take_inventory(make_tiny(), torch.zeros(1, 3, 32, 32)))
+    cheapest = Tables.build(bits_alone, SensitivityTable.zeros(bits_alone.choices)).cheapest()
+    assert points["front"].sum() > 5
+    assert points["bit_ops"].min() < 0.8 * cheapest[1]
+    assert points["size_bytes"].min() < 0.8 * cheapest[0]
+
+
+def test_what_it_cannot_do_is_told(found: pmq.api.SearchResult, images: torch.Tensor) -> None:
+    with pytest.raises(PmqError, match="searched widths as well"):
+        solve_again(found.run, "6bit")
+    with pytest.raises(PmqError, match="knows no gradients"):
+        pmq.search(make_tiny(), images, "4bit", recipe="mse", **OPTIONS)
+    pruned = pmq.api.pruned.load_pruned(pmq.prune(make_tiny(), images[:16], 0.25).allocation, make_tiny())
+    with pytest.raises(PmqError, match="pruned already"):
+        pmq.search(pruned, images, "4bit", **OPTIONS)
+
+
+def test_widths_are_timed_and_predicted(images: torch.Tensor, tmp_path: Path, table: LatencyTable) -> None:
+    subject = Subject.of(make_tiny(), "cpu", images[:1])
+    modes = Space(read_space("onnxruntime"), subject.inventory).modes
+    shapes, runtime = Shapes(subject), TARGETS["onnxruntime"]
+    bench = WidthBench(runtime, shapes.whole, modes, (3, 32, 32), rounds=3)
+    alike = list(shapes.alike())
+    timed = table.model_copy(update={"units": bench.saved(alike[:3] + alike[-2:])})
+    labels = {Kept(unit=unit).label for shape in alike[:3] for unit in shape.widths.values()}
+    assert set(timed.units["blocks.0.attn"]) == labels
+    assert set(timed.units["blocks.0.mlp"]["112/128"]) == set(bench.keys)
+    mixed = [copy.copy(alike[0]), alike[-1]]
+    corrected = bench.corrected(timed, mixed)
+    assert corrected.margin >= table.margin
+    assert corrected.units.keys() == timed.units.keys()
+    with pytest.raises(PmqError, match="profile with --prune"):
+        pmq.search(make_tiny(), images, "latency=1ms", space="onnxruntime", latency=table, **OPTIONS)
