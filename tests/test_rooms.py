@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "models": {"core"},
     "data": {"core", "models"},
     "quant": {"core", "models", "data"},
+    "prune": {"core", "models"},
     "cost": {"core", "models"},
     "sensitivity": {"core", "quant"},
     "search": {"core", "cost.table", "cost.latency", "sensitivity.table"},
