@@ -2,9 +2,10 @@
 
 ``pmq.search(model, images, budget="4bit")`` finds an allocation of bits, ``pmq.simulate(model, allocation)`` gives a module
 that computes with it, ``pmq.reallocate`` gives single patches bits of their own (the command ``pmq patches``), ``pmq.prune``
-removes channels and ``pmq.load_pruned`` rebuilds what is left, ``pmq.deploy`` makes a file that a runtime executes,
-``pmq.evaluate``, ``pmq.sensitivity``, ``pmq.rank``, ``pmq.profile``, ``pmq.plot`` and ``pmq.export`` are the commands of the
-same names. See :mod:`pmq.api` for their arguments. Importing pmq is cheap: torch is loaded when first needed.
+removes channels, ``pmq.load_pruned`` rebuilds what is left, ``pmq.finetune`` trains it, ``pmq.deploy`` makes a file that a
+runtime executes, ``pmq.evaluate``, ``pmq.sensitivity``, ``pmq.rank``, ``pmq.profile``, ``pmq.plot`` and ``pmq.export`` are
+the commands of the same names. See :mod:`pmq.api` for their arguments. Importing pmq is cheap: torch is loaded when first
+needed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         draw_patches,
         evaluate,
         export,
+        finetune,
         load_pruned,
         plot,
         profile,
@@ -33,7 +35,18 @@ if TYPE_CHECKING:
     )
 
 _ROOMS = ("search", "sensitivity", "evaluate", "deploy", "prune")
-_FUNCTIONS = ("create_model", "draw_patches", "export", "load_pruned", "plot", "profile", "rank", "reallocate", "simulate")
+_FUNCTIONS = (
+    "create_model",
+    "draw_patches",
+    "export",
+    "finetune",
+    "load_pruned",
+    "plot",
+    "profile",
+    "rank",
+    "reallocate",
+    "simulate",
+)
 
 __all__ = [
     "Allocation",
@@ -45,6 +58,7 @@ __all__ = [
     "draw_patches",
     "evaluate",
     "export",
+    "finetune",
     "load_pruned",
     "plot",
     "profile",

@@ -3,6 +3,7 @@
 from pmq.api.deploy import deploy
 from pmq.api.evaluate import evaluate
 from pmq.api.export import export
+from pmq.api.finetune import Finetuned, finetune
 from pmq.api.patch_pictures import draw_patches
 from pmq.api.patches import reallocate
 from pmq.api.profile import profile
@@ -16,6 +17,7 @@ from pmq.models import create_model
 from pmq.report import plot_run as plot
 
 __all__ = [
+    "Finetuned",
     "Pruned",
     "Ranks",
     "SearchResult",
@@ -24,6 +26,7 @@ __all__ = [
     "draw_patches",
     "evaluate",
     "export",
+    "finetune",
     "load_pruned",
     "plot",
     "profile",

@@ -55,12 +55,12 @@ def runtime_speed(model_name: str, repeats: int = 15) -> tuple[list[Timing], flo
 
     cases: dict[str, Callable[[], object]] = {"eager PyTorch": eager}
     for name in installed():
-        choices, target = _choices(name, inventory), TARGETS[name]
+        choices, target = choices_of(name, inventory), TARGETS[name]
         bench = Bench(target, target.skeleton(model, list(choices), image), Maker(model, inventory, choices))
         for told, key in (("FP32", PLAIN), ("int8", target.int8)):
             session = bench.session(dict.fromkeys(choices, key))
             cases[f"{name} {told}"] = lambda session=session: session(image.numpy())  # type: ignore[misc]
-    cases["int8 products alone"] = _products(inventory)
+    cases["int8 products alone"] = products_alone(inventory)
     timings = interleaved(cases, repeats)
     return timings[:-1], timings[-1].ratio
 
@@ -68,7 +68,7 @@ def runtime_speed(model_name: str, repeats: int = 15) -> tuple[list[Timing], flo
 def predictions(model_name: str, target: str, repeats: int = 15) -> list[Prediction]:
     """Profile a model, then predict and measure mixtures that the profile has not seen."""
     model, inventory, image = _subject(model_name)
-    choices, runtime = _choices(target, inventory), TARGETS[target]
+    choices, runtime = choices_of(target, inventory), TARGETS[target]
     table = profile_layers(runtime, model, inventory, choices, model_name, image.shape[1:], rounds=repeats)
     rng = np.random.default_rng(1)
 
@@ -96,11 +96,11 @@ def _subject(model_name: str) -> tuple[nn.Module, Inventory, torch.Tensor]:
     return model, take_inventory(model, image), image
 
 
-def _choices(target: str, inventory: Inventory) -> dict[str, list[Mode]]:
+def choices_of(target: str, inventory: Inventory) -> dict[str, list[Mode]]:
     return Space(read_space(target), inventory).modes
 
 
-def _products(inventory: Inventory) -> Callable[[], object]:
+def products_alone(inventory: Inventory) -> Callable[[], object]:
     """All layers' products as int8, of one image."""
     pairs = []
     for operator in inventory.operators:

@@ -11,6 +11,7 @@ import typer
 from pmq.cli.deploy import deploy
 from pmq.cli.evaluate import evaluate
 from pmq.cli.export import export
+from pmq.cli.finetune import finetune
 from pmq.cli.patches import patches
 from pmq.cli.plot import plot
 from pmq.cli.profile import profile
@@ -30,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (search, sensitivity, rank, evaluate, patches, prune, export, plot, profile, deploy, run):
+for command in (search, sensitivity, rank, evaluate, patches, prune, finetune, export, plot, profile, deploy, run):
     app.command()(command)
 
 

@@ -168,6 +168,8 @@ def bad(tmp_path: Path) -> dict[str, str]:
         ("prune --part blocks.0.mlp --out {tmp}/pruned", "write NAME=RATIO"),
         ("prune --part blocks.9.mlp=0.5 --calib-images 8 --out {tmp}/pruned", "matches no part"),
         ("prune --target magic", "target 'magic'"),
+        ("finetune {tmp}/none.json", "no allocation file"),
+        ("finetune w8a8", "no pruned model"),
         ("prune --out {file}", "no folder that can be written to"),
         ("search --prune --recipe mse", "knows no gradients"),
         ("plot {empty}", "no run directory"),

@@ -48,3 +48,18 @@ def test_its_folder_is_a_model(pruned: tuple[Path, dict[str, object]], tmp_path:
     quantized, floats = json.loads(both.stdout)["results"]
     assert quantized["agreement"] == pytest.approx(floats["agreement"], abs=4)
     assert quantized["param_count"] == floats["param_count"]
+
+
+def test_it_is_fine_tuned_and_never_worse_on_what_is_held_out(pruned: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
+    folder, said = pruned
+    options = ["--epochs", "1", "--train-images", "64", "--held-out", "32", "--lr", "1e-5", "--limit", "300"]
+    done = pmq("finetune", str(folder), *options, "--out", str(tmp_path / "tuned"), "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert min(answer["history"]) <= answer["history"][0]
+    assert answer["before"]["agreement"] == said["agreement"]
+    again = pmq("evaluate", str(tmp_path / "tuned"), "--limit", "300", "--json")
+    assert json.loads(again.stdout)["kl"] == pytest.approx(answer["kl"], rel=1e-5)
+    refused = pmq("finetune", str(folder), *options, "--out", str(tmp_path / "tuned"))
+    assert refused.returncode == 2
+    assert "--resume" in refused.stderr

@@ -1,0 +1,177 @@
+"""Fine-tuning of pruned models, for those who have images and time: it can be killed and gone on with."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pmq.api.pruned import load_pruned
+from pmq.core import Allocation, PmqError
+from pmq.core.files import write_bytes, write_text
+from pmq.core.progress import message, track
+from pmq.core.rundir import CHOSEN
+from pmq.core.tensors import TensorFile
+from pmq.models.create import weights_sha256
+from pmq.prune.distil import Distiller, parameters_file, varied
+from pmq.quant import output_error
+
+#: file with all that a killed run goes on from, and what it was asked, below its folder
+STATE, ASKED = "state.safetensors", "finetune.json"
+
+
+class Images(Protocol):
+    """Where images are read from, batch by batch: :class:`pmq.data.source.ImageSource` is one."""
+
+    def batches(self, batch_size: int, indices: list[int]) -> Iterable[tuple[Tensor, Any]]:
+        """Yield images ``(B, C, H, W)`` and what else there is of them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What came of it.
+
+    Attributes:
+        allocation: the pruned model at its best.
+        before, after: mean error on the held-out images at the start, and at the best.
+        history: the same after each epoch.
+    """
+
+    allocation: Allocation
+    before: float
+    after: float
+    history: list[float]
+
+
+def finetune(
+    teacher: nn.Module,
+    pruned: Allocation,
+    images: Images,
+    train: list[int],
+    held_out: Tensor,
+    *,
+    epochs: int = 10,
+    rate: float = 1e-4,
+    batch_size: int = 32,
+    amp: bool = False,
+    vary: bool = True,
+    seed: int = 0,
+    out: Path | str,
+    resume: bool = False,
+) -> Finetuned:
+    """Teach a pruned model what the whole one says (distillation, 1503.02531); keep it at its best.
+
+    Args:
+        teacher: the model before it was pruned; training runs where it is.
+        pruned: what :func:`pmq.prune` gave.
+        images: where images are read; labels are not needed.
+        train: numbers of those to learn from.
+        held_out: ``(N, C, H, W)`` that tell which epoch is the best.
+        epochs: how often each image is seen.
+        rate: the highest learning rate.
+        batch_size: images of a step.
+        amp: multiply in bfloat16.
+        vary: mirror and magnify images.
+        seed: of order and variation.
+        out: folder to write to; after each epoch all is there to go on.
+        resume: go on with what was killed there.
+
+    Raises:
+        PmqError: the model is of another teacher, its bits are chosen already, or the folder holds another run.
+    """
+    out, device = Path(out), next(teacher.parameters()).device
+    pruned.check_model(_info(teacher, pruned))
+    student = load_pruned(pruned, teacher.cpu() if device.type != "cpu" else teacher).to(device)
+    teacher = teacher.to(device)
+    classifier = pruned.model.num_classes > 0
+    steps = epochs * -(-len(train) // batch_size)
+    distiller = Distiller(student, copy.deepcopy(teacher), rate, steps, classifier, amp)
+    asked = {
+        "pruned": pruned.tensors_sha256,
+        "epochs": epochs,
+        "rate": rate,
+        "batch_size": batch_size,
+        "vary": vary,
+        "seed": seed,
+    }
+    asked |= {"train": hashlib.sha256(repr(train).encode()).hexdigest()[:16], "amp": amp}
+    history, best = _begin(out, asked, distiller, resume)
+    with torch.no_grad():
+        wanted = [teacher(x.to(device)) for x in held_out.split(batch_size)]
+    if not history:
+        history, best = [_error(student, held_out, wanted, classifier, batch_size)], parameters_file(student)
+    for epoch in range(len(history) - 1, epochs):
+        order = np.random.default_rng([seed, epoch]).permutation(train).tolist()
+        generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+        batches = images.batches(batch_size, order)
+        for x, *_ in track(batches, f"epoch {epoch + 1} of {epochs}", total=-(-len(train) // batch_size)):
+            distiller.learn(varied(x, generator) if vary else x)
+        error = _error(student, held_out, wanted, classifier, batch_size)
+        best = parameters_file(student) if error < min(history) else best
+        history.append(error)
+        message(
+            f"epoch {epoch + 1}: error on held-out images {error:.4g}, at the start {history[0]:.4g}, best {min(history):.4g}"
+        )
+        kept = {f"best/{name}": array for name, array in best.arrays().items()}
+        write_bytes(out / STATE, TensorFile.of(distiller.state() | kept | {"history": np.array(history)}).data)
+    allocation = _at_its_best(pruned, student, best)
+    allocation.save(out / CHOSEN)
+    return Finetuned(allocation, history[0], min(history), history)
+
+
+def _begin(out: Path, asked: dict[str, Any], distiller: Distiller, resume: bool) -> tuple[list[float], TensorFile]:
+    """What a killed run had reached, if it is to be gone on with."""
+    file = out / ASKED
+    if file.is_file():
+        before = json.loads(file.read_text())
+        other = [key for key in asked if before.get(key) != asked[key]]
+        if not resume:
+            raise PmqError(f"{str(out)!r} holds a run already; pass --resume to go on with it or another --out")
+        if other:
+            raise PmqError(
+                f"cannot resume {str(out)!r}: its {other[0]} was {before.get(other[0])!r}, now it is {asked[other[0]]!r}"
+            )
+    write_text(file, json.dumps(asked, indent=1) + "\n")
+    if not (out / STATE).is_file():
+        return [], TensorFile.of({})
+    arrays = TensorFile((out / STATE).read_bytes()).arrays()
+    distiller.restore(arrays)
+    best = {name.removeprefix("best/"): array for name, array in arrays.items() if name.startswith("best/")}
+    return arrays["history"].tolist(), TensorFile.of(best)
+
+
+def _info(teacher: nn.Module, pruned: Allocation) -> Any:
+    from pmq.models import model_info
+
+    if pruned.pruning is None:
+        raise PmqError("this allocation is of no pruned model; `pmq prune` makes one to fine-tune")
+    return model_info(teacher)
+
+
+@torch.no_grad()
+def _error(student: nn.Module, images: Tensor, wanted: list[Tensor], classifier: bool, batch_size: int) -> float:
+    device = next(student.parameters()).device
+    errors = [
+        output_error(reference, student(x.to(device)), classifier)
+        for x, reference in zip(images.split(batch_size), wanted, strict=True)
+    ]
+    return float(torch.cat(errors).double().mean())
+
+
+def _at_its_best(pruned: Allocation, student: nn.Module, best: TensorFile) -> Allocation:
+    """The pruned model with the parameters that were best."""
+    arrays = best.arrays()
+    for name, parameter in student.named_parameters():
+        parameter.data.copy_(torch.from_numpy(arrays[name]))
+    assert pruned.pruning is not None
+    plan = pruned.pruning.model_copy(update={"weights_sha256": weights_sha256(student)})
+    return pruned.model_copy(update={"pruning": plan}).with_tensors(best)

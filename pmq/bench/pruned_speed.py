@@ -1,0 +1,90 @@
+"""``python -m pmq.bench.pruned_speed [MODEL]``: a pruned model in int8 against eager PyTorch, warm and cold, and against the bound.
+
+Random weights: speed does not depend on them. A cold forward is the first of a new process: memory is touched and kernels are
+chosen for the first time. PQV-Mobile (2408.08437) reports 7.18x with such a forward as its baseline.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import pmq
+from pmq.api.pruned import load_pruned
+from pmq.bench.deploy import choices_of, products_alone
+from pmq.cli.output import print_table
+from pmq.core import Inventory
+from pmq.cost.latency import PLAIN
+from pmq.deploy import TARGETS
+from pmq.deploy.bench import Bench, Maker
+from pmq.deploy.timing import interleaved, median_spread
+from pmq.models import create_model, model_info, take_inventory
+
+#: new processes that make one forward pass each
+COLD = 5
+_FIRST = """
+import time, torch
+from pmq.models import create_model, model_info
+torch.set_num_threads(1)
+model = create_model({name!r}, pretrained=False)
+x = torch.randn(1, *model_info(model).data_config["input_size"])
+start = time.perf_counter()
+with torch.inference_mode():
+    model(x)
+print(1e3 * (time.perf_counter() - start))
+"""
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="deit_small_patch16_224")
+    parser.add_argument("--ratio", type=float, default=0.25)
+    parser.add_argument("--target", default="openvino")
+    parser.add_argument("--rounds", type=int, default=40)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    model = create_model(args.model, pretrained=False)
+    image = torch.randn(1, *model_info(model).data_config["input_size"])
+    how: dict[str, Any] = {"importance": "magnitude", "structures": ("hidden", "width"), "recovery": False}
+    pruned = load_pruned(pmq.prune(model, image.expand(8, -1, -1, -1), args.ratio, **how).allocation)
+    cases: dict[str, Callable[[], object]] = {}
+    for name, module in (("whole", model), ("pruned", pruned)):
+        cases |= _cases(name, module, args.target, image)
+    found = {name: median_spread(times) for name, times in interleaved(cases, args.rounds).items()}
+    warm = found["whole, eager PyTorch"][0]
+    script = [sys.executable, "-c", _FIRST.format(name=args.model)]
+    firsts = [float(subprocess.run(script, capture_output=True, text=True, check=True).stdout) for _ in range(COLD)]
+    cold = float(np.median(firsts))
+    rows = [[name, ms, f"{spread:.0%}", f"{warm / ms:.2f}", f"{cold / ms:.2f}"] for name, (ms, spread) in found.items()]
+    rows.append(["whole, eager PyTorch, cold", cold, f"{(max(firsts) - min(firsts)) / cold:.0%}", f"{warm / cold:.2f}", "1.00"])
+    columns = ["model", "ms", "spread", "x eager, warm", "x eager, cold"]
+    print_table(f"{args.model}, {args.ratio:.2%} of channels removed, {args.target}, one image, one thread", columns, rows)
+
+
+def _cases(name: str, module: nn.Module, target_name: str, image: torch.Tensor) -> dict[str, Callable[[], object]]:
+    inventory: Inventory = take_inventory(module, image)
+    choices, target = choices_of(target_name, inventory), TARGETS[target_name]
+    bench = Bench(target, target.skeleton(module, list(choices), image), Maker(module, inventory, choices))
+
+    def eager() -> object:
+        with torch.inference_mode():
+            return module(image)
+
+    cases: dict[str, Callable[[], object]] = {f"{name}, eager PyTorch": eager}
+    for told, key in (("FP32", PLAIN), ("int8", target.int8)):
+        session = bench.session(dict.fromkeys(choices, key))
+        cases[f"{name}, {target_name} {told}"] = lambda session=session: session(image.numpy())  # type: ignore[misc]
+    cases[f"{name}, int8 products alone"] = products_alone(inventory)
+    return cases
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""``pmq finetune``: a pruned model learns from the whole one."""
+
+from __future__ import annotations
+
+import json as json_module
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pmq.cli import options as o
+from pmq.cli.output import number, print_json
+from pmq.cli.run import of_pruned
+
+
+def finetune(
+    pruned: Annotated[str, typer.Argument(help="folder or allocation file of a pruned model, which pmq prune writes")],
+    epochs: Annotated[int, typer.Option(help="how often each image is seen", min=1)] = 10,
+    lr: Annotated[float, typer.Option(help="highest learning rate", min=0)] = 1e-4,
+    train_images: Annotated[int | None, typer.Option(help="images to learn from; all there are without", min=1)] = None,
+    held_out: Annotated[int, typer.Option(help="further images that tell which epoch is the best", min=8)] = 256,
+    vary: Annotated[bool, typer.Option(help="mirror and magnify images")] = True,
+    amp: Annotated[bool, typer.Option("--amp", help="multiply in bfloat16: faster on GPUs")] = False,
+    checkpoint: o.Checkpoint = None,
+    num_classes: o.NumClasses = None,
+    pretrained: o.Pretrained = True,
+    data: o.Data = None,
+    split: o.Split = None,
+    crop_pct: o.CropPct = None,
+    limit: Annotated[int | None, typer.Option(help="images to evaluate on; all without", min=1)] = None,
+    batch_size: o.BatchSize = 32,
+    workers: o.Workers = 0,
+    threads: o.Threads = None,
+    device: o.Device = "cpu",
+    seed: o.Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="folder to write; by default beside the pruned model's")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the same if it was killed")] = False,
+    json: o.Json = False,
+) -> None:
+    """Teach a pruned model what it said before it was pruned, by distillation; keep it at its best."""
+    from pmq.api import evaluate as run_evaluate
+    from pmq.api.evaluate import read_what
+    from pmq.api.finetune import finetune as run_finetune
+    from pmq.cli.subject import open_subject
+    from pmq.core import Allocation, PmqError
+    from pmq.core.files import check_target, write_text
+    from pmq.core.rundir import CHOSEN, PRUNED
+
+    allocation = read_what(pruned)
+    if not isinstance(allocation, Allocation) or allocation.pruning is None:
+        raise PmqError(f"{pruned!r} is no pruned model; `pmq prune` writes one")
+    flags = {"model": pruned, "checkpoint": checkpoint, "data": data, "split": split, "crop_pct": crop_pct}
+    given = of_pruned(flags) | {"model": allocation.model.name, "num_classes": num_classes, "pretrained": pretrained}
+    folder = out or Path(f"{Path(pruned) if Path(pruned).is_dir() else Path(pruned).with_suffix('')}-finetuned")
+    check_target(folder / CHOSEN)
+    if given["checkpoint"] is not None:
+        given["checkpoint"] = Path(given["checkpoint"])
+    module, images = open_subject(**given, workers=workers, device=device, threads=threads)
+    source = images.calibration
+    drawn = source.draw(seed)
+    most = len(drawn) // 2 if images.shared else len(drawn)
+    count = min(train_images or most, most - held_out)
+    if count < batch_size:
+        raise PmqError(
+            f"{source.name} has {most} images to learn from, {held_out} are held out; lower --held-out or --batch-size"
+        )
+    found = run_finetune(
+        module,
+        allocation,
+        source,
+        drawn[held_out : held_out + count],
+        source.first_readable(drawn, held_out),
+        epochs=epochs,
+        rate=lr,
+        batch_size=batch_size,
+        amp=amp,
+        vary=vary,
+        seed=seed,
+        out=folder,
+        resume=resume,
+    )
+    indices = images.evaluation_indices(held_out + count if images.shared else 0, seed, limit)
+    batches = images.evaluation.batches(batch_size, indices)
+    table = run_evaluate(module, [allocation, found.allocation], batches, crop_pct=given["crop_pct"], seed=seed)
+    before, after = json_module.loads(table.to_json(orient="records"))
+    command: dict[str, Any] = {key: str(v) if isinstance(v, Path) else v for key, v in given.items()}
+    manifest = {PRUNED: after, "command": {"line": shlex.join(["pmq", *sys.argv[1:]])} | command}
+    write_text(folder / "manifest.json", json_module.dumps(manifest, indent=1) + "\n")
+    if json:
+        print_json(
+            {"run": str(folder), "allocation": str(folder / CHOSEN), "history": found.history} | after | {"before": before}
+        )
+        return
+    print(
+        f"{count} images, {epochs} epochs; error on {held_out} held-out images {found.before:.4g}, at its best {found.after:.4g}"
+    )
+    for name, row in (("before", before), ("after", after)):
+        figures = ", ".join(f"{key} {number(row[key])}" for key in ("top1", "agreement", "kl") if row[key] is not None)
+        print(f"{name}, on {row['n_images']} images: {figures}")
+    print(f"fine-tuned model: {folder}\nnext: pmq search {folder} --budget 4bit; pmq deploy w8a8 {folder} --target onnxruntime")

@@ -1,0 +1,85 @@
+"""Fine-tuning of pruned models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import pmq
+from pmq.api.finetune import STATE
+from pmq.api.pruned import load_pruned
+from pmq.core import Allocation, PmqError
+from pmq.core.rundir import CHOSEN
+from pmq.prune.distil import varied
+from tests.conftest import make_tiny
+
+
+class Source:
+    """Images by number; may fail at one, as a killed run does."""
+
+    def __init__(self, images: torch.Tensor, fails_at: int = -1) -> None:
+        self.images, self.left = images, fails_at
+
+    def batches(self, batch_size: int, indices: list[int]) -> Iterator[tuple[torch.Tensor, None]]:
+        for at in range(0, len(indices), batch_size):
+            if self.left == 0:
+                raise KeyboardInterrupt
+            self.left -= 1
+            yield self.images[indices[at : at + batch_size]], None
+
+
+@pytest.fixture(scope="module")
+def pruned(images: torch.Tensor) -> Allocation:
+    return pmq.prune(make_tiny(), images[:16], 0.5, importance="random").allocation
+
+
+def test_it_learns_and_keeps_its_best(pruned: Allocation, images: torch.Tensor, tmp_path: Path) -> None:
+    many = torch.randn(128, 3, 32, 32, generator=torch.Generator().manual_seed(8))
+    options = {"epochs": 4, "rate": 3e-3, "batch_size": 16, "vary": False}
+    found = pmq.finetune(make_tiny(), pruned, Source(many), list(range(128)), images[16:], out=tmp_path, **options)
+    assert found.after == min(found.history) < 0.7 * found.before
+    assert len(found.history) == 5
+    kept = Allocation.load(tmp_path / CHOSEN)
+    assert kept.pruning.units == pruned.pruning.units
+    assert kept.pruning.weights_sha256 != pruned.pruning.weights_sha256
+    (kl,) = pmq.evaluate(make_tiny(), kept, [images[16:]])["kl"]
+    assert kl == pytest.approx(found.after, rel=1e-4)
+    assert load_pruned(kept, make_tiny())(images[:2]).shape == (2, 7)
+
+
+def test_killed_and_resumed_ends_where_undisturbed_does(pruned: Allocation, images: torch.Tensor, tmp_path: Path) -> None:
+    options = {"epochs": 3, "rate": 1e-3, "batch_size": 8}
+    given = (make_tiny(), pruned)
+    whole = pmq.finetune(*given, Source(images), list(range(24)), images[24:], out=tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        pmq.finetune(*given, Source(images, 4), list(range(24)), images[24:], out=tmp_path / "cut", **options)
+    assert (tmp_path / "cut" / STATE).is_file()
+    with pytest.raises(PmqError, match="holds a run already"):
+        pmq.finetune(*given, Source(images), list(range(24)), images[24:], out=tmp_path / "cut", **options)
+    with pytest.raises(PmqError, match="its rate was"):
+        other = options | {"rate": 1e-2}
+        pmq.finetune(*given, Source(images), list(range(24)), images[24:], out=tmp_path / "cut", resume=True, **other)
+    again = pmq.finetune(*given, Source(images), list(range(24)), images[24:], out=tmp_path / "cut", resume=True, **options)
+    assert again.history == pytest.approx(whole.history, rel=1e-5)
+    assert again.allocation.pruning.weights_sha256 == whole.allocation.pruning.weights_sha256
+
+
+def test_what_is_not_pruned_is_refused(images: torch.Tensor, tmp_path: Path) -> None:
+    searched = pmq.search(make_tiny(), images, "w4a8", space="w4a8", calib_images=8, held_out=16, rounds=1, max_evals=2)
+    with pytest.raises(PmqError, match="no pruned model"):
+        pmq.finetune(make_tiny(), searched.allocation, Source(images), [0], images, out=tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_variations_keep_what_images_are_like() -> None:
+    images = torch.rand(8, 3, 16, 16)
+    found = varied(images, torch.Generator().manual_seed(0))
+    assert found.shape == images.shape
+    assert found.min() >= 0
+    assert found.max() <= 1
+    assert not torch.equal(found, images)
+    constant = varied(torch.full((4, 1, 8, 8), 0.3), torch.Generator().manual_seed(1))
+    torch.testing.assert_close(constant, torch.full((4, 1, 8, 8), 0.3))
