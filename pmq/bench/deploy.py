@@ -97,6 +97,7 @@ def _subject(model_name: str) -> tuple[nn.Module, Inventory, torch.Tensor]:
 
 
 def choices_of(target: str, inventory: Inventory) -> dict[str, list[Mode]]:
+    """What each layer may do on a target."""
     return Space(read_space(target), inventory).modes
 
 

@@ -1,4 +1,4 @@
-"""``python -m pmq.bench.pruned_speed [MODEL]``: a pruned model in int8 against eager PyTorch, warm and cold, and against the bound.
+"""``python -m pmq.bench.pruned_speed [MODEL]``: a pruned model in int8 against eager PyTorch, warm and cold.
 
 Random weights: speed does not depend on them. A cold forward is the first of a new process: memory is touched and kernels are
 chosen for the first time. PQV-Mobile (2408.08437) reports 7.18x with such a forward as its baseline.
