@@ -17,12 +17,13 @@ from pmq.core.progress import track
 from pmq.core.pruning import PrunedUnit, PruningPlan, WidthOptions
 from pmq.core.recipe import Recipe
 from pmq.core.rundir import RunDir
+from pmq.deploy import TARGETS
 from pmq.deploy.widths import Narrower
 from pmq.prune import IMPORTANCES, Reconstruction, Unit, apply_plan, concentrate, plan_of, prunable_units, recover, select
 from pmq.prune.losses import row_weights
 from pmq.prune.recover import STRENGTH
 from pmq.quant import Cut, Prepared, output_error, prepare
-from pmq.search import Space
+from pmq.search import Space, SpaceFile
 from pmq.sensitivity import Probe, SensitivityTable
 
 #: shares that a search may keep of hidden channels, and of the channels of each head
@@ -33,8 +34,11 @@ ROUND_TO = 8
 MIXING = ("rotate_heads",)
 
 
-def width_options(model: nn.Module, unit: Unit, ranks: Tensor | None, lost: Tensor) -> WidthOptions:
-    """What may be kept of a unit, given what each channel loses ``(size,)``, and ``ranks``, where heads were mixed."""
+def width_options(model: nn.Module, unit: Unit, ranks: Tensor | None, lost: Tensor, whole_groups: int = 1) -> WidthOptions:
+    """What may be kept of a unit, given what each channel loses ``(size,)``, and ``ranks``, where heads were mixed.
+
+    Widths are multiples of ``whole_groups`` (but for all of it).
+    """
     found: dict[str, PrunedUnit] = {}
     if unit.kind == "hidden" or ranks is not None:
         structure, scores = ("hidden", lost) if ranks is None else ("rank", ranks)
@@ -45,16 +49,23 @@ def width_options(model: nn.Module, unit: Unit, ranks: Tensor | None, lost: Tens
         kept = select([unit], {unit.name: lost}, 1 - heads / unit.heads, ("heads",))[unit.name]
         found.setdefault(kept.kept, kept)
     whole = PrunedUnit.of(unit.kind, unit.size, range(unit.size), unit.heads)
-    options = tuple(sorted((found | {whole.kept: whole}).values(), key=lambda kept: (kept.share, kept.kept_heads)))
+    fitting = {text: kept for text, kept in found.items() if len(kept.indices) % whole_groups == 0}
+    options = tuple(sorted((fitting | {whole.kept: whole}).values(), key=lambda kept: (kept.share, kept.kept_heads)))
     bias = getattr(model.get_submodule(WidthOptions(unit.name, options).layers[0]), "bias", None)
     return WidthOptions(unit.name, options, 4.0 * (bias.numel() if isinstance(bias, Tensor) else 0))
+
+
+def groups_of(space: SpaceFile, target: str | None) -> int:
+    """What widths must be multiples of where a target has no shorter groups of weights."""
+    sizes = [mode.weight.group_size or 1 for mode in space.modes.values()]
+    return 1 if target is None or TARGETS[target].ragged else max(sizes, default=1)
 
 
 class Shapes:
     """The model at widths that a search may choose; which channels are kept does not matter here."""
 
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
+    def __init__(self, subject: Subject, whole_groups: int = 1) -> None:
+        self._subject, self._whole_groups = subject, whole_groups
         self._kinds: dict[tuple[object, ...], list[Unit]] = {}
         for unit in prunable_units(subject.model):
             self._kinds.setdefault((unit.kind, unit.size, unit.heads, unit.whole), []).append(unit)
@@ -81,7 +92,7 @@ class Shapes:
     def _options(self, unit: Unit) -> tuple[PrunedUnit, ...]:
         order = torch.arange(unit.size, 0, -1).double()
         ranks = None if unit.kind == "hidden" or unit.whole else order
-        return width_options(self._subject.model, unit, ranks, order).options
+        return width_options(self._subject.model, unit, ranks, order, self._whole_groups).options
 
     def _narrower(self, widths: dict[str, PrunedUnit]) -> Narrower:
         plan = PruningPlan(importance="none", recovered=False, units=widths)
@@ -101,12 +112,13 @@ class Joint:
         images: those that calibrate ``(N, C, H, W)``.
         recipe: by which it will be quantized.
         seed: of drawn labels.
+        whole_groups: widths are multiples of it.
 
     Raises:
         PmqError: the recipe knows no gradients, the model is pruned already, or nothing of it can be pruned.
     """
 
-    def __init__(self, subject: Subject, images: Tensor, recipe: Recipe, seed: int) -> None:
+    def __init__(self, subject: Subject, images: Tensor, recipe: Recipe, seed: int, whole_groups: int = 1) -> None:
         if not recipe.gradients:
             raise PmqError(f"recipe {recipe.name!r} knows no gradients, which widths need; search with --recipe best or fast")
         if plan_of(subject.model) is not None:
@@ -120,7 +132,7 @@ class Joint:
         ranked = [unit for unit in units if unit.kind == "attention" and not unit.whole]
         scores = concentrate(self._mixed, ranked, images, self._weights)
         lost = IMPORTANCES[Reconstruction.name].score(self._mixed, units, images, subject.classifier, seed)
-        self.widths = [width_options(subject.model, unit, scores.get(unit.name), lost[unit.name]) for unit in units]
+        self.widths = [width_options(subject.model, unit, scores.get(unit.name), lost[unit.name], whole_groups) for unit in units]
         self._built: dict[tuple[str, ...], tuple[Subject, Prepared]] = {}
 
     def prepared(self, n_held_out: int) -> Prepared:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from pmq.api.joint import Shapes
+from pmq.api.joint import Shapes, groups_of
 from pmq.api.subject import Subject
 from pmq.core import PmqError
 from pmq.core.progress import message
@@ -57,7 +57,7 @@ def profile(
     if prune:
         if runtime.slow:
             raise PmqError(f"target {target!r} takes too long to build a model to time widths on it; profile without --prune")
-        shapes = Shapes(subject)
+        shapes = Shapes(subject, groups_of(laid_out.file, target))
         bench = WidthBench(runtime, shapes.whole, laid_out.modes, size, threads, rounds)
         table = table.model_copy(update={"units": bench.saved(shapes.alike())})
         table = bench.corrected(table, shapes.mixed(MIXTURES))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pmq.api.allocate import make_allocation
 from pmq.api.effort import ROUNDS, Effort
 from pmq.api.finish import finish
-from pmq.api.joint import Cuts, Joint, Whole, measure_widths
+from pmq.api.joint import Cuts, Joint, Whole, groups_of, measure_widths
 from pmq.api.patch_pictures import draw_patches
 from pmq.api.patches import map_bytes, reallocate
 from pmq.api.points import compared_candidates, explore, lay_out, prediction_quality
@@ -149,7 +149,8 @@ def search(
     calib, probed, judged = divide_images(gathered, calib_images, held_out)
     others = torch.cat([probed, judged])
     subject = Subject.of(model, device, gathered[:1], crop_pct)
-    joint = Joint(subject, calib, how, seed) if prune else None
+    groups = groups_of(space_file, None if latency is None else latency.target)
+    joint = Joint(subject, calib, how, seed, groups) if prune else None
     laid_out = Space(space_file, subject.inventory, how.estimator, latency, joint.widths if joint else ())
     check_quantizers(laid_out)
     if patches is not None:

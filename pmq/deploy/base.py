@@ -49,6 +49,8 @@ class Target(ABC):
     slow: ClassVar[bool] = False
     #: whether a file may leave its batch size open
     open_batch: ClassVar[bool] = True
+    #: whether the last group of a row of weights may be shorter than the others
+    ragged: ClassVar[bool] = False
 
     def require(self, running: bool = False) -> None:
         """Raise if a package is missing that writing files needs, or only running them."""
@@ -75,6 +77,10 @@ class Target(ABC):
             choice = assignment[component.name]
             if component.slot == "weight":
                 self.check_layer(component.module, choice, assignment[f"{component.module}.input"])
+                inputs = component.numel // component.shape[0]
+                if choice.group_size and inputs % choice.group_size and not self.ragged:
+                    groups = f"groups of {choice.group_size}, which {inputs} inputs do not fill"
+                    raise PmqError(f"target {self.name!r} cannot run {component.name!r} in {groups}; prune to multiples of them")
             elif component.slot != "input" and choice.label != self.elsewhere:
                 raise PmqError(
                     f"target {self.name!r} cannot run {component.name!r} at {choice.label} bits; search with --target {self.name}"

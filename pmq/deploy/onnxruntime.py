@@ -30,6 +30,7 @@ class OnnxRuntime(OnnxTarget):
     name = "onnxruntime"
     extra = "onnx"
     runtime = "onnxruntime"
+    ragged = True
 
     def session(self, model: Any, threads: int = 1) -> Session:
         """An inference session on the CPU."""

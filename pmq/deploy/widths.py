@@ -61,8 +61,8 @@ class WidthBench:
         self._target, self._choices, self._threads, self._rounds = target, choices, threads, rounds
         self._image = torch.randn(1, *image_size)
         self.keys = list(dict.fromkeys([PLAIN, *(mode_key(mode) for modes in choices.values() for mode in modes)]))
-        opened = self._open(whole)
-        self._whole = {key: opened(self.known(dict.fromkeys(choices, key))) for key in self.keys}
+        self._open_whole = self._open(whole)
+        self._whole = {key: self._open_whole(self.known(dict.fromkeys(choices, key))) for key in self.keys}
 
     def known(self, keys: Mapping[str, str]) -> dict[str, str]:
         """What layers do, FP32 where they have no such choice."""
@@ -94,32 +94,30 @@ class WidthBench:
         return found
 
     def corrected(self, table: LatencyTable, shapes: Iterable[Narrower], seed: int = 0) -> LatencyTable:
-        """Scale what widths save, by kind of unit and choice, to what random mixtures of widths and choices take.
+        """Scale what widths save, by kind of unit and choice, to what random mixtures of widths and choices do save.
 
         Half of a mixture's layers are at the choice that is fastest throughout. A small layer is dominated by what every
-        layer takes, so narrow units save less together than one kind of them does alone. The margin covers twice the error
-        at which each mixture is predicted from the others.
+        layer takes, so narrow units save less together than one kind of them does alone. The margin is that of the choices
+        and twice the error at which each mixture's savings are predicted from the others, as share of all it takes.
         """
         rng, table = np.random.default_rng(seed), self._possible(table)
-        floats, fastest = (
-            table.whole_ms(dict.fromkeys(self._choices, PLAIN)),
-            min(self.keys, key=lambda k: self._whole_ms(table, k)),
-        )
-        rows, wanted, bases, columns = [], [], [], sorted({(_kind(u), k) for u in table.units for k in self.keys})
+        fastest = min(self.keys, key=lambda key: self._whole_ms(table, key))
+        columns = sorted({(_kind(unit), key) for unit in table.units for key in self.keys})
+        rows, saved, taken = [], [], []
         for shape in track(list(shapes), "timing mixtures"):
             drawn = {
                 n: fastest if rng.random() < 0.5 else mode_key(m[int(rng.integers(len(m)))]) for n, m in self._choices.items()
             }
             keys = self.known(drawn)
-            times = self._times({"mixture": self._open(shape)(keys), "whole": self._whole[PLAIN]})
-            wanted.append(float(np.median(times["mixture"] / times["whole"])) * floats)
-            bases.append(table.whole_ms(keys))
+            times = self._times({"mixture": self._open(shape)(keys), "whole": self._open_whole(keys)})
+            saved.append(float(np.median(times["whole"] - times["mixture"])))
+            taken.append(float(np.median(times["mixture"])))
             rows.append([_savings(table, shape, keys, column) for column in columns])
-        x, y = np.array(rows), np.array(bases) - np.array(wanted)
-        scale = _fitted(x, y, NOISE * np.array(wanted))
-        others = [_fitted(np.delete(x, i, 0), np.delete(y, i), NOISE * np.delete(wanted, i)) for i in range(len(y))]
-        off = [(x[i] @ f - y[i]) / w for i, (f, w) in enumerate(zip(others, wanted, strict=True))]
-        margin = max(table.margin, 2 * float(np.sqrt(np.mean(np.square(off)))))
+        x, y, whole = np.array(rows), np.array(saved), np.array(taken)
+        scale = _fitted(x, y, NOISE * whole)
+        others = [_fitted(np.delete(x, i, 0), np.delete(y, i), NOISE * np.delete(whole, i)) for i in range(len(y))]
+        off = [(x[i] @ f - y[i]) / whole[i] for i, f in enumerate(others)]
+        margin = float(np.hypot(table.margin, 2 * np.sqrt(np.mean(np.square(off)))))
         factors = dict(zip(columns, scale, strict=True))
         units = {
             name: {label: {k: ms * factors[_kind(name), k] for k, ms in row.items()} for label, row in by_label.items()}

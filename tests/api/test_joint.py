@@ -11,7 +11,7 @@ import torch
 
 import pmq
 from pmq.api.again import solve_again
-from pmq.api.joint import Cuts, Joint, Shapes
+from pmq.api.joint import Cuts, Joint, Shapes, groups_of
 from pmq.api.subject import Subject
 from pmq.core import Allocation, PmqError
 from pmq.core.choice import Kept
@@ -46,6 +46,18 @@ def test_widths_go_from_least_to_all_and_hold_whole_heads(joint: Joint) -> None:
         assert of[-1].share == 1
     assert {unit.kept_heads for unit in options["blocks.0.attn"]} == {1, 2}
     assert len({unit.kept for unit in options["blocks.0.mlp"]}) == len(options["blocks.0.mlp"]) > 5
+
+
+def test_widths_fill_groups_where_a_target_needs_them(images: torch.Tensor) -> None:
+    assert groups_of(read_space("openvino"), "openvino") == 32
+    assert groups_of(read_space("onnxruntime"), "onnxruntime") == groups_of(read_space("default"), None) == 1
+    shapes = list(Shapes(Subject.of(make_tiny(), "cpu", images[:1]), 32).alike())
+    kept = {len(unit.indices) for shape in shapes for unit in shape.widths.values()}
+    assert kept == {32, 64, 96}  # of MLPs: no part of 32 channels of attention fills a group
+    pruned = pmq.prune(make_tiny(), images[:16], 0.3, structures=("hidden",), round_to=8, importance="magnitude")
+    model = pmq.api.pruned.load_pruned(pruned.allocation, make_tiny())
+    with pytest.raises(PmqError, match="which 88 inputs do not fill"):
+        pmq.deploy(model, "w4a32", "openvino", images, "nowhere", calibration_images=images[:8])
 
 
 @torch.no_grad()
