@@ -21,6 +21,7 @@ from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.rundir import CHOSEN, read_manifest
 from pmq.cost import CostModel
 from pmq.evaluate import evaluate_models
+from pmq.prune import plan_of
 from pmq.quant import Prepared, Quantized, prepare, quantize, realise
 from pmq.search import Space, SpaceFile, read_space
 
@@ -117,7 +118,7 @@ def evaluate(
     evaluated, models = [], []
     for item in items:
         shaped, made = subject, fresh
-        if isinstance(item, Allocation) and item.pruning is not None:
+        if isinstance(item, Allocation) and (item.pruning is not None or plan_of(subject.model) is not None):
             shaped = pruned_like(subject, item, calibration_images if recalibrate else None)
             made = Fresh(shaped, calibration_images, seed, checkpoints)
         if item == "fp32":

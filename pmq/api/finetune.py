@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +14,17 @@ from torch import Tensor, nn
 
 from pmq.api.pruned import load_pruned
 from pmq.core import Allocation, PmqError
-from pmq.core.files import write_bytes, write_text
+from pmq.core.files import write_bytes
 from pmq.core.progress import message, track
-from pmq.core.rundir import CHOSEN
+from pmq.core.rundir import CHOSEN, RunDir
 from pmq.core.tensors import TensorFile
-from pmq.models.create import weights_sha256
-from pmq.prune.distil import Distiller, parameters_file, varied
+from pmq.models import model_info
+from pmq.models.create import parameters_file, weights_sha256
+from pmq.prune.distil import Distiller, varied
 from pmq.quant import output_error
 
-#: file with all that a killed run goes on from, and what it was asked, below its folder
-STATE, ASKED = "state.safetensors", "finetune.json"
+#: file with all that a killed run goes on from, below its folder
+STATE = "state.safetensors"
 
 
 class Images(Protocol):
@@ -88,23 +87,17 @@ def finetune(
     Raises:
         PmqError: the model is of another teacher, its bits are chosen already, or the folder holds another run.
     """
-    out, device = Path(out), next(teacher.parameters()).device
-    pruned.check_model(_info(teacher, pruned))
-    student = load_pruned(pruned, teacher.cpu() if device.type != "cpu" else teacher).to(device)
-    teacher = teacher.to(device)
-    classifier = pruned.model.num_classes > 0
+    if pruned.pruning is None:
+        raise PmqError("this allocation is of no pruned model; `pmq prune` makes one to fine-tune")
+    pruned.check_model(model_info(teacher))
+    device, classifier = next(teacher.parameters()).device, pruned.model.num_classes > 0
+    student = load_pruned(pruned, teacher).to(device)
     steps = epochs * -(-len(train) // batch_size)
-    distiller = Distiller(student, copy.deepcopy(teacher), rate, steps, classifier, amp)
-    asked = {
-        "pruned": pruned.tensors_sha256,
-        "epochs": epochs,
-        "rate": rate,
-        "batch_size": batch_size,
-        "vary": vary,
-        "seed": seed,
-    }
-    asked |= {"train": hashlib.sha256(repr(train).encode()).hexdigest()[:16], "amp": amp}
-    history, best = _begin(out, asked, distiller, resume)
+    distiller = Distiller(student, teacher, rate, steps, classifier, amp)
+    asked: dict[str, Any] = {"pruned": pruned.tensors_sha256, "train": hashlib.sha256(repr(train).encode()).hexdigest()[:16]}
+    asked |= {"epochs": epochs, "rate": rate, "batch_size": batch_size, "vary": vary, "amp": amp, "seed": seed}
+    state = RunDir(out, asked, resume).path / STATE
+    history, best = _reached(state, distiller)
     with torch.no_grad():
         wanted = [teacher(x.to(device)) for x in held_out.split(batch_size)]
     if not history:
@@ -122,39 +115,20 @@ def finetune(
             f"epoch {epoch + 1}: error on held-out images {error:.4g}, at the start {history[0]:.4g}, best {min(history):.4g}"
         )
         kept = {f"best/{name}": array for name, array in best.arrays().items()}
-        write_bytes(out / STATE, TensorFile.of(distiller.state() | kept | {"history": np.array(history)}).data)
+        write_bytes(state, TensorFile.of(distiller.state() | kept | {"history": np.array(history)}).data)
     allocation = _at_its_best(pruned, student, best)
-    allocation.save(out / CHOSEN)
+    allocation.save(Path(out) / CHOSEN)
     return Finetuned(allocation, history[0], min(history), history)
 
 
-def _begin(out: Path, asked: dict[str, Any], distiller: Distiller, resume: bool) -> tuple[list[float], TensorFile]:
-    """What a killed run had reached, if it is to be gone on with."""
-    file = out / ASKED
-    if file.is_file():
-        before = json.loads(file.read_text())
-        other = [key for key in asked if before.get(key) != asked[key]]
-        if not resume:
-            raise PmqError(f"{str(out)!r} holds a run already; pass --resume to go on with it or another --out")
-        if other:
-            raise PmqError(
-                f"cannot resume {str(out)!r}: its {other[0]} was {before.get(other[0])!r}, now it is {asked[other[0]]!r}"
-            )
-    write_text(file, json.dumps(asked, indent=1) + "\n")
-    if not (out / STATE).is_file():
+def _reached(state: Path, distiller: Distiller) -> tuple[list[float], TensorFile]:
+    """Go on from what a killed run had reached, if there is any: its history, and its best parameters."""
+    if not state.is_file():
         return [], TensorFile.of({})
-    arrays = TensorFile((out / STATE).read_bytes()).arrays()
+    arrays = TensorFile(state.read_bytes()).arrays()
     distiller.restore(arrays)
     best = {name.removeprefix("best/"): array for name, array in arrays.items() if name.startswith("best/")}
     return arrays["history"].tolist(), TensorFile.of(best)
-
-
-def _info(teacher: nn.Module, pruned: Allocation) -> Any:
-    from pmq.models import model_info
-
-    if pruned.pruning is None:
-        raise PmqError("this allocation is of no pruned model; `pmq prune` makes one to fine-tune")
-    return model_info(teacher)
 
 
 @torch.no_grad()
@@ -169,9 +143,7 @@ def _error(student: nn.Module, images: Tensor, wanted: list[Tensor], classifier:
 
 def _at_its_best(pruned: Allocation, student: nn.Module, best: TensorFile) -> Allocation:
     """The pruned model with the parameters that were best."""
-    arrays = best.arrays()
-    for name, parameter in student.named_parameters():
-        parameter.data.copy_(torch.from_numpy(arrays[name]))
+    student.load_state_dict({name: torch.from_numpy(array) for name, array in best.arrays().items()}, strict=False)
     assert pruned.pruning is not None
     plan = pruned.pruning.model_copy(update={"weights_sha256": weights_sha256(student)})
     return pruned.model_copy(update={"pruning": plan}).with_tensors(best)

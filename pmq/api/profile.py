@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
-from pmq.api.joint import Shapes, groups_of
 from pmq.api.subject import Subject
+from pmq.api.widths import Shapes, groups_of
 from pmq.core import PmqError
 from pmq.core.progress import message
 from pmq.cost import LatencyTable

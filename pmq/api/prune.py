@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from pmq.api.allocate import make_allocation
-from pmq.api.pruned import plain
+from pmq.api.pruned import carved, plain
 from pmq.api.subject import Subject, gather_images
 from pmq.core import Allocation, PmqError
 from pmq.core.allocation import CalibrationInfo
 from pmq.core.pruning import PruningPlan
 from pmq.core.rundir import CHOSEN
 from pmq.models.create import weights_sha256
-from pmq.prune import IMPORTANCES, Unit, apply_plan, concentrate, plan_of, prunable_units, recover, select
+from pmq.prune import IMPORTANCES, Unit, concentrate, plan_of, prunable_units, select
 from pmq.prune.groups import require_torch_pruning
 from pmq.prune.losses import RowWeights, row_weights
 from pmq.prune.reconstruction import Reconstruction
@@ -113,14 +113,13 @@ def prune(
     mixed, scores = _scored(subject, units, gathered, importance, structures, weights, seed)
     kept = select(units, scores, ratio, structures, scope, ratios, round_to)
     plan = PruningPlan(importance=importance, ranked="rank" in structures, recovered=False, units=kept)
-    module = apply_plan(copy.deepcopy(mixed), plan)
-    module.pruned_from = subject.info.weights_sha256  # type: ignore[assignment]
     info = CalibrationInfo(sha256=images_sha256(gathered), n_images=len(gathered), seed=seed)
-    cut = _artefact(subject, module, plan, info)
-    found = cut
-    if recovery:
-        recover(mixed, module, plan, gathered, weights)
-        found = _artefact(subject, module, plan.model_copy(update={"recovered": True}), info)
+
+    def artefact(plan: PruningPlan) -> Allocation:
+        return _artefact(subject, carved(mixed, plan, subject.info.weights_sha256, gathered, weights), info)
+
+    cut = artefact(plan)
+    found = artefact(plan.model_copy(update={"recovered": True})) if recovery else cut
     file = None if out is None else found.save(Path(out) / CHOSEN)
     return Pruned(found, cut, file)
 
@@ -141,15 +140,17 @@ def _scored(
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     """A copy of the model whose heads are mixed where their rank is pruned, and the scores of its channels."""
     module = copy.deepcopy(subject.model)
-    ranked = [u for u in units if u.kind == "attention" and not u.whole] if "rank" in structures else []
+    ranked = [unit for unit in units if unit.can_mix] if "rank" in structures else []
     scores = concentrate(module, ranked, images, weights) if ranked else {}
     others = [unit for unit in units if unit.name not in scores]
     looked_at = images if importance == Reconstruction.name else images[:SCORED]
-    return module, scores | IMPORTANCES[importance].score(subject.model, others, looked_at, subject.classifier, seed)
+    return module, scores | IMPORTANCES[importance].score(subject.model, others, looked_at, subject.classifier, seed, weights)
 
 
-def _artefact(subject: Subject, module: nn.Module, plan: PruningPlan, info: CalibrationInfo) -> Allocation:
+def _artefact(subject: Subject, module: nn.Module, info: CalibrationInfo) -> Allocation:
+    plan = plan_of(module)
+    assert plan is not None
     facts = {"weights_sha256": weights_sha256(module), "parameters": sum(p.numel() for p in module.parameters())}
     module.pruning_plan = plan.model_copy(update=facts)  # type: ignore[assignment]
-    shaped = replace(subject.of_module(module), info=subject.info)
+    shaped = subject.of_module(module)
     return make_allocation(shaped, plain(shaped), info, "fp32", budget=f"pruned by {plan.importance}")

@@ -12,10 +12,10 @@ from pmq.core import FLOAT, Allocation, PmqError
 from pmq.core.pruning import PruningPlan
 from pmq.core.recipe import find_recipe
 from pmq.core.rundir import CHOSEN
-from pmq.core.tensors import TensorFile
 from pmq.models import create_model, model_info
+from pmq.models.create import parameters_file
 from pmq.prune import apply_plan, concentrate, plan_of, prunable_units, recover
-from pmq.prune.losses import row_weights
+from pmq.prune.losses import RowWeights, row_weights
 from pmq.quant import Quantized, restore
 
 
@@ -44,9 +44,8 @@ def load_pruned(what: Allocation | Path | str, model: nn.Module | None = None) -
         raise PmqError(f"the .safetensors file beside {str(what)!r} is missing; put it there, or prune anew")
     if model is None:
         model = create_model(info.name, num_classes=info.num_classes, pretrained=False)
-    model = apply_plan(copy.deepcopy(model), plan)
+    model = apply_plan(copy.deepcopy(model), plan, info.weights_sha256)
     restore(model, Quantized({}, find_recipe("minmax"), {}, allocation.tensors))
-    model.pruned_from = info.weights_sha256  # type: ignore[assignment]
     return model
 
 
@@ -62,8 +61,8 @@ def _file(path: Path) -> Path:
 
 def plain(subject: Subject) -> Quantized:
     """A model as it is, in FP32."""
-    tensors = TensorFile.of({name: p.detach().cpu().numpy() for name, p in subject.model.named_parameters()})
-    return Quantized(dict.fromkeys(subject.inventory.names, FLOAT), find_recipe("minmax"), {}, tensors)
+    nothing = dict.fromkeys(subject.inventory.names, FLOAT)
+    return Quantized(nothing, find_recipe("minmax"), {}, parameters_file(subject.model))
 
 
 def pruned_like(subject: Subject, allocation: Allocation, images: Tensor | None = None) -> Subject:
@@ -92,9 +91,21 @@ def pruned_copy(model: nn.Module, plan: PruningPlan, images: Tensor | None, clas
         return apply_plan(mixed, plan)
     weights = row_weights(model, [unit.last for unit in units], images, classifier, seed)
     if plan.ranked:
-        concentrate(mixed, [unit for unit in units if unit.kind == "attention"], images, weights)
-    pruned = apply_plan(copy.deepcopy(mixed), plan)
-    pruned.pruned_from = model_info(model).weights_sha256  # type: ignore[assignment]
+        concentrate(mixed, [unit for unit in units if unit.can_mix], images, weights)
+    return carved(mixed, plan, model_info(model).weights_sha256, images, weights)
+
+
+def carved(mixed: nn.Module, plan: PruningPlan, pruned_from: str, images: Tensor, weights: RowWeights) -> nn.Module:
+    """Prune a copy of a model whose channels are those that the plan names, and recover it where the plan says so.
+
+    Args:
+        mixed: the model, its heads mixed if the plan is of such.
+        plan: what to remove.
+        pruned_from: hash of the weights before heads were mixed.
+        images: ``(N, C, H, W)`` to recover on.
+        weights: of rows of the layers that read what is left.
+    """
+    pruned = apply_plan(copy.deepcopy(mixed), plan, pruned_from)
     if plan.recovered:
         recover(mixed, pruned, plan, images, weights)
     return pruned

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from pmq.api.allocate import make_allocation
+from pmq.api.cuts import Cuts, measure_widths
 from pmq.api.effort import ROUNDS, Effort
 from pmq.api.finish import finish
-from pmq.api.joint import Cuts, Joint, Whole, groups_of, measure_widths
+from pmq.api.joint import Joint, Whole
 from pmq.api.patch_pictures import draw_patches
 from pmq.api.patches import map_bytes, reallocate
 from pmq.api.points import compared_candidates, explore, lay_out, prediction_quality
@@ -28,6 +29,7 @@ from pmq.api.run_files import write_run
 from pmq.api.sensitivity import check_quantizers
 from pmq.api.subject import CALIB_IMAGES, HELD_OUT, Subject, divide_images, gather_images
 from pmq.api.trials import Trials
+from pmq.api.widths import groups_of
 from pmq.core import Allocation, Assignment, Budget, Limits, PmqError
 from pmq.core.allocation import pmq_version
 from pmq.core.choice import Kept

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json as json_module
-import shlex
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import number, print_json
-from pmq.cli.run import of_pruned
+from pmq.cli.run import command_of, of_pruned
 
 
 def finetune(
@@ -45,8 +43,8 @@ def finetune(
     from pmq.api.finetune import finetune as run_finetune
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
-    from pmq.core.files import check_target, write_text
-    from pmq.core.rundir import CHOSEN, PRUNED
+    from pmq.core.files import check_target
+    from pmq.core.rundir import CHOSEN, PRUNED, add_to_manifest
 
     allocation = read_what(pruned)
     if not isinstance(allocation, Allocation) or allocation.pruning is None:
@@ -85,9 +83,7 @@ def finetune(
     batches = images.evaluation.batches(batch_size, indices)
     table = run_evaluate(module, [allocation, found.allocation], batches, crop_pct=given["crop_pct"], seed=seed)
     before, after = json_module.loads(table.to_json(orient="records"))
-    command: dict[str, Any] = {key: str(v) if isinstance(v, Path) else v for key, v in given.items()}
-    manifest = {PRUNED: after, "command": {"line": shlex.join(["pmq", *sys.argv[1:]])} | command}
-    write_text(folder / "manifest.json", json_module.dumps(manifest, indent=1) + "\n")
+    add_to_manifest(folder, {PRUNED: after, "command": command_of(given)})
     if json:
         print_json(
             {"run": str(folder), "allocation": str(folder / CHOSEN), "history": found.history} | after | {"before": before}

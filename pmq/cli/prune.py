@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json as json_module
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +10,7 @@ import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import costs, print_json, print_table
+from pmq.cli.run import command_of
 
 #: what a pruned model is deployed as, where a target is named
 DEPLOYED = ("fp32", "w16a32", "w8a8")
@@ -56,10 +55,10 @@ def prune(
     from pmq.api import prune as run_prune
     from pmq.api.pruned import load_pruned
     from pmq.cli.subject import open_subject
-    from pmq.core import Allocation
-    from pmq.core.files import check_target, write_text
+    from pmq.core import Allocation, PmqError
+    from pmq.core.files import check_target
     from pmq.core.progress import track
-    from pmq.core.rundir import CHOSEN, PRUNED
+    from pmq.core.rundir import CHOSEN, PRUNED, add_to_manifest, is_pruned
     from pmq.models import model_info
 
     if target is not None:
@@ -67,12 +66,14 @@ def prune(
 
         TARGETS[target].require()
     ratios = _ratios(part or [])
-    given: dict[str, Any] = {"model": model, "checkpoint": checkpoint and str(checkpoint), "num_classes": num_classes}
-    given |= {"pretrained": pretrained, "data": data, "split": split, "crop_pct": crop_pct}
-    module, images = open_subject(model, checkpoint, num_classes, pretrained, data, split, crop_pct, workers, device, threads)
+    flags = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "pretrained": pretrained}
+    given: dict[str, Any] = flags | {"data": data, "split": split, "crop_pct": crop_pct}
+    module, images = open_subject(**given, workers=workers, device=device, threads=threads)
     name = model_info(module).name.split(".")[0]
     folder = out or results / name / f"pruned-{importance}-{ratio:g}-{scope}{'' if recover else '-cut'}"
     check_target(folder / CHOSEN)
+    if (folder / "manifest.json").is_file() and not is_pruned(folder):
+        raise PmqError(f"{str(folder)!r} holds another run, which would be lost; choose another --out")
     calibration = images.calibration_images(calib_images, seed)
     found = run_prune(
         module,
@@ -99,9 +100,7 @@ def prune(
     records = json_module.loads(table.to_json(orient="records"))
     plan = found.allocation.pruning
     assert plan is not None
-    line = shlex.join(["pmq", *sys.argv[1:]])
-    manifest = {PRUNED: records[-1] | {"parameters": plan.parameters}, "command": {"line": line} | given}
-    write_text(folder / "manifest.json", json_module.dumps(manifest, indent=1) + "\n")
+    add_to_manifest(folder, {PRUNED: records[-1] | {"parameters": plan.parameters}, "command": command_of(given)})
     deployed = []
     if target is not None:
         pruned = load_pruned(found.allocation)

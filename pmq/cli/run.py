@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pmq.core import Allocation
     from pmq.cost import LatencyTable
+
+
+def command_of(given: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest remembers of how it was started: the line, and the flags that say which model and images."""
+    flags = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+    return {"line": shlex.join(["pmq", *sys.argv[1:]])} | flags
 
 
 def latest_or(run: Path | None, results: Path) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -54,7 +52,7 @@ def search(
     """
     from pmq.api import search as run_search
     from pmq.api.profile import known_latency
-    from pmq.cli.run import of_pruned
+    from pmq.cli.run import command_of, of_pruned
     from pmq.cli.subject import before_pruning, open_subject
     from pmq.core import Budget
     from pmq.core.rundir import is_pruned
@@ -98,10 +96,7 @@ def search(
         out=out,
         results=results,
         resume=resume,
-        command={
-            "line": shlex.join(["pmq", *sys.argv[1:]]),
-            **{key: str(value) if isinstance(value, Path) else value for key, value in given.items()},
-        },
+        command=command_of(given),
     )
     assert found.run is not None and found.allocation.budget is not None
     chosen = found.allocation.budget.achieved | found.allocation.metrics

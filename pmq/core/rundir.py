@@ -91,9 +91,14 @@ class RunDir:
 
     def finish(self, **facts: Any) -> None:
         """Add the outcome to the manifest."""
-        manifest = self.path / "manifest.json"
-        data = _read_json(manifest) | facts
-        write_text(manifest, json.dumps(data, indent=1) + "\n")
+        add_to_manifest(self.path, facts)
+
+
+def add_to_manifest(path: Path, facts: dict[str, Any]) -> None:
+    """Add facts to the manifest of a folder, which has one from here on."""
+    manifest = path / "manifest.json"
+    before = _read_json(manifest) if manifest.is_file() else {}
+    write_text(manifest, json.dumps(before | facts, indent=1) + "\n")
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

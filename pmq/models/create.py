@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pmq.core.allocation import ModelInfo
 from pmq.core.errors import PmqError, one_line
+from pmq.core.tensors import TensorFile
 from pmq.models.embedded import ASSETS, EMBEDDED_NAME, embedded_architecture
 from pmq.models.torchvision_ops import ensure_torchvision
 
@@ -187,6 +188,11 @@ def _built_for(model: nn.Module, data_config: dict[str, Any]) -> dict[str, Any]:
         if channels is not None and len(values) != channels:
             corrected[key] = [sum(values) / len(values)] * channels
     return corrected
+
+
+def parameters_file(model: nn.Module) -> TensorFile:
+    """All parameters of a model."""
+    return TensorFile.of({name: p.detach().cpu().contiguous().numpy() for name, p in model.named_parameters()})
 
 
 def weights_sha256(model: nn.Module) -> str:

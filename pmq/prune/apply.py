@@ -15,8 +15,10 @@ from pmq.prune.units import Unit, prunable_units
 
 
 @torch.no_grad()
-def apply_plan(model: nn.Module, plan: PruningPlan) -> nn.Module:
+def apply_plan(model: nn.Module, plan: PruningPlan, pruned_from: str | None = None) -> nn.Module:
     """Prune ``model`` in place, and give it; it remembers the plan and the hash of the weights that it had.
+
+    Those are hashed now, unless ``pruned_from`` says what they were before something else was done to them.
 
     Raises:
         PmqError: the plan is of another model, or the model is pruned already.
@@ -35,7 +37,7 @@ def apply_plan(model: nn.Module, plan: PruningPlan) -> nn.Module:
                 f"the pruning plan has {pruned.size} channels in {pruned.heads} heads at {name!r}, this model {unit.size} in "
                 f"{unit.heads}: it is of another one"
             )
-    before = weights_sha256(model)
+    before = pruned_from or weights_sha256(model)
     for name, pruned in plan.units.items():
         if pruned.share < 1:
             _APPLY[pruned.kind](model, units[name], pruned)

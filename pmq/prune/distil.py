@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pmq.core.tensors import TensorFile
-
 #: share of all steps in which the learning rate rises
 WARMUP = 0.05
 #: gradients are clipped to it
@@ -81,11 +79,6 @@ class Distiller:
             self._optimizer.state[parameter] = {
                 key: torch.from_numpy(value).to("cpu" if key == "step" else parameter.device) for key, value in kept.items()
             }
-
-
-def parameters_file(model: nn.Module) -> TensorFile:
-    """All parameters of a model."""
-    return TensorFile.of({name: p.detach().cpu().contiguous().numpy() for name, p in model.named_parameters()})
 
 
 def varied(images: Tensor, generator: torch.Generator) -> Tensor:

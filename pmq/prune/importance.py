@@ -12,19 +12,52 @@ from torch import Tensor, nn
 from pmq.core.progress import track
 from pmq.core.registry import Registry
 from pmq.prune.groups import Groups, require_torch_pruning
-from pmq.prune.losses import BATCH, drawn_labels, own_labels
+from pmq.prune.losses import BATCH, RowWeights, drawn_labels, own_labels
 from pmq.prune.units import Unit
 
 Scores = dict[str, Tensor]  # unit -> (size,), the larger the more important
 
 
 class Importance(ABC):
-    """Scores the channels of units. ``score`` is public, subclasses write ``_importance``."""
+    """Scores the channels of units."""
 
     name: ClassVar[str]
 
-    def score(self, model: nn.Module, units: Sequence[Unit], images: Tensor, classifier: bool = True, seed: int = 0) -> Scores:
-        """Score every channel of every unit: unit -> ``(size,)``; ``images`` are ``(N, C, H, W)``, and need no labels."""
+    @abstractmethod
+    def score(
+        self,
+        model: nn.Module,
+        units: Sequence[Unit],
+        images: Tensor,
+        classifier: bool = True,
+        seed: int = 0,
+        weights: RowWeights | None = None,
+    ) -> Scores:
+        """Score every channel of every unit: unit -> ``(size,)``, the larger the more important.
+
+        Args:
+            model: in evaluation mode.
+            units: of it.
+            images: ``(N, C, H, W)``; they need no labels.
+            classifier: whether its outputs are logits.
+            seed: of drawn labels and of chance.
+            weights: :func:`pmq.prune.losses.row_weights` of the units' last layers on the images, where they are known.
+        """
+
+
+class GroupImportance(Importance):
+    """One of torch-pruning, on the groups of layers that its dependency graph finds. Subclasses write ``_importance``."""
+
+    def score(
+        self,
+        model: nn.Module,
+        units: Sequence[Unit],
+        images: Tensor,
+        classifier: bool = True,
+        seed: int = 0,
+        weights: RowWeights | None = None,
+    ) -> Scores:
+        """Score every channel, see :meth:`Importance.score`."""
         groups, generator = Groups(model), torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # torch-pruning draws from the global generator
@@ -49,7 +82,7 @@ def register(cls: type[Importance]) -> type[Importance]:
 
 
 @register
-class Magnitude(Importance):
+class Magnitude(GroupImportance):
     """L2 norm of the weights that a channel takes with it (1608.08710)."""
 
     name = "magnitude"
@@ -68,7 +101,7 @@ class MagnitudeL1(Magnitude):
 
 
 @register
-class Random(Importance):
+class Random(GroupImportance):
     """Chance: what every other importance must beat."""
 
     name = "random"
@@ -78,7 +111,7 @@ class Random(Importance):
 
 
 @register
-class Taylor(Importance):
+class Taylor(GroupImportance):
     """First-order change of the loss without the channel (1906.10771); labels are what the model itself says."""
 
     name = "taylor"
@@ -93,7 +126,7 @@ class Taylor(Importance):
 
 
 @register
-class Hessian(Importance):
+class Hessian(GroupImportance):
     """Second-order change of the loss without the channel (Optimal Brain Damage), by the diagonal of the Fisher information.
 
     Labels are drawn from what the model says, image by image: that is whose loss has the Fisher information as Hessian.

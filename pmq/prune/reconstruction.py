@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from pmq.core.errors import PmqError
 from pmq.core.progress import track
 from pmq.prune.importance import Importance, Scores, register
-from pmq.prune.losses import BATCH, row_weights
+from pmq.prune.losses import BATCH, RowWeights, row_weights
+from pmq.prune.statistics import LeastSquares, Weighed
 from pmq.prune.units import Unit
 
 #: added to the covariance, relative to its mean variance
@@ -32,42 +33,33 @@ class Reconstruction(Importance):
     name = "reconstruction"
 
     @torch.no_grad()
-    def score(self, model: nn.Module, units: Sequence[Unit], images: Tensor, classifier: bool = True, seed: int = 0) -> Scores:
+    def score(
+        self,
+        model: nn.Module,
+        units: Sequence[Unit],
+        images: Tensor,
+        classifier: bool = True,
+        seed: int = 0,
+        weights: RowWeights | None = None,
+    ) -> Scores:
         """Score every channel, see :meth:`Importance.score`."""
         if any(unit.kind == "embedding" for unit in units):
             raise PmqError("importance 'reconstruction' knows no residual streams; drop structure 'embedding', or use magnitude")
-        layers = [unit.last for unit in units]
-        weights = row_weights(model, layers, images, classifier, seed)
-        sums = {name: torch.zeros(()) for name in layers}
-        means = dict(sums)
-        device, masses = next(model.parameters()).device, dict.fromkeys(layers, 0.0)
-        for number, batch in enumerate(track(images.split(BATCH), "importance")):
+        layers, device = [unit.last for unit in units], next(model.parameters()).device
+        weighed = Weighed(row_weights(model, layers, images, classifier, seed) if weights is None else weights)
+        sums = {name: LeastSquares() for name in layers}
 
-            def add(name: str, number: int = number) -> Any:
-                def hook(layer: nn.Module, args: tuple[Tensor]) -> None:
-                    x = args[0].reshape(-1, args[0].shape[-1])
-                    w = weights[name][number * BATCH : (number + 1) * BATCH].reshape(-1, 1).to(x.device)
-                    masses[name] += float(w.sum())
-                    means[name] = means[name] + (w * x).sum(0).double().cpu()
-                    sums[name] = sums[name] + ((w * x).T @ x).double().cpu()
+        def add(name: str, x: Tensor, y: Tensor, weight: Tensor) -> None:
+            sums[name].update(x, y[:, :0], weight)  # inputs are all that is asked of
 
-                return hook
-
-            handles = [model.get_submodule(name).register_forward_pre_hook(add(name)) for name in layers]
-            try:
+        with weighed.listening(model, layers, add):
+            for batch in weighed.counted(track(images.split(BATCH), "importance")):
                 model(batch.to(device))
-            finally:
-                for handle in handles:
-                    handle.remove()
         found = {}
         for unit in track(units, "ordering channels"):
-            mean, layer = means[unit.last] / masses[unit.last], model.get_submodule(unit.last)
-            covariance = sums[unit.last] / masses[unit.last] - torch.outer(mean, mean)
-            found[unit.name] = elimination(covariance, layer.weight.detach().double().cpu())  # type: ignore[operator]
+            layer: Any = model.get_submodule(unit.last)
+            found[unit.name] = elimination(sums[unit.last].covariance.cpu(), layer.weight.detach().double().cpu())
         return found
-
-    def _importance(self, model: nn.Module, images: Tensor, classifier: bool, generator: torch.Generator) -> Any:
-        raise NotImplementedError
 
 
 def elimination(covariance: Tensor, weight: Tensor) -> Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,50 +12,11 @@ from pmq.core.progress import track
 from pmq.core.pruning import PruningPlan
 from pmq.models import split_stages
 from pmq.prune.losses import BATCH
+from pmq.prune.statistics import LeastSquares, Weighed
 from pmq.prune.units import EMBEDDING, prunable_units
 
 #: pull towards the layer's own weights, relative to the mean square of its inputs
 STRENGTH = 0.1
-
-
-class LeastSquares:
-    """Streamed sums of weighed rows ``x`` ``(T, I)`` and what is wanted of them ``y`` ``(T, O)``.
-
-    >>> sums = LeastSquares()
-    >>> sums.update(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[1.0], [3.0], [5.0]]), torch.ones(3))
-    >>> weight, bias = sums.solve(torch.zeros(1, 1), 0.0)
-    >>> round(float(weight), 3), round(float(bias), 3)
-    (2.0, 1.0)
-    """
-
-    def __init__(self) -> None:
-        self._sums: tuple[Tensor, ...] = ()
-
-    def update(self, x: Tensor, y: Tensor, weight: Tensor) -> None:
-        """Add rows with weights ``(T,)``."""
-        w = weight[:, None]
-        batch = (w.sum(), (w * x).sum(0), (w * y).sum(0), (w * x).T @ x, (w * y).T @ x)
-        sums = tuple(part.double() for part in batch)  # products of a batch need no more than single precision
-        self._sums = tuple(a + b for a, b in zip(self._sums, sums, strict=True)) if self._sums else sums
-
-    def solve(self, start: Tensor, strength: float) -> tuple[Tensor, Tensor]:
-        """Weight ``(O, I)`` and bias ``(O,)`` that minimise the squared error plus ``strength * m * |W - start|^2``.
-
-        ``m`` is the mean square of the inputs around their mean.
-        """
-        mass, x, y, xx, yx = self._sums
-        x, y = x / mass, y / mass
-        xx, yx = xx / mass - torch.outer(x, x), yx / mass - torch.outer(y, x)
-        ridge = strength * xx.diagonal().mean() * torch.eye(len(x), dtype=xx.dtype, device=xx.device)
-        floor = 1e-8 * xx.diagonal().mean().clamp(min=1e-30) * torch.eye(len(x), dtype=xx.dtype, device=xx.device)
-        weight = torch.linalg.solve(xx + ridge + floor, yx + start.double() @ (ridge + floor), left=False)
-        return weight.to(start.dtype), (y - weight @ x).to(start.dtype)
-
-    @property
-    def wanted(self) -> Tensor:
-        """Mean of the outputs ``(O,)``."""
-        mass, _, y, *_ = self._sums
-        return y / mass
 
 
 @torch.no_grad()
@@ -91,7 +51,7 @@ def recover(
         prefix = before.prefixes[index - 1] + "." if 0 < index <= len(before.prefixes) else ""
         here = [u for u in units if prefix and u.name.startswith(prefix)] if before.prefixes else units
         sums = {unit.last: LeastSquares() for unit in here}
-        weighed = _Weighed(row_weights)
+        weighed = Weighed(row_weights)
 
         def add(name: str, x: Tensor, y: Tensor, weight: Tensor, sums: dict[str, LeastSquares] = sums) -> None:
             sums[name].update(x[:, plan.units[name.rpartition(".")[0]].indices], y[:, stream], weight)
@@ -113,38 +73,3 @@ def recover(
                     after.run(x, index, index + 1)
             layer.bias.data.copy_(of.wanted - layer.weight.double() @ seen.wanted)
         given = [after.run(x, index, index + 1) for x in given]
-
-
-class _Weighed:
-    """Tells who listens how much each row of the batch that runs matters."""
-
-    def __init__(self, row_weights: Mapping[str, Tensor] | None) -> None:
-        self._row_weights, self._batch = row_weights, 0
-
-    def counted(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Give the batches, remembering which it is."""
-        for self._batch, x in enumerate(batches):
-            yield x
-
-    @contextmanager
-    def listening(
-        self, model: nn.Module, layers: Sequence[str], hear: Callable[[str, Tensor, Tensor, Tensor], None]
-    ) -> Iterator[None]:
-        """Call ``hear`` with a layer's name, inputs ``(T, I)``, outputs ``(T, O)`` and weights of rows ``(T,)``."""
-
-        def hook(name: str) -> Any:
-            def heard(layer: nn.Module, args: tuple[Tensor], y: Tensor) -> None:
-                x, y = (rows.reshape(-1, rows.shape[-1]) for rows in (args[0], y))
-                weight = torch.ones(len(x))
-                if self._row_weights is not None:
-                    weight = self._row_weights[name][self._batch * BATCH : (self._batch + 1) * BATCH].reshape(-1)
-                hear(name, x, y, weight.to(x.device))
-
-            return heard
-
-        handles = [model.get_submodule(name).register_forward_hook(hook(name)) for name in layers]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()

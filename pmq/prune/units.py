@@ -32,6 +32,11 @@ class Unit:
     whole: bool = False
 
     @property
+    def can_mix(self) -> bool:
+        """Whether the channels of its heads may be mixed, which leaves an attention without norms as it is."""
+        return self.kind == "attention" and not self.whole
+
+    @property
     def last(self) -> str:
         """The layer that reads the channels."""
         return f"{self.name}.{'fc2' if self.kind == 'hidden' else 'proj'}"

@@ -19,6 +19,7 @@ from pmq.core.errors import PmqError
 from pmq.core.patches import PatchMap
 from pmq.core.recipe import Recipe
 from pmq.core.tensors import TensorFile
+from pmq.models.create import parameters_file
 from pmq.quant.calibration import Calibration, images_sha256
 from pmq.quant.prepare import Prepared
 from pmq.quant.quantizers import QUANTIZERS, Quantizer
@@ -97,7 +98,7 @@ def _refitted(patches: PatchMap, found: Mapping[str, Mapping[int, Quantizer]]) -
 
 def _digest(prepared: Prepared, assignment: Assignment) -> str:
     """Name of a carrying-out, by everything that its result depends on."""
-    model = TensorFile.of({n: p.detach().cpu().numpy() for n, p in prepared.model.named_parameters()})
+    model = parameters_file(prepared.model)
     choices = {n: c.model_dump() for n, c in sorted(assignment.items())}
     facts = [model.sha256, images_sha256(prepared.images), prepared.recipe.model_dump(), choices]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

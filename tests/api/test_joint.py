@@ -11,8 +11,10 @@ import torch
 
 import pmq
 from pmq.api.again import solve_again
-from pmq.api.joint import Cuts, Joint, Shapes, groups_of
+from pmq.api.cuts import Cuts
+from pmq.api.joint import Joint
 from pmq.api.subject import Subject
+from pmq.api.widths import Shapes, groups_of
 from pmq.core import Allocation, PmqError
 from pmq.core.choice import Kept
 from pmq.core.recipe import find_recipe
@@ -82,6 +84,18 @@ def test_what_is_simulated_is_near_what_is_built(joint: Joint, images: torch.Ten
     lost = divergence(exact, built)
     assert divergence(simulated, built) < 0.5 * lost
     assert 0.5 * lost < divergence(exact, simulated) < 3 * lost
+
+
+def test_cuts_do_not_depend_on_what_was_simulated_before(joint: Joint, images: torch.Tensor) -> None:
+    prepared, last = joint.prepared(0), joint.widths[1]
+    width = {last.name: Kept(unit=last.options[1])}
+    found = []
+    for before in ({}, Space(read_space("default"), prepared.inventory, "fisher").uniform(2, 8)):
+        with prepared.simulator(Cuts(prepared, joint.widths)) as simulator:
+            simulator.apply(before)
+            simulator.apply(width)
+            found.append(simulator.run(images))
+    assert torch.equal(*found)
 
 
 def test_a_joint_search_meets_its_budget_with_a_pruned_model(found: pmq.api.SearchResult, images: torch.Tensor) -> None:

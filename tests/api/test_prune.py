@@ -110,3 +110,20 @@ def test_bad_input_is_told_before_any_work(images: torch.Tensor) -> None:
     searched = pmq.search(make_tiny(), images, "w4a8", space="w4a8", calib_images=8, held_out=16, rounds=1, max_evals=2)
     with pytest.raises(PmqError, match="no pruned model"):
         load_pruned(searched.allocation)
+
+
+def test_heads_with_norms_are_not_mixed_when_carried_out_anew(images: torch.Tensor) -> None:
+    model = make_tiny(qk_norm=True)
+    pruned = pmq.prune(model, images[:24], 0.5, structures=("hidden", "rank", "heads")).allocation
+    assert {u.kept_heads for n, u in pruned.pruning.units.items() if "attn" in n} == {1}
+    once, again = (
+        pmq.evaluate(model, pruned, [images[24:]], calibration_images=images[:24], recalibrate=anew)["kl"][0]
+        for anew in (False, True)
+    )
+    assert again == pytest.approx(once, rel=0.05)
+
+
+def test_an_allocation_of_the_whole_model_is_not_laid_over_a_pruned_one(pruned: pmq.api.Pruned, images: torch.Tensor) -> None:
+    whole = pmq.search(make_tiny(), images, "w4a8", space="w4a8", calib_images=8, held_out=16, rounds=1, max_evals=2)
+    with pytest.raises(PmqError, match="not of this pruned model"):
+        pmq.evaluate(load_pruned(pruned.allocation, make_tiny()), whole.allocation, [images])

@@ -110,6 +110,8 @@ def bad(tmp_path: Path) -> dict[str, str]:
     torch.save({"x": torch.zeros(2)}, tmp_path / "other.pth")
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").write_text('{"settings": {}}')
     (tmp_path / "typo.yaml").write_text("name: x\nweight: {bits: [4]}\nactivation: {bits: [4]}\npin: {image: 8}\n")
     magic = "name: x\nweight: {bits: [4]}\nactivation: {bits: [4], quantizer: magic}\n"
     (tmp_path / "quantizer.yaml").write_text(magic)
@@ -168,6 +170,7 @@ def bad(tmp_path: Path) -> dict[str, str]:
         ("prune --part blocks.0.mlp --out {tmp}/pruned", "write NAME=RATIO"),
         ("prune --part blocks.9.mlp=0.5 --calib-images 8 --out {tmp}/pruned", "matches no part"),
         ("prune --target magic", "target 'magic'"),
+        ("prune --out {run}", "holds another run, which would be lost"),
         ("finetune {tmp}/none.json", "no allocation file"),
         ("finetune w8a8", "no pruned model"),
         ("prune --out {file}", "no folder that can be written to"),

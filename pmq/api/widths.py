@@ -1,0 +1,88 @@
+"""What a search may keep of each block, and the model at such widths, to be timed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pmq.api.subject import Subject
+from pmq.core.pruning import PrunedUnit, PruningPlan, WidthOptions
+from pmq.deploy import TARGETS
+from pmq.deploy.widths import Narrower
+from pmq.prune import Unit, apply_plan, prunable_units, select
+from pmq.search import SpaceFile
+
+#: shares that a search may keep of hidden channels, and of the channels of each head
+SHARES = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+#: widths are multiples of it
+ROUND_TO = 8
+
+
+def width_options(model: nn.Module, unit: Unit, ranks: Tensor | None, lost: Tensor, whole_groups: int = 1) -> WidthOptions:
+    """What may be kept of a unit, given what each channel loses ``(size,)``, and ``ranks``, where heads were mixed.
+
+    Widths are multiples of ``whole_groups`` (but for all of it).
+    """
+    found: dict[str, PrunedUnit] = {}
+    if unit.kind == "hidden" or ranks is not None:
+        structure, scores = ("hidden", lost) if ranks is None else ("rank", ranks)
+        for share in SHARES:
+            kept = select([unit], {unit.name: scores}, 1 - share, (structure,), round_to=ROUND_TO)[unit.name]
+            found.setdefault(kept.kept, kept)
+    for heads in range(1, unit.heads):
+        kept = select([unit], {unit.name: lost}, 1 - heads / unit.heads, ("heads",))[unit.name]
+        found.setdefault(kept.kept, kept)
+    whole = PrunedUnit.of(unit.kind, unit.size, range(unit.size), unit.heads)
+    fitting = {text: kept for text, kept in found.items() if len(kept.indices) % whole_groups == 0}
+    options = tuple(sorted((fitting | {whole.kept: whole}).values(), key=lambda kept: (kept.share, kept.kept_heads)))
+    bias = getattr(model.get_submodule(WidthOptions(unit.name, options).layers[0]), "bias", None)
+    return WidthOptions(unit.name, options, 4.0 * (bias.numel() if isinstance(bias, Tensor) else 0))
+
+
+def groups_of(space: SpaceFile, target: str | None) -> int:
+    """What widths must be multiples of where a target has no shorter groups of weights."""
+    sizes = [mode.weight.group_size or 1 for mode in space.modes.values()]
+    return 1 if target is None or TARGETS[target].ragged else max(sizes, default=1)
+
+
+class Shapes:
+    """The model at widths that a search may choose; which channels are kept does not matter here."""
+
+    def __init__(self, subject: Subject, whole_groups: int = 1) -> None:
+        self._subject, self._whole_groups = subject, whole_groups
+        self._kinds: dict[tuple[object, ...], list[Unit]] = {}
+        for unit in prunable_units(subject.model):
+            self._kinds.setdefault((unit.kind, unit.size, unit.heads, unit.whole), []).append(unit)
+
+    @property
+    def whole(self) -> Narrower:
+        """With all of it."""
+        return Narrower(self._subject.model, self._subject.inventory, {})
+
+    def alike(self) -> Iterator[Narrower]:
+        """Each width, all units of a kind and size having it."""
+        for units in self._kinds.values():
+            for option in self._options(units[0])[:-1]:
+                yield self._narrower({unit.name: option for unit in units})
+
+    def mixed(self, count: int, seed: int = 0) -> Iterator[Narrower]:
+        """Random widths of all units, around levels from the narrowest to the whole."""
+        rng = np.random.default_rng(seed)
+        options = {unit.name: self._options(unit) for units in self._kinds.values() for unit in units}
+        for level in np.linspace(0, 1, count):
+            drawn = {n: np.clip(round(level * (len(of) - 1) + rng.normal()), 0, len(of) - 1) for n, of in options.items()}
+            yield self._narrower({name: of[int(drawn[name])] for name, of in options.items()})
+
+    def _options(self, unit: Unit) -> tuple[PrunedUnit, ...]:
+        order = torch.arange(unit.size, 0, -1).double()
+        ranks = order if unit.can_mix else None
+        return width_options(self._subject.model, unit, ranks, order, self._whole_groups).options
+
+    def _narrower(self, widths: dict[str, PrunedUnit]) -> Narrower:
+        plan = PruningPlan(importance="none", recovered=False, units=widths)
+        shaped = self._subject.of_module(apply_plan(copy.deepcopy(self._subject.model), plan))
+        return Narrower(shaped.model, shaped.inventory, widths)
