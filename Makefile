@@ -27,7 +27,7 @@ flag = $(if $($(1)),$(2) "$($(1))")
 SUBJECT = $(MODEL) $(call flag,CHECKPOINT,--checkpoint) $(call flag,DATA,--data)
 
 .DEFAULT_GOAL := help
-.PHONY: help install search patches prune evaluate profile deploy export plot test test-mobile bench check clean
+.PHONY: help install search patches prune evaluate profile deploy export plot report test test-mobile bench check docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -67,6 +67,9 @@ export: $(STAMP) ## write the latest run's allocation.json with its schema [RUN=
 plot: $(STAMP) ## draw the latest run's figures [RUN= OUT=folder ARGS=]
 	$(PMQ) plot $(if $(RUN),"$(RUN)") $(call flag,OUT,--out) $(ARGS)
 
+report: $(STAMP) ## write the latest run's report.html, or RUN="A B" side by side [OUT=file ARGS=]
+	$(PMQ) report $(RUN) $(call flag,OUT,--out) $(ARGS)
+
 test: $(STAMP) ## run the tests
 	$(VENV)/bin/python -m pytest $(ARGS)
 
@@ -90,6 +93,10 @@ check: $(STAMP) ## lint and type-check
 	$(VENV)/bin/ruff check pmq tests
 	$(VENV)/bin/ruff format --check pmq tests
 	$(VENV)/bin/mypy
+
+docs: $(STAMP) ## build the pages of docs/ into build/site, links checked
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
 
 clean: ## remove .venv, caches and builds; results stay
 	rm -rf $(VENV) $(VENV)-litert $(VENV)-executorch build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

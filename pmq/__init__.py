@@ -3,9 +3,9 @@
 ``pmq.search(model, images, budget="4bit")`` finds an allocation of bits, ``pmq.simulate(model, allocation)`` gives a module
 that computes with it, ``pmq.reallocate`` gives single patches bits of their own (the command ``pmq patches``), ``pmq.prune``
 removes channels, ``pmq.load_pruned`` rebuilds what is left, ``pmq.finetune`` trains it, ``pmq.deploy`` makes a file that a
-runtime executes, ``pmq.evaluate``, ``pmq.sensitivity``, ``pmq.rank``, ``pmq.profile``, ``pmq.plot`` and ``pmq.export`` are
-the commands of the same names. See :mod:`pmq.api` for their arguments. Importing pmq is cheap: torch is loaded when first
-needed.
+runtime executes, ``pmq.evaluate``, ``pmq.sensitivity``, ``pmq.rank``, ``pmq.profile``, ``pmq.plot``, ``pmq.report``
+and ``pmq.export`` are the commands of the same names. See :mod:`pmq.api` for their arguments. Importing pmq is cheap: torch is
+loaded when first needed.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ if TYPE_CHECKING:
         prune,
         rank,
         reallocate,
+        report,
         search,
         sensitivity,
         simulate,
     )
 
-_ROOMS = ("search", "sensitivity", "evaluate", "deploy", "prune")
+_ROOMS = ("search", "sensitivity", "evaluate", "deploy", "prune", "report")
 _FUNCTIONS = (
     "create_model",
     "draw_patches",
@@ -65,6 +66,7 @@ __all__ = [
     "prune",
     "rank",
     "reallocate",
+    "report",
     "search",
     "sensitivity",
     "simulate",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +52,25 @@ class Tiny:
     inventory: Inventory
     calibration: Calibration
     space: Space
+
+
+def pmq(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The command line, in a process of its own."""
+    command = [sys.executable, "-m", "pmq", *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=os.environ | {"PMQ_PROGRESS": "1"})
+
+
+@pytest.fixture(scope="session")
+def default_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default search, as a newcomer runs it."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    start = time.monotonic()
+    done = pmq("search", "--budget", "4bit", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert {"run", "allocation", "size_bytes", "bit_ops", "agreement", "kl", "seconds"} <= set(answer)
+    assert answer["seconds"] < time.monotonic() - start
+    return folder / answer["run"]
 
 
 @pytest.fixture(scope="session")

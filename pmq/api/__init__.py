@@ -15,6 +15,7 @@ from pmq.api.sensitivity import sensitivity
 from pmq.api.simulate import simulate
 from pmq.models import create_model
 from pmq.report import plot_run as plot
+from pmq.report import write_report as report
 
 __all__ = [
     "Finetuned",
@@ -33,6 +34,7 @@ __all__ = [
     "prune",
     "rank",
     "reallocate",
+    "report",
     "search",
     "sensitivity",
     "simulate",

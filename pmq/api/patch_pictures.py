@@ -18,6 +18,7 @@ from pmq.patches import attends_globally
 from pmq.quant import realise
 from pmq.quant.tokens import install
 from pmq.report import plot_patches
+from pmq.report.patch_data import save_patches
 
 
 def draw_patches(
@@ -44,4 +45,7 @@ def draw_patches(
     mean, std = (np.array(config[key], np.float32)[: images.shape[1]] for key in ("mean", "std"))
     seen = np.clip(images.permute(0, 2, 3, 1).numpy() * std + mean, 0, 1)
     title = f"{subject.info.name.split('.')[0]}, map of patches ({patches.label})"
-    return plot_patches(bits, seen, patches.prefix, title, folder)
+    return [
+        *plot_patches(bits, seen, patches.prefix, title, folder),
+        save_patches(bits, seen, patches.prefix, patches.label, folder),
+    ]

@@ -12,8 +12,10 @@ from pmq.api.points import Archive
 from pmq.api.subject import Subject
 from pmq.core import Allocation
 from pmq.core.files import write_csv, write_text
-from pmq.core.rundir import CHOSEN, LATENCY, LAYERS, RunDir
-from pmq.cost import component_bytes
+from pmq.core.rundir import CHOSEN, DECISIONS, LATENCY, LAYERS, SPENT, RunDir
+from pmq.cost import CostModel, component_bytes
+from pmq.cost.spent import spent
+from pmq.prune import plan_of
 from pmq.search import Space
 
 if TYPE_CHECKING:
@@ -21,14 +23,26 @@ if TYPE_CHECKING:
 
 
 def write_run(
-    run: RunDir, result: SearchResult, subject: Subject, space: Space, archive: Archive, command: dict[str, Any]
+    run: RunDir,
+    result: SearchResult,
+    subject: Subject,
+    chosen: Subject,
+    space: Space,
+    archive: Archive,
+    command: dict[str, Any],
 ) -> None:
-    """Write tables, points, the chosen allocation with its schema, and at last the manifest that calls the run done."""
+    """Write tables, points, the chosen allocation with its schema, and at last the manifest that calls the run done.
+
+    ``chosen`` is the model of the chosen allocation, which may be narrower than the ``subject`` of the search.
+    """
     path = run.path
     write_csv(path / "sensitivity.csv", result.sensitivity.frame(subject.inventory))
     if space.widths:
         write_csv(path / "widths.csv", result.sensitivity.widths())
     write_csv(path / "costs.csv", _costs(space))
+    write_text(path / DECISIONS, json.dumps(_decisions(space)) + "\n")
+    costs = CostModel(chosen.inventory, space.latency, plan_of(chosen.model))
+    write_csv(path / SPENT, pd.DataFrame(spent(costs, result.allocation.assignment, result.allocation.patches)))
     if space.latency is not None:
         space.latency.save(path / LATENCY)
     write_text(path / "inventory.json", json.dumps(subject.inventory.to_dict(), indent=1) + "\n")
@@ -56,6 +70,17 @@ def write_run(
 def _digits(genome: Any) -> str:
     """A genome as text: a letter or digit for each decision's choice."""
     return "".join("0123456789abcdefghijklmnopqrstuvwxyz"[int(i)] for i in genome)
+
+
+def _decisions(space: Space) -> list[dict[str, Any]]:
+    """What each digit of a genome stands for, so that a reader without the space knows its allocations."""
+    return [
+        {
+            "components": decision.components,
+            "choices": [[choice.model_dump(mode="json") for choice in choices] for choices in decision.choices],
+        }
+        for decision in space.decisions
+    ]
 
 
 def _costs(space: Space) -> pd.DataFrame:

@@ -39,6 +39,7 @@ from pmq.cost import LatencyTable
 from pmq.evaluate import Judge
 from pmq.prune import plan_of
 from pmq.quant import images_sha256, prepare
+from pmq.report.page import write_page
 from pmq.search import Space, SpaceFile, Tables, UniformCosts, read_space, solver_for
 from pmq.sensitivity import METRICS, Probe, SensitivityTable
 
@@ -218,9 +219,10 @@ def search(
     seconds = clock.done(going.history)
     result = SearchResult(allocation, points, going.table, limits, history, ranking, path, seconds, layers)
     if run is not None:
-        write_run(run, result, subject, laid_out, archive, command or {})
+        write_run(run, result, subject, shaped, laid_out, archive, command or {})
         if patches is not None:
             draw_patches(model, allocation, calib, run.path / "plots", crop_pct)
+        write_page([run.path])
     return result
 
 

@@ -17,6 +17,7 @@ from pmq.cli.plot import plot
 from pmq.cli.profile import profile
 from pmq.cli.prune import prune
 from pmq.cli.rank import rank
+from pmq.cli.report import report
 from pmq.cli.run_file import run
 from pmq.cli.search import search
 from pmq.cli.sensitivity import sensitivity
@@ -31,7 +32,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (search, sensitivity, rank, evaluate, patches, prune, finetune, export, plot, profile, deploy, run):
+for command in (search, sensitivity, rank, evaluate, patches, prune, finetune, export, plot, report, profile, deploy, run):
     app.command()(command)
 
 

@@ -10,7 +10,7 @@ import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import costs, print_json, print_table
-from pmq.cli.run import command_of
+from pmq.cli.run import command_of, refreshed_report
 
 #: what a pruned model is deployed as, where a target is named
 DEPLOYED = ("fp32", "w16a32", "w8a8")
@@ -106,6 +106,7 @@ def prune(
         pruned = load_pruned(found.allocation)
         proof = images.evaluation.first_readable(indices[:128], 128)
         deployed = _deployed(pruned, module, target, proof, calibration[:32], folder, seed)
+    page = refreshed_report(folder)
     if json:
         said: dict[str, Any] = {"run": str(folder), "allocation": str(folder / CHOSEN), "parameters": plan.parameters}
         print_json(said | records[-1] | {"before_recovery": records[1], "deployed": deployed})
@@ -119,7 +120,8 @@ def prune(
     print_table(title, columns, shown)
     if deployed:
         _print_deployed(deployed, target)
-    print(f"pruned model: {folder}\nnext: pmq search {folder} --budget 4bit; pmq deploy w8a8 {folder} --target onnxruntime")
+    then = f"pmq search {folder} --budget 4bit; pmq deploy w8a8 {folder} --target onnxruntime"
+    print(f"pruned model: {folder}\nreport: {page}\nnext: {then}")
 
 
 def _ratios(parts: list[str]) -> dict[str, float]:

@@ -40,6 +40,14 @@ def latency_of(run: Path | None) -> LatencyTable | None:
     return LatencyTable.load(run / LATENCY) if run is not None and (run / LATENCY).is_file() else None
 
 
+def refreshed_report(run: Path | None) -> Path | None:
+    """Write the page of a finished run anew, with what was added to it; nothing where there is no such run."""
+    from pmq.core.rundir import is_finished
+    from pmq.report import write_page
+
+    return write_page([run]) if run is not None and is_finished(run) else None
+
+
 def of_pruned(given: dict[str, Any]) -> dict[str, Any]:
     """Fill flags the user did not give from the folder of the pruned model that ``given["model"]`` is, if it is."""
     run = run_of(given["model"]) if given["model"] else None

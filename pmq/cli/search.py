@@ -136,7 +136,7 @@ def search(
         print(f"which takes {number(took['bit_ops'] / 1e9)}G bit operations and {took['size_bytes'] / 1e6:.3f} MB")
     parts = ", ".join(f"{name} {number(seconds)} s" for name, seconds in found.seconds.items())
     print(
-        f"allocation: {path}\ntime: {parts}\nnext: pmq evaluate {found.run}; pmq plot {found.run}"
+        f"allocation: {path}\nreport: {found.run / 'report.html'}\ntime: {parts}\nnext: pmq evaluate {found.run}"
         + (f"; pmq deploy {found.run}" if target else "")
     )
 

@@ -19,6 +19,10 @@ from pmq.core.files import write_text
 CHOSEN = Path("allocations") / "chosen.json"
 #: the same before its patches had bits of their own
 LAYERS = Path("allocations") / "without-patches.json"
+#: what each digit of a genome stands for
+DECISIONS = Path("decisions.json")
+#: where the chosen allocation's bytes, bit operations and milliseconds go
+SPENT = Path("spent.csv")
 #: in the manifest of a pruned model, whose chosen allocation is in FP32
 PRUNED = "pruned"
 #: measured milliseconds, in the run of a search that knew them
@@ -110,10 +114,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     manifest = path / "manifest.json"
     if not manifest.is_file():
         raise PmqError(f"{str(path)!r} is no run directory: it has no manifest.json; `pmq search` makes one")
-    data = _read_json(manifest)
-    if "chosen" not in data and PRUNED not in data:
+    if not is_finished(path):
         raise PmqError(f"the run in {str(path)!r} did not finish; go on with `pmq search --resume --out {path}`")
-    return data
+    return _read_json(manifest)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -124,6 +127,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise PmqError(f"{str(path)!r} is no manifest of a run; use another run directory")
     return data
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a folder holds a run that finished, or a pruned model."""
+    manifest = path / "manifest.json"
+    return manifest.is_file() and bool({"chosen", PRUNED} & _read_json(manifest).keys())
 
 
 def is_pruned(path: Path) -> bool:

@@ -54,14 +54,14 @@ class CostModel:
     """
 
     def __init__(self, inventory: Inventory, latency: LatencyTable | None = None, pruning: PruningPlan | None = None) -> None:
-        self.inventory, self.latency, self._pruning = inventory, latency, pruning
+        self.inventory, self.latency, self.pruning = inventory, latency, pruning
 
     def costs(self, assignment: Mapping[str, Choice], patches: PatchMap | None = None) -> dict[str, float]:
         """All of them by name: ``size_bytes``, ``bit_ops`` and perhaps ``latency_ms``."""
         found = {"size_bytes": float(self.size_bytes(assignment, patches)), "bit_ops": float(self.bit_ops(assignment, patches))}
         if self.latency is None:
             return found
-        saved = 0.0 if self._pruning is None else self.latency.pruned_ms(assignment, self._pruning)
+        saved = 0.0 if self.pruning is None else self.latency.pruned_ms(assignment, self.pruning)
         return found | {"latency_ms": self.latency.latency_ms(assignment, patches) - saved}
 
     def size_bytes(self, assignment: Mapping[str, Choice], patches: PatchMap | None = None) -> int:

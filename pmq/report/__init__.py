@@ -1,18 +1,26 @@
-"""Figures from a run directory alone."""
+"""Figures and pages from run directories alone."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pmq.core.progress import track
+from pmq.core.verbs import VerbModule
 from pmq.report.heatmap import plot_heatmap
+from pmq.report.page import write_page
 from pmq.report.pareto import plot_pareto
 from pmq.report.patches import plot_patches
+from pmq.report.pruning import plot_pruning
 from pmq.report.rounds import plot_rounds
 from pmq.report.run_data import RunData
 from pmq.report.sensitivity import plot_sensitivity
+from pmq.report.spent import plot_spent
 
-PANELS = (plot_pareto, plot_sensitivity, plot_heatmap, plot_rounds)
+#: of every run; and of those of a search
+PANELS = (plot_pruning,)
+SEARCHED = (plot_pareto, plot_sensitivity, plot_heatmap, plot_spent, plot_rounds)
 
 
 def plot_run(run: Path | str, folder: Path | str | None = None) -> list[Path]:
@@ -26,12 +34,29 @@ def plot_run(run: Path | str, folder: Path | str | None = None) -> list[Path]:
         >>> images, out = torch.randn(12, 1, 28, 28), tempfile.mkdtemp() + "/run"
         >>> run = pmq.search(None, images, "w4a8", space="w4a8", out=out).run
         >>> sorted({path.stem for path in pmq.plot(run)})
-        ['bits', 'pareto', 'rounds', 'sensitivity']
+        ['bits', 'pareto', 'rounds', 'sensitivity', 'spent']
     """
     data = RunData(Path(run))
     target = data.path / "plots" if folder is None else Path(folder)
-    assert data.manifest
-    return [path for panel in track(PANELS, "drawing") for path in panel(data, target)]
+    panels = PANELS if data.pruned else (*SEARCHED, *PANELS)
+    return [path for panel in track(panels, "drawing") for path in panel(data, target)]
 
 
-__all__ = ["PANELS", "RunData", "plot_patches", "plot_run"]
+def write_report(runs: Sequence[Path | str], out: Path | str | None = None, figures: bool = True) -> tuple[Path, list[Path]]:
+    """Write the page of a run, or one that compares several; and each run's figures. Give the page and the figures.
+
+    Args:
+        runs: run directories.
+        out: file to write; by default ``report.html`` in the first.
+        figures: whether to draw each run's figures into its ``plots`` as well.
+
+    Raises:
+        PmqError: one of them is no finished run, or the file cannot be written.
+    """
+    page = write_page(runs, out)
+    return page, [path for run in runs if figures for path in plot_run(run)]
+
+
+__all__ = ["PANELS", "SEARCHED", "RunData", "plot_patches", "plot_run", "write_page", "write_report"]
+
+sys.modules[__name__].__class__ = VerbModule

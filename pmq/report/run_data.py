@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from pmq.core import Allocation, Inventory
-from pmq.core.rundir import CHOSEN, read_manifest
+from pmq.core.rundir import CHOSEN, PRUNED, read_manifest
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,16 @@ class RunData:
         front = pd.read_csv(self.path / "front.csv", dtype={"genome": str})
         others = pd.read_csv(self.path / "points.csv", dtype={"genome": str})
         return pd.concat([front, others], ignore_index=True) if len(others) else front
+
+    @property
+    def pruned(self) -> bool:
+        """Whether it is a pruned model, which nothing was searched for."""
+        return PRUNED in self.manifest
+
+    @property
+    def heading(self) -> str:
+        """The model, and the budget where there was one."""
+        return f"{self.allocation.model.name}, pruned" if self.pruned else self.title
 
     @property
     def title(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,27 +20,14 @@ from pmq import cli
 from pmq.core import Allocation
 from pmq.deploy import TARGETS
 from pmq.models.embedded import ASSETS
-from tests.conftest import IMAGENET, WEIGHTS, needs_imagenet
+from tests.conftest import IMAGENET, WEIGHTS, needs_imagenet, pmq
 
 QUICK = ["--calib-images", "6", "--held-out", "12", "--space", "default"]
 
 
-def pmq(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pmq", *args]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=os.environ | {"PMQ_PROGRESS": "1"})
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The default search, as a newcomer runs it."""
-    folder = tmp_path_factory.mktemp("newcomer")
-    start = time.monotonic()
-    done = pmq("search", "--budget", "4bit", "--json", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
-    assert {"run", "allocation", "size_bytes", "bit_ops", "agreement", "kl", "seconds"} <= set(answer)
-    assert answer["seconds"] < time.monotonic() - start
-    return folder / answer["run"]
+@pytest.fixture
+def run(default_run: Path) -> Path:
+    return default_run
 
 
 def test_default_search_beats_uniform_on_all_test_images(run: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ import torch
 
 from pmq.core import FLOAT, Choice, Component
 from pmq.cost import CostModel, component_bytes
+from pmq.cost.spent import spent
 from pmq.quant.weights import fit, pack, to_rows
 from tests.conftest import Tiny
 
@@ -49,3 +50,15 @@ def test_both_operands_of_attention_count(tiny: Tiny) -> None:
     for name in ("q", "k"):
         raised = base | {f"blocks.0.attn.{name}": Choice(bits=8)}
         assert costs.bit_ops(raised) - costs.bit_ops(base) == macs * 4 * 4
+
+
+def test_what_is_spent_adds_up(tiny: Tiny) -> None:
+    costs = CostModel(tiny.inventory)
+    assignment = tiny.space.uniform(4, 8)
+    rows = {row["module"]: row for row in spent(costs, assignment)}
+    for name, whole in costs.costs(assignment).items():
+        assert sum(row[name] for row in rows.values()) == pytest.approx(whole)
+    assert rows["all else"]["bit_ops"] == pytest.approx(0, abs=1)
+    assert rows["all else"]["size_bytes"] == tiny.inventory.rest_bytes
+    fc1 = tiny.inventory["blocks.0.mlp.fc1.weight"]
+    assert rows["blocks.0.mlp.fc1"]["bit_ops"] == 17 * fc1.numel * 4 * 8

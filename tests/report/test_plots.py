@@ -24,7 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_figures_with_their_data(run: Path) -> None:
     paths = pmq.plot(run)
     assert {p.name for p in paths} == {
-        f"{n}.{s}" for n in ("pareto", "sensitivity", "bits", "rounds") for s in ("png", "svg", "csv")
+        f"{n}.{s}" for n in ("pareto", "sensitivity", "bits", "spent", "rounds") for s in ("png", "svg", "csv")
     }
     assert all(p.stat().st_size > 200 for p in paths)
     data = pd.read_csv(run / "plots" / "pareto.csv")

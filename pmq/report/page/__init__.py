@@ -1,0 +1,56 @@
+"""The page of a run, or of several side by side: one file that needs no network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from pmq.core.errors import PmqError
+from pmq.core.files import write_text
+from pmq.report.page.payload import payload
+from pmq.report.run_data import RunData
+
+NAME = "report.html"
+#: scripts in the order in which they need one another
+SCRIPTS = ("format", "front", "allocation", "why", "patches", "trust", "deploy", "compare", "main")
+
+
+def write_page(runs: Sequence[Path | str], out: Path | str | None = None) -> Path:
+    """Write ``report.html``; of several runs one that compares them.
+
+    Args:
+        runs: run directories.
+        out: file to write; of one run by default ``report.html`` in it.
+
+    Raises:
+        PmqError: one of them is no finished run, or the file cannot be written.
+    """
+    found = [RunData(Path(run)) for run in runs]
+    if not found:
+        raise PmqError("no run to report on; name its directory")
+    target = Path(out) if out is not None else found[0].path / NAME
+    return write_text(target, render([payload(run) for run in found]))
+
+
+def render(payloads: Sequence[dict[str, object]]) -> str:
+    """Fill the page with what :func:`pmq.report.page.payload.payload` gives of each run."""
+    from jinja2 import Environment
+    from plotly.offline import get_plotlyjs
+
+    parts = files("pmq.report.page") / "parts"
+    # A text such as "</script>" in the data would end the element that holds it.
+    data = json.dumps(list(payloads), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    template = Environment(autoescape=True, trim_blocks=True).from_string((parts / "page.html").read_text())
+    return template.render(
+        title=" against ".join(str(p["name"]) for p in payloads) if len(payloads) > 1 else payloads[0]["title"],
+        runs=payloads,
+        style=(parts / "page.css").read_text(),
+        plotly=get_plotlyjs(),
+        data=data,
+        scripts="\n".join((parts / f"{name}.js").read_text() for name in SCRIPTS),
+    )
+
+
+__all__ = ["NAME", "render", "write_page"]

@@ -1,0 +1,44 @@
+// Can I trust it: predictions against simulation, simulation against files, convergence, and how to run it again.
+
+function renderTrust(run) {
+  const parts = [];
+  if (run.points) parts.push(...predictions(run), ...convergence(run));
+  const deployed = run.deployments.filter((d) => d.agreement_simulated !== null);
+  if (deployed.length) {
+    parts.push(element("h3", {}, "Simulated against deployed"), table(["file", "simulation agrees with FP32 (%)", "file agrees with FP32 (%)", "file agrees with simulation (%)", "images"],
+      deployed.map((d) => [d.folder, percent(d.agreement_simulation_fp32), percent(d.agreement_fp32), percent(d.agreement_simulated), d.n_images])));
+  }
+  parts.push(element("h3", {}, "What determines the result"), table([], run.facts.map((cells) => ({ cells, wrap: true }))));
+  if (run.seconds) parts.push(element("h3", {}, "Time"), table([], Object.entries(run.seconds).map(([name, s]) => [name, `${figure(s)} s`])));
+  if (run.command) parts.push(element("h3", {}, "To run it again"), element("pre", {}, run.command));
+  section("trust", "Can I trust it", ...parts);
+  parts.filter((part) => part.later).forEach((part) => part.later());
+}
+
+function predictions(run) {
+  const key = run.error, points = rowsOf(run.points).filter((p) => p[key] > 0 && p.predicted_error > 0);
+  const holder = element("div", { class: "plot", id: "trust-plot" });
+  const all = points.flatMap((p) => [p[key], p.predicted_error]), ends = [Math.min(...all), Math.max(...all)];
+  const trace = (name, color, own) => ({ type: "scatter", mode: "markers", name, marker: { color, size: 7 }, x: own.map((p) => p.predicted_error), y: own.map((p) => p[key]), hovertext: own.map((p) => describe(p, run)), hoverinfo: "text" });
+  holder.later = () => plot(holder, [
+    trace("over the budget", GREY, points.filter((p) => !p.within)), trace("within the budget", GREEN, points.filter((p) => p.within)),
+    { type: "scatter", mode: "lines", name: "as predicted", x: ends, y: ends, line: { color: GREY, dash: "dot" }, hoverinfo: "skip" },
+  ], { xaxis: axis("predicted error (nats)", { type: "log", exponentformat: "power" }), yaxis: axis("simulated error, held-out images (nats)", { type: "log", exponentformat: "power" }) });
+  const told = Object.entries(run.ranking).map(([name, r]) => `${name.replace("_", " ")} ${figure(r.tau, 2)} (95 %: ${figure(r.low, 2)} to ${figure(r.high, 2)}, ${r.n} allocations)`);
+  return [element("h3", {}, "Predicted against simulated"), note(told.length ? `Kendall's rank correlation, 1 being perfect: ${told.join("; ")}.` : "Too few were simulated for a rank correlation."), holder];
+}
+
+function convergence(run) {
+  const rounds = rowsOf(run.rounds);
+  if (!rounds.length) return [];
+  const holder = element("div", { class: "plot", id: "rounds-plot" }), x = rounds.map((r) => r.simulated);
+  holder.later = () => plot(holder, [
+    { type: "scatter", mode: "lines+markers", name: "hypervolume", x, y: rounds.map((r) => r.hypervolume), marker: { color: ORANGE }, yaxis: "y2" },
+    { type: "scatter", mode: "lines+markers", name: "least error within the budget", x, y: rounds.map((r) => r.error), marker: { color: BLUE } },
+  ], {
+    xaxis: axis("allocations simulated"), yaxis: axis("least error (nats)", { rangemode: "tozero", exponentformat: "power" }),
+    yaxis2: { title: { text: "hypervolume (decades x budget)" }, overlaying: "y", side: "right", rangemode: "tozero", showgrid: false, automargin: true, tickformat: ".2g" },
+    margin: { l: 70, r: 60, t: 12, b: 60 },
+  });
+  return [element("h3", {}, "Convergence of the search"), note("Round by round: the least simulated error within the budget, and the hypervolume of what was simulated (error in decades, cost as a share of the budget)."), holder];
+}

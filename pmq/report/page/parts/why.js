@@ -1,0 +1,62 @@
+// Why these bits: what each component suffers, and where the costs go; and what was removed.
+
+function renderWhy(run) {
+  const rows = rowsOf(run.sensitivity), holder = element("div", { id: "sensitivity-plot" });
+  const draw = () => drawSensitivity(rows.filter((r) => r.role === role.value), holder);
+  const [label, role] = choiceOf("show", "role", [{ key: "weight", label: "weights" }, { key: "activation", label: "activations" }], draw);
+  const metric = rows.length ? rows[0].metric : "";
+  section("why", "Why these bits", note(`Error that each component causes by itself at each bit-width, as measured by ${metric} (nats; for feature extractors relative). Dark cells are those that a search pays for.`),
+    element("div", { class: "controls" }, label), holder);
+  draw();
+  if (run.spent) renderSpent(run);
+}
+
+function drawSensitivity(rows, holder) {
+  const names = [...new Set(rows.map((r) => r.component))];
+  const label = (r) => (r.bits === 16 ? r.quantizer : `${r.bits} bit${r.quantizer === "affine" ? "" : ` ${r.quantizer}`}`);
+  const columns = [...new Set([...rows].sort((a, b) => a.bits - b.bits).map(label))];
+  const z = names.map(() => columns.map(() => null));
+  for (const r of rows) z[names.indexOf(r.component)][columns.indexOf(label(r))] = Math.max(r.error, 1e-9);
+  holder.style.height = `${Math.max(300, 16 * names.length + 130)}px`;
+  const logs = z.map((row) => row.map((v) => (v === null ? null : Math.log10(v))));
+  const found = logs.flat().filter((v) => v !== null), low = Math.floor(Math.min(...found)), high = Math.ceil(Math.max(...found));
+  const ticks = Array.from({ length: high - low + 1 }, (_, i) => low + i);
+  plot(holder, [{
+    type: "heatmap", x: columns, y: names, z: logs, customdata: z, colorscale: "Cividis", reversescale: true, xgap: 1, ygap: 1,
+    hovertemplate: "%{y}<br>%{x}: %{customdata:.3g} nats<extra></extra>",
+    colorbar: { title: { text: "error (nats)", side: "right" }, tickvals: ticks, ticktext: ticks.map((t) => `1e${t}`), thickness: 12 },
+  }], { yaxis: { autorange: "reversed", automargin: true, tickfont: { size: NARROW.matches ? 8 : 10 }, dtick: 1 }, xaxis: { side: "top", automargin: true, type: "category" }, margin: { l: 60, r: 10, t: 40, b: 10 } });
+}
+
+function renderSpent(run) {
+  const rows = rowsOf(run.spent), holder = element("div", { class: "plot", id: "spent-plot" });
+  const axes = run.axes.filter((a) => rows.length && a.key in rows[0]);
+  const parts = (module) => { const at = module.search(/\d+\.(?!.*\d+\.)/); return at < 0 ? [module, module] : [module.slice(0, module.indexOf(".", at)), module.slice(module.indexOf(".", at) + 1)]; };
+  const places = rows.map((r) => (r.module === "all else" ? ["all else", "all else"] : parts(r.module)));
+  const blocks = [...new Set(places.map((p) => p[0]))], kinds = [...new Set(places.map((p) => (p[0] === p[1] ? "outside the blocks" : p[1])))];
+  const colours = [BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY, "#f0e442"];
+  const draw = () => {
+    const a = axes[picker.selectedIndex];
+    plot(holder, kinds.map((kind, k) => {
+      const own = rows.filter((_, i) => (places[i][0] === places[i][1] ? "outside the blocks" : places[i][1]) === kind);
+      return { type: "bar", name: kind.replace("attn.", "").replace("mlp.", ""), marker: { color: colours[k % colours.length] }, x: own.map((r) => places[rows.indexOf(r)][0]), y: own.map((r) => r[a.key] / a.unit), hovertemplate: "%{x} %{fullData.name}: %{y:.3g}<extra></extra>" };
+    }), { barmode: "relative", xaxis: { type: "category", categoryarray: blocks, automargin: true, tickangle: -45 }, yaxis: axis(a.label) });
+  };
+  const [label, picker] = choiceOf("show", "spent-of", axes.map((a) => ({ key: a.key, label: a.label })), draw);
+  document.getElementById("why").append(element("h3", {}, "Where the costs of the chosen allocation go"), element("div", { class: "controls" }, label), holder);
+  draw();
+}
+
+function renderKept(run, units) {
+  const rows = keptTable(units);
+  let made = document.getElementById("pruning");
+  if (!rows.length) { made?.replaceChildren(element("h2", {}, "Pruning"), note("This allocation keeps every channel.")); return; }
+  const holder = element("div", { class: "plot", id: "pruning-plot" });
+  if (!made) made = section("pruning", "Pruning");
+  made.replaceChildren(element("h2", {}, "Pruning"), note("Channels of each MLP and of each attention (q, k and v of all heads) that are kept, as a share of what the model had."), holder);
+  const kinds = { hidden: ["hidden channels of MLPs", BLUE], attention: ["channels of attention heads", ORANGE], embedding: ["embedding", GREEN] };
+  plot(holder, Object.entries(kinds).map(([kind, [name, color]]) => {
+    const own = rows.filter((r) => r.kind === kind);
+    return { type: "bar", name, marker: { color }, x: own.map((r) => r.name.replace(/\.(mlp|attn)$/, "")), y: own.map((r) => (100 * r.kept) / r.size), hovertext: own.map((r) => `${r.name}: ${r.kept} of ${r.size} channels`), hoverinfo: "text" };
+  }).filter((t) => t.x.length), { barmode: "group", xaxis: { type: "category", automargin: true, tickangle: -45 }, yaxis: axis("kept (% of channels)", { range: [0, 102] }) });
+}

@@ -1,0 +1,47 @@
+"""Bits of patches as data, for pages that draw them over the images themselves."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+from matplotlib.image import imsave
+
+from pmq.core.files import write_text
+from pmq.core.patches import TokenBits
+from pmq.report.patches import SHOWN, Bits, Images
+
+NAME = "patches.json"
+
+
+def save_patches(bits: Bits, images: Images, prefix: int, label: str, folder: Path) -> Path:
+    """Write the first images and the bits of their tokens, a digit each, by activation.
+
+    Args:
+        bits: as :func:`pmq.report.patches.plot_patches` takes them.
+        images: ``(N, H, W, C)`` from 0 to 1.
+        prefix: tokens that are no patches.
+        label: of the map.
+        folder: to write to.
+    """
+    shown = images[:SHOWN]
+    height, width = shown.shape[1:3]
+    tokens = next(iter(bits.values())).shape[1] - prefix
+    said = {
+        "label": label,
+        "prefix": prefix,
+        "columns": round((tokens * width / height) ** 0.5),
+        "images": [_png(image) for image in shown],
+        "bits": {name: [TokenBits.of(map(int, row)).bits for row in found[: len(shown)]] for name, found in bits.items()},
+    }
+    return write_text(folder / NAME, json.dumps(said) + "\n")
+
+
+def _png(image: Images) -> str:
+    """Base64 of a picture ``(H, W, C)``."""
+    buffer = io.BytesIO()
+    imsave(buffer, np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image, format="png")
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,175 @@
+"""The report in a real browser: what it shows is what the run holds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pmq.core import Allocation, PmqError
+from pmq.report import write_page, write_report
+from tests.conftest import pmq
+from tests.report.browser import Page, page
+
+__all__ = ["page"]
+POINTS = """
+    const traces = document.getElementById("front-plot").data.filter((trace) => trace.meta === "points");
+    return traces.reduce((sum, trace) => sum + trace.x.length, 0);
+"""
+CLICK = """
+    const plot = document.getElementById("front-plot");
+    for (const trace of plot.data.filter((t) => t.meta === "points")) {
+        const point = trace.customdata.find((p) => p.genome && !p.chosen && p.kl > 0.01);
+        if (point) { plot.emit("plotly_click", {points: [{customdata: point}]}); return point; }
+    }
+"""
+BITS = """
+    const cells = [...document.querySelectorAll("td[data-component]")];
+    return Object.fromEntries(cells.map((cell) => [cell.dataset.component, cell.textContent]));
+"""
+
+
+@pytest.fixture
+def report(default_run: Path) -> Path:
+    return default_run / "report.html"
+
+
+def choose(page: Page, picker: str, value: str) -> None:
+    page.do(f'const s = document.getElementById("{picker}"); s.value = arguments[0]; s.dispatchEvent(new Event("change"))', value)
+
+
+def wait_for(path: Path, seconds: float = 10) -> Path:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = [p for p in path.glob("*.json")]
+        if found:
+            return found[0]
+        time.sleep(0.1)
+    raise AssertionError(f"nothing was downloaded to {path}")
+
+
+def test_default_run_opens_offline_and_without_errors(page: Page, report: Path) -> None:
+    for width in (1440, 390):
+        page.open(report, width)
+        assert page.do("return document.documentElement.scrollWidth") <= width
+        assert page.errors() == []
+        assert [url for url in page.requests() if not url.startswith(("file://", "data:", "blob:"))] == []
+    titles = [h.text for h in page.driver.find_elements("css selector", "h2")]
+    assert titles == ["The front", "The allocation", "Why these bits", "Can I trust it", "Deploy"]
+
+
+def test_points_are_the_candidates_of_the_journal(page: Page, report: Path) -> None:
+    parts: dict[str, set[str]] = {}
+    for line in (report.parent / "journal.jsonl").read_text().splitlines():
+        _, _, key = json.loads(line)["key"].partition("simulation/")
+        if key:
+            name, _, part = key.rpartition("/")
+            parts.setdefault(name, set()).add(part)
+    whole = max(len(of) for of in parts.values())
+    page.open(report)
+    assert page.do(POINTS) == sum(len(of) == whole for of in parts.values())
+    choose(page, "front-y", "predicted_error")
+    front = pd.read_csv(report.parent / "front.csv")
+    assert page.do(POINTS) > len(front)
+    assert page.do("return rowsOf(RUNS[0].points).filter((p) => p.n_images > 0).length") == len(parts)
+
+
+def test_click_changes_the_heat_map_and_the_file_is_valid(page: Page, report: Path, tmp_path: Path) -> None:
+    page.open(report)
+    chosen = Allocation.load(report.parent / "allocations" / "chosen.json")
+    shown = page.do(BITS)
+    assert shown == {name: "fp32" if c.bits == 32 else str(c.bits) for name, c in chosen.components.items()}
+    point = page.do(CLICK)
+    other = page.do(BITS)
+    assert other != shown
+    page.find("#download").click()
+    file = wait_for(page.downloads)
+    allocation = Allocation.load(file)
+    assert {name: str(c.bits) for name, c in allocation.components.items()} == other
+    assert allocation.budget is not None
+    assert allocation.budget.achieved["size_bytes"] == pytest.approx(point["size_bytes"], rel=1e-5)
+    done = pmq("evaluate", str(file), "--recalibrate", "--limit", "32", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["size_bytes"] == pytest.approx(point["size_bytes"], rel=1e-5)
+
+
+def test_axes_switch(page: Page, report: Path) -> None:
+    page.open(report)
+    seen = set()
+    for y in ("kl", "agreement", "predicted_error"):
+        for x in ("size_bytes", "bit_ops"):
+            choose(page, "front-y", y)
+            choose(page, "front-x", x)
+            layout = page.do(
+                'const l = document.getElementById("front-plot").layout; return [l.xaxis.title.text, l.yaxis.title.text]'
+            )
+            seen.add(tuple(layout))
+    assert len(seen) == 6
+    assert page.errors() == []
+
+
+def test_runs_side_by_side(page: Page, report: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    done = pmq("search", "--budget", "w4a8", "--space", "w4a8", "--calib-images", "6", "--held-out", "12", "--out", str(other))
+    assert done.returncode == 0, done.stderr
+    assert "report.html" in done.stdout
+    out, figures = write_report([report.parent, other], tmp_path / "both.html")
+    assert {p.suffix for p in figures} == {".png", ".svg", ".csv"}
+    page.open(out)
+    assert page.errors() == []
+    settings = {
+        row.text.split()[0]: row.get_attribute("class") for row in page.driver.find_elements("css selector", "#settings tr")
+    }
+    assert settings["budget"] == "differs"
+    assert settings["model"] != "differs"
+    assert len(page.driver.find_elements("css selector", "td.differs")) > 10
+
+
+@pytest.fixture
+def large(default_run: Path, tmp_path: Path) -> Path:
+    """A run that looked at 100,000 allocations, 2,000 of them on the front."""
+    copy = tmp_path / "large"
+    shutil.copytree(default_run, copy)
+    rng = np.random.default_rng(0)
+    points = pd.read_csv(copy / "points.csv", dtype={"genome": str})
+    points = points.sample(100_000, replace=True, random_state=0)
+    points["front"] = np.arange(len(points)) < 2_000
+    points["predicted_error"] *= np.exp(rng.normal(0, 0.1, len(points)))
+    points.to_csv(copy / "points.csv", index=False)
+    return copy
+
+
+def test_large_runs_stay_small_and_quick(page: Page, large: Path) -> None:
+    start = time.monotonic()
+    path = write_page([large])
+    assert time.monotonic() - start < 20
+    assert path.stat().st_size < 10e6
+    page.open(path)
+    took = page.do(
+        'const t = performance.now(); const s = document.getElementById("front-y"); s.value = "predicted_error";'
+        's.dispatchEvent(new Event("change")); return performance.now() - t'
+    )
+    assert took < 3000
+    drawn = page.do("return rowsOf(RUNS[0].points).filter((p) => p.front).length")
+    everything = pd.concat([pd.read_csv(large / name) for name in ("points.csv", "front.csv")])
+    assert drawn == everything["front"].sum()
+
+
+def test_text_in_the_data_cannot_end_its_element(default_run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(default_run, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["command"]["line"] = "pmq search '</script><b>'"
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    text = write_page([copy]).read_text()
+    assert "</script><b>" not in text
+
+
+def test_no_run_is_told(tmp_path: Path) -> None:
+    with pytest.raises(PmqError, match="no run directory"):
+        write_page([tmp_path])
