@@ -70,8 +70,8 @@ plot: $(STAMP) ## draw the latest run's figures [RUN= OUT=folder ARGS=]
 report: $(STAMP) ## write the latest run's report.html, or RUN="A B" side by side [OUT=file ARGS=]
 	$(PMQ) report $(RUN) $(call flag,OUT,--out) $(ARGS)
 
-test: $(STAMP) ## run the tests
-	$(VENV)/bin/python -m pytest $(ARGS)
+test: $(STAMP) ## run the tests, a process a core, up to four
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-mobile: $(VENV)-litert/.installed $(VENV)-executorch/.installed ## test LiteRT and ExecuTorch, each in a .venv of its own (4 GB)
 	$(VENV)-litert/bin/python -m pytest tests/deploy tests/cli -k "litert or phones" $(ARGS)

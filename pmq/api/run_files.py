@@ -40,7 +40,7 @@ def write_run(
     if space.widths:
         write_csv(path / "widths.csv", result.sensitivity.widths())
     write_csv(path / "costs.csv", _costs(space))
-    write_text(path / DECISIONS, json.dumps(_decisions(space)) + "\n")
+    write_text(path / DECISIONS, json.dumps({"decisions": _decisions(space)}) + "\n")
     costs = CostModel(chosen.inventory, space.latency, plan_of(chosen.model))
     write_csv(path / SPENT, pd.DataFrame(spent(costs, result.allocation.assignment, result.allocation.patches)))
     if space.latency is not None:

@@ -10,7 +10,7 @@ import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import number, print_json, print_table
-from pmq.cli.run import latency_of, latest_or, refreshed_report, remembered, run_of
+from pmq.cli.run import latency_of, latest_or, remembered, run_of, show_report
 
 
 def deploy(
@@ -85,7 +85,6 @@ def deploy(
         crop_pct=given["crop_pct"],
         seed=seed,
     )
-    page = refreshed_report(run)
     if json:
         keys = ["target", "size_bytes", "latency_ms", "fp32_latency_ms", "torch_latency_ms"]
         keys += ["whole_latency_ms", "predicted_latency_ms"]
@@ -102,11 +101,8 @@ def deploy(
         if found.whole_latency_ms is not None:
             print(f"faster than with all its tokens {found.whole_latency_ms / found.latency_ms:.3f}x")
         print(f"agreement with FP32 on {found.n_images} images: {told}")
-        print(
-            f"size: {found.size_bytes / 1e6:.3f} MB\nfile: {folder / found.file}"
-            + (f"\nreport: {page}" if page else "")
-            + f"\nnext: {found.run[0]}"
-        )
+        print(f"size: {found.size_bytes / 1e6:.3f} MB\nfile: {folder / found.file}\nnext: {found.run[0]}")
+    show_report(run if run is not None and folder.is_relative_to(run) else None, json)
     if not found.passed:
         print("pmq: the proof failed; the file is marked as failed", file=sys.stderr)
         raise typer.Exit(1)

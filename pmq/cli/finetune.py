@@ -10,7 +10,7 @@ import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import number, print_json
-from pmq.cli.run import command_of, of_pruned, refreshed_report
+from pmq.cli.run import command_of, of_pruned, show_report
 
 
 def finetune(
@@ -84,11 +84,11 @@ def finetune(
     table = run_evaluate(module, [allocation, found.allocation], batches, crop_pct=given["crop_pct"], seed=seed)
     before, after = json_module.loads(table.to_json(orient="records"))
     add_to_manifest(folder, {PRUNED: after, "command": command_of(given)})
-    page = refreshed_report(folder)
     if json:
         print_json(
             {"run": str(folder), "allocation": str(folder / CHOSEN), "history": found.history} | after | {"before": before}
         )
+        show_report(folder, json)
         return
     print(
         f"{count} images, {epochs} epochs; error on {held_out} held-out images {found.before:.4g}, at its best {found.after:.4g}"
@@ -97,4 +97,5 @@ def finetune(
         figures = ", ".join(f"{key} {number(row[key])}" for key in ("top1", "agreement", "kl") if row[key] is not None)
         print(f"{name}, on {row['n_images']} images: {figures}")
     then = f"pmq search {folder} --budget 4bit; pmq deploy w8a8 {folder} --target onnxruntime"
-    print(f"fine-tuned model: {folder}\nreport: {page}\nnext: {then}")
+    print(f"fine-tuned model: {folder}\nnext: {then}")
+    show_report(folder, json)

@@ -9,7 +9,7 @@ import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import number, print_json
-from pmq.cli.run import latency_of, latest_or, refreshed_report, remembered, run_of
+from pmq.cli.run import latency_of, latest_or, remembered, run_of, show_report
 
 
 def patches(
@@ -60,12 +60,12 @@ def patches(
     found = reallocate(module, allocation, calibration, kind, share=share, score=by, latency=table, crop_pct=crop, seed=seed)
     found.save(target)
     pictures = draw_patches(module, found, calibration[:CALIB_IMAGES], target.with_name(f"{target.stem}-plots"), crop)
-    page = refreshed_report(run)
     assert found.budget is not None and found.patches is not None
     costs = found.budget.achieved
     if json:
         said = {"allocation": str(target), "kind": kind, "simulated": found.patches.simulated}
         print_json(said | {key: costs[key] for key in ("size_bytes", "bit_ops")} | found.metrics)
+        show_report(run, json)
         return
     mean = sum(found.patches.mean_bits.values()) / len(found.patches.mean_bits)
     how = "simulated: no runtime executes them" if found.patches.simulated else f"pmq deploy leaves tokens out on {found.target}"
@@ -75,5 +75,5 @@ def patches(
         print("not computed: " + ", ".join(f"{n} tokens of {name}" for name, n in left_out.items()))
     print(f"bit operations: {number(costs['bit_ops'] / 1e9)}G, size: {costs['size_bytes'] / 1e6:.3f} MB")
     then = "evaluate" if found.patches.simulated else "deploy"
-    seen = f"\nreport: {page}" if page else ""
-    print(f"allocation: {target}\npictures: {pictures[0].parent}{seen}\nnext: pmq {then} {target}")
+    print(f"allocation: {target}\npictures: {pictures[0].parent}\nnext: pmq {then} {target}")
+    show_report(run, json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json as json_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,10 +11,7 @@ import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import costs, print_json, print_table
-from pmq.cli.run import command_of, refreshed_report
-
-#: what a pruned model is deployed as, where a target is named
-DEPLOYED = ("fp32", "w16a32", "w8a8")
+from pmq.cli.run import command_of, show_report
 
 
 def prune(
@@ -53,6 +51,7 @@ def prune(
     """
     from pmq.api import evaluate as run_evaluate
     from pmq.api import prune as run_prune
+    from pmq.api.formats import deploy_formats
     from pmq.api.pruned import load_pruned
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
@@ -70,7 +69,8 @@ def prune(
     given: dict[str, Any] = flags | {"data": data, "split": split, "crop_pct": crop_pct}
     module, images = open_subject(**given, workers=workers, device=device, threads=threads)
     name = model_info(module).name.split(".")[0]
-    folder = out or results / name / f"pruned-{importance}-{ratio:g}-{scope}{'' if recover else '-cut'}"
+    others = {"structures": structure, "parts": ratios or None, "round_to": round_to, "calib_images": calib_images, "seed": seed}
+    folder = out or results / name / f"pruned-{importance}-{ratio:g}-{scope}{'' if recover else '-cut'}{_digest(others)}"
     check_target(folder / CHOSEN)
     if (folder / "manifest.json").is_file() and not is_pruned(folder):
         raise PmqError(f"{str(folder)!r} holds another run, which would be lost; choose another --out")
@@ -105,11 +105,12 @@ def prune(
     if target is not None:
         pruned = load_pruned(found.allocation)
         proof = images.evaluation.first_readable(indices[:128], 128)
-        deployed = _deployed(pruned, module, target, proof, calibration[:32], folder, seed)
-    page = refreshed_report(folder)
+        below = folder / "deploy" / target
+        deployed = deploy_formats(pruned, target, proof, calibration[:32], below, reference=module, seed=seed)
     if json:
         said: dict[str, Any] = {"run": str(folder), "allocation": str(folder / CHOSEN), "parameters": plan.parameters}
         print_json(said | records[-1] | {"before_recovery": records[1], "deployed": deployed})
+        show_report(folder, json)
         return
     shown = [
         [r["allocation"], f"{r['param_count']:.2f}", *costs(r["size_bytes"], r["bit_ops"]), r["top1"], r["agreement"], r["kl"]]
@@ -121,7 +122,15 @@ def prune(
     if deployed:
         _print_deployed(deployed, target)
     then = f"pmq search {folder} --budget 4bit; pmq deploy w8a8 {folder} --target onnxruntime"
-    print(f"pruned model: {folder}\nreport: {page}\nnext: {then}")
+    print(f"pruned model: {folder}\nnext: {then}")
+    show_report(folder, json)
+
+
+def _digest(options: dict[str, Any]) -> str:
+    """A suffix that tells models apart which were not pruned by the default options."""
+    defaults = {"structures": None, "parts": None, "round_to": 8, "calib_images": 256, "seed": 0}
+    text = json_module.dumps(options, sort_keys=True)
+    return "" if options == defaults else f"-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _ratios(parts: list[str]) -> dict[str, float]:
@@ -134,35 +143,6 @@ def _ratios(parts: list[str]) -> dict[str, float]:
             found[name] = float(ratio)
         except ValueError:
             raise PmqError(f"--part {part!r} is not understood; write NAME=RATIO, as blocks.0.mlp=0.5") from None
-    return found
-
-
-def _deployed(
-    pruned: Any, whole: Any, target: str, images: Any, calibration: Any, folder: Path, seed: int
-) -> list[dict[str, Any]]:
-    """Proved files of the pruned model, and their figures."""
-    from pmq.api import deploy
-    from pmq.search import read_space
-
-    found = []
-    modes = read_space(target).modes.values()
-    bits = {f"w{mode.weight.bits}a{mode.input.bits}" for mode in modes}
-    for what in DEPLOYED:
-        if what != "fp32" and what not in bits:
-            continue
-        made = deploy(
-            pruned,
-            what,
-            target,
-            images,
-            folder / "deploy" / target / what,
-            calibration_images=calibration,
-            reference=whole,
-            seed=seed,
-        )
-        keys = ("file", "target", "size_bytes", "latency_ms", "unpruned_latency_ms", "torch_latency_ms", "n_images")
-        facts = {key: getattr(made, key) for key in keys} | {"what": what, "passed": made.passed}
-        found.append(facts | {"agreement": made.agreement_fp32, "kl": made.kl_fp32})
     return found
 
 

@@ -13,7 +13,9 @@ from pmq.cli.output import print_json
 
 def report(
     runs: Annotated[list[Path] | None, typer.Argument(help="run directories; default: latest run")] = None,
-    out: Annotated[Path | None, typer.Option(help="file to write; default: report.html in the first run")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="file to write; default: report.html in the run, compare.html in the first of several")
+    ] = None,
     figures: Annotated[bool, typer.Option(help="draw figures as PNG, SVG and CSV beside the page too")] = True,
     results: Annotated[Path, typer.Option(help="folder of run directories")] = Path("results"),
     json: o.Json = False,

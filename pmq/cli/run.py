@@ -40,12 +40,15 @@ def latency_of(run: Path | None) -> LatencyTable | None:
     return LatencyTable.load(run / LATENCY) if run is not None and (run / LATENCY).is_file() else None
 
 
-def refreshed_report(run: Path | None) -> Path | None:
-    """Write the page of a finished run anew, with what was added to it; nothing where there is no such run."""
+def show_report(run: Path | None, json: bool) -> None:
+    """Write the page of a finished run anew, with what was added to it, and say where it is; the last thing a command does."""
     from pmq.core.rundir import is_finished
     from pmq.report import write_page
 
-    return write_page([run]) if run is not None and is_finished(run) else None
+    if run is not None and is_finished(run):
+        page = write_page([run])
+        if not json:
+            print(f"report: {page}")
 
 
 def of_pruned(given: dict[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def write_report(runs: Sequence[Path | str], out: Path | str | None = None, figu
 
     Args:
         runs: run directories.
-        out: file to write; by default ``report.html`` in the first.
+        out: file to write; by default ``report.html`` in the run, or ``compare.html`` in the first of several.
         figures: whether to draw each run's figures into its ``plots`` as well.
 
     Raises:

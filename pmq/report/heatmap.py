@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.colors import BoundaryNorm, ListedColormap
 
-from pmq.report.run_data import RunData
+from pmq.report.run_data import RunData, place
 from pmq.report.style import save
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8, 32)
@@ -47,11 +47,3 @@ def bits_table(run: RunData) -> pd.DataFrame:
         rows.append({"block": block, "part": part, "component": component.name})
         rows[-1]["bits"] = means.get(component.name, run.allocation.components[component.name].bits)
     return pd.DataFrame(rows)
-
-
-def place(name: str) -> tuple[str, str]:
-    """Divide ``blocks.0.attn.qkv.weight`` into ``blocks.0`` and ``qkv.weight``."""
-    parts = name.split(".")
-    last_number = max((i for i, p in enumerate(parts) if p.isdigit()), default=-1)
-    block = ".".join(parts[: last_number + 1]) or "outside the blocks"
-    return block, ".".join(p for p in parts[last_number + 1 :] if p not in ("attn", "mlp"))

@@ -31,7 +31,7 @@ def plot_pareto(run: RunData, folder: Path) -> list[Path]:
     drawn = [axis for axis in AXES if axis[0] in points]
     figure, axes = plt.subplots(2, len(drawn), figsize=(5.5 * len(drawn), 8), sharex="col")
     dominated = points[~points["front"] & points["predicted_error"].notna()]
-    cloud = dominated.iloc[np.linspace(0, len(dominated) - 1, min(CLOUD, len(dominated))).astype(int)]
+    cloud = evenly(dominated)
     front = points[points["front"]]
     known = points[points[simulated].notna()]
     for column, (cost, unit, name) in enumerate(drawn):
@@ -64,6 +64,11 @@ def plot_pareto(run: RunData, folder: Path) -> list[Path]:
     figure.suptitle(f"Pareto front: {run.title}")
     figure.tight_layout()
     return save(figure, pd.concat([front, known, cloud]).drop_duplicates(), folder, "pareto")
+
+
+def evenly(points: pd.DataFrame) -> pd.DataFrame:
+    """Take ``CLOUD`` rows of many, evenly."""
+    return points.iloc[np.linspace(0, len(points) - 1, min(CLOUD, len(points))).astype(int)]
 
 
 def _staircase(axis: Any, points: pd.DataFrame, cost: str, unit: float, error: str) -> None:

@@ -28,12 +28,9 @@ def save_patches(bits: Bits, images: Images, prefix: int, label: str, folder: Pa
         folder: to write to.
     """
     shown = images[:SHOWN]
-    height, width = shown.shape[1:3]
-    tokens = next(iter(bits.values())).shape[1] - prefix
     said = {
         "label": label,
         "prefix": prefix,
-        "columns": round((tokens * width / height) ** 0.5),
         "images": [_png(image) for image in shown],
         "bits": {name: [TokenBits.of(map(int, row)).bits for row in found[: len(shown)]] for name, found in bits.items()},
     }
@@ -41,7 +38,7 @@ def save_patches(bits: Bits, images: Images, prefix: int, label: str, folder: Pa
 
 
 def _png(image: Images) -> str:
-    """Base64 of a picture ``(H, W, C)``."""
+    """Base64 of a picture ``(H, W, C)`` in grey, so that colours are those of bits."""
     buffer = io.BytesIO()
-    imsave(buffer, np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image, format="png")
+    imsave(buffer, np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2), format="png")
     return base64.b64encode(buffer.getvalue()).decode()

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from pmq.report.heatmap import place
+from pmq.report.run_data import place
 from pmq.report.style import save
 
 Images = NDArray[np.float32]

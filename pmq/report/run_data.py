@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from pmq.core import Allocation, Inventory
-from pmq.core.rundir import CHOSEN, PRUNED, read_manifest
+from pmq.core import Allocation, Inventory, PmqError
+from pmq.core.errors import one_line
+from pmq.core.rundir import CHOSEN, PRUNED, SPENT, read_manifest
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,39 @@ class RunData:
     @cached_property
     def sensitivity(self) -> pd.DataFrame:
         """Component x choice errors."""
-        return pd.read_csv(self.path / "sensitivity.csv")
+        return self._table("sensitivity.csv")
 
     @cached_property
     def rounds(self) -> pd.DataFrame:
         """What each round cost and gained."""
-        return pd.read_csv(self.path / "rounds.csv")
+        return self._table("rounds.csv")
+
+    @cached_property
+    def spent(self) -> pd.DataFrame | None:
+        """Where the chosen allocation's costs go, by block and part of it, if the run says."""
+        if not (self.path / SPENT).is_file():
+            return None
+        table = self._table(str(SPENT))
+        places = [place(module) for module in table["module"]]
+        inside = [block[-1:].isdigit() for block, _ in places]
+        table["block"] = [block if ok else part for (block, part), ok in zip(places, inside, strict=True)]
+        table["part"] = [part or "products" if ok else "outside the blocks" for (_, part), ok in zip(places, inside, strict=True)]
+        return table
 
     @cached_property
     def points(self) -> pd.DataFrame:
         """Every point: those of the front and the simulated ones with all columns, the others with costs alone."""
-        front = pd.read_csv(self.path / "front.csv", dtype={"genome": str})
-        others = pd.read_csv(self.path / "points.csv", dtype={"genome": str})
+        front, others = self._table("front.csv"), self._table("points.csv")
         return pd.concat([front, others], ignore_index=True) if len(others) else front
+
+    def _table(self, name: str) -> pd.DataFrame:
+        try:
+            return pd.read_csv(self.path / name, dtype={"genome": str})
+        except pd.errors.EmptyDataError:
+            return pd.DataFrame()
+        except (OSError, ValueError) as error:
+            said = f"{name} of the run in {str(self.path)!r} cannot be read ({one_line(error)})"
+            raise PmqError(f"{said}; search anew with another --out") from None
 
     @property
     def pruned(self) -> bool:
@@ -67,3 +88,11 @@ class RunData:
         """Model and budget."""
         settings = self.manifest["settings"]
         return f"{settings['model']['name']}, budget {settings['budget']}"
+
+
+def place(name: str) -> tuple[str, str]:
+    """Divide ``blocks.0.attn.qkv.weight`` into ``blocks.0`` and ``qkv.weight``."""
+    parts = name.split(".")
+    last_number = max((i for i, p in enumerate(parts) if p.isdigit()), default=-1)
+    block = ".".join(parts[: last_number + 1]) or "outside the blocks"
+    return block, ".".join(p for p in parts[last_number + 1 :] if p not in ("attn", "mlp"))

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
 from matplotlib import pyplot as plt
 
-from pmq.core.rundir import SPENT
-from pmq.report.heatmap import place
 from pmq.report.pareto import AXES
 from pmq.report.run_data import RunData
 from pmq.report.style import save
@@ -16,13 +13,9 @@ from pmq.report.style import save
 
 def plot_spent(run: RunData, folder: Path) -> list[Path]:
     """Draw a bar a block, divided by what is in it, for each cost; nothing of runs that do not say."""
-    if not (run.path / SPENT).is_file():
+    table = run.spent
+    if table is None:
         return []
-    table = pd.read_csv(run.path / SPENT)
-    places = [place(module) for module in table["module"]]
-    inside = [block[-1:].isdigit() for block, _ in places]
-    table["block"] = [block if ok else part for (block, part), ok in zip(places, inside, strict=True)]
-    table["part"] = [(part or "attention") if ok else "outside the blocks" for (_, part), ok in zip(places, inside, strict=True)]
     drawn = [axis for axis in AXES if axis[0] in table]
     figure, axes = plt.subplots(1, len(drawn), figsize=(5.5 * len(drawn), 4), squeeze=False)
     for axis, (cost, unit, name) in zip(axes[0], drawn, strict=True):

@@ -50,6 +50,14 @@ def test_widths_go_from_least_to_all_and_hold_whole_heads(joint: Joint) -> None:
     assert len({unit.kept for unit in options["blocks.0.mlp"]}) == len(options["blocks.0.mlp"]) > 5
 
 
+def test_what_is_spent_adds_up(found: pmq.api.SearchResult) -> None:
+    assert found.run is not None and found.allocation.budget is not None
+    rows = pd.read_csv(found.run / "spent.csv")
+    for name, whole in found.allocation.budget.achieved.items():
+        assert rows[name].sum() == pytest.approx(whole)
+    assert rows["bit_ops"].iloc[-1] == pytest.approx(0, abs=1)
+
+
 def test_widths_fill_groups_where_a_target_needs_them(images: torch.Tensor) -> None:
     assert groups_of(read_space("openvino"), "openvino") == 32
     assert groups_of(read_space("onnxruntime"), "onnxruntime") == groups_of(read_space("default"), None) == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_cli import pmq
+from tests.conftest import pmq
 
 QUICK = ["--calib-images", "48", "--limit", "300"]
 

@@ -12,7 +12,7 @@ from pmq.core.files import write_text
 from pmq.report.page.payload import payload
 from pmq.report.run_data import RunData
 
-NAME = "report.html"
+NAME, COMPARED = "report.html", "compare.html"
 #: scripts in the order in which they need one another
 SCRIPTS = ("format", "front", "allocation", "why", "patches", "trust", "deploy", "compare", "main")
 
@@ -22,7 +22,7 @@ def write_page(runs: Sequence[Path | str], out: Path | str | None = None) -> Pat
 
     Args:
         runs: run directories.
-        out: file to write; of one run by default ``report.html`` in it.
+        out: file to write; by default ``report.html`` in the run, or ``compare.html`` in the first of several.
 
     Raises:
         PmqError: one of them is no finished run, or the file cannot be written.
@@ -30,8 +30,9 @@ def write_page(runs: Sequence[Path | str], out: Path | str | None = None) -> Pat
     found = [RunData(Path(run)) for run in runs]
     if not found:
         raise PmqError("no run to report on; name its directory")
-    target = Path(out) if out is not None else found[0].path / NAME
-    return write_text(target, render([payload(run) for run in found]))
+    name = NAME if len(found) == 1 else COMPARED
+    target = Path(out) if out is not None else found[0].path / name
+    return write_text(target, render([payload(run, alone=len(found) == 1) for run in found]))
 
 
 def render(payloads: Sequence[dict[str, object]]) -> str:
@@ -42,14 +43,13 @@ def render(payloads: Sequence[dict[str, object]]) -> str:
     parts = files("pmq.report.page") / "parts"
     # A text such as "</script>" in the data would end the element that holds it.
     data = json.dumps(list(payloads), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    template = Environment(autoescape=True, trim_blocks=True).from_string((parts / "page.html").read_text())
+    template = Environment(autoescape=True, trim_blocks=True).from_string((parts / "page.html").read_text("utf-8"))
     return template.render(
         title=" against ".join(str(p["name"]) for p in payloads) if len(payloads) > 1 else payloads[0]["title"],
-        runs=payloads,
-        style=(parts / "page.css").read_text(),
+        style=(parts / "page.css").read_text("utf-8"),
         plotly=get_plotlyjs(),
         data=data,
-        scripts="\n".join((parts / f"{name}.js").read_text() for name in SCRIPTS),
+        scripts="\n".join((parts / f"{name}.js").read_text("utf-8") for name in SCRIPTS),
     )
 
 

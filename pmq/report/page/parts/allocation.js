@@ -2,14 +2,14 @@
 
 const DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz";
 // viridis, from few bits to many
-const BITS = { 2: "#440154", 3: "#46327e", 4: "#365c8d", 5: "#277f8e", 6: "#1fa187", 8: "#4ac16d", 16: "#a0da39", 32: "#fde725" };
+const BITS = { 2: "#440154", 3: "#46327e", 4: "#365c8d", 5: "#277f8e", 6: "#1fa187", 7: "#2fb47c", 8: "#4ac16d", 16: "#a0da39", 32: "#fde725" };
 const wide = (choice) => (choice.bits === 32 ? "fp32" : choice.bits === 16 ? (choice.quantizer === "bfloat16" ? "bf16" : "fp16") : String(choice.bits));
 
 // Choices by component, and what is kept by unit, of a point; nothing where its bits are not known.
 function choicesOf(run, point) {
   if (point.chosen) return { components: run.allocation.components, units: run.allocation.pruning?.units ?? {} };
   if (!run.decisions || !point.genome) return null;
-  const components = {}, units = {};
+  const components = {}, units = { ...run.allocation.pruning?.units };
   run.decisions.forEach((decision, i) => {
     const at = DIGITS.indexOf(point.genome[i]);
     decision.components.forEach((name, j) => {
@@ -27,10 +27,10 @@ function allocationOf(run, point) {
   const found = choicesOf(run, point), base = run.allocation;
   if (!found) return null;
   const metrics = Object.fromEntries(["predicted_error", "kl", "agreement", "feature_error"].map((key) => [key, point[key] ?? null]));
+  const searched = run.decisions.some((decision) => decision.choices[0][0].unit);
   const achieved = Object.fromEntries(run.axes.map((a) => [a.key, point[a.key]]));
   const components = Object.fromEntries(Object.keys(base.components).map((name) => [name, { ...found.components[name], parameters: null }]));
-  const narrow = Object.keys(found.units).length > 0;
-  const pruning = narrow ? { ...base.pruning, units: found.units, weights_sha256: null, parameters: null } : base.pruning;
+  const pruning = searched ? { ...base.pruning, units: found.units, weights_sha256: null, parameters: null } : base.pruning;
   return { ...base, components, pruning, patches: null, metrics, tensors_sha256: null, budget: { ...base.budget, achieved } };
 }
 
@@ -51,7 +51,7 @@ function bitsTable(run, components, role, differs = () => false) {
     if (!name) return element("td", {});
     const choice = components[name], said = wide(choice), dark = choice.bits < 6;
     const style = `background:${BITS[choice.bits] ?? "#ccc"};color:${dark ? "#fff" : "#111"}`;
-    return element("td", { style, title: `${name}: ${said} bit, ${choice.quantizer}, ${choice.granularity}`, "data-component": name, class: differs(name) ? "differs" : null }, said);
+    return element("td", { style, title: choice.bits === 32 ? `${name}: FP32` : `${name}: ${choice.bits} bit, ${choice.quantizer}, a scale a ${choice.granularity}`, "data-component": name, class: differs(name) ? "differs" : null }, said);
   };
   const short = (part) => part.replace(/\.(weight|input)$/, "");
   const body = rows.map((block) => element("tr", {}, element("th", {}, block.replace(/^(blocks|layers)\./, "")), ...parts.map((part) => cell(block, part))));
@@ -69,34 +69,30 @@ function heatMaps(run, components, differs) {
     element("h3", {}, "Bits of activations"), bitsTable(run, components, "activation", differs), bitsLegend(components)];
 }
 
-function keptTable(units) {
-  const rows = Object.entries(units).map(([name, unit]) => {
-    const kept = unit.kept.split(",").reduce((sum, range) => { const [low, high] = range.split("-").map(Number); return sum + (high ?? low) - low + 1; }, 0);
-    return { name, kept, size: unit.size, kind: unit.kind };
-  });
-  return rows;
+// Channels kept of each unit.
+function keptOf(units) {
+  const length = (range) => { const [low, high] = range.split("-").map(Number); return (high ?? low) - low + 1; };
+  return Object.entries(units).map(([name, unit]) => ({ name, kind: unit.kind, size: unit.size, kept: unit.kept.split(",").reduce((sum, range) => sum + length(range), 0) }));
 }
 
 function renderAllocation(run, points) {
   const body = element("div", { id: "allocation-body" });
   section("allocation", "The allocation", body);
   const select = (point) => {
-    const found = choicesOf(run, point);
-    const costs = run.axes.map((a) => [a.label, figure(point[a.key] / a.unit, 4)]);
-    const errors = heights(run).map((h) => [h.label, figure(point[h.key])]);
-    const title = point.chosen ? "chosen by the search" : point.source;
-    const finished = point.chosen ? Object.entries(run.metrics).filter(([key, v]) => v !== null && key !== "predicted_error").map(([key, v]) => [`${key}, carried out by recipe ${run.allocation.recipe.name}`, figure(v)]) : [];
-    const name = point.chosen ? "chosen.json" : `allocation-${figure(point[run.cost] / run.axes.find((a) => a.key === run.cost).unit, 4)}.json`;
-    const file = allocationOf(run, point);
-    const button = element("button", { id: "download", disabled: !file, onclick: () => download(name, JSON.stringify(file, null, 1)) }, "download its JSON");
-    const how = point.chosen ? null : note("The file holds choices; `pmq evaluate FILE --recalibrate` or `pmq deploy FILE --recalibrate` carries them out.");
-    body.replaceChildren(element("p", {}, element("b", { id: "selected" }, title), " ", button),
-      table([], [...costs, ...errors, ...finished]),
-      ...(file && !point.chosen ? [how] : []),
-      ...(found ? heatMaps(run, found.components) : [note("This one is outside the search space: it is there to be compared with.")]));
-    if (found) renderKept(run, found.units);
+    const found = choicesOf(run, point), file = allocationOf(run, point), patched = point.chosen && run.allocation.patches;
+    const own = point.chosen ? { ...point, ...run.achieved } : point, x = run.axes.find((a) => a.key === run.cost);
+    const button = element("button", { id: "download", disabled: !file, onclick: () => download(fileName(point, x), JSON.stringify(file, null, 1)) }, "download its JSON");
+    const finished = point.chosen ? [element("h3", {}, `Carried out layer by layer by recipe ${run.allocation.recipe.name}${patched ? ", with bits of patches" : ""}`), table([], told(run.metrics, run).filter(([name]) => name !== "predicted error"))] : [];
+    const unknown = point.genome ? "This run does not say what its genomes stand for: it was made by an older version." : "This one is outside the search space: it is there to be compared with.";
+    body.replaceChildren(element("p", {}, element("b", { id: "selected" }, nameOf(point)), " ", button), table([], told(own, run)), ...finished,
+      ...(patched ? [note("Bits of layers are shown; activations that the section Patches has are given other bits token by token.")] : []),
+      ...(found ? heatMaps(run, found.components) : [note(unknown)]),
+      ...(file ? [note("The file holds choices alone. This carries them out:"), element("pre", {}, run.recalibrate)] : []));
+    renderKept(found ? found.units : {}, found ? "" : unknown);
   };
   const chosen = points.find((p) => p.chosen);
   if (chosen) select(chosen);
   return select;
 }
+
+const fileName = (point, x) => (point.chosen ? "chosen.json" : `allocation-${figure(point[x.key] / x.unit, 4)}.json`);

@@ -4,10 +4,9 @@ function renderCompare(runs) {
   const names = [...new Set(runs.flatMap((run) => run.facts.map(([name]) => name)))];
   const value = (run, name) => run.facts.find(([n]) => n === name)?.[1] ?? "–";
   const facts = names.map((name) => { const cells = runs.map((run) => value(run, name)); return { cells: [name, ...cells], differs: new Set(cells).size > 1 }; });
-  const figures = [["size", (r) => megabytes(r.achieved?.size_bytes)], ["bit operations an image", (r) => billions(r.achieved?.bit_ops)], ["predicted latency", (r) => milliseconds(r.achieved?.latency_ms)],
-    ["agreement with FP32", (r) => percent(r.metrics.agreement)], ["KL to FP32 (nats)", (r) => figure(r.metrics.kl)], ["allocations looked at", (r) => r.n_points], ["seconds", (r) => figure(r.seconds?.total)]];
-  const told = figures.map(([name, of]) => { const cells = runs.map(of); return { cells: [name, ...cells], differs: new Set(cells.map(String)).size > 1 }; }).filter((row) => row.cells.slice(1).some((c) => c !== "–" && c !== undefined));
-  section("figures", "Results", note("Lines that differ are highlighted."), table(["", ...runs.map((r) => r.name)], told));
+  const written = runs.map((run) => Object.fromEntries(told({ ...run.achieved, ...run.metrics }, run)));
+  const results = [...new Set(written.flatMap(Object.keys))].map((name) => { const cells = written.map((of) => of[name] ?? "–"); return { cells: [name, ...cells], differs: new Set(cells).size > 1 }; });
+  section("figures", "Results", note("Lines that differ are highlighted."), table(["", ...runs.map((r) => r.name)], results));
   section("settings", "Settings", table(["", ...runs.map((r) => r.name)], facts));
   renderFronts(runs.filter((run) => run.points));
   renderBits(runs);
@@ -23,13 +22,13 @@ function renderFronts(runs) {
   const draw = () => {
     const a = axes[x.selectedIndex], y = ys[height.selectedIndex];
     plot(holder, runs.flatMap((run, i) => {
-      const color = SEVERAL[i % SEVERAL.length], all = rowsOf(run.points).filter((p) => p[y.key] !== null && (!y.log || p[y.key] > 0));
-      const shown = y.key === "predicted_error" ? all.filter((p) => p.front) : all.filter((p) => p.n_images > 0);
+      const color = SEVERAL[i % SEVERAL.length], all = rowsOf(run.points).filter((p) => !missing(p[y.key]) && (!y.log || p[y.key] > 0));
+      const shown = y.key === "predicted_error" ? all.filter((p) => p.front) : all.filter((p) => !missing(p[run.error]));
       const best = staircase(shown.filter((p) => p.source !== "fp32"), a.key, y), chosen = shown.filter((p) => p.chosen);
       const points = (own, extra) => ({ type: "scatter", x: own.map((p) => p[a.key] / a.unit), y: own.map((p) => p[y.key]), hovertext: own.map((p) => `${run.name}<br>${describe(p, run)}`), hoverinfo: "text", legendgroup: run.name, ...extra });
       return [points(shown, { name: run.name, mode: "markers", marker: { color, size: 6, symbol: ["circle", "square", "diamond", "cross"][i % 4] } }),
         points(best, { mode: "lines", line: { color, shape: "hv", width: 1.2 }, showlegend: false, hoverinfo: "skip" }), points(chosen, { name: `${run.name}: chosen`, mode: "markers", marker: { color, size: 16, symbol: "star", line: { width: 1, color: "#000" } } })];
-    }), { xaxis: axis(a.label, { type: "log" }), yaxis: axis(y.label, { type: y.log ? "log" : "linear", exponentformat: "power" }) });
+    }), { xaxis: costAxis(a.label, runs.flatMap((run) => run.points[a.key]).filter((v) => !missing(v)).map((v) => v / a.unit)), yaxis: axis(y.label, { type: y.log ? "log" : "linear", exponentformat: "power" }) });
   };
   const [yLabel, height] = choiceOf("show", "front-y", ys, draw), [xLabel, x] = choiceOf("against", "front-x", axes.map((a) => ({ key: a.key, label: a.label })), draw);
   section("front", "The fronts", element("div", { class: "controls" }, yLabel, xLabel), holder);

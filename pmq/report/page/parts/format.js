@@ -14,17 +14,33 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+const missing = (value) => value === null || value === undefined;
+
 function figure(value, digits = 3) {
-  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  if (missing(value) || Number.isNaN(value)) return "–";
   if (typeof value !== "number") return String(value);
   if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6)) return value.toExponential(digits - 1);
   return String(Number(value.toPrecision(Math.max(digits, Math.ceil(Math.log10(Math.abs(value) || 1))))));
 }
 
-const megabytes = (bytes) => (bytes === null || bytes === undefined ? "–" : `${(bytes / 1e6).toFixed(3)} MB`);
-const billions = (ops) => (ops === null || ops === undefined ? "–" : `${figure(ops / 1e9, 4)} G`);
-const milliseconds = (ms) => (ms === null || ms === undefined ? "–" : `${figure(ms)} ms`);
-const percent = (share) => (share === null || share === undefined ? "–" : `${share.toFixed(1)} %`);
+const megabytes = (bytes) => (missing(bytes) ? "–" : `${(bytes / 1e6).toFixed(3)} MB`);
+const billions = (ops) => (missing(ops) ? "–" : `${figure(ops / 1e9, 4)} G`);
+const milliseconds = (ms) => (missing(ms) ? "–" : `${figure(ms)} ms`);
+const percent = (share) => (missing(share) ? "–" : `${share.toFixed(1)} %`);
+
+// What a run's figures are called, and how each is written with its unit.
+const FIGURES = {
+  size_bytes: ["size", megabytes], bit_ops: ["bit operations an image", billions], latency_ms: ["predicted latency", milliseconds],
+  agreement: ["agreement with FP32", percent], top1: ["top-1", percent], kl: ["KL to FP32", (value) => withUnit(value, "nats")],
+  feature_error: ["error of features", (value) => withUnit(value, "of their norm")], predicted_error: ["predicted error", (value, run) => withUnit(value, unitOf(run))],
+};
+const withUnit = (value, unit) => (missing(value) ? "–" : `${figure(value)} ${unit}`);
+const unitOf = (run) => (run.error === "feature_error" ? "of the features' norm" : "nats");
+
+// Lines of name and figure, of those that are there.
+function told(figures, run) {
+  return Object.entries(FIGURES).filter(([key]) => !missing(figures[key])).map(([key, [name, write]]) => [name, write(figures[key], run)]);
+}
 
 function table(columns, rows, attributes = {}) {
   const cell = (value) => (value instanceof Node ? value : document.createTextNode(value ?? "–"));
@@ -57,11 +73,19 @@ function plot(holder, traces, layout) {
   const shared = {
     margin: { l: narrow ? 52 : 70, r: 12, t: 12, b: narrow ? 100 : 60 },
     font: { family: "system-ui, sans-serif", size: narrow ? 11 : 13 },
-    hovermode: "closest", paper_bgcolor: "#fff", plot_bgcolor: "#fff",
+    hovermode: "closest", dragmode: narrow ? false : "zoom", // a finger on a chart goes on scrolling the page
+    paper_bgcolor: "#fff", plot_bgcolor: "#fff",
     legend: { orientation: "h", y: narrow ? -0.28 : -0.2, font: { size: 11 } },
   };
   const config = { displaylogo: false, displayModeBar: narrow ? false : "hover", responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
   return Plotly.react(holder, traces, { ...shared, ...layout }, config);
+}
+
+// Logarithms of less than two decades need more than powers of ten to be read by.
+function costAxis(title, values) {
+  const low = Math.min(...values), high = Math.max(...values), ticks = [];
+  for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e++) ticks.push(...[1, 1.5, 2, 3, 5, 7].map((m) => m * 10 ** e));
+  return axis(title, { type: "log", tickvals: ticks, ticktext: ticks.map((t) => figure(t)) });
 }
 
 const axis = (title, extra = {}) => ({ title: { text: title }, gridcolor: "#e8ecf0", zeroline: false, automargin: true, ...extra });

@@ -2,9 +2,9 @@
 
 function heights(run) {
   const feature = run.error === "feature_error";
-  const simulated = feature ? "relative error of features, held-out images" : "KL to FP32, held-out images (nats)";
-  const found = [{ key: run.error, label: simulated, log: true }, { key: "predicted_error", label: "predicted error (nats)", log: true }];
-  return feature ? found : [found[0], { key: "agreement", label: "agreement with FP32 (%)", log: false }, found[1]];
+  const simulated = feature ? "error of features, held-out images (of their norm)" : "KL to FP32, held-out images (nats)";
+  const found = [{ key: run.error, label: simulated, log: true }, { key: "predicted_error", label: `predicted error (${unitOf(run)})`, log: true }];
+  return feature ? found : [found[0], { key: "agreement", label: "agreement with FP32, held-out images (%)", log: false }, found[1]];
 }
 
 function choiceOf(label, id, options, changed) {
@@ -13,16 +13,16 @@ function choiceOf(label, id, options, changed) {
 }
 
 function describe(point, run) {
-  const costs = run.axes.map((a) => `${figure(point[a.key] / a.unit, 4)} ${a.label}`);
-  const errors = heights(run).filter((h) => point[h.key] !== null).map((h) => `${figure(point[h.key])} ${h.label}`);
-  return [`<b>${point.source}</b>`, ...costs, ...errors].join("<br>");
+  return [`<b>${nameOf(point)}</b>`, ...told(point, run).map(([name, value]) => `${name}: ${value}`)].join("<br>");
 }
+
+const nameOf = (point) => (point.chosen ? "chosen by the search" : point.source === "nsga2" ? "found by the search" : point.source === "fp32" ? "FP32" : point.source);
 
 // What each point is drawn as; every point of the view is in exactly one of these.
 const KINDS = [
-  { name: "looked at", is: (p) => !p.front && p.n_images === 0, marker: { color: GREY, size: 4, opacity: 0.35 } },
-  { name: "front, predicted", is: (p) => p.front && p.n_images === 0, marker: { color: BLUE, size: 4 } },
-  { name: "simulated", is: (p) => !p.within, marker: { color: GREY, size: 8, line: { width: 1, color: "#555" } } },
+  { name: "looked at", is: (p) => !p.front && !p.whole, marker: { color: GREY, size: 4, opacity: 0.35 } },
+  { name: "front, predicted", is: (p) => p.front && !p.whole, marker: { color: BLUE, size: 4 } },
+  { name: "simulated", is: (p) => !p.within, marker: { color: GREY, size: 8, symbol: "x-thin", line: { width: 2, color: "#555" } } },
   { name: "simulated, within budget", is: () => true, marker: { color: BLUE, size: 8 } },
 ];
 const UNIFORM = { name: "uniform and FP32", marker: { color: ORANGE, size: 11, symbol: "square", line: { width: 1, color: "#7a5200" } } };
@@ -32,17 +32,18 @@ function kindOf(point) {
 }
 
 function renderFront(run, select) {
-  const ys = heights(run), points = rowsOf(run.points);
+  const ys = heights(run), points = rowsOf(run.points).map((p) => ({ ...p, whole: !missing(p[run.error]) })); // judged on all images
   const holder = element("div", { class: "plot", id: "front-plot" });
   const draw = () => drawFront(run, points, holder, ys[y.selectedIndex], run.axes[x.selectedIndex], select);
   const [xLabel, x] = choiceOf("against", "front-x", run.axes.map((a) => ({ key: a.key, label: a.label })), draw);
   const [yLabel, y] = choiceOf("show", "front-y", ys, draw);
   x.value = run.cost;
-  const named = Object.entries(run.picks);
+  const named = [["chosen", points.findIndex((p) => p.chosen)], ...Object.entries(run.picks)];
   const buttons = named.map(([name, at]) => element("button", { onclick: () => select(points[at]) }, name));
-  const simulated = points.filter((p) => p.n_images > 0).length;
+  const simulated = points.filter((p) => p.whole).length, partly = points.filter((p) => p.n_images > 0).length - simulated;
   const drawn = points.length < run.n_points ? `; ${points.length} are drawn, the whole front among them` : "";
-  const about = `${run.n_points} allocations looked at, ${simulated} of them simulated${drawn}. Click a point to see its bits and to download it.`;
+  const more = partly ? `, ${partly} more on part of the images` : "";
+  const about = `${run.n_points} allocations looked at, ${simulated} of them simulated${more}${drawn}. Click a point to see its bits and to download it.`;
   section("front", "The front", note(about), element("div", { class: "controls" }, yLabel, xLabel), holder,
     element("div", { class: "controls" }, "go to: ", ...buttons));
   draw();
@@ -50,14 +51,14 @@ function renderFront(run, select) {
 }
 
 function drawFront(run, points, holder, y, x, select) {
-  const shown = points.filter((p) => p[y.key] !== null && p[x.key] !== null && (y.key === "predicted_error" || p.n_images > 0));
+  const shown = points.filter((p) => !missing(p[y.key]) && !missing(p[x.key]) && (y.key === "predicted_error" || p.whole));
   const floor = y.log ? 0.4 * Math.min(...shown.map((p) => p[y.key]).filter((v) => v > 0)) : -Infinity; // no error has no place on a logarithm
   const traces = [...KINDS, UNIFORM].map((kind) => {
     const own = shown.filter((p) => kindOf(p) === kind);
     return {
       name: kind.name, type: "scatter", mode: kind === UNIFORM ? "markers+text" : "markers", marker: kind.marker, customdata: own,
       x: own.map((p) => p[x.key] / x.unit), y: own.map((p) => Math.max(p[y.key], floor)), hovertext: own.map((p) => describe(p, run)), hoverinfo: "text",
-      text: own.map((p) => p.source.replace("uniform ", "").toUpperCase()), textposition: "top right", textfont: { size: 10 }, meta: "points",
+      text: own.map((p) => nameOf(p).replace("uniform ", "").toUpperCase()), textposition: "top right", textfont: { size: 10 }, meta: "points",
     };
   }).filter((trace) => trace.x.length);
   const best = staircase(shown.filter((p) => p.source !== "fp32"), x.key, y);
@@ -65,14 +66,14 @@ function drawFront(run, points, holder, y, x, select) {
   const marked = [["chosen", points.findIndex((p) => p.chosen), "star", RED], ...Object.entries(run.picks).map(([name, at], i) => [name, at, ["diamond-open", "circle-open", "triangle-up-open"][i], GREEN])];
   for (const [name, at, symbol, color] of marked) {
     const p = points[at];
-    if (!p || p[y.key] === null || (y.key !== "predicted_error" && p.n_images === 0)) continue;
+    if (!p || missing(p[y.key]) || (y.key !== "predicted_error" && !p.whole)) continue;
     traces.push({ name, mode: "markers", x: [p[x.key] / x.unit], y: [p[y.key]], customdata: [p], hovertext: [`<b>${name}</b><br>${describe(p, run)}`], hoverinfo: "text", marker: { symbol, color, size: 16, line: { width: 2.5, color } } });
   }
   const limit = run.limits[x.key], budget = limit === null || limit === undefined ? [] : [
     { type: "line", x0: limit / x.unit, x1: limit / x.unit, y0: 0, y1: 1, yref: "paper", line: { color: GREEN, dash: "dash", width: 1.5 } }];
-  const words = budget.map((line) => ({ x: Math.log10(line.x0), y: 1, yref: "paper", text: "budget", showarrow: false, xanchor: "right", font: { color: GREEN } }));
+  const words = budget.map((line) => ({ x: Math.log10(line.x0), y: 1, yref: "paper", text: `searched within ${figure(line.x0)}`, showarrow: false, xanchor: "right", font: { color: GREEN } }));
   plot(holder, traces, {
-    xaxis: axis(x.label, { type: "log", dtick: null, minor: { showgrid: true, gridcolor: "#f2f4f6" } }),
+    xaxis: costAxis(x.label, shown.map((p) => p[x.key] / x.unit)),
     yaxis: axis(y.label, { type: y.log ? "log" : "linear", exponentformat: "power" }), shapes: budget, annotations: words,
   });
   holder.removeAllListeners?.("plotly_click");

@@ -7,11 +7,12 @@ function renderPatches(run) {
   for (const [i, map] of run.patches.entries()) {
     const names = Object.keys(map.bits), figures = element("div", { class: "maps" }), said = element("b", {});
     const images = map.images.map((data) => Object.assign(new Image(), { src: `data:image/png;base64,${data}` }));
-    const canvases = images.map((_, k) => element("canvas", { "data-image": k }));
+    const canvases = images.map((_, k) => element("canvas", { role: "img", "aria-label": `bits of the patches of image ${k + 1}` }));
     figures.append(...canvases.map((canvas, k) => element("figure", {}, canvas, element("figcaption", {}, `image ${k + 1}`))));
     const draw = () => {
       const name = names[Number(slider.value)];
       said.textContent = name;
+      slider.setAttribute("aria-valuetext", name);
       canvases.forEach((canvas, k) => overlay(canvas, images[k], map.bits[name][k], map));
     };
     const slider = element("input", { type: "range", min: 0, max: names.length - 1, value: Math.floor(names.length / 2), "aria-label": "activation", oninput: draw, class: "layer" });
@@ -32,14 +33,12 @@ function overlay(canvas, image, digits, map) {
   canvas.height = height + side;
   const ink = canvas.getContext("2d");
   ink.imageSmoothingEnabled = false;
-  ink.filter = "grayscale(1)";
   ink.drawImage(image, 0, side, width, height);
-  ink.filter = "none";
   for (let t = 0; t < map.prefix; t++) {
     ink.fillStyle = TOKENS[digits[t]];
     ink.fillRect(t * side, 0, side - 2, side - 2);
   }
-  const columns = map.columns, rows = (digits.length - map.prefix) / columns;
+  const patches = digits.length - map.prefix, columns = Math.round(Math.sqrt((patches * width) / height)), rows = patches / columns;
   ink.globalAlpha = 0.6;
   for (let t = map.prefix; t < digits.length; t++) {
     const at = t - map.prefix, x = at % columns, y = Math.floor(at / columns);

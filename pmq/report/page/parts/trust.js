@@ -9,7 +9,7 @@ function renderTrust(run) {
       deployed.map((d) => [d.folder, percent(d.agreement_simulation_fp32), percent(d.agreement_fp32), percent(d.agreement_simulated), d.n_images])));
   }
   parts.push(element("h3", {}, "What determines the result"), table([], run.facts.map((cells) => ({ cells, wrap: true }))));
-  if (run.seconds) parts.push(element("h3", {}, "Time"), table([], Object.entries(run.seconds).map(([name, s]) => [name, `${figure(s)} s`])));
+  if (run.seconds) parts.push(element("h3", {}, run.resumed ? "Time (of the process that finished; the run was resumed)" : "Time"), table([], Object.entries(run.seconds).map(([name, s]) => [name, `${figure(s)} s`])));
   if (run.command) parts.push(element("h3", {}, "To run it again"), element("pre", {}, run.command));
   section("trust", "Can I trust it", ...parts);
   parts.filter((part) => part.later).forEach((part) => part.later());
@@ -19,11 +19,11 @@ function predictions(run) {
   const key = run.error, points = rowsOf(run.points).filter((p) => p[key] > 0 && p.predicted_error > 0);
   const holder = element("div", { class: "plot", id: "trust-plot" });
   const all = points.flatMap((p) => [p[key], p.predicted_error]), ends = [Math.min(...all), Math.max(...all)];
-  const trace = (name, color, own) => ({ type: "scatter", mode: "markers", name, marker: { color, size: 7 }, x: own.map((p) => p.predicted_error), y: own.map((p) => p[key]), hovertext: own.map((p) => describe(p, run)), hoverinfo: "text" });
+  const trace = (name, color, symbol, own) => ({ type: "scatter", mode: "markers", name, marker: { color, symbol, size: 8, line: { width: symbol === "x-thin" ? 2 : 0, color } }, x: own.map((p) => p.predicted_error), y: own.map((p) => p[key]), hovertext: own.map((p) => describe(p, run)), hoverinfo: "text" });
   holder.later = () => plot(holder, [
-    trace("over the budget", GREY, points.filter((p) => !p.within)), trace("within the budget", GREEN, points.filter((p) => p.within)),
+    trace("over the budget", GREY, "x-thin", points.filter((p) => !p.within)), trace("within the budget", BLUE, "circle", points.filter((p) => p.within)),
     { type: "scatter", mode: "lines", name: "as predicted", x: ends, y: ends, line: { color: GREY, dash: "dot" }, hoverinfo: "skip" },
-  ], { xaxis: axis("predicted error (nats)", { type: "log", exponentformat: "power" }), yaxis: axis("simulated error, held-out images (nats)", { type: "log", exponentformat: "power" }) });
+  ], { xaxis: axis(`predicted error (${unitOf(run)})`, { type: "log", exponentformat: "power" }), yaxis: axis(`simulated error, held-out images (${unitOf(run)})`, { type: "log", exponentformat: "power" }) });
   const told = Object.entries(run.ranking).map(([name, r]) => `${name.replace("_", " ")} ${figure(r.tau, 2)} (95 %: ${figure(r.low, 2)} to ${figure(r.high, 2)}, ${r.n} allocations)`);
   return [element("h3", {}, "Predicted against simulated"), note(told.length ? `Kendall's rank correlation, 1 being perfect: ${told.join("; ")}.` : "Too few were simulated for a rank correlation."), holder];
 }
@@ -31,12 +31,12 @@ function predictions(run) {
 function convergence(run) {
   const rounds = rowsOf(run.rounds);
   if (!rounds.length) return [];
-  const holder = element("div", { class: "plot", id: "rounds-plot" }), x = rounds.map((r) => r.simulated);
+  const holder = element("div", { class: "plot", id: "rounds-plot" }), x = rounds.map((_, i) => i + 1), hovertext = rounds.map((r) => `${r.simulated} simulated so far`);
   holder.later = () => plot(holder, [
-    { type: "scatter", mode: "lines+markers", name: "hypervolume", x, y: rounds.map((r) => r.hypervolume), marker: { color: ORANGE }, yaxis: "y2" },
-    { type: "scatter", mode: "lines+markers", name: "least error within the budget", x, y: rounds.map((r) => r.error), marker: { color: BLUE } },
+    { type: "scatter", mode: "lines+markers", name: "hypervolume", x, y: rounds.map((r) => r.hypervolume), hovertext, marker: { color: ORANGE }, yaxis: "y2" },
+    { type: "scatter", mode: "lines+markers", name: "least error within the budget", x, y: rounds.map((r) => r.error), hovertext, marker: { color: BLUE } },
   ], {
-    xaxis: axis("allocations simulated"), yaxis: axis("least error (nats)", { rangemode: "tozero", exponentformat: "power" }),
+    xaxis: axis("round", { dtick: 1 }), yaxis: axis(`least error (${unitOf(run)})`, { rangemode: "tozero", exponentformat: "power" }),
     yaxis2: { title: { text: "hypervolume (decades x budget)" }, overlaying: "y", side: "right", rangemode: "tozero", showgrid: false, automargin: true, tickformat: ".2g" },
     margin: { l: 70, r: 60, t: 12, b: 60 },
   });

@@ -2,18 +2,19 @@
 
 function renderWhy(run) {
   const rows = rowsOf(run.sensitivity), holder = element("div", { id: "sensitivity-plot" });
-  const draw = () => drawSensitivity(rows.filter((r) => r.role === role.value), holder);
+  const draw = () => drawSensitivity(rows.filter((r) => r.role === role.value), holder, unitOf(run));
   const [label, role] = choiceOf("show", "role", [{ key: "weight", label: "weights" }, { key: "activation", label: "activations" }], draw);
   const metric = rows.length ? rows[0].metric : "";
-  section("why", "Why these bits", note(`Error that each component causes by itself at each bit-width, as measured by ${metric} (nats; for feature extractors relative). Dark cells are those that a search pays for.`),
+  section("why", "Why these bits", note(`Error that each component causes by itself at each bit-width, as measured by ${metric}. Dark cells are those that a search pays for.`),
     element("div", { class: "controls" }, label), holder);
   draw();
   if (run.spent) renderSpent(run);
 }
 
-function drawSensitivity(rows, holder) {
+function drawSensitivity(rows, holder, unit) {
   const names = [...new Set(rows.map((r) => r.component))];
-  const label = (r) => (r.bits === 16 ? r.quantizer : `${r.bits} bit${r.quantizer === "affine" ? "" : ` ${r.quantizer}`}`);
+  const group = (r) => (missing(r.group_size) ? "" : ` group ${r.group_size}`);
+  const label = (r) => (r.bits === 16 ? r.quantizer : `${r.bits} bit${r.quantizer === "affine" ? "" : ` ${r.quantizer}`}${group(r)}`);
   const columns = [...new Set([...rows].sort((a, b) => a.bits - b.bits).map(label))];
   const z = names.map(() => columns.map(() => null));
   for (const r of rows) z[names.indexOf(r.component)][columns.indexOf(label(r))] = Math.max(r.error, 1e-9);
@@ -23,34 +24,32 @@ function drawSensitivity(rows, holder) {
   const ticks = Array.from({ length: high - low + 1 }, (_, i) => low + i);
   plot(holder, [{
     type: "heatmap", x: columns, y: names, z: logs, customdata: z, colorscale: "Cividis", reversescale: true, xgap: 1, ygap: 1,
-    hovertemplate: "%{y}<br>%{x}: %{customdata:.3g} nats<extra></extra>",
-    colorbar: { title: { text: "error (nats)", side: "right" }, tickvals: ticks, ticktext: ticks.map((t) => `1e${t}`), thickness: 12 },
+    hovertemplate: `%{y}<br>%{x}: %{customdata:.3g} ${unit}<extra></extra>`,
+    colorbar: { title: { text: `error (${unit})`, side: "right" }, tickvals: ticks, ticktext: ticks.map((t) => `1e${t}`), thickness: 12 },
   }], { yaxis: { autorange: "reversed", automargin: true, tickfont: { size: NARROW.matches ? 8 : 10 }, dtick: 1 }, xaxis: { side: "top", automargin: true, type: "category" }, margin: { l: 60, r: 10, t: 40, b: 10 } });
 }
 
 function renderSpent(run) {
   const rows = rowsOf(run.spent), holder = element("div", { class: "plot", id: "spent-plot" });
   const axes = run.axes.filter((a) => rows.length && a.key in rows[0]);
-  const parts = (module) => { const at = module.search(/\d+\.(?!.*\d+\.)/); return at < 0 ? [module, module] : [module.slice(0, module.indexOf(".", at)), module.slice(module.indexOf(".", at) + 1)]; };
-  const places = rows.map((r) => (r.module === "all else" ? ["all else", "all else"] : parts(r.module)));
-  const blocks = [...new Set(places.map((p) => p[0]))], kinds = [...new Set(places.map((p) => (p[0] === p[1] ? "outside the blocks" : p[1])))];
-  const colours = [BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY, "#f0e442"];
+  const colours = [BLUE, ORANGE, GREEN, PINK, SKY, RED, "#f0e442", "#000000"];
   const draw = () => {
     const a = axes[picker.selectedIndex];
-    plot(holder, kinds.map((kind, k) => {
-      const own = rows.filter((_, i) => (places[i][0] === places[i][1] ? "outside the blocks" : places[i][1]) === kind);
-      return { type: "bar", name: kind.replace("attn.", "").replace("mlp.", ""), marker: { color: colours[k % colours.length] }, x: own.map((r) => places[rows.indexOf(r)][0]), y: own.map((r) => r[a.key] / a.unit), hovertemplate: "%{x} %{fullData.name}: %{y:.3g}<extra></extra>" };
-    }), { barmode: "relative", xaxis: { type: "category", categoryarray: blocks, automargin: true, tickangle: -45 }, yaxis: axis(a.label) });
+    plot(holder, [...new Set(rows.map((r) => r.part))].map((part, k) => {
+      const own = rows.filter((r) => r.part === part);
+      return { type: "bar", name: part, marker: { color: colours[k % colours.length] }, x: own.map((r) => r.block), y: own.map((r) => r[a.key] / a.unit), hovertext: own.map((r) => `${r.module}: ${FIGURES[a.key][1](r[a.key])}`), hoverinfo: "text" };
+    }), { barmode: "relative", xaxis: { type: "category", categoryarray: [...new Set(rows.map((r) => r.block))], automargin: true, tickangle: -45 }, yaxis: axis(a.label) });
   };
   const [label, picker] = choiceOf("show", "spent-of", axes.map((a) => ({ key: a.key, label: a.label })), draw);
   document.getElementById("why").append(element("h3", {}, "Where the costs of the chosen allocation go"), element("div", { class: "controls" }, label), holder);
   draw();
 }
 
-function renderKept(run, units) {
-  const rows = keptTable(units);
+// What an allocation keeps; in a run in which none removes anything there is no such section.
+function renderKept(units, unknown) {
+  const rows = keptOf(units);
   let made = document.getElementById("pruning");
-  if (!rows.length) { made?.replaceChildren(element("h2", {}, "Pruning"), note("This allocation keeps every channel.")); return; }
+  if (!rows.length) { made?.replaceChildren(element("h2", {}, "Pruning"), note(unknown || "This allocation keeps every channel.")); return; }
   const holder = element("div", { class: "plot", id: "pruning-plot" });
   if (!made) made = section("pruning", "Pruning");
   made.replaceChildren(element("h2", {}, "Pruning"), note("Channels of each MLP and of each attention (q, k and v of all heads) that are kept, as a share of what the model had."), holder);
