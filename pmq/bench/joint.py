@@ -1,4 +1,4 @@
-"""``python -m pmq.bench.joint MODEL RUN...``: files of joint searches against PQV-Mobile's point, timed in turns.
+"""``python -m pmq.bench.joint MODEL --run RUN...``: files of joint searches against PQV-Mobile's point, timed in turns.
 
 That point (2408.08437): 9.375 % of hidden channels and of the width of heads removed by Taylor importance, then int8 by
 post-training quantization. Start without runs to learn its latency; search for that (``pmq search --prune --budget

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pmq.cli import options as o
-from pmq.cli.output import number, print_json
+from pmq.cli.output import print_json, print_table
 from pmq.cli.run import command_of, of_pruned, show_report
 
 
@@ -93,9 +93,11 @@ def finetune(
     print(
         f"{count} images, {epochs} epochs; error on {held_out} held-out images {found.before:.4g}, at its best {found.after:.4g}"
     )
-    for name, row in (("before", before), ("after", after)):
-        figures = ", ".join(f"{key} {number(row[key])}" for key in ("top1", "agreement", "kl") if row[key] is not None)
-        print(f"{name}, on {row['n_images']} images: {figures}")
+    rows = [
+        [name, r["top1"], r["agreement"], r["kl"] if r["kl"] is not None else r["feature_error"]]
+        for name, r in (("before", before), ("after", after))
+    ]
+    print_table(f"{before['model']} on {before['n_images']} images", ["", "top-1 %", "agreement %", "KL or error"], rows)
     then = f"pmq search {folder} --budget 4bit; pmq deploy w8a8 {folder} --target onnxruntime"
     print(f"fine-tuned model: {folder}\nnext: {then}")
     show_report(folder, json)

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from pmq.cli import options as o
-from pmq.cli.output import number, print_json
+from pmq.cli.output import costs as printed
+from pmq.cli.output import print_json, print_table
 from pmq.cli.run import latency_of, latest_or, remembered, run_of, show_report
 
 
@@ -67,13 +68,23 @@ def patches(
         print_json(said | {key: costs[key] for key in ("size_bytes", "bit_ops")} | found.metrics)
         show_report(run, json)
         return
-    mean = sum(found.patches.mean_bits.values()) / len(found.patches.mean_bits)
-    how = "simulated: no runtime executes them" if found.patches.simulated else f"pmq deploy leaves tokens out on {found.target}"
-    print(f"{len(found.patches.components)} activations have bits for each patch, {mean:.2f} in the mean ({how})")
-    left_out = {name: len(t.bits) - len(t.kept) for name, t in found.patches.components.items() if "0" in t.bits}
-    if left_out and found.patches.kind == "static":
+    map_, metrics = found.patches, found.metrics
+    mean = sum(map_.mean_bits.values()) / len(map_.mean_bits)
+    error = metrics["kl"] if metrics.get("kl") is not None else metrics.get("feature_error")
+    row = [
+        map_.label,
+        len(map_.components),
+        mean,
+        *printed(costs["size_bytes"], costs["bit_ops"]),
+        metrics.get("agreement"),
+        error,
+    ]
+    columns = ["bits of patches", "activations", "mean bits", "MB", "bit ops (G)", "agreement %", "KL or error"]
+    print_table(f"{found.model.name}, on images that measured nothing", columns, [row])
+    left_out = {name: len(t.bits) - len(t.kept) for name, t in map_.components.items() if "0" in t.bits}
+    if left_out and map_.kind == "static":
         print("not computed: " + ", ".join(f"{n} tokens of {name}" for name, n in left_out.items()))
-    print(f"bit operations: {number(costs['bit_ops'] / 1e9)}G, size: {costs['size_bytes'] / 1e6:.3f} MB")
-    then = "evaluate" if found.patches.simulated else "deploy"
+    print("simulated: no runtime executes them" if map_.simulated else f"pmq deploy leaves tokens out on {found.target}")
+    then = "evaluate" if map_.simulated else "deploy"
     print(f"allocation: {target}\npictures: {pictures[0].parent}\nnext: pmq {then} {target}")
     show_report(run, json)

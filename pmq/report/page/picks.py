@@ -29,17 +29,18 @@ def picks(points: pd.DataFrame, cost: str, error: str) -> dict[str, int]:
         found["most accurate within the budget"] = inside[error].idxmin()
     front = known.sort_values([cost, error])
     front = front[front[error] < front[error].cummin().shift(fill_value=np.inf)]
-    if len(front) > 2:
-        found |= {"knee": front.index[at] for at in _bend(front[cost].to_numpy(float), front[error].to_numpy(float))}
+    bend = _bend(front[cost].to_numpy(float), front[error].to_numpy(float)) if len(front) > 2 else None
+    if bend is not None:
+        found["knee"] = front.index[bend]
     near = known[known["agreement"] >= 100 - ONE_POINT] if "agreement" in known else known[:0]
     if len(near):
         found["cheapest within 1 point of agreement"] = near.sort_values([cost, error]).index[0]
     return {name: int(row) for name, row in found.items()}
 
 
-def _bend(cost: NDArray[np.float64], error: NDArray[np.float64]) -> list[int]:
+def _bend(cost: NDArray[np.float64], error: NDArray[np.float64]) -> int | None:
     """Where the front, both axes as logarithms from 0 to 1, is farthest below the line between its ends; if anywhere."""
     x, y = (np.log(np.maximum(v, 1e-12)) for v in (cost, error))
     x, y = ((v - v.min()) / max(float(np.ptp(v)), 1e-12) for v in (x, y))
     at = int(np.argmin(x + y))
-    return [at] if x[at] + y[at] < 1 - 1e-9 else []
+    return at if x[at] + y[at] < 1 - 1e-9 else None

@@ -53,7 +53,7 @@ function bitsTable(run, components, role, differs = () => false) {
     const style = `background:${BITS[choice.bits] ?? "#ccc"};color:${dark ? "#fff" : "#111"}`;
     return element("td", { style, title: choice.bits === 32 ? `${name}: FP32` : `${name}: ${choice.bits} bit, ${choice.quantizer}, a scale a ${choice.granularity}`, "data-component": name, class: differs(name) ? "differs" : null }, said);
   };
-  const short = (part) => part.replace(/\.(weight|input)$/, "");
+  const short = (part) => part.replace(/\.(weight|input)$/, "").replace(/[._]/g, " "); // at which a heading wraps
   const body = rows.map((block) => element("tr", {}, element("th", {}, block.replace(/^(blocks|layers)\./, "")), ...parts.map((part) => cell(block, part))));
   return element("div", { class: "scroll" }, element("table", { class: "bits" },
     element("thead", {}, element("tr", {}, element("th", {}, "block"), ...parts.map((p) => element("th", {}, short(p))))), element("tbody", {}, ...body)));

@@ -2,7 +2,7 @@
 
 function cards(run) {
   const fp32 = run.points ? rowsOf(run.points).find((p) => p.source === "fp32") : null, own = { ...run.achieved, ...run.metrics };
-  const cheaper = (key) => (fp32?.[key] && own[key] ? `${figure(fp32[key] / own[key], 2)}x less than FP32` : "");
+  const cheaper = (key) => (key in (run.achieved ?? {}) && fp32?.[key] && own[key] ? `${figure(fp32[key] / own[key], 2)}x less than FP32` : "");
   const found = Object.keys(FIGURES).filter((key) => key !== "predicted_error" && !missing(own[key]));
   const card = (key) => { const [name, write] = FIGURES[key], more = cheaper(key); return element("div", { class: "card" }, element("b", {}, write(own[key], run)), element("span", {}, more ? `${name}, ${more}` : name)); };
   return element("div", { class: "cards" }, ...found.map(card));
