@@ -58,7 +58,7 @@ def test_export_and_plot_the_latest_run(run: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert Allocation.load(tmp_path / "a.json").model.name == "vit_fashion_mnist"
     done = pmq("plot", "--json", cwd=folder)
-    assert len(json.loads(done.stdout)["files"]) == 12
+    assert len(json.loads(done.stdout)["files"]) == 15
     again = pmq("evaluate", str(tmp_path / "a.json"), "--limit", "100", "--json")
     assert json.loads(again.stdout)["agreement"] > 90
 

@@ -31,6 +31,7 @@ function renderFronts(runs) {
     }), { xaxis: costAxis(a.label, runs.flatMap((run) => run.points[a.key]).filter((v) => !missing(v)).map((v) => v / a.unit)), yaxis: axis(y.label, { type: y.log ? "log" : "linear", exponentformat: "power" }) });
   };
   const [yLabel, height] = choiceOf("show", "front-y", ys, draw), [xLabel, x] = choiceOf("against", "front-x", axes.map((a) => ({ key: a.key, label: a.label })), draw);
+  if (axes.some((a) => a.key === runs[0].cost)) x.value = runs[0].cost;
   section("front", "The fronts", element("div", { class: "controls" }, yLabel, xLabel), holder);
   draw();
 }
