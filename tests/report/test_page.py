@@ -192,6 +192,15 @@ def test_an_allocation_with_widths_is_downloaded_and_carried_out(page: Page, nar
     assert table["size_bytes"][0] == pytest.approx(point["size_bytes"], rel=0.01)
 
 
+def test_a_feature_extractor_has_a_page(page: Page, tmp_path: Path) -> None:
+    options = {"calib_images": 8, "held_out": 16, "rounds": 1, "max_evals": 2}
+    pmq.search(make_tiny(num_classes=0), IMAGES, "w4a8", space="w4a8", out=tmp_path / "run", **options)
+    page.open(tmp_path / "run" / "report.html")
+    assert page.errors() == []
+    assert "of their norm" in page.find("#summary").text
+    assert "nats" not in page.find("main").text
+
+
 def test_a_pruned_model_has_a_page(page: Page, tmp_path: Path) -> None:
     pmq.prune(make_tiny(), IMAGES[:16], 0.3, round_to=4, out=tmp_path / "pruned")
     add_to_manifest(tmp_path / "pruned", {"pruned": {"agreement": 90.0, "kl": 0.1}})

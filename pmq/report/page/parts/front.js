@@ -58,7 +58,7 @@ function drawFront(run, points, holder, y, x, select) {
     return {
       name: kind.name, type: "scatter", mode: kind === UNIFORM ? "markers+text" : "markers", marker: kind.marker, customdata: own,
       x: own.map((p) => p[x.key] / x.unit), y: own.map((p) => Math.max(p[y.key], floor)), hovertext: own.map((p) => describe(p, run)), hoverinfo: "text",
-      text: own.map((p) => nameOf(p).replace("uniform ", "").toUpperCase()), textposition: "top right", textfont: { size: 10 }, meta: "points",
+      text: own.map((p) => p.source.replace("uniform ", "").toUpperCase()), textposition: "top right", textfont: { size: 10 }, meta: "points",
     };
   }).filter((trace) => trace.x.length);
   const best = staircase(shown.filter((p) => p.source !== "fp32"), x.key, y);
