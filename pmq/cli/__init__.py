@@ -35,6 +35,9 @@ app = typer.Typer(
 for command in (search, sensitivity, rank, evaluate, patches, prune, finetune, export, plot, report, profile, deploy, run):
     app.command()(command)
 
+#: commands that go on where they were interrupted
+RESUMABLE = ("search", "rank", "finetune")
+
 
 def _interrupt(*_: object) -> None:
     raise Interrupted
@@ -51,7 +54,8 @@ def main() -> None:
         print(f"pmq: {error}", file=sys.stderr)
         sys.exit(2)
     except Interrupted:
-        print("pmq: interrupted; what was measured is kept, go on with the same command and --resume", file=sys.stderr)
+        kept = "; what was measured is kept, go on with the same command and --resume"
+        print(f"pmq: interrupted{kept if sys.argv[1:2] in ([name] for name in RESUMABLE) else ''}", file=sys.stderr)
         sys.exit(130)
     finally:
         signal.signal(signal.SIGINT, before)
