@@ -90,8 +90,8 @@ bench: $(STAMP) ## time simulation against FP32, metrics against each other; the
 
 check: $(STAMP) ## lint and type-check
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[check]'
-	$(VENV)/bin/ruff check pmq tests
-	$(VENV)/bin/ruff format --check pmq tests
+	$(VENV)/bin/ruff check pmq tests docs
+	$(VENV)/bin/ruff format --check pmq tests docs
 	$(VENV)/bin/mypy
 
 docs: $(STAMP) ## build the pages of docs/ into build/site, links checked

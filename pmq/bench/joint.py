@@ -22,9 +22,9 @@ from pmq.bench.pruning import ROUND_TO, STRUCTURES
 from pmq.bench.subject import opened, parser
 from pmq.core import Allocation
 from pmq.core.files import write_csv
-from pmq.core.rundir import CHOSEN
+from pmq.core.rundir import CHOSEN, DEPLOYMENT
 from pmq.deploy import TARGETS
-from pmq.deploy.deployment import NAME, Deployment
+from pmq.deploy.deployment import Deployment
 from pmq.deploy.timing import interleaved, median_spread
 
 RATIO = 0.09375
@@ -52,10 +52,10 @@ def main() -> None:
     made: dict[str, Deployment] = {}
     for name, make in _files(model, images, args).items():
         folder = _folder(args, name)
-        if not (folder / NAME).is_file():
+        if not (folder / DEPLOYMENT).is_file():
             what, module, how = make()
             pmq.deploy(module, what, args.target, judged, folder, crop_pct=args.crop_pct, reference=model, **how)
-        made[name] = Deployment.model_validate_json((folder / NAME).read_text())
+        made[name] = Deployment.model_validate_json((folder / DEPLOYMENT).read_text())
     target, image = TARGETS[args.target], judged[:1]
     sessions = {name: target.session(_folder(args, name) / of.file) for name, of in made.items()}
     times = interleaved({name: (lambda s=s: s(image.numpy())) for name, s in sessions.items()}, args.rounds)  # type: ignore[misc]

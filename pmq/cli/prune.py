@@ -13,6 +13,9 @@ from pmq.cli import options as o
 from pmq.cli.output import costs, print_json, print_table
 from pmq.cli.run import command_of, show_report
 
+#: options by which a folder is not told from others
+ROUND_TO, IMAGES, SEED = 8, 256, 0
+
 
 def prune(
     model: o.Model = None,
@@ -25,7 +28,7 @@ def prune(
     ] = None,
     scope: Annotated[str, typer.Option(help="uniform: the ratio of each part; global: of all together")] = "uniform",
     part: Annotated[list[str] | None, typer.Option(help="ratios of single parts, as blocks.0.mlp=0.5; patterns do")] = None,
-    round_to: Annotated[int, typer.Option(help="widths are multiples of it", min=1)] = 8,
+    round_to: Annotated[int, typer.Option(help="widths are multiples of it", min=1)] = ROUND_TO,
     recover: Annotated[bool, typer.Option(help="fit the layers behind what was removed anew, in closed form")] = True,
     checkpoint: o.Checkpoint = None,
     num_classes: o.NumClasses = None,
@@ -33,14 +36,14 @@ def prune(
     data: o.Data = None,
     split: o.Split = None,
     crop_pct: o.CropPct = None,
-    calib_images: Annotated[int, typer.Option(help="images that importance and recovery look at", min=1)] = 256,
+    calib_images: Annotated[int, typer.Option(help="images that importance and recovery look at", min=1)] = IMAGES,
     target: Annotated[str | None, typer.Option(help="runtime to quantize and deploy the pruned model for, and time it")] = None,
     limit: Annotated[int | None, typer.Option(help="images to evaluate on; all without", min=1)] = None,
     batch_size: o.BatchSize = 32,
     workers: o.Workers = 0,
     threads: o.Threads = None,
     device: o.Device = "cpu",
-    seed: o.Seed = 0,
+    seed: o.Seed = SEED,
     out: Annotated[Path | None, typer.Option(help="folder to write; by default named below --results")] = None,
     results: Annotated[Path, typer.Option(help="folder of run directories")] = Path("results"),
     json: o.Json = False,
@@ -128,7 +131,7 @@ def prune(
 
 def _digest(options: dict[str, Any]) -> str:
     """A suffix that tells models apart which were not pruned by the default options."""
-    defaults = {"structures": None, "parts": None, "round_to": 8, "calib_images": 256, "seed": 0}
+    defaults = {"structures": None, "parts": None, "round_to": ROUND_TO, "calib_images": IMAGES, "seed": SEED}
     text = json_module.dumps(options, sort_keys=True)
     return "" if options == defaults else f"-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 

@@ -58,6 +58,7 @@ def search(
     from pmq.core.rundir import is_pruned
     from pmq.cost import LatencyTable
     from pmq.deploy import TARGETS
+    from pmq.report.page import NAME
 
     asked = Budget.parse(budget)  # before the model is loaded
     if model is not None and (Path(model) / "manifest.json").is_file() and not is_pruned(Path(model)):
@@ -136,7 +137,7 @@ def search(
         print(f"which takes {number(took['bit_ops'] / 1e9)}G bit operations and {took['size_bytes'] / 1e6:.3f} MB")
     parts = ", ".join(f"{name} {number(seconds)} s" for name, seconds in found.seconds.items())
     print(
-        f"allocation: {path}\nreport: {found.run / 'report.html'}\ntime: {parts}\nnext: pmq evaluate {found.run}"
+        f"allocation: {path}\nreport: {found.run / NAME}\ntime: {parts}\nnext: pmq evaluate {found.run}"
         + (f"; pmq deploy {found.run}" if target else "")
     )
 

@@ -23,6 +23,11 @@ LAYERS = Path("allocations") / "without-patches.json"
 DECISIONS = Path("decisions.json")
 #: where the chosen allocation's bytes, bit operations and milliseconds go
 SPENT = Path("spent.csv")
+#: what is written beside a deployed file
+DEPLOYMENT = "deployment.json"
+MANIFEST = "manifest.json"
+#: in the manifest of a search that finished
+CHOOSES = "chosen"
 #: in the manifest of a pruned model, whose chosen allocation is in FP32
 PRUNED = "pruned"
 #: measured milliseconds, in the run of a search that knew them
@@ -46,7 +51,7 @@ class RunDir:
         self.path = Path(path)
         self._entries: dict[str, dict[str, Any]] = {}
         settings = json.loads(json.dumps(settings))
-        manifest = self.path / "manifest.json"
+        manifest = self.path / MANIFEST
         if manifest.exists():
             if not resume:
                 raise PmqError(f"{str(self.path)!r} holds a run already; pass --resume to go on with it or another --out")
@@ -100,9 +105,7 @@ class RunDir:
 
 def add_to_manifest(path: Path, facts: dict[str, Any]) -> None:
     """Add facts to the manifest of a folder, which has one from here on."""
-    manifest = path / "manifest.json"
-    before = _read_json(manifest) if manifest.is_file() else {}
-    write_text(manifest, json.dumps(before | facts, indent=1) + "\n")
+    write_text(path / MANIFEST, json.dumps(_known(path) | facts, indent=1) + "\n")
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -111,12 +114,22 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
         PmqError: ``path`` is no run directory, or the run did not finish.
     """
-    manifest = path / "manifest.json"
-    if not manifest.is_file():
+    if not (path / MANIFEST).is_file():
         raise PmqError(f"{str(path)!r} is no run directory: it has no manifest.json; `pmq search` makes one")
-    if not is_finished(path):
+    data = _known(path)
+    if not _finished(data):
         raise PmqError(f"the run in {str(path)!r} did not finish; go on with `pmq search --resume --out {path}`")
-    return _read_json(manifest)
+    return data
+
+
+def _known(path: Path) -> dict[str, Any]:
+    """The manifest of a folder as far as it goes; nothing of one that has none."""
+    manifest = path / MANIFEST
+    return _read_json(manifest) if manifest.is_file() else {}
+
+
+def _finished(manifest: dict[str, Any]) -> bool:
+    return CHOOSES in manifest or PRUNED in manifest
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -131,14 +144,12 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def is_finished(path: Path) -> bool:
     """Whether a folder holds a run that finished, or a pruned model."""
-    manifest = path / "manifest.json"
-    return manifest.is_file() and bool({"chosen", PRUNED} & _read_json(manifest).keys())
+    return _finished(_known(path))
 
 
 def is_pruned(path: Path) -> bool:
     """Whether a folder holds a pruned model, and no search."""
-    manifest = path / "manifest.json"
-    return manifest.is_file() and PRUNED in _read_json(manifest)
+    return PRUNED in _known(path)
 
 
 def latest_run(results: Path) -> Path:
@@ -147,7 +158,7 @@ def latest_run(results: Path) -> Path:
     Raises:
         PmqError: there is none.
     """
-    runs = [p.parent for p in results.glob("*/*/manifest.json") if "chosen" in _read_json(p)]
+    runs = [p.parent for p in results.glob(f"*/*/{MANIFEST}") if CHOOSES in _known(p.parent)]
     if not runs:
         raise PmqError(f"no finished run below {str(results)!r}; make one with `pmq search`")
-    return max(runs, key=lambda run: (run / "manifest.json").stat().st_mtime)
+    return max(runs, key=lambda run: (run / MANIFEST).stat().st_mtime)

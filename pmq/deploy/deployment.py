@@ -7,9 +7,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from pmq.core.files import write_text
+from pmq.core.rundir import DEPLOYMENT
 from pmq.deploy.proof import Check
-
-NAME = "deployment.json"
 
 
 class Deployment(BaseModel):
@@ -70,4 +69,4 @@ class Deployment(BaseModel):
 
     def save(self, folder: Path) -> Path:
         """Write it."""
-        return write_text(folder / NAME, self.model_dump_json(indent=1) + "\n")
+        return write_text(folder / DEPLOYMENT, self.model_dump_json(indent=1) + "\n")

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from pmq.core.files import read_json
-from pmq.core.rundir import CHOSEN, DECISIONS, PRUNED
+from pmq.core.rundir import CHOSEN, DECISIONS, DEPLOYMENT, PRUNED
 from pmq.report.page.facts import carried_out_by, facts
 from pmq.report.page.picks import picks
 from pmq.report.pareto import AXES, evenly
@@ -84,7 +84,7 @@ def _searched(run: RunData, limits: dict[str, float | None], alone: bool) -> dic
 def deployments(folder: Path) -> list[dict[str, Any]]:
     """Every deployed file below a run."""
     found = []
-    for path in sorted(folder.glob("**/deployment.json")):
+    for path in sorted(folder.glob(f"**/{DEPLOYMENT}")):
         said = read_json(path, "deployment")
         found.append({key: said.get(key) for key in DEPLOYED} | {"folder": str(path.parent.relative_to(folder))})
     return found
