@@ -31,7 +31,8 @@ def make_allocation(
     """Make the artefact: choices, calibrated parameters, costs, metrics, tensors."""
     costs = CostModel(subject.inventory, latency, plan_of(subject.model))
     plan = planned(subject.info, costs, quantized.assignment, quantized.recipe, space, budget, limits, metrics)
-    return filled(plan.model_copy(update={"calibration": calibration, "pruning": plan_of(subject.model)}), quantized)
+    facts = {"calibration": calibration, "pruning": plan_of(subject.model), "task": subject.task.name}
+    return filled(plan.model_copy(update=facts), quantized)
 
 
 def planned(

@@ -49,7 +49,7 @@ class Contest:
     ) -> None:
         self.space, self.limits, self.one_budget = space, limits, one_budget
         self.probe, self.judge, self.truth, self._run = probe, judge, truth, run
-        self.error = "kl" if probe.classifier else "feature_error"
+        self.error = probe.task.error_name
         self.default = f"{ROUNDS_OF}+rounds"
         self.rows: list[dict[str, Any]] = []
         self.optima: dict[tuple[str, str], Assignment] = {}
@@ -90,7 +90,7 @@ class Contest:
     def enter_rounds(self) -> None:
         """Search by rounds at every budget, as ``pmq search`` does."""
         optima, seconds, tables = {}, [], self._costs
-        probe = Probe(self.probe.simulator, self.probe.images, self.probe.classifier, {}, self.probe.batch_size, self.probe.seed)
+        probe = Probe(self.probe.simulator, self.probe.images, self.probe.task, {}, self.probe.batch_size, self.probe.seed)
         for budget, limits in self.limits.items():
             start = time.perf_counter()
             trials = Trials(self.judge, self.space, None, Effort())

@@ -74,7 +74,7 @@ def measure_widths(probe: Probe, space: Space, run: RunDir | None) -> Sensitivit
             if entry is None:
                 simulator.set(options.name, choice)
                 output = torch.cat([simulator.run(x, at) for x in inputs])
-                entry = {"error": float(output_error(reference, output, probe.classifier).mean())}
+                entry = {"error": float(output_error(reference, output, probe.task).mean())}
                 if run:
                     run.record(key, entry)
             table.put(options.name, choice, float(entry["error"]))

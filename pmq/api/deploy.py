@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from pmq.api.allocate import carry_out
-from pmq.api.evaluate import Fresh, What, read_bits
+from pmq.api.evaluate import Fresh, What, read_bits, task_of
 from pmq.api.pruned import plain, pruned_like
 from pmq.api.subject import Subject
 from pmq.core import FLOAT, Allocation, PmqError
 from pmq.core.allocation import pmq_version
 from pmq.core.patches import PatchMap
 from pmq.core.recipe import Recipe, find_recipe
+from pmq.core.task import AUTO, Task
 from pmq.cost import CostModel, LatencyTable
 from pmq.cost.latency import PLAIN
 from pmq.deploy import TARGETS, Session, Target
@@ -64,6 +65,7 @@ def deploy(
     rounds: int = ROUNDS,
     crop_pct: float | None = None,
     seed: int = 0,
+    task: str = AUTO,
 ) -> Deployment:
     """Write an allocation as a file for a runtime, and prove it.
 
@@ -83,6 +85,8 @@ def deploy(
         rounds: timed forward passes.
         crop_pct: how images are cropped, where the model's data config says otherwise.
         seed: of shorthands' calibration.
+        task: what outputs mean: ``classification``, ``binary``, ``regression`` or ``features``; ``auto``
+            goes by the allocation, else by their number.
 
     Raises:
         PmqError: the target's packages are missing, the allocation is of another model, or it has a component that the
@@ -92,7 +96,7 @@ def deploy(
     runtime.require()
     if dynamic_batch and not runtime.open_batch:
         raise PmqError(f"target {target!r} has no open batch size; deploy without --dynamic-batch")
-    subject = Subject.of(model, "cpu", images[:1], crop_pct)
+    subject = Subject.of(model, "cpu", images[:1], crop_pct, task_of(task, what))
     reference = subject.model if reference is None else reference
     if isinstance(what, Allocation):
         subject = pruned_like(subject, what, calibration_images if recalibrate else None)
@@ -131,7 +135,7 @@ def deploy(
     speed = _latencies({"file": session, **running}, reference, images[:1], threads, rounds)
     found, wanted = outputs_of(session, images), _outputs(simulator.model, images)
     original = _outputs(reference, images)
-    simulated, exact = _compared(wanted, found, subject.classifier), _compared(original, found, subject.classifier)
+    simulated, exact = _compared(wanted, found, subject.task), _compared(original, found, subject.task)
     size = sum(p.stat().st_size for p in files)
     promised = CostModel(subject.inventory).size_bytes(quantized.assignment, quantized.patches)
     buffers = sum(b.numel() * b.element_size() for b in subject.model.buffers())
@@ -168,7 +172,7 @@ def deploy(
         kl_simulated=simulated["kl"],
         agreement_fp32=exact["agreement"],
         kl_fp32=exact["kl"],
-        agreement_simulation_fp32=_compared(original, wanted, subject.classifier)["agreement"],
+        agreement_simulation_fp32=_compared(original, wanted, subject.task)["agreement"],
         n_images=len(images),
         proof=proof,
         run=[f"pmq run {out / files[0].name} IMAGE", f"pip install 'pmq[{runtime.extra}]'"],
@@ -223,9 +227,9 @@ def _outputs(model: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([model(x) for x in images.split(16)])
 
 
-def _compared(reference: Tensor, output: Tensor, classifier: bool) -> dict[str, Any]:
+def _compared(reference: Tensor, output: Tensor, task: Task) -> dict[str, Any]:
     """Agreement and KL (or feature error) of outputs ``(N, C)``."""
-    total = Accuracy(classifier=classifier)
+    total = Accuracy(task=task)
     total.update(reference, output, None)
     return total.compute()
 

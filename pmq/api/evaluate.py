@@ -19,6 +19,7 @@ from pmq.core import FLOAT, Allocation, Assignment, BitWidth, PmqError
 from pmq.core.patches import PatchMap
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.rundir import CHOSEN, read_manifest
+from pmq.core.task import AUTO
 from pmq.cost import CostModel
 from pmq.evaluate import evaluate_models
 from pmq.prune import plan_of
@@ -64,6 +65,12 @@ def read_bits(text: str) -> tuple[BitWidth, BitWidth]:
     return BitWidth(int(match[1])), BitWidth(int(match[2]))
 
 
+def task_of(asked: str, *items: What) -> str:
+    """The task that is asked for; where none is, that of the first allocation."""
+    known = (item.task for item in items if isinstance(item, Allocation) and item.task is not None)
+    return next(known, AUTO) if asked == AUTO else asked
+
+
 def evaluate(
     model: nn.Module | str | None,
     what: What | Sequence[What],
@@ -79,6 +86,7 @@ def evaluate(
     crop_pct: float | None = None,
     seed: int = 0,
     device: str | None = None,
+    task: str = AUTO,
 ) -> pd.DataFrame:
     """Simulate allocations and compare them with the labels and with FP32, all on the same images.
 
@@ -97,6 +105,8 @@ def evaluate(
         crop_pct: for the record, where it differs from the model's data config.
         seed: of rotations and samples.
         device: where to run.
+        task: what outputs mean: ``classification``, ``binary``, ``regression`` or ``features``; ``auto``
+            goes by the first allocation, else by their number.
 
     Returns:
         A row for each of ``what``, with timm's columns and ours. Top-1, top-5 and agreement are percentages; top-1 and
@@ -110,7 +120,7 @@ def evaluate(
         100.0
     """
     items = [what] if isinstance(what, Allocation | str) else list(what)
-    subject = Subject.of(model, device, crop_pct=crop_pct)
+    subject = Subject.of(model, device, crop_pct=crop_pct, task=task_of(task, *items))
     own = find_recipe(recipe, reconstruct)
     uniform = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, own.estimator)
     check_quantizers(uniform)
@@ -129,7 +139,7 @@ def evaluate(
             module = realise(copy.deepcopy(shaped.model), shaped.inventory, quantized).model
         evaluated.append((shaped, assignment, patches))
         models.append(module)
-    found = evaluate_models(subject.model, models, _pairs(batches), subject.classifier, amp)
+    found = evaluate_models(subject.model, models, _pairs(batches), subject.task, amp)
     rows = []
     for item, (shaped, assignment, patches), metrics in zip(items, evaluated, found, strict=True):
         name = item if isinstance(item, str) else item.budget.text if item.budget else "allocation"
@@ -170,7 +180,7 @@ class Fresh:
             s = self._subject
             images = gather_images(self._images, len(self._images))
             model = copy.deepcopy(s.model)
-            self._prepared[recipe] = prepare(model, s.inventory, images, recipe, self._seed, classifier=s.classifier)
+            self._prepared[recipe] = prepare(model, s.inventory, images, recipe, self._seed, task=s.task)
         return self._prepared[recipe]
 
 

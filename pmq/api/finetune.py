@@ -17,6 +17,7 @@ from pmq.core import Allocation, PmqError
 from pmq.core.files import write_bytes
 from pmq.core.progress import message, track
 from pmq.core.rundir import CHOSEN, RunDir
+from pmq.core.task import AUTO, Task
 from pmq.core.tensors import TensorFile
 from pmq.models import model_info
 from pmq.models.create import parameters_file, weights_sha256
@@ -90,10 +91,10 @@ def finetune(
     if pruned.pruning is None:
         raise PmqError("this allocation is of no pruned model; `pmq prune` makes one to fine-tune")
     pruned.check_model(model_info(teacher))
-    device, classifier = next(teacher.parameters()).device, pruned.model.num_classes > 0
+    device, task = next(teacher.parameters()).device, Task.of(pruned.task or AUTO, pruned.model.num_classes)
     student = load_pruned(pruned, teacher).to(device)
     steps = epochs * -(-len(train) // batch_size)
-    distiller = Distiller(student, teacher, rate, steps, classifier, amp)
+    distiller = Distiller(student, teacher, rate, steps, task, amp)
     asked: dict[str, Any] = {"pruned": pruned.tensors_sha256, "train": hashlib.sha256(repr(train).encode()).hexdigest()[:16]}
     asked |= {"epochs": epochs, "rate": rate, "batch_size": batch_size, "vary": vary, "amp": amp, "seed": seed}
     state = RunDir(out, asked, resume).path / STATE
@@ -101,14 +102,14 @@ def finetune(
     with torch.no_grad():
         wanted = [teacher(x.to(device)) for x in held_out.split(batch_size)]
     if not history:
-        history, best = [_error(student, held_out, wanted, classifier, batch_size)], parameters_file(student)
+        history, best = [_error(student, held_out, wanted, task, batch_size)], parameters_file(student)
     for epoch in range(len(history) - 1, epochs):
         order = np.random.default_rng([seed, epoch]).permutation(train).tolist()
         generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
         batches = images.batches(batch_size, order)
         for x, *_ in track(batches, f"epoch {epoch + 1} of {epochs}", total=-(-len(train) // batch_size)):
             distiller.learn(varied(x, generator) if vary else x)
-        error = _error(student, held_out, wanted, classifier, batch_size)
+        error = _error(student, held_out, wanted, task, batch_size)
         best = parameters_file(student) if error < min(history) else best
         history.append(error)
         message(
@@ -132,10 +133,10 @@ def _reached(state: Path, distiller: Distiller) -> tuple[list[float], TensorFile
 
 
 @torch.no_grad()
-def _error(student: nn.Module, images: Tensor, wanted: list[Tensor], classifier: bool, batch_size: int) -> float:
+def _error(student: nn.Module, images: Tensor, wanted: list[Tensor], task: Task, batch_size: int) -> float:
     device = next(student.parameters()).device
     errors = [
-        output_error(reference, student(x.to(device)), classifier)
+        output_error(reference, student(x.to(device)), task)
         for x, reference in zip(images.split(batch_size), wanted, strict=True)
     ]
     return float(torch.cat(errors).double().mean())

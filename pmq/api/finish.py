@@ -55,7 +55,7 @@ def finish(
     kept only if it is no worse on the judge's images than to do without. In a ``hurry`` only the most promising one is
     carried out.
     """
-    error = "kl" if judge.classifier else "feature_error"
+    error = judge.task.error_name
     wanted, recipe = recipe, recipe.model_copy(update={"reconstruct": 0})
 
     def carry_out(index: int, how: Recipe) -> tuple[float, int, Quantized, dict[str, float | None]]:

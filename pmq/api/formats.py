@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pmq.api.deploy import deploy
+from pmq.core.task import AUTO
 from pmq.search import read_space
 
 FORMATS = ("fp32", "w16a32", "w8a8")
@@ -16,7 +17,15 @@ TOLD = ("file", "target", "size_bytes", "latency_ms", "unpruned_latency_ms", "to
 
 
 def deploy_formats(
-    model: nn.Module, target: str, images: Tensor, calibration: Tensor, folder: Path, *, reference: nn.Module, seed: int = 0
+    model: nn.Module,
+    target: str,
+    images: Tensor,
+    calibration: Tensor,
+    folder: Path,
+    *,
+    reference: nn.Module,
+    seed: int = 0,
+    task: str = AUTO,
 ) -> list[dict[str, Any]]:
     """Deploy a model in each of the formats that a target executes, and tell what came of it.
 
@@ -28,13 +37,14 @@ def deploy_formats(
         folder: to write to, a folder a format.
         reference: FP32 model to agree with: that before pruning.
         seed: of calibration.
+        task: what outputs mean, see :func:`pmq.deploy`.
     """
     executed = {f"w{mode.weight.bits}a{mode.input.bits}" for mode in read_space(target).modes.values()}
     found = []
     for what in FORMATS:
         if what != "fp32" and what not in executed:
             continue
-        how: dict[str, Any] = {"calibration_images": calibration, "reference": reference, "seed": seed}
+        how: dict[str, Any] = {"calibration_images": calibration, "reference": reference, "seed": seed, "task": task}
         made = deploy(model, what, target, images, folder / what, **how)
         told = {key: getattr(made, key) for key in TOLD} | {"what": what, "passed": made.passed}
         found.append(told | {"agreement": made.agreement_fp32, "kl": made.kl_fp32})

@@ -50,9 +50,9 @@ class Joint:
         if not units:
             raise PmqError(f"model {subject.info.name!r} has nothing to prune; ViT, DeiT and Swin have; search without --prune")
         self._mixed = copy.deepcopy(subject.model)
-        self._weights = row_weights(self._mixed, [unit.last for unit in units], images, subject.classifier, seed)
+        self._weights = row_weights(self._mixed, [unit.last for unit in units], images, subject.task, seed)
         scores = concentrate(self._mixed, [unit for unit in units if unit.can_mix], images, self._weights)
-        lost = Reconstruction().score(self._mixed, units, images, subject.classifier, seed, self._weights)
+        lost = Reconstruction().score(self._mixed, units, images, subject.task, seed, self._weights)
         self.widths = [width_options(subject.model, unit, scores.get(unit.name), lost[unit.name], whole_groups) for unit in units]
         self._built: dict[tuple[str, ...], tuple[Subject, Prepared]] = {}
 
@@ -62,7 +62,7 @@ class Joint:
         kept = tuple(name for name in self._recipe.transforms if name not in MIXING)
         recipe = self._recipe.model_copy(update={"transforms": kept})
         model = copy.deepcopy(self._mixed)
-        return prepare(model, subject.inventory, self._images, recipe, self._seed, n_held_out, subject.classifier)
+        return prepare(model, subject.inventory, self._images, recipe, self._seed, n_held_out, subject.task)
 
     def built(self, assignment: Assignment) -> tuple[Subject, Prepared]:
         """The model pruned by an allocation's widths and recovered, in FP32; and the same made ready for its bits."""
@@ -72,9 +72,9 @@ class Joint:
             units = {name: choice.unit for name, choice in kept.items()}
             plan = PruningPlan(importance=Reconstruction.name, ranked=True, recovered=True, units=units)
             pruned = carved(self._mixed, plan, self._subject.info.weights_sha256, self._images, self._weights)
-            subject, classifier = self._subject.of_module(pruned), self._subject.classifier
+            subject, task = self._subject.of_module(pruned), self._subject.task
             model = copy.deepcopy(pruned)
-            prepared = prepare(model, subject.inventory, self._images, self._recipe, self._seed, 0, classifier)
+            prepared = prepare(model, subject.inventory, self._images, self._recipe, self._seed, 0, task)
             self._built[key] = subject, prepared
         return self._built[key]
 

@@ -37,7 +37,7 @@ class Mapped:
         self.costs = CostModel(subject.inventory, latency, allocation.pruning)
         self._fresh = Fresh(subject, calib, seed, None)
         plain = Simulator(copy.deepcopy(subject.model), subject.inventory, Calibration())
-        self._judge = Judge(plain, judged, subject.classifier)
+        self._judge = Judge(plain, judged, subject.task)
 
     def laid_over(self, patches: PatchMap, metrics: dict[str, float | None]) -> Allocation:
         """The allocation with another map; all its tensors stay."""
@@ -56,7 +56,7 @@ class Mapped:
     def better(self, laid: Allocation) -> Allocation:
         """With its tensors as they are or refitted, whichever the judge finds better; with its judgement."""
         candidates = [self.judged(laid), *([self.judged(self.refitted(laid))] if laid.recipe.compensate else [])]
-        error = "kl" if self._subject.classifier else "feature_error"
+        error = self._subject.task.error_name
         return min(candidates, key=lambda candidate: candidate.metrics[error] or 0.0)
 
     def judged(self, allocation: Allocation) -> Allocation:

@@ -14,6 +14,7 @@ from pmq.api.allocate import carry_out
 from pmq.api.pruned import pruned_like
 from pmq.api.subject import Subject
 from pmq.core import Allocation, PmqError
+from pmq.core.task import AUTO
 from pmq.patches import attends_globally
 from pmq.quant import realise
 from pmq.quant.tokens import install
@@ -32,7 +33,7 @@ def draw_patches(
     patches = allocation.patches
     if patches is None:
         raise PmqError("this allocation has no bits of patches; `pmq patches` adds them")
-    subject = pruned_like(Subject.of(model, "cpu", images[:1], crop_pct), allocation)
+    subject = pruned_like(Subject.of(model, "cpu", images[:1], crop_pct, allocation.task or AUTO), allocation)
     simulator = realise(copy.deepcopy(subject.model), subject.inventory, replace(carry_out(subject, allocation), patches=None))
     taps = install(simulator, patches)
     with torch.no_grad():

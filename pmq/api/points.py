@@ -12,6 +12,7 @@ from pmq.api.trials import Trials, judged
 from pmq.core import FLOAT, Assignment, Limits
 from pmq.core.progress import track
 from pmq.core.rundir import RunDir
+from pmq.core.task import Task
 from pmq.cost import CostModel
 from pmq.search import Space, Tables, non_dominated, nsga2, solver_for, within
 from pmq.search.candidates import (
@@ -121,9 +122,9 @@ def _foreign_uniform(
     return pd.DataFrame(rows)
 
 
-def prediction_quality(points: pd.DataFrame, classifier: bool, limits: Limits) -> dict[str, dict[str, float]]:
+def prediction_quality(points: pd.DataFrame, task: Task, limits: Limits) -> dict[str, dict[str, float]]:
     """How well predictions rank what was simulated: all of it, and what is within the budget and close to it."""
-    error = "kl" if classifier else "feature_error"
+    error = task.error_name
     known = points[points[error].notna() & points["predicted_error"].notna()]
     # What a search really faces is telling apart allocations that all cost about the budget.
     bounds = {name: limit for name, limit in asdict(limits).items() if limit is not None}

@@ -18,6 +18,7 @@ from pmq.core import Allocation, PmqError
 from pmq.core.allocation import CalibrationInfo
 from pmq.core.pruning import PruningPlan
 from pmq.core.rundir import CHOSEN
+from pmq.core.task import AUTO
 from pmq.models.create import weights_sha256
 from pmq.prune import IMPORTANCES, Unit, concentrate, plan_of, prunable_units, select
 from pmq.prune.groups import require_torch_pruning
@@ -63,6 +64,7 @@ def prune(
     seed: int = 0,
     device: str | torch.device | None = None,
     out: Path | str | None = None,
+    task: str = AUTO,
 ) -> Pruned:
     """Remove the least important channels of a model, and fit what reads the others anew.
 
@@ -83,6 +85,8 @@ def prune(
         seed: of drawn labels and of chance.
         device: where to run.
         out: folder to write to.
+        task: what outputs mean: ``classification``, ``binary``, ``regression`` or ``features``; ``auto``
+            goes by their number.
 
     Raises:
         PmqError: bad input, told in one line.
@@ -98,7 +102,7 @@ def prune(
         structures = ("hidden", "rank" if importance == Reconstruction.name else "width")
     check_choice(ratio, structures, scope, ratios, round_to)
     gathered = gather_images(images, calib_images)
-    subject = Subject.of(model, device, gathered[:1], crop_pct)
+    subject = Subject.of(model, device, gathered[:1], crop_pct, task)
     if plan_of(subject.model) is not None:
         raise PmqError("this model is pruned already; prune the one that it was made of")
     units = [u for u in prunable_units(subject.model, "embedding" in structures) if _prunes(u, structures)]
@@ -109,7 +113,7 @@ def prune(
     if importance != Reconstruction.name:
         require_torch_pruning()
     layers = [unit.last for unit in units if unit.kind != "embedding"]
-    weights = row_weights(subject.model, layers, gathered, subject.classifier, seed)
+    weights = row_weights(subject.model, layers, gathered, subject.task, seed)
     mixed, scores = _scored(subject, units, gathered, importance, structures, weights, seed)
     kept = select(units, scores, ratio, structures, scope, ratios, round_to)
     plan = PruningPlan(importance=importance, ranked="rank" in structures, recovered=False, units=kept)
@@ -144,7 +148,7 @@ def _scored(
     scores = concentrate(module, ranked, images, weights) if ranked else {}
     others = [unit for unit in units if unit.name not in scores]
     looked_at = images if importance == Reconstruction.name else images[:SCORED]
-    return module, scores | IMPORTANCES[importance].score(subject.model, others, looked_at, subject.classifier, seed, weights)
+    return module, scores | IMPORTANCES[importance].score(subject.model, others, looked_at, subject.task, seed, weights)
 
 
 def _artefact(subject: Subject, module: nn.Module, info: CalibrationInfo) -> Allocation:

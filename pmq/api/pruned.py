@@ -12,6 +12,7 @@ from pmq.core import FLOAT, Allocation, PmqError
 from pmq.core.pruning import PruningPlan
 from pmq.core.recipe import find_recipe
 from pmq.core.rundir import CHOSEN
+from pmq.core.task import Task
 from pmq.models import create_model, model_info
 from pmq.models.create import parameters_file
 from pmq.prune import apply_plan, concentrate, plan_of, prunable_units, recover
@@ -81,15 +82,15 @@ def pruned_like(subject: Subject, allocation: Allocation, images: Tensor | None 
                 "the allocation is not of this pruned model; give the model before it was pruned, or the file of its own"
             )
         return subject
-    return subject if wanted is None else subject.of_module(pruned_copy(subject.model, wanted, images, subject.classifier))
+    return subject if wanted is None else subject.of_module(pruned_copy(subject.model, wanted, images, subject.task))
 
 
-def pruned_copy(model: nn.Module, plan: PruningPlan, images: Tensor | None, classifier: bool, seed: int = 0) -> nn.Module:
+def pruned_copy(model: nn.Module, plan: PruningPlan, images: Tensor | None, task: Task, seed: int = 0) -> nn.Module:
     """Prune a copy; by ``images`` ``(N, C, H, W)``, if there are any, mix its heads and recover it, where the plan says so."""
     mixed, units = copy.deepcopy(model), [unit for unit in prunable_units(model) if unit.name in plan.units]
     if images is None:
         return apply_plan(mixed, plan)
-    weights = row_weights(model, [unit.last for unit in units], images, classifier, seed)
+    weights = row_weights(model, [unit.last for unit in units], images, task, seed)
     if plan.ranked:
         concentrate(mixed, [unit for unit in units if unit.can_mix], images, weights)
     return carved(mixed, plan, model_info(model).weights_sha256, images, weights)

@@ -20,6 +20,7 @@ from pmq.core import Budget, PmqError
 from pmq.core.files import write_csv
 from pmq.core.recipe import find_recipe
 from pmq.core.rundir import RunDir
+from pmq.core.task import AUTO
 from pmq.cost import CostModel
 from pmq.evaluate import Judge
 from pmq.quant import images_sha256, prepare
@@ -67,6 +68,7 @@ def rank(
     batch_size: int = 32,
     seed: int = 0,
     device: str | None = None,
+    task: str = AUTO,
     out: Path | str | None = None,
     resume: bool = False,
 ) -> Ranks:
@@ -89,6 +91,8 @@ def rank(
         batch_size: images at once.
         seed: of every random draw.
         device: where to run.
+        task: what outputs mean: ``classification``, ``binary``, ``regression`` or ``features``; ``auto``
+            goes by their number.
         out: folder to write figures' data and allocations to, and to resume from.
         resume: go on with a killed run.
 
@@ -113,7 +117,7 @@ def rank(
     if len(gathered) < sum(needed):
         raise PmqError(f"{len(gathered)} images are fewer than the {sum(needed)} asked for; lower --truth-images or --held-out")
     calib, probed, judged, unseen = gathered.split(needed)
-    subject = Subject.of(model, device, gathered[:1])
+    subject = Subject.of(model, device, gathered[:1], task=task).scaled(calib)
     laid_out = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, how.estimator)
     check_quantizers(laid_out)
     limits = {text: resolve_budget(Budget.parse(text), laid_out) for text in (*budgets, one_budget)}
@@ -122,16 +126,16 @@ def rank(
         settings: dict[str, Any] = {"model": subject.info.model_dump(), "space": laid_out.file.model_dump(exclude_none=True)}
         settings |= {"recipe": how.model_dump(), "images": images_sha256(gathered), "divided": needed, "seed": seed}
         run = RunDir(out, settings | {"count": count, "one_budget": one_budget}, resume)
-    prepared = prepare(subject.model, subject.inventory, calib, how, seed, classifier=subject.classifier)
+    prepared = prepare(subject.model, subject.inventory, calib, how, seed, task=subject.task)
     with prepared.simulator() as simulator:
         simulator.prepare(laid_out.choices)
         contest = Contest(
             laid_out,
             limits,
             one_budget,
-            Probe(simulator, probed, subject.classifier, {}, batch_size, seed, keep_outputs=True),
-            Judge(simulator, judged, subject.classifier, batch_size),
-            Judge(simulator, unseen, subject.classifier, batch_size),
+            Probe(simulator, probed, subject.task, {}, batch_size, seed, keep_outputs=True),
+            Judge(simulator, judged, subject.task, batch_size),
+            Judge(simulator, unseen, subject.task, batch_size),
             run,
         )
         contest.draw(count, seed)

@@ -17,6 +17,7 @@ from pmq.core import Allocation, PmqError
 from pmq.core.choice import Assignment, Choice, ComponentChoice
 from pmq.core.component import Inventory
 from pmq.core.patches import PatchMap, TokenBits
+from pmq.core.task import AUTO
 from pmq.cost import LatencyTable
 from pmq.models import row_units
 from pmq.patches import BITS, Patchable, TokenErrors, attends_globally, choose_left_out, patchable, token_errors
@@ -100,7 +101,8 @@ class Reallocator:
         count = CALIB_IMAGES if allocation.calibration is None else allocation.calibration.n_images
         calib, probed, judged = divide_images(images, count, len(images) - count if count < len(images) else len(images))
         self.allocation = allocation
-        self._subject = subject = pruned_like(Subject.of(model, "cpu", images[:1], crop_pct), allocation, calib)
+        whole = Subject.of(model, "cpu", images[:1], crop_pct, allocation.task or AUTO)
+        self._subject = subject = pruned_like(whole, allocation, calib).scaled(calib)
         self.mapped = Mapped(subject, allocation, calib, judged, seed, latency)
         quantized = carry_out(subject, allocation)
         self._assignment = quantized.assignment
@@ -115,7 +117,7 @@ class Reallocator:
         if not self.places:
             raise PmqError("no activation of this allocation has tokens that could have bits of their own")
         self.choices = _choices(subject, allocation, self.places)
-        self.probe = Probe(self._simulator, probed, subject.classifier, quantized.assignment, seed=seed)
+        self.probe = Probe(self._simulator, probed, subject.task, quantized.assignment, seed=seed)
         self.prefix = int(getattr(subject.model, "num_prefix_tokens", 0))
         self._errors: dict[str | None, dict[str, TokenErrors]] = {}
 
@@ -123,7 +125,7 @@ class Reallocator:
         """What activations look like behind the allocation's weights."""
         subject, restored = self._subject, copy.deepcopy(self._subject.model)
         restore(restored, quantized)
-        return calibrate(restored, subject.inventory, calib, seed, 0, quantized.recipe.gradients, subject.classifier)
+        return calibrate(restored, subject.inventory, calib, seed, 0, quantized.recipe.gradients, subject.task)
 
     def errors(self, score: str | None = None) -> dict[str, TokenErrors]:
         """Of each token by position, or by rank; computed once."""

@@ -35,6 +35,7 @@ from pmq.core.allocation import pmq_version
 from pmq.core.choice import Kept
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.rundir import RunDir
+from pmq.core.task import AUTO
 from pmq.cost import LatencyTable
 from pmq.evaluate import Judge
 from pmq.prune import plan_of
@@ -93,6 +94,7 @@ def search(
     calib_images: int = CALIB_IMAGES,
     held_out: int = HELD_OUT,
     latency: LatencyTable | None = None,
+    task: str = AUTO,
     reference: nn.Module | None = None,
     batch_size: int = 32,
     seed: int = 0,
@@ -124,6 +126,8 @@ def search(
         calib_images: see ``images``.
         held_out: see ``images``.
         latency: measured milliseconds of the space's choices (:func:`pmq.profile`), for ``latency=12ms``.
+        task: what outputs mean: ``classification``, ``binary``, ``regression`` or ``features``; ``auto``
+            goes by their number.
         reference: FP32 model that candidates are to agree with, where that is not ``model``: that before pruning.
         batch_size: images at once.
         seed: of every random draw.
@@ -151,7 +155,7 @@ def search(
     gathered = gather_images(images, calib_images + held_out)
     calib, probed, judged = divide_images(gathered, calib_images, held_out)
     others = torch.cat([probed, judged])
-    subject = Subject.of(model, device, gathered[:1], crop_pct)
+    subject = Subject.of(model, device, gathered[:1], crop_pct, task).scaled(calib)
     groups = groups_of(space_file, None if latency is None else latency.target)
     joint = Joint(subject, calib, how, seed, groups) if prune else None
     laid_out = Space(space_file, subject.inventory, how.estimator, latency, joint.widths if joint else ())
@@ -166,6 +170,7 @@ def search(
         "space": space_file.model_dump(exclude_none=True),
         "recipe": how.model_dump(),
         "patches": patches,
+        "task": subject.task.name,
         "pruning": plan and plan.model_dump(),
         "widths": [[w.name, [Kept(unit=u).label for u in w.options]] for w in laid_out.widths] or None,
         "metric": metric_name,
@@ -182,13 +187,13 @@ def search(
     if joint is not None:
         prepared = joint.prepared(len(others))
     else:
-        prepared = prepare(subject.model, subject.inventory, calib, how, seed, len(others), subject.classifier)
+        prepared = prepare(subject.model, subject.inventory, calib, how, seed, len(others), subject.task)
     models = joint or Whole(subject, prepared)
     clock.lap("calibration")
     effort = Effort(time_limit, max_evals, rounds)
     with prepared.simulator(Cuts(prepared, joint.widths) if joint else None) as simulator:
-        trials = Trials(Judge(simulator, judged, subject.classifier, batch_size, reference), laid_out, run, effort)
-        probe = Probe(simulator, probed, subject.classifier, {}, batch_size, seed)
+        trials = Trials(Judge(simulator, judged, subject.task, batch_size, reference), laid_out, run, effort)
+        probe = Probe(simulator, probed, subject.task, {}, batch_size, seed)
         widths = measure_widths(probe, laid_out, run) if joint else None
         going = Rounds(probe, metric_name, laid_out, limits, trials, run, widths)
         going.run(compared_candidates(laid_out, going.tables, limits))
@@ -215,7 +220,7 @@ def search(
         )
         clock.lap("patches")
     history = pd.DataFrame([asdict(r) for r in going.history])
-    ranking = prediction_quality(points, subject.classifier, limits)
+    ranking = prediction_quality(points, subject.task, limits)
     seconds = clock.done(going.history)
     result = SearchResult(allocation, points, going.table, limits, history, ranking, path, seconds, layers)
     if run is not None:

@@ -12,6 +12,7 @@ from pmq.api.subject import CALIB_IMAGES, Subject, gather_images
 from pmq.core import Choice
 from pmq.core.recipe import find_recipe
 from pmq.core.rundir import RunDir
+from pmq.core.task import AUTO
 from pmq.quant import prepare
 from pmq.quant.quantizers import QUANTIZERS
 from pmq.search import Space, SpaceFile, read_space
@@ -55,11 +56,14 @@ def sensitivity(
     batch_size: int = 32,
     seed: int = 0,
     device: str | None = None,
+    task: str = AUTO,
 ) -> pd.DataFrame:
     """Measure how much the output suffers from each choice of each component, by one metric or several.
 
     The first ``calib_images`` calibrate, as many after them are measured on: on those that ranges and rounding were fitted
     to, errors look smaller than they are. Only if there are no others, those are.
+
+    ``task`` says what the outputs mean, see :func:`pmq.search`.
 
     Returns a row for each metric, component and choice: ``metric component kind role bits quantizer error``; the frame's
     ``attrs["seconds"]`` holds what each metric took, with quantizers and ranges fitted beforehand.
@@ -73,16 +77,16 @@ def sensitivity(
     chosen = [METRICS[name] for name in metrics]
     gathered = gather_images(images, 2 * calib_images)
     calib, measured_on = gathered[:calib_images], gathered[calib_images:]
-    subject = Subject.of(model, device, calib[:1])
+    subject = Subject.of(model, device, calib[:1], task=task).scaled(calib)
     how = find_recipe(recipe)
     laid_out = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, how.estimator)
     check_quantizers(laid_out)
-    prepared = prepare(subject.model, subject.inventory, calib, how, seed, classifier=subject.classifier)
+    prepared = prepare(subject.model, subject.inventory, calib, how, seed, task=subject.task)
     frames, seconds = [], {}
     with prepared.simulator() as simulator:
         simulator.prepare(laid_out.choices)
         for each in chosen:
-            probe = Probe(simulator, measured_on if len(measured_on) else calib, subject.classifier, {}, batch_size, seed)
+            probe = Probe(simulator, measured_on if len(measured_on) else calib, subject.task, {}, batch_size, seed)
             table = measure(probe, laid_out.choices, each.name)
             frames.append(table.frame(subject.inventory))
             seconds[each.name] = table.seconds

@@ -8,6 +8,7 @@ from pmq.api.allocate import carry_out
 from pmq.api.pruned import pruned_like
 from pmq.api.subject import Subject
 from pmq.core import Allocation
+from pmq.core.task import AUTO
 from pmq.quant import realise
 
 
@@ -26,5 +27,5 @@ def simulate(model: nn.Module, allocation: Allocation) -> nn.Module:
         >>> pmq.simulate(model, result.allocation)(images).shape
         torch.Size([12, 10])
     """
-    subject = pruned_like(Subject.of(model), allocation)
+    subject = pruned_like(Subject.of(model, task=allocation.task or AUTO), allocation)
     return realise(subject.model, subject.inventory, carry_out(subject, allocation)).model

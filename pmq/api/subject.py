@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,9 @@ from pmq.core.allocation import ModelInfo
 from pmq.core.component import Inventory
 from pmq.core.errors import PmqError, one_line
 from pmq.core.progress import message
+from pmq.core.task import AUTO, CLASSIFICATION, Task
 from pmq.models import create_model, model_info, take_inventory
+from pmq.models.outputs import scaled
 
 
 @dataclass(frozen=True)
@@ -24,16 +26,17 @@ class Subject:
     model: nn.Module
     info: ModelInfo
     inventory: Inventory
-
-    @property
-    def classifier(self) -> bool:
-        """Whether its outputs are logits."""
-        return self.info.num_classes > 0
+    task: Task = CLASSIFICATION
 
     def of_module(self, module: nn.Module) -> Subject:
         """The same with a module of other widths."""
         size = self.info.data_config["input_size"]
-        return Subject(module, self.info, take_inventory(module, torch.zeros(1, *size).to(next(module.parameters()).device)))
+        image = torch.zeros(1, *size).to(next(module.parameters()).device)
+        return replace(self, model=module, inventory=take_inventory(module, image))
+
+    def scaled(self, images: Tensor) -> Subject:
+        """The same with the scale of its outputs on ``images`` ``(N, C, H, W)``, where its task has one."""
+        return replace(self, task=scaled(self.task, self.model, images))
 
     @classmethod
     def of(
@@ -42,11 +45,12 @@ class Subject:
         device: str | torch.device | None = None,
         image: Tensor | None = None,
         crop_pct: float | None = None,
+        task: str = AUTO,
     ) -> Subject:
         """Copy a module the user has, or create one by timm's name (the embedded one without).
 
         ``image`` ``(1, C, H, W)`` is one as the model will see them; ``crop_pct`` is how they were cropped, where that is
-        not what the model's data config says.
+        not what the model's data config says. ``task`` is what its outputs mean, see :class:`pmq.core.task.Task`.
         """
         module = copy.deepcopy(model) if isinstance(model, nn.Module) else create_model(model)
         module = module.eval()
@@ -66,11 +70,14 @@ class Subject:
             raise PmqError(
                 f"model {info.name!r} cannot take images of shape {found}, it expects {expected}: {one_line(error)}"
             ) from None
+        meant = Task.of(task, info.num_classes)
+        if task == AUTO and meant.name == "binary":
+            message("the model's one output is taken for the logit of a decision; --task regression if it is a value")
         if not inventory.components:
             raise PmqError(f"model {info.name!r} has no component that can be quantized; ViT, DeiT and Swin have")
         for line in inventory.uncovered:
             message(f"stays FP32: {line}")
-        return cls(module, info, inventory)
+        return cls(module, info, inventory, meant)
 
 
 def gather_images(images: Tensor | Iterable[Any], count: int) -> Tensor:

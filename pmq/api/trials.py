@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -112,8 +112,8 @@ def judged_part(judge: Judge, assignment: Assignment, name: str, part: int, run:
     key = f"simulation/{name}/{part}"
     known = run.recall(key) if run else None
     if known is not None:
-        return Accuracy(**known)
+        return Accuracy(**known, task=judge.task)
     sums = judge.judge(assignment, part)
     if run:
-        run.record(key, asdict(sums))
+        run.record(key, sums.sums)
     return sums

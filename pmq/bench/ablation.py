@@ -67,7 +67,7 @@ def main() -> None:
             rows, models = [], []
             start = time.perf_counter()
             subject = Subject.of(model, crop_pct=args.crop_pct)
-            prepared = prepare(subject.model, subject.inventory, images, recipe, seed, classifier=subject.classifier)
+            prepared = prepare(subject.model, subject.inventory, images, recipe, seed, task=subject.task)
             preparation = time.perf_counter() - start
             for bits in missing:
                 start = time.perf_counter()
@@ -78,7 +78,7 @@ def main() -> None:
                 costs = CostModel(subject.inventory)
                 row = {"part": part, "bits": bits, "seed": seed, "seconds": round(seconds, 1)}
                 rows.append(row | {"size_bytes": costs.size_bytes(assignment), "bit_ops": costs.bit_ops(assignment)})
-            found = evaluate_models(model, models, data.evaluation.batches(32, indices), subject.classifier)
+            found = evaluate_models(model, models, data.evaluation.batches(32, indices), subject.task)
             keep = ("top1", "agreement", "kl")
             rows = [
                 row | {k: metrics[k] for k in keep} | {"n_images": len(indices)} for row, metrics in zip(rows, found, strict=True)

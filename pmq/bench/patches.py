@@ -40,7 +40,7 @@ def main() -> None:
         module = realise(copy.deepcopy(subject.model), subject.inventory, carry_out(subject, item)).model
         torch.manual_seed(len(rows))  # of random ranks
         batches = given.data.evaluation.batches(32, given.indices)
-        (found,) = evaluate_models(subject.model, [module], batches, subject.classifier)
+        (found,) = evaluate_models(subject.model, [module], batches, subject.task)
         assert item.budget is not None
         rows.append({"patches": name, "share": share} | item.budget.achieved | found)
         print(rows[-1], flush=True)

@@ -100,7 +100,7 @@ def _accuracy(case: _Case, model: nn.Module, data: Data, images: Tensor, indices
     for when, allocation in (("before", found.cut), ("after", found.allocation)):
         modules[f"fp32 {when}"], facts[f"fp32 {when}"] = load_pruned(allocation), _size(allocation)
         modules[f"int8 {when}"], facts[f"int8 {when}"] = _quantized(allocation, images[:CALIB_IMAGES], args)
-    judged = evaluate_models(subject.model, list(modules.values()), data.evaluation.batches(32, indices), subject.classifier)
+    judged = evaluate_models(subject.model, list(modules.values()), data.evaluation.batches(32, indices), subject.task)
     keys = ("top1", "agreement", "kl", "n_images")
     return {what: facts[what] | {key: of[key] for key in keys} for what, of in zip(modules, judged, strict=True)}
 

@@ -11,6 +11,7 @@ from moocore import hypervolume
 
 from pmq.core import Limits
 from pmq.core.recipe import find_recipe
+from pmq.core.task import CLASSIFICATION
 from pmq.data import open_data
 from pmq.models import create_model, model_info, take_inventory
 from pmq.quant import prepare
@@ -85,7 +86,7 @@ def evaluations_per_second(n_images: int = 48, repeats: int = 5) -> dict[str, fl
     rng = np.random.default_rng(0)
     reference = rng.normal(size=(n_images, 16)).astype(np.float32)
     table = SensitivityTable.zeros(space.choices)
-    effects = Effects(reference, reference, True)
+    effects = Effects(reference, reference, CLASSIFICATION)
     for name, choices in space.choices.items():
         effects.changes[name] = {c: rng.normal(0, 0.01, (n_images, 16)).astype(np.float32) for c in choices}
     tables = Tables.build(space, table)

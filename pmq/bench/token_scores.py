@@ -91,7 +91,7 @@ def _truth(reallocator: Reallocator, name: str, images: Tensor, squares: list[Ar
         bits = torch.full((place.tokens,), FLOAT.bits)
         bits[torch.from_numpy(square)] = BITS
         probe.simulator.instrument.set_activation(name, TokenQuantizer(place.component, quantizers, bits))
-        found.append(output_error(reference, probe.simulator.model(images), probe.classifier))
+        found.append(output_error(reference, probe.simulator.model(images), probe.task))
     probe.simulator.reset(name)
     return torch.stack(found, 1).numpy()
 

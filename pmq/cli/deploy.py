@@ -35,6 +35,7 @@ def deploy(
     seed: o.Seed = 0,
     out: Annotated[Path | None, typer.Option(help="folder to write; by default deploy/TARGET in the run")] = None,
     results: Annotated[Path, typer.Option(help="folder of run directories")] = Path("results"),
+    task: o.Task = "auto",
     json: o.Json = False,
 ) -> None:
     """Write an allocation as a model file, and prove that it computes what was simulated, at the speed that was promised."""
@@ -78,6 +79,7 @@ def deploy(
         calibration_images=images.calibration_images(calib_images, seed) if need else None,
         recalibrate=recalibrate,
         recipe=recipe,
+        task=task,
         latency=table,
         dynamic_batch=dynamic_batch,
         threads=threads,

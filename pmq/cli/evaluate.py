@@ -39,6 +39,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="evaluate on this many images only", min=1)] = None,
     results: Annotated[Path, typer.Option(help="folder of run directories")] = Path("results"),
     results_file: Annotated[Path | None, typer.Option(help="write a CSV with timm's columns and ours")] = None,
+    task: o.Task = "auto",
     json: o.Json = False,
 ) -> None:
     """Give top-1, top-5, agreement with FP32, KL of the logits and images/s."""
@@ -74,6 +75,7 @@ def evaluate(
         calibration_images=images.calibration_images(calib_images, seed) if need else None,
         space=space,
         recipe=recipe,
+        task=task,
         reconstruct=reconstruct,
         amp=amp,
         checkpoints=results / ".learned",

@@ -29,4 +29,7 @@ Reconstruct = Annotated[bool, typer.Option("--reconstruct", help="learn rounding
 Amp = Annotated[bool, typer.Option("--amp", help="multiply in bfloat16 what is not multiplied as integers: faster")]
 Space = Annotated[str, typer.Option(help="search space: default, w4a8, int8_fp32, or a YAML file")]
 Target = Annotated[str, typer.Option(help="runtime: onnxruntime")]
+Task = Annotated[
+    str, typer.Option(help="what outputs mean: classification, binary, regression, features; auto goes by their number")
+]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output, nothing else")]

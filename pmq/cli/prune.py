@@ -46,6 +46,7 @@ def prune(
     seed: o.Seed = SEED,
     out: Annotated[Path | None, typer.Option(help="folder to write; by default named below --results")] = None,
     results: Annotated[Path, typer.Option(help="folder of run directories")] = Path("results"),
+    task: o.Task = "auto",
     json: o.Json = False,
 ) -> None:
     """Remove the channels that matter least, and fit what reads the others anew.
@@ -92,13 +93,14 @@ def prune(
         crop_pct=crop_pct,
         seed=seed,
         out=folder,
+        task=task,
     )
     indices = images.evaluation_indices(calib_images, seed, limit)
     rows: dict[str, Allocation | str] = {"fp32": "fp32", "pruned": found.cut}
     if recover:
         rows["recovered"] = found.allocation
     batches = track(images.evaluation.batches(batch_size, indices), "evaluating", total=-(-len(indices) // batch_size))
-    table = run_evaluate(module, list(rows.values()), batches, crop_pct=crop_pct, seed=seed)
+    table = run_evaluate(module, list(rows.values()), batches, crop_pct=crop_pct, seed=seed, task=task)
     table["allocation"] = list(rows)
     records = json_module.loads(table.to_json(orient="records"))
     plan = found.allocation.pruning
@@ -109,7 +111,7 @@ def prune(
         pruned = load_pruned(found.allocation)
         proof = images.evaluation.first_readable(indices[:128], 128)
         below = folder / "deploy" / target
-        deployed = deploy_formats(pruned, target, proof, calibration[:32], below, reference=module, seed=seed)
+        deployed = deploy_formats(pruned, target, proof, calibration[:32], below, reference=module, seed=seed, task=task)
     if json:
         said: dict[str, Any] = {"run": str(folder), "allocation": str(folder / CHOSEN), "parameters": plan.parameters}
         print_json(said | records[-1] | {"before_recovery": records[1], "deployed": deployed})

@@ -39,6 +39,7 @@ def rank(
     seed: o.Seed = 0,
     out: Annotated[Path | None, typer.Option(help="run directory for tables, figures and the optima's allocations")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the same run if it was killed")] = False,
+    task: o.Task = "auto",
     json: o.Json = False,
 ) -> None:
     """Compare sensitivity metrics with the truth: how they rank random allocations, and what they call optimal."""
@@ -62,6 +63,7 @@ def rank(
         count=count,
         space=space,
         recipe=recipe,
+        task=task,
         calib_images=calib_images,
         probe_images=probe_images,
         held_out=held_out,

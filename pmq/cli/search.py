@@ -44,6 +44,7 @@ def search(
     out: Annotated[Path | None, typer.Option(help="run directory; by default named below --results")] = None,
     results: Annotated[Path, typer.Option(help="folder of run directories")] = Path("results"),
     resume: Annotated[bool, typer.Option("--resume", help="go on with the same run if it was killed")] = False,
+    task: o.Task = "auto",
     json: o.Json = False,
 ) -> None:
     """Find the Pareto front of bit-width allocations and pick one within the budget.
@@ -82,6 +83,7 @@ def search(
         latency=table,
         reference=reference,
         recipe=recipe,
+        task=task,
         reconstruct=reconstruct,
         patches=patches,
         prune=prune,

@@ -28,6 +28,7 @@ def sensitivity(
     device: o.Device = "cpu",
     seed: o.Seed = 0,
     out: Annotated[Path | None, typer.Option(help="write the whole table as CSV")] = None,
+    task: o.Task = "auto",
     json: o.Json = False,
 ) -> None:
     """Measure how much the output suffers from each bit-width of each component."""
@@ -44,6 +45,7 @@ def sensitivity(
         tuple(metric.split(",")),
         space=space,
         recipe=recipe,
+        task=task,
         calib_images=calib_images,
         batch_size=batch_size,
         seed=seed,

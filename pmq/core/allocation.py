@@ -14,6 +14,7 @@ from pmq.core.files import read_json, write_bytes, write_text
 from pmq.core.patches import PatchMap
 from pmq.core.pruning import PruningPlan
 from pmq.core.recipe import Recipe
+from pmq.core.task import TaskName
 from pmq.core.tensors import TensorFile
 
 SCHEMA_VERSION: Literal[2] = 2
@@ -93,6 +94,7 @@ class Allocation(_Strict):
     calibration: CalibrationInfo | None = None
     target: str | None = None
     space: str
+    task: TaskName | None = None
     recipe: Recipe
     components: dict[str, ComponentChoice]
     patches: PatchMap | None = None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 from torch import Tensor
 
-from pmq.quant import output_error
+from pmq.core.task import CLASSIFICATION, Task
+from pmq.quant import output_error, to_logits
 
 
 @dataclass
@@ -27,27 +29,40 @@ class Accuracy:
     top5: int = 0
     agreed: int = 0
     error: float = 0.0
-    classifier: bool = True
+    #: of FP32's values, where the task is regression
+    square: float = 0.0
+    task: Task = CLASSIFICATION
 
     def update(self, reference: Tensor, output: Tensor, labels: Tensor | None = None) -> None:
-        """Add a batch: logits (or features) ``(B, C)`` of FP32 and of the model judged; labels ``(B,)``, -1 unknown."""
+        """Add a batch: outputs ``(B, C)`` of FP32 and of the model judged; labels ``(B,)``, -1 unknown.
+
+        Labels of a single logit are 0 and 1; those of values and of features mean nothing here.
+        """
         self.n_images += len(output)
-        self.error += float(output_error(reference, output, self.classifier).double().sum())
-        if not self.classifier:
+        self.error += float(output_error(reference, output, self.task).double().sum())
+        if self.task.name == "regression":
+            self.square += float(reference.double().square().sum())
+        if not self.task.decides:
             return
-        self.agreed += int((reference.argmax(1) == output.argmax(1)).sum())
+        wanted, found = to_logits(reference, self.task), to_logits(output, self.task)
+        self.agreed += int((wanted.argmax(1) == found.argmax(1)).sum())
         if labels is not None:
             known = labels >= 0
-            best = output[known].topk(min(5, output.shape[1]), 1).indices
+            best = found[known].topk(min(5, found.shape[1]), 1).indices
             hits = best == labels[known].to(best.device)[:, None]
             self.labelled += int(known.sum())
             self.top1 += int(hits[:, 0].sum())
             self.top5 += int(hits.sum())
 
+    @property
+    def sums(self) -> dict[str, float]:
+        """All sums by name, for a journal; ``Accuracy(**sums, task=task)`` reads them back."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "task"}
+
     def __add__(self, other: Accuracy) -> Accuracy:
         """Join the sums of two parts of the images."""
-        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name != "classifier"}
-        return Accuracy(**sums, classifier=self.classifier)
+        sums: dict[str, Any] = {name: value + getattr(other, name) for name, value in self.sums.items()}
+        return Accuracy(**sums, task=self.task)
 
     def compute(self) -> dict[str, float | None]:
         """Percentages and means; ``None`` where there is nothing to tell."""
@@ -56,11 +71,13 @@ class Accuracy:
             return 100.0 * count / of if of else None
 
         mean = self.error / self.n_images if self.n_images else None
+        if self.square:  # relative to these images' own values
+            mean = self.error * self.task.scale / self.square
         return {
             "top1": percent(self.top1, self.labelled),
-            "top5": percent(self.top5, self.labelled),
-            "agreement": percent(self.agreed, self.n_images) if self.classifier else None,
-            "kl": mean if self.classifier else None,
-            "feature_error": None if self.classifier else mean,
+            "top5": None if self.task.name == "binary" else percent(self.top5, self.labelled),
+            "agreement": percent(self.agreed, self.n_images) if self.task.decides else None,
+            "kl": mean if self.task.decides else None,
+            "feature_error": None if self.task.decides else mean,
             "n_images": self.n_images,
         }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pmq.core.choice import Assignment
+from pmq.core.task import Task
 from pmq.evaluate.accuracy import Accuracy
 from pmq.quant import Simulator
 
@@ -23,7 +24,7 @@ def evaluate_models(
     reference: nn.Module,
     models: Sequence[nn.Module],
     batches: Iterable[tuple[Tensor, Tensor | None]],
-    classifier: bool,
+    task: Task,
     amp: bool = False,
 ) -> list[Metrics]:
     """Judge several models against labels and against ``reference`` on the same images.
@@ -36,11 +37,11 @@ def evaluate_models(
         reference: in FP32.
         models: what to judge; the reference itself may be among them.
         batches: ``(images, labels)``; labels may be ``None``, single ones -1.
-        classifier: whether the outputs are logits.
+        task: what the outputs mean.
         amp: see above.
     """
-    sums = [Accuracy(classifier=classifier) for _ in models]
-    checks = [Accuracy(classifier=classifier) for _ in models]
+    sums = [Accuracy(task=task) for _ in models]
+    checks = [Accuracy(task=task) for _ in models]
     seconds = [0.0] * len(models)
     device = next(reference.parameters()).device
     for images, labels in batches:
@@ -75,11 +76,11 @@ class Judge:
         self,
         simulator: Simulator,
         images: Tensor,
-        classifier: bool,
+        task: Task,
         batch_size: int = 32,
         reference: nn.Module | None = None,
     ) -> None:
-        self.simulator, self.classifier, self._reference = simulator, classifier, reference
+        self.simulator, self.task, self._reference = simulator, task, reference
         quarter = len(images) // 4
         parts = images.split([quarter, quarter, len(images) - 2 * quarter])
         self.parts = [self._references(part, batch_size) for part in parts]
@@ -98,7 +99,7 @@ class Judge:
     @torch.no_grad()
     def judge_model(self, model: nn.Module, part: int | None = None) -> Accuracy:
         """Compare a model with FP32."""
-        total = Accuracy(classifier=self.classifier)
+        total = Accuracy(task=self.task)
         for batches in self.parts if part is None else [self.parts[part]]:
             for images, reference in batches:
                 total.update(reference, model(images))

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pmq.core.task import CLASSIFICATION, Task
+from pmq.models.outputs import to_logits, unit_norm
+
 #: share of all steps in which the learning rate rises
 WARMUP = 0.05
 #: gradients are clipped to it
@@ -27,15 +30,15 @@ class Distiller:
         teacher: in evaluation mode.
         rate: the highest learning rate.
         steps: in all.
-        classifier: whether outputs are logits.
+        task: what outputs mean.
         amp: multiply in bfloat16.
     """
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, rate: float, steps: int, classifier: bool = True, amp: bool = False
+        self, student: nn.Module, teacher: nn.Module, rate: float, steps: int, task: Task = CLASSIFICATION, amp: bool = False
     ) -> None:
         self.student, self._teacher = student.eval(), teacher.eval()
-        self._rate, self._steps, self._classifier, self._amp = rate, steps, classifier, amp
+        self._rate, self._steps, self._task, self._amp = rate, steps, task, amp
         self._named = {name: p.requires_grad_() for name, p in student.named_parameters()}
         grouped = [[p for p in self._named.values() if (p.ndim > 1) == matrix] for matrix in (True, False)]
         self._optimizer = torch.optim.AdamW(
@@ -53,7 +56,7 @@ class Distiller:
             with torch.no_grad():
                 wanted = self._teacher(images)
             output = self.student(images)
-        loss = _loss(wanted.float(), output.float(), self._classifier)
+        loss = _loss(wanted.float(), output.float(), self._task)
         self._optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self._named.values(), NORM)
@@ -93,12 +96,11 @@ def varied(images: Tensor, generator: torch.Generator) -> Tensor:
     return nn.functional.grid_sample(images, grid.to(images), align_corners=False, padding_mode="reflection")
 
 
-def _loss(wanted: Tensor, output: Tensor, classifier: bool) -> Tensor:
-    if classifier:
-        p, q = wanted.log_softmax(-1), output.log_softmax(-1)
+def _loss(wanted: Tensor, output: Tensor, task: Task) -> Tensor:
+    if task.decides:
+        p, q = to_logits(wanted, task).log_softmax(-1), to_logits(output, task).log_softmax(-1)
         return (p.exp() * (p - q)).sum(-1).mean()
-    wanted, output = wanted.flatten(1), output.flatten(1)
-    return ((wanted - output).square().sum(1) / wanted.square().sum(1)).mean() / 2
+    return ((wanted - output).flatten(1) / unit_norm(wanted, task)).square().sum(1).mean() / 2
 
 
 def _schedule(done: float) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pmq.core.progress import track
 from pmq.core.registry import Registry
+from pmq.core.task import CLASSIFICATION, Task
 from pmq.prune.groups import Groups, require_torch_pruning
 from pmq.prune.losses import BATCH, RowWeights, drawn_labels, own_labels
 from pmq.prune.units import Unit
@@ -29,7 +30,7 @@ class Importance(ABC):
         model: nn.Module,
         units: Sequence[Unit],
         images: Tensor,
-        classifier: bool = True,
+        task: Task = CLASSIFICATION,
         seed: int = 0,
         weights: RowWeights | None = None,
     ) -> Scores:
@@ -39,7 +40,7 @@ class Importance(ABC):
             model: in evaluation mode.
             units: of it.
             images: ``(N, C, H, W)``; they need no labels.
-            classifier: whether its outputs are logits.
+            task: what its outputs mean.
             seed: of drawn labels and of chance.
             weights: :func:`pmq.prune.losses.row_weights` of the units' last layers on the images, where they are known.
         """
@@ -53,7 +54,7 @@ class GroupImportance(Importance):
         model: nn.Module,
         units: Sequence[Unit],
         images: Tensor,
-        classifier: bool = True,
+        task: Task = CLASSIFICATION,
         seed: int = 0,
         weights: RowWeights | None = None,
     ) -> Scores:
@@ -61,14 +62,14 @@ class GroupImportance(Importance):
         groups, generator = Groups(model), torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # torch-pruning draws from the global generator
-            importance = self._importance(model, images, classifier, generator)
+            importance = self._importance(model, images, task, generator)
             try:
                 return {unit.name: importance(groups.of(unit)).detach().double().cpu() for unit in units}
             finally:
                 model.zero_grad(set_to_none=True)
 
     @abstractmethod
-    def _importance(self, model: nn.Module, images: Tensor, classifier: bool, generator: torch.Generator) -> Any:
+    def _importance(self, model: nn.Module, images: Tensor, task: Task, generator: torch.Generator) -> Any:
         """Give what scores a group, after whatever passes over the images it needs."""
 
 
@@ -88,7 +89,7 @@ class Magnitude(GroupImportance):
     name = "magnitude"
     power: ClassVar[int] = 2
 
-    def _importance(self, model: nn.Module, images: Tensor, classifier: bool, generator: torch.Generator) -> Any:
+    def _importance(self, model: nn.Module, images: Tensor, task: Task, generator: torch.Generator) -> Any:
         return require_torch_pruning().importance.GroupMagnitudeImportance(p=self.power, normalizer=None)
 
 
@@ -106,7 +107,7 @@ class Random(GroupImportance):
 
     name = "random"
 
-    def _importance(self, model: nn.Module, images: Tensor, classifier: bool, generator: torch.Generator) -> Any:
+    def _importance(self, model: nn.Module, images: Tensor, task: Task, generator: torch.Generator) -> Any:
         return require_torch_pruning().importance.RandomImportance()
 
 
@@ -116,12 +117,12 @@ class Taylor(GroupImportance):
 
     name = "taylor"
 
-    def _importance(self, model: nn.Module, images: Tensor, classifier: bool, generator: torch.Generator) -> Any:
+    def _importance(self, model: nn.Module, images: Tensor, task: Task, generator: torch.Generator) -> Any:
         model.zero_grad()
         for batch in track(images.split(BATCH), "importance"):
             with torch.enable_grad():
                 output = model(batch.to(next(model.parameters()).device))
-                own_labels(output, classifier).sum().backward()
+                own_labels(output, task).sum().backward()
         return require_torch_pruning().importance.GroupTaylorImportance(normalizer=None)
 
 
@@ -134,13 +135,13 @@ class Hessian(GroupImportance):
 
     name = "hessian"
 
-    def _importance(self, model: nn.Module, images: Tensor, classifier: bool, generator: torch.Generator) -> Any:
+    def _importance(self, model: nn.Module, images: Tensor, task: Task, generator: torch.Generator) -> Any:
         importance = require_torch_pruning().importance.GroupHessianImportance(normalizer=None)
         importance.zero_grad()
         for image in track(images.split(1), "importance"):
             with torch.enable_grad():
                 output = model(image.to(next(model.parameters()).device))
                 model.zero_grad()
-                drawn_labels(output, classifier, generator).sum().backward()
+                drawn_labels(output, task, generator).sum().backward()
             importance.accumulate_grad(model)
         return importance

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pmq.core.progress import track
+from pmq.core.task import CLASSIFICATION, Task
+from pmq.models.outputs import to_logits, to_unit
 
 BATCH = 8
 #: part of the weight that every row has, however little the output depends on it: gradients of few images are noisy
@@ -16,30 +18,30 @@ EVEN = 0.1
 RowWeights = dict[str, Tensor]  # layer -> (N, T)
 
 
-def own_labels(output: Tensor, classifier: bool) -> Tensor:
+def own_labels(output: Tensor, task: Task) -> Tensor:
     """Cross-entropy ``(B,)`` with what the model itself says; half the square of features, which say nothing."""
-    if classifier:
-        return nn.functional.cross_entropy(output, output.detach().argmax(-1), reduction="none")
-    return _unit(output).square().sum(1) / 2
+    if task.decides:
+        logits = to_logits(output, task)
+        return nn.functional.cross_entropy(logits, logits.detach().argmax(-1), reduction="none")
+    return to_unit(output, task).square().sum(1) / 2
 
 
-def drawn_labels(output: Tensor, classifier: bool, generator: torch.Generator) -> Tensor:
+def drawn_labels(output: Tensor, task: Task, generator: torch.Generator) -> Tensor:
     """Cross-entropy ``(B,)`` with labels drawn from what the model says, or random directions of its features.
 
     The mean of the squared gradient is the Fisher information's diagonal.
     """
-    if classifier:
-        labels = torch.multinomial(output.detach().softmax(-1).cpu(), 1, generator=generator)[:, 0]
-        return nn.functional.cross_entropy(output, labels.to(output.device), reduction="none")
-    unit = _unit(output)
+    if task.decides:
+        logits = to_logits(output, task)
+        labels = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator)[:, 0]
+        return nn.functional.cross_entropy(logits, labels.to(output.device), reduction="none")
+    unit = to_unit(output, task)
     return (unit * torch.randn(unit.shape, generator=generator).to(unit)).sum(1)
 
 
-def _unit(output: Tensor) -> Tensor:
-    return output.flatten(1) / output.detach().flatten(1).norm(dim=1, keepdim=True)
-
-
-def row_weights(model: nn.Module, layers: Sequence[str], images: Tensor, classifier: bool = True, seed: int = 0) -> RowWeights:
+def row_weights(
+    model: nn.Module, layers: Sequence[str], images: Tensor, task: Task = CLASSIFICATION, seed: int = 0
+) -> RowWeights:
     """Squared gradient at each row of the outputs of ``layers``, image by image, around a mean of one.
 
     Late layers of a ViT matter at the class token alone. Images are ``(N, C, H, W)``; windows of an image are neighbours.
@@ -61,7 +63,7 @@ def row_weights(model: nn.Module, layers: Sequence[str], images: Tensor, classif
     try:
         for batch in track(images.split(BATCH), "weighing rows"):
             with torch.enable_grad():
-                loss = drawn_labels(model(batch.to(device).requires_grad_()), classifier, generator).sum()
+                loss = drawn_labels(model(batch.to(device).requires_grad_()), task, generator).sum()
             gradients = torch.autograd.grad(loss, [outputs[name] for name in layers])
             for name, gradient in zip(layers, gradients, strict=True):
                 found[name].append(gradient.square().mean(-1).reshape(len(batch), -1).cpu())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pmq.core.errors import PmqError
 from pmq.core.progress import track
+from pmq.core.task import CLASSIFICATION, Task
 from pmq.prune.importance import Importance, Scores, register
 from pmq.prune.losses import BATCH, RowWeights, row_weights
 from pmq.prune.statistics import LeastSquares, Weighed
@@ -38,7 +39,7 @@ class Reconstruction(Importance):
         model: nn.Module,
         units: Sequence[Unit],
         images: Tensor,
-        classifier: bool = True,
+        task: Task = CLASSIFICATION,
         seed: int = 0,
         weights: RowWeights | None = None,
     ) -> Scores:
@@ -46,7 +47,7 @@ class Reconstruction(Importance):
         if any(unit.kind == "embedding" for unit in units):
             raise PmqError("importance 'reconstruction' knows no residual streams; drop structure 'embedding', or use magnitude")
         layers, device = [unit.last for unit in units], next(model.parameters()).device
-        weighed = Weighed(row_weights(model, layers, images, classifier, seed) if weights is None else weights)
+        weighed = Weighed(row_weights(model, layers, images, task, seed) if weights is None else weights)
         sums = {name: LeastSquares() for name in layers}
 
         def add(name: str, x: Tensor, y: Tensor, weight: Tensor) -> None:

@@ -1,5 +1,6 @@
 """Quantizers, ranges, transforms and compensation, and the simulator that applies an allocation to a model."""
 
+from pmq.models.outputs import to_logits, unit_norm
 from pmq.quant.calibration import Calibration, calibrate, images_sha256
 from pmq.quant.divergence import output_error
 from pmq.quant.instrument import Instrument
@@ -23,4 +24,6 @@ __all__ = [
     "quantize_weight",
     "realise",
     "restore",
+    "to_logits",
+    "unit_norm",
 ]

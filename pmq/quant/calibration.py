@@ -15,6 +15,7 @@ from pmq.core.component import Inventory
 from pmq.core.errors import PmqError
 from pmq.core.memory import freed_at_once
 from pmq.core.progress import track
+from pmq.core.task import CLASSIFICATION, Task
 from pmq.quant.compensation import SecondMoment, output_rows, rows_of
 from pmq.quant.gradients import log_likelihoods, squared_gradients
 from pmq.quant.instrument import Instrument, TapFunction
@@ -82,7 +83,7 @@ def calibrate(
     seed: int = 0,
     n_held_out: int = 0,
     gradients: bool = False,
-    classifier: bool = True,
+    task: Task = CLASSIFICATION,
 ) -> Calibration:
     """Run ``images`` ``(N, C, H, W)`` through the FP32 model and keep a sample of every activation.
 
@@ -104,7 +105,7 @@ def calibrate(
                 output = model(x)
             calibration.order = calibration.order or seen.order
             if gradients:
-                losses = log_likelihoods(output, classifier, generator, DRAWS)
+                losses = log_likelihoods(output, task, generator, DRAWS)
                 for module, weights in seen.weigh(losses, calibration.moments, len(batch)).items():
                     row_weights.setdefault(module, []).append(weights)
                 del losses

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pmq.core.task import Task
+from pmq.models.outputs import to_logits, unit_norm
+
 
 def kl_divergence(reference: Tensor, logits: Tensor) -> Tensor:
     """KL(reference || logits) of the softmax, in nats, for each image: ``(B, C)``, ``(B, C)`` -> ``(B,)``.
@@ -17,12 +20,8 @@ def kl_divergence(reference: Tensor, logits: Tensor) -> Tensor:
     return (p.double().exp() * (p.double() - q.double())).sum(-1).clamp(min=0).float()
 
 
-def feature_error(reference: Tensor, features: Tensor) -> Tensor:
-    """Squared error relative to the reference's squared norm, for each image: ``(B, ...)`` -> ``(B,)``."""
-    reference, features = reference.flatten(1), features.flatten(1)
-    return (features - reference).square().sum(1) / reference.square().sum(1).clamp(min=1e-30)
-
-
-def output_error(reference: Tensor, output: Tensor, classifier: bool) -> Tensor:
-    """KL of a classifier's logits, relative error of a feature extractor's features: ``(B,)``."""
-    return kl_divergence(reference, output) if classifier else feature_error(reference, output)
+def output_error(reference: Tensor, output: Tensor, task: Task) -> Tensor:
+    """KL of logits, relative squared error of values and of features: ``(B, ...)``, ``(B, ...)`` -> ``(B,)``."""
+    if task.decides:
+        return kl_divergence(to_logits(reference, task), to_logits(output, task))
+    return ((output - reference).flatten(1) / unit_norm(reference, task)).square().sum(1)

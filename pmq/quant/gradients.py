@@ -5,35 +5,37 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pmq.quant.divergence import feature_error
+from pmq.core.task import Task
+from pmq.models.outputs import to_logits, to_unit
+from pmq.quant.divergence import output_error
 
 #: labels drawn from the model's own softmax for each image
 DRAWS = 2
 
 
-def log_likelihoods(output: Tensor, classifier: bool, generator: torch.Generator, draws: int = DRAWS) -> list[Tensor]:
+def log_likelihoods(output: Tensor, task: Task, generator: torch.Generator, draws: int = DRAWS) -> list[Tensor]:
     """Log-likelihoods of ``draws`` labels drawn for each image, each summed over the batch.
 
-    The mean of their gradient's outer product is the Fisher information, which is the Hessian of the KL divergence. A
-    feature extractor ``(B, ...)`` has no labels: random directions in the space of its features take their place.
+    The mean of their gradient's outer product is the Fisher information, which is the Hessian of the KL divergence. Values
+    and features ``(B, ...)`` have no labels: random directions in their space take their place.
     """
-    if classifier:
-        log_p = torch.log_softmax(output, -1)
+    if task.decides:
+        log_p = torch.log_softmax(to_logits(output, task), -1)
         labels = torch.multinomial(log_p.detach().exp().cpu(), draws, replacement=True, generator=generator)
         return [log_p.gather(1, labels[:, i : i + 1].to(output.device)).sum() for i in range(draws)]
-    unit = output.flatten(1) / output.detach().flatten(1).norm(dim=1, keepdim=True)
+    unit = to_unit(output, task)
     # The relative squared error is |J d|^2; twice the half of its expectation over directions.
     return [2**0.5 * (unit * torch.randn(unit.shape, generator=generator).to(unit)).sum() for _ in range(draws)]
 
 
-def output_loss(reference: Tensor, output: Tensor, classifier: bool) -> Tensor:
+def output_loss(reference: Tensor, output: Tensor, task: Task) -> Tensor:
     """The error of an output for each image, but for what does not depend on it: gradients and curvature are the error's.
 
     The cross-entropy in place of the KL divergence, which is cut off at zero, where FP32 is.
     """
-    if not classifier:
-        return feature_error(reference, output)
-    return -(torch.softmax(reference, -1) * torch.log_softmax(output, -1)).sum(-1)
+    if not task.decides:
+        return output_error(reference, output, task)
+    return -(torch.softmax(to_logits(reference, task), -1) * torch.log_softmax(to_logits(output, task), -1)).sum(-1)
 
 
 def squared_gradients(losses: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:

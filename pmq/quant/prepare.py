@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pmq.core.choice import Choice
 from pmq.core.component import Component, Inventory
 from pmq.core.recipe import Recipe
+from pmq.core.task import CLASSIFICATION, Task
 from pmq.quant.calibration import Calibration, calibrate
 from pmq.quant.compensation import SecondMoment, compensated
 from pmq.quant.simulator import Cutter, Rounding, Simulator, nearest
@@ -26,6 +27,7 @@ class Prepared:
     recipe: Recipe
     calibration: Calibration
     images: Tensor
+    task: Task = CLASSIFICATION
 
     def simulator(self, cutter: Cutter | None = None) -> Simulator:
         """A simulator on the model, which is changed in place until the simulator is closed."""
@@ -44,13 +46,13 @@ def prepare(
     recipe: Recipe,
     seed: int = 0,
     n_held_out: int = 0,
-    classifier: bool = True,
+    task: Task = CLASSIFICATION,
 ) -> Prepared:
     """Rewrite ``model`` in place and calibrate it on ``images`` ``(N, C, H, W)``."""
     for name in recipe.transforms:
         TRANSFORMS[name](model, Setting(images, seed))
-    calibration = calibrate(model, inventory, images, seed, n_held_out, recipe.gradients, classifier)
-    return Prepared(model, inventory, recipe, calibration, images)
+    calibration = calibrate(model, inventory, images, seed, n_held_out, recipe.gradients, task)
+    return Prepared(model, inventory, recipe, calibration, images, task)
 
 
 class Compensating:

@@ -60,7 +60,7 @@ def quantize(
     simulator = Simulator(model, prepared.inventory, prepared.calibration, prepared.rounding())
     if prepared.recipe.sequential:
         folder = checkpoints / _digest(prepared, assignment) if checkpoints and prepared.recipe.reconstruct else None
-        sequence = Sequence(simulator, prepared.images, prepared.recipe, folder, patches)
+        sequence = Sequence(simulator, prepared.images, prepared.recipe, folder, patches, prepared.task)
         sequence.finish(assignment)
         weights, quantizers = sequence.weights, sequence.quantizers
         patches = None if patches is None else _refitted(patches, sequence.by_bits)

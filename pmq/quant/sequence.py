@@ -14,6 +14,8 @@ from pmq.core.component import Component
 from pmq.core.patches import PatchMap
 from pmq.core.progress import track
 from pmq.core.recipe import Recipe
+from pmq.core.task import CLASSIFICATION, Task
+from pmq.models.outputs import to_logits
 from pmq.quant.calibration import BATCH
 from pmq.quant.compensation import RowMean, SecondMoment, compensated, logit_scale, output_rows, ridge_corrected, rows_of
 from pmq.quant.compensation.moments import EVEN
@@ -41,6 +43,7 @@ class Sequence:
         recipe: what is done.
         checkpoints: folder for what was learned of each block.
         patches: bits of single tokens. Those of a bit-width get a grid of their own; nothing is learned then.
+        task: what the model's outputs mean.
     """
 
     def __init__(
@@ -50,7 +53,9 @@ class Sequence:
         recipe: Recipe,
         checkpoints: Path | None = None,
         patches: PatchMap | None = None,
+        task: Task = CLASSIFICATION,
     ) -> None:
+        self.task = task
         self.recipe, self.checkpoints = recipe, Checkpoints(checkpoints)
         self.simulator, self.images = simulator, images
         self.calibration = simulator.calibration
@@ -99,9 +104,9 @@ class Sequence:
         """Make the model as sure of itself as it was, by the last layer's weight; not where that gives no logits."""
         name = next(n for n in reversed(self.calibration.order) if self.simulator.inventory[n].role == "weight")
         layer = self.simulator.instrument.layer(name)
-        if self.simulator.inventory[name].kind != "head" or layer.weight.shape[0] != logits.shape[-1]:
+        if not self.task.decides or self.simulator.inventory[name].kind != "head" or layer.weight.shape[0] != logits.shape[-1]:
             return
-        factor = logit_scale(reference, logits)
+        factor = logit_scale(to_logits(reference, self.task), to_logits(logits, self.task))
         if name in self.weights:
             self.weights[name] = self.weights[name].scaled(factor)
             self.simulator.instrument.set_weight(name, self.weights[name].dequantize())

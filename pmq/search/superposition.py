@@ -34,9 +34,9 @@ class Superposition:
                     if choice in effects.changes.get(name, {}):
                         self._changes[d * width + k] += effects.changes[name][choice].ravel()
         self._first = np.arange(len(space.decisions)) * width
-        self._classifier, self._start = effects.classifier, effects.start.ravel()
+        self._decides, self._start = effects.task.decides, effects.start.ravel()
         self._target = effects.reference.ravel()
-        if self._classifier:
+        if self._decides:
             log_p = _log_softmax(effects.reference)
             self._p, self._entropy = np.exp(log_p), float((np.exp(log_p) * log_p).sum(1).mean())
 
@@ -53,7 +53,7 @@ class Superposition:
     def _judge(self, changes: Singles) -> NDArray[np.float64]:
         outputs = changes
         outputs += self._start
-        if not self._classifier:
+        if not self._decides:
             outputs -= self._target
             return np.asarray(np.einsum("bf,bf->b", outputs, outputs) / self._images, np.float64)
         logits = outputs.reshape(len(outputs), self._images, -1)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pmq.core.choice import Assignment, Choice
 from pmq.core.registry import Registry
+from pmq.core.task import CLASSIFICATION, Task
 from pmq.quant import Simulator
 from pmq.sensitivity.table import SensitivityTable
 
@@ -31,7 +32,7 @@ class Probe:
     Attributes:
         simulator: the model, to quantize one component or another.
         images: ``(N, C, H, W)``; no labels are needed.
-        classifier: whether the output is logits; else it is features.
+        task: what the output means.
         base: the allocation around which to measure; FP32 where it names nothing.
         batch_size: images at once.
         seed: for metrics that draw.
@@ -41,7 +42,7 @@ class Probe:
 
     simulator: Simulator
     images: Tensor
-    classifier: bool = True
+    task: Task = CLASSIFICATION
     base: Assignment = field(default_factory=dict)
     batch_size: int = 24
     seed: int = 0

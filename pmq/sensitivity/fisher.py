@@ -50,7 +50,7 @@ class ElementwiseFisher(Metric):
 def draws_of(probe: Probe) -> Losses:
     """Log-likelihoods of drawn labels as losses."""
     generator = torch.Generator().manual_seed(probe.seed)
-    return lambda images, output: log_likelihoods(output, probe.classifier, generator)
+    return lambda images, output: log_likelihoods(output, probe.task, generator)
 
 
 def _halved(probe: Probe, choices: Mapping[str, list[Choice]], score: Score) -> Iterator[Found]:

@@ -34,7 +34,7 @@ class FirstOrder(Metric):
             nonlocal done
             wanted = reference[done : done + len(images)].to(output.device)
             done += len(images)
-            return [output_loss(wanted, output, probe.classifier).sum(), *draw(images, output)]
+            return [output_loss(wanted, output, probe.task).sum(), *draw(images, output)]
 
         return entries(scored(probe, choices, losses, _expansion, self.relative), choices, 1 / len(probe.images))
 

@@ -49,7 +49,7 @@ class HessianTrace(Metric):
                 with torch.enable_grad():
                     output = recorder.run(batch.to(device))
                     points = {c.name: weights.get(c.name, recorder.outputs[c.name]) for c in components}
-                    loss = output_loss(wanted.to(device), output, probe.classifier).sum()
+                    loss = output_loss(wanted.to(device), output, probe.task).sum()
                     gradients = dict(
                         zip(points, torch.autograd.grad(loss, list(points.values()), create_graph=True), strict=True)
                     )

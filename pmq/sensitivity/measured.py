@@ -76,7 +76,7 @@ class OneAtATime(_OfOutputs):
     name = "measured"
 
     def _errors(self, reference: Tensor, output: Tensor, probe: Probe) -> Tensor:
-        return output_error(reference, output, probe.classifier)
+        return output_error(reference, output, probe.task)
 
 
 @register

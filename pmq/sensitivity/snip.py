@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pmq.core.choice import Choice
 from pmq.core.component import Component
+from pmq.quant import to_logits
 from pmq.sensitivity.base import Found, Metric, Probe, register
 from pmq.sensitivity.passes import Recorder, entries, scored
 from pmq.sensitivity.table import SensitivityTable
@@ -26,9 +27,9 @@ class ConnectionSensitivity(Metric):
 
     def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
         def losses(images: Tensor, output: Tensor) -> list[Tensor]:
-            if not probe.classifier:
+            if not probe.task.decides:
                 return [output.flatten(1).norm(dim=1).sum()]
-            return [-torch.log_softmax(output, -1).amax(-1).sum()]
+            return [-torch.log_softmax(to_logits(output, probe.task), -1).amax(-1).sum()]
 
         return entries(scored(probe, choices, losses, _absolute), choices, 1 / len(probe.images))
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pmq.core.choice import Choice
-from pmq.quant import output_error
+from pmq.core.task import Task
+from pmq.quant import output_error, to_logits, unit_norm
 from pmq.sensitivity.base import Found, Metric, Probe, register
 from pmq.sensitivity.measured import one_at_a_time
 from pmq.sensitivity.table import Effects, SensitivityTable
@@ -35,29 +36,31 @@ class Superposition(Metric):
     @torch.no_grad()
     def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
         reference = probe.reference()
-        reduce = _Reduction(reference, probe.classifier)
+        reduce = _Reduction(reference, probe.task)
         outputs = probe.outputs()
-        start, base_error = reduce(outputs), float(output_error(reference, outputs, probe.classifier).mean())
-        table.effects = effects = Effects(reduce(reference).numpy(), start.numpy(), probe.classifier)
+        start, base_error = reduce(outputs), float(output_error(reference, outputs, probe.task).mean())
+        table.effects = effects = Effects(reduce(reference).numpy(), start.numpy(), probe.task)
         for name, choice, output in one_at_a_time(probe, choices):
             effects.changes.setdefault(name, {})[choice] = (reduce(output) - start).numpy()
-            yield name, choice, float(output_error(reference, output, probe.classifier).mean()) - base_error
+            yield name, choice, float(output_error(reference, output, probe.task).mean()) - base_error
 
 
 class _Reduction:
     """Logits ``(N, C)`` to those of the reference's most probable classes and one for all others ``(N, CLASSES)``."""
 
-    def __init__(self, reference: Tensor, classifier: bool) -> None:
-        self.classifier = classifier
-        if classifier:
+    def __init__(self, reference: Tensor, task: Task) -> None:
+        self.task = task
+        if task.decides:
+            reference = to_logits(reference, task)
             kept = min(CLASSES - 1, reference.shape[1] - 1)
             order = reference.argsort(1, descending=True)
             self._columns = order[:, :kept], order[:, kept:]
         else:
-            self._norm = reference.flatten(1).norm(dim=1, keepdim=True).clamp(min=1e-15)
+            self._norm = unit_norm(reference, task)
 
     def __call__(self, outputs: Tensor) -> Tensor:
-        if not self.classifier:
+        if not self.task.decides:
             return (outputs.flatten(1) / self._norm).cpu()
-        kept, rest = (outputs.gather(1, columns) for columns in self._columns)
+        logits = to_logits(outputs, self.task)
+        kept, rest = (logits.gather(1, columns) for columns in self._columns)
         return torch.cat([kept, rest.logsumexp(1, keepdim=True)], 1).cpu()

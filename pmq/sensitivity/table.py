@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pmq.core.choice import Choice, Kept
 from pmq.core.component import Inventory
 from pmq.core.errors import PmqError
+from pmq.core.task import Task
 
 
 @dataclass
@@ -21,13 +22,13 @@ class Effects:
     Attributes:
         reference: logits of FP32 ``(N, M)``; or features, each image's over their norm.
         start: the same of the allocation around which was measured.
-        classifier: whether they are logits.
+        task: what they mean.
         changes: component -> choice -> what is added to ``start`` ``(N, M)``.
     """
 
     reference: NDArray[np.float32]
     start: NDArray[np.float32]
-    classifier: bool
+    task: Task
     changes: dict[str, dict[Choice, NDArray[np.float32]]] = field(default_factory=dict)
 
 

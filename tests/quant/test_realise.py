@@ -9,6 +9,7 @@ import torch
 
 from pmq.core import Choice, PmqError
 from pmq.core.recipe import RECIPES
+from pmq.core.task import Task
 from pmq.core.tensors import TensorFile
 from pmq.models import take_inventory
 from pmq.quant import Prepared, prepare, quantize, realise
@@ -101,7 +102,9 @@ def test_every_family_can_be_carried_out(name: str) -> None:
     fresh = make(name)[0]
     wanted = model(images)
     inventory = take_inventory(model, images[:1])
-    prepared = prepare(model, inventory, images, RECIPES["best"], classifier=name != "headless")
+    prepared = prepare(
+        model, inventory, images, RECIPES["best"], task=Task("classification" if name != "headless" else "features")
+    )
     quantized = quantize(prepared, uniform(prepared, 8, 8))
     output = realise(fresh, inventory, quantized).model(images)
     assert float((output - wanted).norm() / wanted.norm()) < 0.1

@@ -12,6 +12,7 @@ import torch
 
 from pmq.core import Choice, PmqError
 from pmq.core.recipe import RECIPES, find_recipe
+from pmq.core.task import Task
 from pmq.models import take_inventory
 from pmq.quant import prepare, quantize, quantize_weight, realise, sequence
 from pmq.quant.quantizers import Affine, Codebook, Log, Power
@@ -127,7 +128,7 @@ def test_every_family_can_learn(name: str) -> None:
     wanted = model(images)
     inventory = take_inventory(model, images[:1])
     recipe = LEARNING.model_copy(update={"reconstruct": 3})
-    prepared = prepare(model, inventory, images, recipe, classifier=name != "headless")
+    prepared = prepare(model, inventory, images, recipe, task=Task("classification" if name != "headless" else "features"))
     output = realise(make(name)[0], inventory, quantize(prepared, uniform(inventory, 8))).model(images)
     assert float((output - wanted).norm() / wanted.norm()) < 0.1
 

@@ -11,6 +11,7 @@ from moocore import hypervolume
 from scipy.special import softmax
 
 from pmq.core import FLOAT, Budget, Choice, Component, Inventory, Limits, Operator, PmqError
+from pmq.core.task import CLASSIFICATION
 from pmq.cost import CostModel
 from pmq.search import ExactSolver, Space, SpaceFile, Tables, UniformCosts, non_dominated, nsga2, within
 from pmq.search.confirm import confirmed, plausible
@@ -208,7 +209,7 @@ def test_superposition_predicts_by_the_sum_of_changes() -> None:
     space, _ = problem(4)
     rng = np.random.default_rng(0)
     reference = rng.normal(size=(5, 4)).astype(np.float32)
-    table = SensitivityTable("superposition", effects=Effects(reference, reference, True))
+    table = SensitivityTable("superposition", effects=Effects(reference, reference, CLASSIFICATION))
     for name, choices in space.choices.items():
         for choice in choices:
             table.put(name, choice, 0.1)

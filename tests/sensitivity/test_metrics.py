@@ -7,6 +7,7 @@ import torch
 from scipy.stats import kendalltau
 
 from pmq.core import FLOAT, Choice, PmqError
+from pmq.core.task import CLASSIFICATION, Task
 from pmq.models import take_inventory
 from pmq.quant import Simulator, calibrate, output_error
 from pmq.sensitivity import METRICS, Probe, SensitivityTable
@@ -74,7 +75,7 @@ class TestMetricConformance:
         inventory = take_inventory(model, images[:1])
         with Simulator(model, inventory, calibrate(model, inventory, images)) as simulator:
             choices = {"blocks.0.mlp.fc1.weight": [Choice(bits=b, symmetric=True) for b in (3, 6)]}
-            table = METRICS[name].measure(Probe(simulator, images, classifier=False), choices)
+            table = METRICS[name].measure(Probe(simulator, images, task=Task("features")), choices)
         low, high = (table.get("blocks.0.mlp.fc1.weight", c) for c in choices["blocks.0.mlp.fc1.weight"])
         assert low > high > 0
 
@@ -86,7 +87,7 @@ def test_measured_equals_a_whole_forward_pass(tiny: Tiny, simulator: Simulator) 
     for name in ("patch_embed.proj.weight", "blocks.1.attn.softmax", "blocks.0.attn.v", "head.input"):
         choice = tiny.space.choices[name][1]
         simulator.set(name, choice)
-        want = float(output_error(reference, tiny.model(tiny.images), True).mean())
+        want = float(output_error(reference, tiny.model(tiny.images), CLASSIFICATION).mean())
         simulator.set(name, FLOAT)
         assert table.get(name, choice) == pytest.approx(want, rel=1e-3, abs=1e-7)
 

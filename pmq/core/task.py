@@ -1,0 +1,70 @@
+"""What a model's outputs mean, which decides how their errors are measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from pmq.core.errors import PmqError
+
+TaskName = Literal["classification", "binary", "regression", "features"]
+TASKS: tuple[TaskName, ...] = get_args(TaskName)
+#: what a command takes where nothing else is asked for
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model's task.
+
+    Attributes:
+        name: ``classification``: several logits, of which the softmax is taken; ``binary``: one logit, of which the logistic
+            function is; ``regression``: values, whose squared error counts beside the mean square of FP32's;
+            ``features``: vectors, whose squared error counts beside the square of FP32's own, image by image.
+        scale: mean square of FP32's outputs, for ``regression``; 1 where errors are compared with one another only.
+
+    >>> Task.of("auto", num_classes=1)
+    Task(name='binary', scale=1.0)
+    """
+
+    name: TaskName = "classification"
+    scale: float = 1.0
+
+    @property
+    def decides(self) -> bool:
+        """Whether outputs are logits: then there are decisions to agree on, and a KL divergence."""
+        return self.name in ("classification", "binary")
+
+    @property
+    def error_name(self) -> str:
+        """Name of the figure that says how far outputs are from FP32's: ``kl`` or ``feature_error``."""
+        return "kl" if self.decides else "feature_error"
+
+    @classmethod
+    def of(cls, asked: str, num_classes: int) -> Task:
+        """Give the task that was asked for by name, or with ``auto`` the one that a number of classes suggests.
+
+        Raises:
+            PmqError: there is no such task, or a model of so many classes cannot have it.
+        """
+        if asked != AUTO and asked not in TASKS:
+            raise PmqError(f"task {asked!r} is not one of {AUTO}, {', '.join(TASKS)}")
+        fitting = [name for name in TASKS if _fits(name, num_classes)]
+        name = fitting[0] if asked == AUTO else next((n for n in fitting if n == asked), None)
+        if name is None:
+            outputs = f"{num_classes} output(s)" if num_classes else "no classifier"
+            raise PmqError(f"task {asked!r} does not fit a model with {outputs}; choose one of {', '.join(fitting)}")
+        return cls(name)
+
+
+def _fits(name: TaskName, num_classes: int) -> bool:
+    """Whether a model with so many outputs of its classifier, 0 without one, can have a task."""
+    return {
+        "classification": num_classes > 1,
+        "binary": num_classes == 1,
+        "regression": num_classes > 0,
+        "features": True,
+    }[name]
+
+
+CLASSIFICATION = Task()

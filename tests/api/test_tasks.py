@@ -1,0 +1,111 @@
+"""What outputs mean decides how errors are measured: one logit, values and features beside several logits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import pmq
+from pmq.core import PmqError
+from pmq.core.task import Task
+from pmq.evaluate import Accuracy
+from pmq.quant import output_error
+from tests.conftest import make_tiny
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+
+def centred(model: nn.Module, images: torch.Tensor) -> nn.Module:
+    """The model with a bias by which half of its decisions are yes."""
+    with torch.no_grad():
+        model.head.bias -= model(images).median()
+    return model
+
+
+def bernoulli_kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    return p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+
+
+def test_one_logit_is_measured_by_its_logistic_function() -> None:
+    reference, output = torch.tensor([[1.5], [-0.2], [0.1]]), torch.tensor([[1.0], [0.3], [0.2]])
+    wanted = bernoulli_kl(reference.double().sigmoid(), output.double().sigmoid())[:, 0]
+    torch.testing.assert_close(output_error(reference, output, Task("binary")).double(), wanted, rtol=1e-4, atol=1e-7)
+    sums = Accuracy(task=Task("binary"))
+    sums.update(reference, output, torch.tensor([1, 0, 0]))
+    found = sums.compute()
+    assert found["agreement"] == pytest.approx(200 / 3)
+    assert found["top1"] == pytest.approx(100 / 3)
+    assert found["top5"] is None
+    assert found["kl"] == pytest.approx(float(wanted.mean()), rel=1e-4)
+
+
+def test_values_are_measured_beside_the_mean_square_of_fp32() -> None:
+    reference, output = torch.tensor([[2.0], [0.0], [1.0]]), torch.tensor([[2.5], [0.1], [1.0]])
+    for scale in (1.0, 7.0):  # which only says how sums are kept
+        sums = Accuracy(task=Task("regression", scale))
+        sums.update(reference[:2], output[:2])
+        sums.update(reference[2:], output[2:])
+        found = sums.compute()
+        assert found["feature_error"] == pytest.approx((0.25 + 0.01) / 5)
+        assert found["agreement"] is found["kl"] is found["top1"] is None
+
+
+@pytest.mark.parametrize("task", ["auto", "regression"])
+def test_a_model_with_one_output_is_searched(images: torch.Tensor, task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    model = centred(make_tiny(num_classes=1), images)
+    result = pmq.search(model, images, "4bit", calib_images=8, held_out=16, rounds=1, task=task)
+    allocation, points = result.allocation, result.points
+    assert allocation.task == ("binary" if task == "auto" else "regression")
+    assert ("logit of a decision" in capsys.readouterr().err) == (task == "auto")
+    error = "kl" if task == "auto" else "feature_error"
+    uniform = points.set_index("source")[error]
+    assert uniform["uniform w4a4"] > uniform["uniform w6a6"] > uniform["uniform w8a8"] > 0
+    assert 0 < allocation.metrics[error] < uniform["uniform w4a4"]
+    table = pmq.evaluate(model, [allocation, "w3a3"], [images], calibration_images=images[:8])
+    assert (table[error] > 0).all()
+    with torch.no_grad():
+        exact, simulated = model(images), pmq.simulate(model, allocation)(images)
+    if task == "auto":
+        agreed = 100 * float(((exact > 0) == (simulated > 0)).float().mean())
+        assert table["agreement"][0] == pytest.approx(agreed)
+    else:
+        assert table["agreement"].isna().all()
+        relative = float((exact - simulated).square().sum() / exact.square().sum())
+        assert table["feature_error"][0] == pytest.approx(relative, rel=1e-3)
+
+
+def test_reconstruction_and_scaling_of_one_logit_help(images: torch.Tensor) -> None:
+    model = centred(make_tiny(num_classes=1), images)
+    shared = {"calibration_images": images[:16]}
+    table = pmq.evaluate(model, "w3a3", [images], recipe="best", **shared)
+    plain = pmq.evaluate(model, "w3a3", [images], recipe="minmax", **shared)
+    assert table["kl"][0] < plain["kl"][0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "classes", "told"),
+    [
+        ("detection", 5, "not one of auto, classification"),
+        ("binary", 5, "does not fit a model with 5 output"),
+        ("classification", 1, "does not fit a model with 1 output"),
+        ("regression", 0, "does not fit a model with no classifier"),
+    ],
+)
+def test_tasks_that_do_not_fit_are_refused(asked: str, classes: int, told: str) -> None:
+    with pytest.raises(PmqError, match=told.replace("(", r"\(")):
+        Task.of(asked, classes)
+
+
+def test_metrics_know_one_logit(images: torch.Tensor) -> None:
+    model = centred(make_tiny(num_classes=1), images)
+    metrics = ("fisher", "gradient", "hawq", "snip", "superposition", "measured")
+    table = pmq.sensitivity(model, images, metrics, calib_images=8, space="w4a8")
+    for name in metrics:
+        part = table[table["metric"] == name]
+        assert (part["error"].abs() > 0).any(), name
+    pruned = pmq.prune(model, images, ratio=0.25, round_to=1)
+    assert pruned.allocation.task == "binary"
