@@ -63,6 +63,7 @@ def write_run(
         ranking=result.ranking,
         seconds=result.seconds,  # of the process that finished; where a run was resumed not of the whole
         resumed=run.resumed,
+        transforms=[asdict(rewriting) for rewriting in result.rewritings],
         uncovered=list(subject.inventory.uncovered),
     )
 

@@ -38,6 +38,7 @@ from pmq.core.rundir import RunDir
 from pmq.core.task import AUTO
 from pmq.cost import LatencyTable
 from pmq.evaluate import Judge
+from pmq.models.equivalence import Rewriting
 from pmq.prune import plan_of
 from pmq.quant import images_sha256, prepare
 from pmq.report.page import write_page
@@ -59,6 +60,8 @@ class SearchResult:
         limits: the budget in figures.
         without_patches: the chosen one before its patches had bits of their own, if they have.
         run: the run directory, if one was asked for.
+        seconds: what each part of the search took.
+        rewritings: the recipe's transforms, the relative error of the outputs after each, and whether it was kept.
     """
 
     allocation: Allocation
@@ -70,6 +73,7 @@ class SearchResult:
     run: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     without_patches: Allocation | None = None
+    rewritings: tuple[Rewriting, ...] = ()
 
     @property
     def front(self) -> pd.DataFrame:
@@ -222,7 +226,7 @@ def search(
     history = pd.DataFrame([asdict(r) for r in going.history])
     ranking = prediction_quality(points, subject.task, limits)
     seconds = clock.done(going.history)
-    result = SearchResult(allocation, points, going.table, limits, history, ranking, path, seconds, layers)
+    result = SearchResult(allocation, points, going.table, limits, history, ranking, path, seconds, layers, prepared.rewritings)
     if run is not None:
         write_run(run, result, subject, shaped, laid_out, archive, command or {})
         if patches is not None:

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pmq.core.errors import PmqError
 from pmq.core.progress import track
+from pmq.models.equivalence import TOLERANCE, Equivalence
 from pmq.prune.importance import Scores
 from pmq.prune.losses import BATCH
 from pmq.prune.units import Unit
@@ -37,7 +39,11 @@ def concentrate(
     Returns:
         The squared error of leaving out each channel ``(size,)``: the mean of that of q with k and that of v with ``proj``,
         each as share of its whole.
+
+    Raises:
+        PmqError: the model computes something else afterwards.
     """
+    equivalence = Equivalence(model, images)
     seen = {unit.name: _Seen(model, unit, (row_weights or {}).get(unit.last)) for unit in units}
     device = next(model.parameters()).device
     for number, batch in enumerate(track(images.split(BATCH), "looking at heads")):
@@ -47,7 +53,14 @@ def concentrate(
         finally:
             for handle in handles:
                 handle.remove()
-    return {name: one.rewrite() for name, one in seen.items()}
+    scores = {name: one.rewrite() for name, one in seen.items()}
+    error = equivalence.error(model)
+    if error > TOLERANCE:
+        raise PmqError(
+            f"mixing the channels of this model's heads changes what it computes (relative error {error:.2g}); prune their "
+            "width or whole heads instead"
+        )
+    return scores
 
 
 class _Covariance:

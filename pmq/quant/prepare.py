@@ -9,12 +9,15 @@ from torch import Tensor, nn
 
 from pmq.core.choice import Choice
 from pmq.core.component import Component, Inventory
+from pmq.core.errors import PmqError
 from pmq.core.recipe import Recipe
 from pmq.core.task import CLASSIFICATION, Task
+from pmq.models.equivalence import TOLERANCE, Equivalence, Rewriting
 from pmq.quant.calibration import Calibration, calibrate
 from pmq.quant.compensation import SecondMoment, compensated
+from pmq.quant.instrument import Instrument
 from pmq.quant.simulator import Cutter, Rounding, Simulator, nearest
-from pmq.quant.transforms import TRANSFORMS, Setting
+from pmq.quant.transforms import Setting, apply_transforms
 from pmq.quant.weights import QuantizedWeight
 
 
@@ -28,6 +31,8 @@ class Prepared:
     calibration: Calibration
     images: Tensor
     task: Task = CLASSIFICATION
+    #: what came of each of the recipe's transforms
+    rewritings: tuple[Rewriting, ...] = ()
 
     def simulator(self, cutter: Cutter | None = None) -> Simulator:
         """A simulator on the model, which is changed in place until the simulator is closed."""
@@ -48,11 +53,33 @@ def prepare(
     n_held_out: int = 0,
     task: Task = CLASSIFICATION,
 ) -> Prepared:
-    """Rewrite ``model`` in place and calibrate it on ``images`` ``(N, C, H, W)``."""
-    for name in recipe.transforms:
-        TRANSFORMS[name](model, Setting(images, seed))
+    """Rewrite ``model`` in place and calibrate it on ``images`` ``(N, C, H, W)``.
+
+    Transforms that would change what this model computes are undone, see :class:`pmq.models.equivalence.Equivalence`.
+    """
+    equivalence = Equivalence(model, images)
+    rewritings = apply_transforms(model, recipe.transforms, Setting(images, seed), equivalence)
+    _check_instrument(model, inventory, equivalence)
     calibration = calibrate(model, inventory, images, seed, n_held_out, recipe.gradients, task)
-    return Prepared(model, inventory, recipe, calibration, images, task)
+    return Prepared(model, inventory, recipe, calibration, images, task, rewritings)
+
+
+def _check_instrument(model: nn.Module, inventory: Inventory, equivalence: Equivalence) -> None:
+    """Raise unless the model computes what it is with every component reached and nothing quantized."""
+    with Instrument(model, inventory) as instrument:
+        for component in inventory:
+            if component.role == "activation":
+                instrument.set_activation(component.name, _unchanged)
+        error = equivalence.error(model)
+    if error > TOLERANCE:
+        raise PmqError(
+            f"this model cannot be simulated: reaching its components alone changes its outputs (relative error {error:.2g}); "
+            "its modules compute something that is not known here"
+        )
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
 
 
 class Compensating:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from pmq.core.registry import Registry
+from pmq.models.equivalence import Equivalence, Rewriting
 
 BATCH = 16
 
@@ -27,6 +29,11 @@ class Setting:
 
 Transform = Callable[[nn.Module, Setting], None]
 TRANSFORMS: Registry[Transform] = Registry("transform")
+
+
+def apply_transforms(model: nn.Module, names: Sequence[str], setting: Setting, equivalence: Equivalence) -> tuple[Rewriting, ...]:
+    """Apply transforms to ``model`` in place, in order; each proves itself on images or is undone."""
+    return tuple(equivalence.apply(name, model, partial(TRANSFORMS[name], model, setting)) for name in names)
 
 
 def register(name: str) -> Callable[[Transform], Transform]:
