@@ -183,6 +183,7 @@ def search(
         "held_out": {"sha256": images_sha256(others), "n_images": len(others)},
         "seed": seed,
         "batch_size": batch_size,
+        "threads": torch.get_num_threads(),
         "device": next(subject.model.parameters()).device.type,
         "versions": {"pmq": pmq_version(), "torch": torch.__version__},
     }

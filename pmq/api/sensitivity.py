@@ -29,7 +29,11 @@ def check_quantizers(space: Space) -> None:
 
 
 def measure(probe: Probe, choices: Choices, metric_name: str, run: RunDir | None = None, prefix: str = "") -> SensitivityTable:
-    """Fill a table for some choices, taking from and adding to the run's journal, there under ``prefix``."""
+    """Fill a table for some choices, taking from and adding to the run's journal, there under ``prefix``.
+
+    The probe is given the journal for what it sums over parts of the images.
+    """
+    probe.journal = None if run is None else _Sums(run, f"sums/{prefix}")
 
     def key(name: str, choice: Choice) -> str:
         return f"sensitivity/{prefix}{name}/{choice.key()}"
@@ -43,6 +47,19 @@ def measure(probe: Probe, choices: Choices, metric_name: str, run: RunDir | None
             run.record(key(name, choice), {"error": error})
 
     return METRICS[metric_name].measure(probe, choices, recall, record)
+
+
+class _Sums:
+    """A part of a run's journal: that for sums of one table."""
+
+    def __init__(self, run: RunDir, prefix: str) -> None:
+        self._run, self._prefix = run, prefix
+
+    def recall(self, key: str) -> dict[str, Any] | None:
+        return self._run.recall(self._prefix + key)
+
+    def record(self, key: str, value: dict[str, Any]) -> None:
+        self._run.record(self._prefix + key, value)
 
 
 def sensitivity(

@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +25,18 @@ Found = tuple[str, Choice, float]  # component, choice, error
 Record = Callable[[str, Choice, float], None]
 
 
+class Journal(Protocol):
+    """Where sums over parts of the images are kept, so that a killed run goes on from them."""
+
+    def recall(self, key: str) -> dict[str, Any] | None:
+        """Give what was kept under ``key``, or nothing."""
+        ...
+
+    def record(self, key: str, value: dict[str, Any]) -> None:
+        """Keep a value."""
+        ...
+
+
 @dataclass
 class Probe:
     """What a metric may look at.
@@ -38,6 +50,7 @@ class Probe:
         seed: for metrics that draw.
         keep_outputs: keep what ``one_at_a_time`` gives, for several metrics that look at the same; what it took counts as
             part of each one's ``seconds``.
+        journal: for sums over parts of the images; none is kept without.
     """
 
     simulator: Simulator
@@ -47,6 +60,7 @@ class Probe:
     batch_size: int = 24
     seed: int = 0
     keep_outputs: bool = False
+    journal: Journal | None = None
     kept_outputs: dict[tuple[str, Choice], Tensor] = field(default_factory=dict, init=False, repr=False)
     kept_s: float = field(default=0.0, init=False)
     _reference: Tensor | None = field(default=None, init=False, repr=False)
@@ -76,7 +90,7 @@ class Metric(ABC):
     renewed: ClassVar[bool] = False
     #: whether it is made of outputs measured one at a time
     measures_outputs: ClassVar[bool] = False
-    #: whether each error is found by itself, so that a journal of some can be gone on with
+    #: whether each error is found by itself, so that a journal of some can be gone on with; not from sums over all choices
     piecewise: ClassVar[bool] = True
     #: whether errors are not all there is to its table, so that a journal of all does not make up for measuring
     has_effects: ClassVar[bool] = False

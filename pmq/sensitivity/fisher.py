@@ -26,6 +26,7 @@ class EmpiricalFisher(Metric):
     """
 
     name = "fisher"
+    piecewise = False
     renewed = True
 
     def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
@@ -41,6 +42,7 @@ class ElementwiseFisher(Metric):
     """
 
     name = "fisher_elementwise"
+    piecewise = False
     renewed = True
 
     def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
@@ -49,8 +51,13 @@ class ElementwiseFisher(Metric):
 
 def draws_of(probe: Probe) -> Losses:
     """Log-likelihoods of drawn labels as losses."""
-    generator = torch.Generator().manual_seed(probe.seed)
-    return lambda images, output: log_likelihoods(output, probe.task, generator)
+
+    def losses(first: int, output: Tensor) -> list[Tensor]:
+        # A generator for each batch: a run that is gone on with draws as one that was not killed.
+        generator = torch.Generator().manual_seed(probe.seed * 1_000_003 + first)
+        return log_likelihoods(output, probe.task, generator)
+
+    return losses
 
 
 def _halved(probe: Probe, choices: Mapping[str, list[Choice]], score: Score) -> Iterator[Found]:

@@ -24,17 +24,16 @@ class FirstOrder(Metric):
     """
 
     name = "gradient"
+    piecewise = False
     relative = True
 
     def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
         reference = probe.reference()
-        draw, done = draws_of(probe), 0
+        draw = draws_of(probe)
 
-        def losses(images: Tensor, output: Tensor) -> list[Tensor]:
-            nonlocal done
-            wanted = reference[done : done + len(images)].to(output.device)
-            done += len(images)
-            return [output_loss(wanted, output, probe.task).sum(), *draw(images, output)]
+        def losses(first: int, output: Tensor) -> list[Tensor]:
+            wanted = reference[first : first + len(output)].to(output.device)
+            return [output_loss(wanted, output, probe.task).sum(), *draw(first, output)]
 
         return entries(scored(probe, choices, losses, _expansion, self.relative), choices, 1 / len(probe.images))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from pmq.quant import Simulator
 from pmq.quant.compensation import output_rows, rows_of
 from pmq.quant.instrument import TapFunction
 from pmq.sensitivity.base import Found, Probe
+
+#: images at once, at most
+BATCH = 8
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -146,8 +150,8 @@ def entries(totals: Mapping[str, Tensor], choices: Mapping[str, list[Choice]], f
         yield from ((name, choice, factor * total) for choice, total in zip(row, totals[name].tolist(), strict=True))
 
 
-#: losses of a batch, from its images and the model's output
-Losses = Callable[[Tensor, Tensor], list[Tensor]]
+#: losses of a batch, from the number of its first image and the model's output
+Losses = Callable[[int, Tensor], list[Tensor]]
 #: what each choice of a component scores on a batch ``(choices, ...)``, from what the choices change and the gradients of
 #: the losses ``(losses, ...)`` at the component's output; and the number of images
 Score = Callable[[Recorder, Component, Sequence[Tensor], Tensor, int], Tensor]
@@ -159,25 +163,47 @@ def scored(
     """Sum scores ``(choices, ...)`` of each component over all images.
 
     That takes one forward pass a batch and one backward pass a loss, for all components at once. ``relative`` is as in
-    :class:`Recorder`.
+    :class:`Recorder`. Each batch is journaled as soon as it is done, where the probe has a journal.
     """
     simulator = probe.simulator
     components = [simulator.inventory[name] for name in choices]
     device = next(simulator.model.parameters()).device
     totals: dict[str, Tensor] = {}
+    # Gradients of whole weights are kept for each image, so batches are small.
+    batches = probe.images.split(min(probe.batch_size, BATCH))
     with Recorder(simulator, probe.base, components, relative) as recorder:
-        # Gradients of whole weights are kept for each image, so batches are small.
-        for batch in track(probe.images.split(min(probe.batch_size, 8)), "estimating sensitivity"):
-            images = batch.to(device)
-            with torch.enable_grad():
-                output = recorder.run(images)
-                wanted = [recorder.outputs[c.name] for c in components]
-                each = losses(images, output)
-                gradients = [torch.autograd.grad(loss, wanted, retain_graph=loss is not each[-1]) for loss in each]
-            with torch.no_grad():
-                for index, component in enumerate(components):
-                    g = torch.stack([of_loss[index] for of_loss in gradients])
-                    changes = list(recorder.changes(component, choices[component.name]))
-                    found = score(recorder, component, changes, g, len(images)).double()
-                    totals[component.name] = totals.get(component.name, torch.zeros_like(found)) + found
+        for number, batch in enumerate(track(batches, "estimating sensitivity")):
+            first = number * len(batches[0])
+            known = probe.journal.recall(f"from image {first}") if probe.journal else None
+            if known is not None:
+                sums = {name: torch.tensor(of, dtype=torch.float64) for name, of in known.items()}
+            else:
+                sums = _sums(recorder, components, choices, batch.to(device), partial(losses, first), score)
+                if probe.journal:
+                    probe.journal.record(f"from image {first}", {name: of.tolist() for name, of in sums.items()})
+            for name, of in sums.items():
+                totals[name] = totals[name] + of if name in totals else of
     return totals
+
+
+def _sums(
+    recorder: Recorder,
+    components: Sequence[Component],
+    choices: Mapping[str, list[Choice]],
+    images: Tensor,
+    losses: Callable[[Tensor], list[Tensor]],
+    score: Score,
+) -> dict[str, Tensor]:
+    """Scores ``(choices, ...)`` of each component, summed over a batch."""
+    with torch.enable_grad():
+        output = recorder.run(images)
+        wanted = [recorder.outputs[c.name] for c in components]
+        each = losses(output)
+        gradients = [torch.autograd.grad(loss, wanted, retain_graph=loss is not each[-1]) for loss in each]
+    sums = {}
+    with torch.no_grad():
+        for index, component in enumerate(components):
+            g = torch.stack([of_loss[index] for of_loss in gradients])
+            changes = list(recorder.changes(component, choices[component.name]))
+            sums[component.name] = score(recorder, component, changes, g, len(images)).double().cpu()
+    return sums

@@ -24,9 +24,10 @@ class ConnectionSensitivity(Metric):
     """
 
     name = "snip"
+    piecewise = False
 
     def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
-        def losses(images: Tensor, output: Tensor) -> list[Tensor]:
+        def losses(first: int, output: Tensor) -> list[Tensor]:
             if not probe.task.decides:
                 return [output.flatten(1).norm(dim=1).sum()]
             return [-torch.log_softmax(to_logits(output, probe.task), -1).amax(-1).sum()]
