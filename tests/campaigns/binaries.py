@@ -56,7 +56,6 @@ def _torch_file(rng: Random, path: Path) -> str:
         "complex": state | {key: state[key].to(torch.complex64)},
         "meta": state | {key: state[key].to("meta")},
         "a view": state | {key: state[key].expand(2, *state[key].shape)[0]},
-        "quantized": state | {key: torch.quantize_per_tensor(state[key], 0.1, 0, torch.qint8)},
         "bfloat16": {k: v.bfloat16() for k, v in state.items()},
         "a parameter": state | {key: torch.nn.Parameter(state[key])},
         "a module": torch.nn.Linear(2, 2),

@@ -130,6 +130,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, nargs="*", help="numbers of cases to run, with what they did")
     parser.add_argument("--kind", help="run cases of this kind only")
+    parser.add_argument("--show", choices=["success", "refused", "failure"], help="print cases that end so")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seeds", type=Path, help="folder of whole files, kept for the next time")
     parser.add_argument("--run", type=Path, help="a finished run of the embedded model, which spares a search")
@@ -146,7 +147,7 @@ def main() -> int:
         start, outcomes = time.monotonic(), []
         for outcome in campaign(seeds, args.seed, numbers, args.workers):
             outcomes.append(outcome)
-            if args.only:
+            if args.only or outcome.word == args.show:
                 print(outcome)
             elif len(outcomes) % 500 == 0:
                 failed = sum(o.word == "failure" for o in outcomes)

@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from tests.campaigns.formats import Mutator, file_of, json_values, yaml_values
+from tests.campaigns.binaries import checkpoint, image, onnx_model
+from tests.campaigns.formats import Mutator, csv_cells, file_of, json_lines, json_values, safetensors_header, yaml_values
 from tests.campaigns.hostile import ARGUMENTS, NUMBERS
+from tests.campaigns.seeds import FINETUNE, JOURNALED
+from tests.campaigns.wrong import wrong_tensors, wrong_values
 
 #: what every case may write
 OUT = ("out", "out/*", "out.*")
@@ -66,18 +69,91 @@ def _lines(*texts: str) -> tuple[list[str], ...]:
     return tuple(text.split() for text in texts)
 
 
+#: how much of a run is read
 SOLVE = "search run --resume --budget 5bit --json"
 PAGE = "report run --no-figures --out out.html --json"
+PLOT = "plot run --out out --json"  # takes longest: rarely
+EXPORT = "export run --out out.json --json"
+ALLOCATION = ("allocation.json", "allocation.safetensors")
 EVALUATE = f"evaluate allocation.json {FEW}"
+EVALUATE_PRUNED = f"evaluate fp32 pruned {FEW}"
+CHOSEN = "allocations/chosen"
+PRUNED_PARTS = ("pruned/manifest.json", f"pruned/{CHOSEN}.json", f"pruned/{CHOSEN}.json", f"pruned/{CHOSEN}.safetensors")
+OF_RUN = ("run/allocations/*", "run/report.html")
+
+
+def _any_part(rng: Random, path: Path) -> str:
+    """By what the file is."""
+    own = {".json": json_values, ".csv": csv_cells, ".safetensors": safetensors_header, ".jsonl": json_lines}
+    return file_of(own[path.suffix])(rng, path)
+
 
 KINDS = (
     Kind(
-        *("allocation", 9, ("allocation.json", "allocation.safetensors"), ("allocation.json",), file_of(json_values)),
+        *("allocation", 9, ALLOCATION, ("allocation.json",), file_of(json_values)),
         _lines("export allocation.json --out out.json --json", "export allocation.json --out out.json --json", EVALUATE),
     ),
+    Kind(
+        "values",
+        8,
+        ALLOCATION,
+        ("allocation.json",),
+        wrong_values,
+        _lines(EVALUATE, EVALUATE, EVALUATE, f"{EVALUATE} --recalibrate"),
+    ),
+    Kind("tensors", 5, ALLOCATION, ("allocation.json",), wrong_tensors, _lines(EVALUATE)),
     Kind(
         *("space", 9, ("space.yaml",), ("space.yaml",), file_of(yaml_values)),
         _lines(f"evaluate w4a4 --space space.yaml {FEW}", f"evaluate fp32 --space space.yaml {FEW}"),
     ),
-    Kind("budget", 8, ("run",), (), json_values, _lines("search run --resume --json --budget"), ("run/allocations/*",), _budget),
+    Kind("budget", 8, ("run",), (), json_values, _lines("search run --resume --json --budget"), OF_RUN, _budget),
+    Kind(
+        *("latency", 6, ("timed",), ("timed/latency.json",), file_of(json_values)),
+        _lines("search timed --resume --budget latency=2ms --json", "report timed --no-figures --out out.html --json"),
+        ("timed/allocations/*",),
+    ),
+    Kind(
+        *("pruned", 7, ("pruned",), PRUNED_PARTS, _any_part),
+        _lines(
+            EVALUATE_PRUNED,
+            EVALUATE_PRUNED,
+            "export pruned --out out.json --json",
+            "report pruned --no-figures --out out.html --json",
+        ),
+    ),
+    Kind("plan", 4, ("pruned",), (f"pruned/{CHOSEN}.json",), wrong_values, _lines(EVALUATE_PRUNED, f"evaluate pruned {FEW}")),
+    Kind(
+        "finetuned",
+        3,
+        ("pruned", "tuned"),
+        ("tuned/state.safetensors", "tuned/manifest.json"),
+        _any_part,
+        (FINETUNE,),
+        ("tuned/*",),
+    ),
+    Kind("manifest", 5, ("run",), ("run/manifest.json",), _any_part, _lines(SOLVE, PAGE, EXPORT, f"evaluate run {FEW}"), OF_RUN),
+    Kind("tables", 6, ("run",), ("run/*.csv",), _any_part, _lines(*[SOLVE, PAGE] * 6, PLOT), OF_RUN),
+    Kind(
+        *("parts", 5, ("run",), ("run/inventory.json", "run/decisions.json", "run/deploy/*/*.json"), _any_part),
+        _lines(*[SOLVE, PAGE] * 6, PLOT),
+        OF_RUN,
+    ),
+    Kind("journal", 3, ("journaled", "little.yaml"), ("journaled/journal.jsonl",), _any_part, (JOURNALED,), ("journaled/*",)),
+    Kind(
+        *("checkpoint", 3, ("model.safetensors",), ("model.safetensors",), file_of(checkpoint)),
+        _lines(f"evaluate fp32 --checkpoint model.safetensors {FEW}"),
+    ),
+    Kind(
+        "torch file",
+        3,
+        ("model.pth",),
+        ("model.pth",),
+        file_of(checkpoint),
+        _lines(f"evaluate fp32 --checkpoint model.pth {FEW}"),
+    ),
+    Kind("image", 5, ("model.onnx", "image.png"), ("image.png",), file_of(image), _lines("run model.onnx image.png --json")),
+    Kind("folder", 5, ("images",), ("images/*/*",), file_of(image), _lines(f"evaluate fp32 --data images {FEW}")),
+    Kind(
+        "model", 6, ("model.onnx", "image.png"), ("model.onnx",), file_of(onnx_model), _lines("run model.onnx image.png --json")
+    ),
 )

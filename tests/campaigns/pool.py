@@ -8,6 +8,7 @@ import os
 import signal
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -16,6 +17,13 @@ from typing import Any
 
 #: cases after which a worker is replaced, lest what it keeps grows
 CASES_EACH = 500
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """An exception that a case should not have raised."""
+
+    text: str
 
 
 @dataclass
@@ -102,7 +110,7 @@ class Pool:
                 word = f"crash, exit status {worker.process.exitcode}"
             else:
                 worker.case, worker.done = None, worker.done + 1
-                yield found
+                yield self.lost(case, "the campaign itself failed", found.text) if isinstance(found, _Fault) else found
                 return
         elif time.monotonic() - worker.began > self.seconds:
             word = f"hang, more than {self.seconds:.0f} s"
@@ -126,6 +134,11 @@ def _work(pipe: Connection, run: Callable[[int], Any], trace: str) -> None:
         faulthandler.register(signal.SIGUSR1, file)
         try:
             while True:
-                pipe.send(run(pipe.recv()))
+                case = pipe.recv()
+                try:
+                    found = run(case)
+                except Exception:
+                    found = _Fault(traceback.format_exc())
+                pipe.send(found)
         except (EOFError, BrokenPipeError):
             return

@@ -25,7 +25,7 @@ def test_damaged_files_are_read_rightly_or_refused(default_run: Path) -> None:
     line = [sys.executable, "-m", "tests.campaigns.fuzz", "--cases", str(CASES), "--run", str(default_run)]
     done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    counts = {row.split()[0]: row.split()[1:5] for row in done.stdout.splitlines()[1:] if row}
+    counts = {row[:14].strip(): row[14:].split() for row in done.stdout.splitlines()[1:] if row}
     assert counts["all"][0] == str(CASES)
     assert set(counts) == {kind.name for kind in KINDS} | {"all"}
     assert int(counts["all"][1]) > CASES / 10  # else nothing would be tested but refusals
@@ -38,6 +38,8 @@ def _fall(case: int) -> int:
         os.abort()
     if case == 2:
         time.sleep(60)
+    if case == 3:
+        raise ValueError("x")
     return case
 
 
@@ -47,7 +49,14 @@ def _lost(case: int, word: str, left: str) -> str:
 
 def test_workers_that_crash_or_hang_are_told_and_replaced() -> None:
     found = list(Pool(_fall, _lost, 2, seconds=1.0).outcomes(range(6)))
-    assert sorted(map(str, found)) == ["0", "1 crash with a trace", "2 hang with a trace", "3", "4", "5"]
+    assert sorted(map(str, found)) == [
+        "0",
+        "1 crash with a trace",
+        "2 hang with a trace",
+        "3 the campaign itself failed with a trace",
+        "4",
+        "5",
+    ]
 
 
 @pytest.mark.parametrize(

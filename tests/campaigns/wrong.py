@@ -76,6 +76,8 @@ def _float(rng: Random, tree: Tree) -> str:
 
 def _parameter(rng: Random, tree: Tree) -> str:
     named = [(n, c["parameters"]) for n, c in tree["components"].items() if c["parameters"]]
+    if not named:
+        return "none"
     name, parameters = rng.choice(named)
     key = rng.choice(list(parameters))
     values = parameters[key]
@@ -170,7 +172,6 @@ def _recipe(rng: Random, tree: Tree) -> str:
             ("estimator", "magic"),
             ("ridge", -1.0),
             ("reconstruct", -5),
-            ("reconstruct", 10**9),
             ("sequential", True),
             ("compensate", False),
             ("gradients", False),
