@@ -15,17 +15,19 @@ from torch import Tensor, nn
 from pmq.api.pruned import load_pruned
 from pmq.core import Allocation, PmqError
 from pmq.core.files import write_bytes
+from pmq.core.kept import keep
 from pmq.core.progress import message, track
 from pmq.core.rundir import CHOSEN, RunDir
 from pmq.core.task import AUTO, Task
 from pmq.core.tensors import TensorFile
 from pmq.models import model_info
-from pmq.models.create import parameters_file, weights_sha256
+from pmq.models.weights import parameters_file, weights_sha256
 from pmq.prune.distil import Distiller, varied
 from pmq.quant import output_error
 
 #: file with all that a killed run goes on from, below its folder
 STATE = "state.safetensors"
+KEPT = "learned", "go on with the same command and --resume"
 
 
 class Images(Protocol):
@@ -117,6 +119,7 @@ def finetune(
         )
         kept = {f"best/{name}": array for name, array in best.arrays().items()}
         write_bytes(state, TensorFile.of(distiller.state() | kept | {"history": np.array(history)}).data)
+        keep(out, *KEPT)
     allocation = _at_its_best(pruned, student, best)
     allocation.save(Path(out) / CHOSEN)
     return Finetuned(allocation, history[0], min(history), history)
@@ -127,6 +130,7 @@ def _reached(state: Path, distiller: Distiller) -> tuple[list[float], TensorFile
     if not state.is_file():
         return [], TensorFile.of({})
     arrays = TensorFile(state.read_bytes()).arrays()
+    keep(state.parent, *KEPT)
     distiller.restore(arrays)
     best = {name.removeprefix("best/"): array for name, array in arrays.items() if name.startswith("best/")}
     return arrays["history"].tolist(), TensorFile.of(best)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from typing import Any
 
 import typer
 
+from pmq.cli import signals
+from pmq.cli.arguments import Command
 from pmq.cli.deploy import deploy
 from pmq.cli.evaluate import evaluate
 from pmq.cli.export import export
 from pmq.cli.finetune import finetune
+from pmq.cli.output import close_output, open_output
 from pmq.cli.patches import patches
 from pmq.cli.plot import plot
 from pmq.cli.profile import profile
@@ -22,40 +26,73 @@ from pmq.cli.run_file import run
 from pmq.cli.search import search
 from pmq.cli.sensitivity import sensitivity
 from pmq.core import PmqError
-from pmq.core.errors import Interrupted
+from pmq.core.errors import Stopped, one_line
 from pmq.core.memory import keep_freed_memory
+from pmq.core.progress import message
 
 app = typer.Typer(
     name="pmq",
     help="Mixed-precision search for vision transformers.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 for command in (search, sensitivity, rank, evaluate, patches, prune, finetune, export, plot, report, profile, deploy, run):
-    app.command()(command)
+    app.command(cls=Command)(command)
 
-#: commands that go on where they were interrupted
-RESUMABLE = ("search", "rank", "finetune")
-
-
-def _interrupt(*_: object) -> None:
-    raise Interrupted
+#: exit statuses: bad input, and 128 with the number of the signal that stopped a command, as shells have it
+BAD, SIGNALLED = 2, 128
 
 
 def main() -> None:
     """Run the command line; bad input is told in one line on standard error, with exit status 2."""
     keep_freed_memory()
     os.environ.setdefault("HF_HUB_VERBOSITY", "critical")  # our own line tells what failed and what to do
-    before = signal.signal(signal.SIGINT, _interrupt)
+    open_output()
+    status = _status(sys.argv[1:])
+    unwritten = close_output()
+    if unwritten is not None:
+        message(f"pmq: cannot write to standard output: {unwritten.strerror}")
+        status = status or (SIGNALLED + signal.SIGPIPE if isinstance(unwritten, BrokenPipeError) else BAD)
+    sys.exit(status)
+
+
+def _status(arguments: list[str]) -> int:
+    """Run a command and give its exit status. Exceptions that tell of an error of ours are not caught."""
     try:
-        app()
+        with signals.answered():
+            _invoke([*arguments] or ["--help"])
+    except typer.Exit as left:
+        return left.exit_code if arguments else BAD
     except PmqError as error:
-        print(f"pmq: {error}", file=sys.stderr)
-        sys.exit(2)
-    except Interrupted:
-        kept = "; what was measured is kept, go on with the same command and --resume"
-        print(f"pmq: interrupted{kept if sys.argv[1:2] in ([name] for name in RESUMABLE) else ''}", file=sys.stderr)
-        sys.exit(130)
-    finally:
-        signal.signal(signal.SIGINT, before)
+        told, status = str(error), BAD
+    except Stopped as stopped:
+        told, status = signals.told(stopped), SIGNALLED + stopped.number
+    except OSError as error:
+        if close_output() is not None:  # what a library printed could not be written
+            return 0
+        told, status = _refusal(error), BAD
+    else:
+        return 0
+    message(f"pmq: {told}")
+    return status
+
+
+def _invoke(arguments: list[str]) -> None:
+    """Parse and call; not by typer's own main function, which keeps silent of some exceptions, and prints others in boxes."""
+    command: Any = typer.main.get_command(app)
+    try:
+        with command.make_context("pmq", arguments) as context:
+            command.invoke(context)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # all that is wrong with arguments has it, whatever class it is of
+            raise
+        of = getattr(error, "ctx", None)
+        hint = "" if of is None else f"; see {of.command_path} --help"
+        raise PmqError(error.format_message().rstrip(".") + hint) from None
+
+
+def _refusal(error: OSError) -> str:
+    """What the system refused, and why."""
+    names = [os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, str | bytes | os.PathLike)]
+    of = f" {' and '.join(map(repr, names))}" if names else ""
+    return f"the system refuses{of}: {error.strerror or one_line(error)}"

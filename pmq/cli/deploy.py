@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pmq.cli import options as o
-from pmq.cli.output import number, print_json, print_table
+from pmq.cli.output import number, print_json, print_table, say
 from pmq.cli.run import latency_of, latest_or, remembered, run_of, show_report
 
 
@@ -97,14 +96,14 @@ def deploy(
         print_table(f"{found.model} on {target}: {found.status}", ["proof", "", "found", "limit", "what"], rows)
         own, eager = found.fp32_latency_ms / found.latency_ms, found.torch_latency_ms / found.latency_ms
         of = f"{threads} thread(s), batch of 1"
-        print(f"latency: {number(found.latency_ms)} ms ({of})")
-        print(f"faster than unquantized in the same runtime {own:.2f}x, than eager PyTorch {eager:.2f}x")
+        say(f"latency: {number(found.latency_ms)} ms ({of})")
+        say(f"faster than unquantized in the same runtime {own:.2f}x, than eager PyTorch {eager:.2f}x")
         told = f"{number(found.agreement_fp32)} %, simulated {number(found.agreement_simulation_fp32)} %"
         if found.whole_latency_ms is not None:
-            print(f"faster than with all its tokens {found.whole_latency_ms / found.latency_ms:.3f}x")
-        print(f"agreement with FP32 on {found.n_images} images: {told}")
-        print(f"size: {found.size_bytes / 1e6:.3f} MB\nfile: {folder / found.file}\nnext: {found.run[0]}")
+            say(f"faster than with all its tokens {found.whole_latency_ms / found.latency_ms:.3f}x")
+        say(f"agreement with FP32 on {found.n_images} images: {told}")
+        say(f"size: {found.size_bytes / 1e6:.3f} MB", f"file: {folder / found.file}", f"next: {found.run[0]}")
     show_report(run if run is not None and folder.is_relative_to(run) else None, json)
     if not found.passed:
-        print("pmq: the proof failed; the file is marked as failed", file=sys.stderr)
+        message("pmq: the proof failed; the file is marked as failed")
         raise typer.Exit(1)

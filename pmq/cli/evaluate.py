@@ -93,7 +93,7 @@ def evaluate(
         return
     rows = [
         [
-            r["allocation"] + (f"\npatches: {r['patches']}" if r["patches"] else ""),
+            (r["allocation"], f"patches: {r['patches']}") if r["patches"] else r["allocation"],
             *(r[k] for k in ("top1", "top5", "agreement")),
             r["kl"] if r["kl"] is not None else r["feature_error"],
             *costs(r["size_bytes"], r["bit_ops"]),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pmq.cli import options as o
-from pmq.cli.output import print_json
+from pmq.cli.output import print_json, say
 from pmq.cli.run import latest_or
 
 
@@ -25,4 +25,4 @@ def export(
     if json:
         print_json({"allocation": str(allocation), "schema": str(schema)})
     else:
-        print(f"allocation: {allocation}\nschema: {schema}")
+        say(f"allocation: {allocation}", f"schema: {schema}")

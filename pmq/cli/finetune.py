@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json as json_module
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pmq.cli import options as o
-from pmq.cli.output import print_json, print_table
+from pmq.cli.output import print_json, print_table, say
 from pmq.cli.run import command_of, of_pruned, show_report
 
 
@@ -90,7 +91,7 @@ def finetune(
         )
         show_report(folder, json)
         return
-    print(
+    say(
         f"{count} images, {epochs} epochs; error on {held_out} held-out images {found.before:.4g}, at its best {found.after:.4g}"
     )
     rows = [
@@ -98,6 +99,7 @@ def finetune(
         for name, r in (("before", before), ("after", after))
     ]
     print_table(f"{before['model']} on {before['n_images']} images", ["", "top-1 %", "agreement %", "KL or error"], rows)
-    then = f"pmq search {folder} --budget 4bit; pmq deploy w8a8 {folder} --target onnxruntime"
-    print(f"fine-tuned model: {folder}\nnext: {then}")
+    own = shlex.quote(str(folder))
+    then = f"pmq search {own} --budget 4bit; pmq deploy w8a8 {own} --target onnxruntime"
+    say(f"fine-tuned model: {folder}", f"next: {then}")
     show_report(folder, json)

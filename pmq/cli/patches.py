@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import costs as printed
-from pmq.cli.output import print_json, print_table
+from pmq.cli.output import print_json, print_table, say
 from pmq.cli.run import latency_of, latest_or, remembered, run_of, show_report
 
 
@@ -83,8 +84,8 @@ def patches(
     print_table(f"{found.model.name}, on images that measured nothing", columns, [row])
     left_out = {name: len(t.bits) - len(t.kept) for name, t in map_.components.items() if "0" in t.bits}
     if left_out and map_.kind == "static":
-        print("not computed: " + ", ".join(f"{n} tokens of {name}" for name, n in left_out.items()))
-    print("simulated: no runtime executes them" if map_.simulated else f"pmq deploy leaves tokens out on {found.target}")
+        say("not computed: " + ", ".join(f"{n} tokens of {name}" for name, n in left_out.items()))
+    say("simulated: no runtime executes them" if map_.simulated else f"pmq deploy leaves tokens out on {found.target}")
     then = "evaluate" if map_.simulated else "deploy"
-    print(f"allocation: {target}\npictures: {pictures[0].parent}\nnext: pmq {then} {target}")
+    say(f"allocation: {target}", f"pictures: {pictures[0].parent}", f"next: pmq {then} {shlex.quote(str(target))}")
     show_report(run, json)

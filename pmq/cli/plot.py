@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pmq.cli import options as o
-from pmq.cli.output import print_json
+from pmq.cli.output import print_json, say
 from pmq.cli.run import latest_or
 
 
@@ -25,4 +25,4 @@ def plot(
     if json:
         print_json({"files": [str(p) for p in paths]})
     else:
-        print("\n".join(map(str, paths)))
+        say(*map(str, paths))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pmq.cli import options as o
-from pmq.cli.output import print_json, print_table
+from pmq.cli.output import print_json, print_table, say
 
 
 def profile(
@@ -42,8 +43,9 @@ def profile(
     if json:
         print_json({"table": str(path), "target": target, "rest_ms": table.rest_ms, "whole_ms": totals, "spread": table.spread})
         return
-    own = f" {model}" if model else ""
+    own = f" {shlex.quote(model)}" if model else ""
     rows = [[layer, *(row.get(key) for key in keys)] for layer, row in table.layers.items()]
     rows += [["all else", *(table.rest_ms for _ in keys)], ["sum", *totals.values()]]
     print_table(f"{name} on {target}, {threads} thread(s), batch of {batch_size}: milliseconds", ["layer", *keys], rows)
-    print(f"latency table: {path}\nnext: pmq search{own} --target {target} --budget latency={0.7 * max(totals.values()):.2f}ms")
+    then = f"pmq search{own} --target {target} --budget latency={0.7 * max(totals.values()):.2f}ms"
+    say(f"latency table: {path}", f"next: {then}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json as json_module
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pmq.cli import options as o
-from pmq.cli.output import costs, print_json, print_table
+from pmq.cli.output import costs, print_json, print_table, say
 from pmq.cli.run import command_of, show_report
 
 #: options by which a folder is not told from others
@@ -126,8 +127,9 @@ def prune(
     print_table(title, columns, shown)
     if deployed:
         _print_deployed(deployed, target)
-    then = f"pmq search {folder} --budget 4bit; pmq deploy w8a8 {folder} --target onnxruntime"
-    print(f"pruned model: {folder}\nnext: {then}")
+    own = shlex.quote(str(folder))
+    then = f"pmq search {own} --budget 4bit; pmq deploy w8a8 {own} --target onnxruntime"
+    say(f"pruned model: {folder}", f"next: {then}")
     show_report(folder, json)
 
 

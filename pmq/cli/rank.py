@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pmq.cli import options as o
-from pmq.cli.output import print_json, print_table
+from pmq.cli.output import print_json, print_table, say
 
 
 def rank(
@@ -84,8 +84,7 @@ def rank(
         optima = [f"{_short(row[f'{error} {b}'])} / {row[f'agreement {b}']:.1f}" for b in budgets]
         rows.append([name, *_tau(row, "tau"), *_tau(row, "tau_one_budget"), *optima, row["seconds"], row["passes"]])
     print_table(f"Kendall's tau, and each metric's own optimum, on {truth_images} images none has seen", columns, rows)
-    for path in files:
-        print(path)
+    say(*map(str, files))
 
 
 def _short(value: float) -> str:

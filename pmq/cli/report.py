@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pmq.cli import options as o
-from pmq.cli.output import print_json
+from pmq.cli.output import print_json, say
 
 
 def report(
@@ -30,5 +30,5 @@ def report(
         print_json({"report": str(page), "files": [str(p) for p in paths]})
         return
     if paths:
-        print(f"figures: {', '.join(sorted({str(p.parent) for p in paths}))}")
-    print(f"report: {page}")
+        say(f"figures: {', '.join(sorted({str(p.parent) for p in paths}))}")
+    say(f"report: {page}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pmq.cli import options as o
-from pmq.cli.output import costs, number, print_json, print_table
+from pmq.cli.output import costs, number, print_json, print_table, say
 
 
 def search(
@@ -130,18 +131,17 @@ def search(
     print_table("rounds", ["round", "simulated so far", "least error within the budget", "s"], rows)
     for name, r in found.ranking.items():
         interval = f"{r['low']:.2f} to {r['high']:.2f}, {r['n']} allocations"
-        print(f"prediction against simulation, {name.replace('_', ' ')}: Kendall's tau {r['tau']:.2f} ({interval})")
+        say(f"prediction against simulation, {name.replace('_', ' ')}: Kendall's tau {r['tau']:.2f} ({interval})")
     whole = found.allocation if found.without_patches is None else found.without_patches
-    print(f"the chosen one, carried out by recipe {whole.recipe.name!r}, on the same images: {_accuracy(whole.metrics)}")
+    say(f"the chosen one, carried out by recipe {whole.recipe.name!r}, on the same images: {_accuracy(whole.metrics)}")
     if patched is not None:
-        print(f"with bits of patches ({patched.label}), on those that measured nothing: {_accuracy(found.allocation.metrics)}")
+        say(f"with bits of patches ({patched.label}), on those that measured nothing: {_accuracy(found.allocation.metrics)}")
         took = found.allocation.budget.achieved
-        print(f"which takes {number(took['bit_ops'] / 1e9)}G bit operations and {took['size_bytes'] / 1e6:.3f} MB")
+        say(f"which takes {number(took['bit_ops'] / 1e9)}G bit operations and {took['size_bytes'] / 1e6:.3f} MB")
     parts = ", ".join(f"{name} {number(seconds)} s" for name, seconds in found.seconds.items())
-    print(
-        f"allocation: {path}\nreport: {found.run / NAME}\ntime: {parts}\nnext: pmq evaluate {found.run}"
-        + (f"; pmq deploy {found.run}" if target else "")
-    )
+    own = shlex.quote(str(found.run))
+    then = f"pmq evaluate {own}" + (f"; pmq deploy {own}" if target else "")
+    say(f"allocation: {path}", f"report: {found.run / NAME}", f"time: {parts}", f"next: {then}")
 
 
 def _accuracy(metrics: dict[str, float | None]) -> str:
@@ -171,4 +171,4 @@ def _solve_again(run: str, budget: str, resume: bool, json: bool) -> None:
         ["budget", "MB", "bit ops (G)", *(["ms"] if measured else []), "predicted error"],
         [row],
     )
-    print(f"allocation: {path}\nnext: pmq evaluate {path} --recalibrate")
+    say(f"allocation: {path}", f"next: pmq evaluate {shlex.quote(str(path))} --recalibrate")

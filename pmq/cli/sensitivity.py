@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pmq.cli import options as o
-from pmq.cli.output import print_json, print_table
+from pmq.cli.output import print_json, print_table, say
 
 
 def sensitivity(
@@ -62,4 +62,4 @@ def sensitivity(
         title = f"{name}: the 12 largest of {len(part)} errors, {seconds[str(name)]:.1f} s"
         print_table(title, ["component", "bits", "error at the output"], rows)
     if out is not None:
-        print(f"table: {out}")
+        say(f"table: {out}")

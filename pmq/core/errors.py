@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 
-class Interrupted(BaseException):
-    """Ctrl-C, told apart from the KeyboardInterrupt that typer would turn into a bare "Aborted"."""
+class Stopped(BaseException):
+    """A signal asked the command to stop soon, as SIGTERM does: nothing is finished first, what is kept stays."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Interrupted(Stopped):
+    """Ctrl-C, which a search may answer by finishing with the best so far."""
 
 
 class PmqError(ValueError):

@@ -9,10 +9,13 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pmq.core.text import literal
 
 Item = TypeVar("Item")
 QUIET_SECONDS = 2.0
@@ -20,8 +23,13 @@ LINE_SECONDS = 10.0
 
 
 def message(text: str) -> None:
-    """Tell the user something on standard error, whole on one line; not silenced, for it may be a warning."""
-    print(text, file=sys.stderr, flush=True)
+    """Tell the user something on standard error, literally and on one line; not silenced, for it may be a warning.
+
+    Work goes on where standard error cannot be written to.
+    """
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(literal(text, getattr(sys.stderr, "encoding", None)), file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
@@ -31,7 +39,7 @@ def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterat
         total = len(items)
     if not _enabled():
         yield from items
-    elif sys.stderr.isatty():
+    elif _draws():
         yield from _with_bar(items, label, total)
     else:
         yield from _with_lines(items, label, total)
@@ -41,10 +49,15 @@ def _enabled() -> bool:
     return os.environ.get("PMQ_PROGRESS", "1") != "0"
 
 
+def _draws() -> bool:
+    """Whether standard error is a terminal that can draw a bar."""
+    return sys.stderr is not None and sys.stderr.isatty() and not Console(stderr=True).is_dumb_terminal
+
+
 def _with_bar(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True), transient=True)
-    task = bar.add_task(label, total=total)
+    task = bar.add_task(literal(label, sys.stderr.encoding), total=total)
     start, shown = time.monotonic(), False
     try:
         for item in items:

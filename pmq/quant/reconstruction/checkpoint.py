@@ -11,9 +11,12 @@ from torch import Tensor
 
 from pmq.core.choice import Choice
 from pmq.core.files import write_bytes
+from pmq.core.kept import keep
 from pmq.core.tensors import TensorFile
 from pmq.quant.quantizers import QUANTIZERS, Quantizer
 from pmq.quant.weights import QuantizedWeight
+
+KEPT = "learned", "the same command goes on from there"
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,14 @@ class Checkpoints:
     def load(self, stage: int) -> TensorFile | None:
         """Give what was saved of a stage."""
         path = self._path(stage)
-        return TensorFile(path.read_bytes()) if path is not None and path.is_file() else None
+        if path is None or not path.is_file():
+            return None
+        keep(path.parent, *KEPT)
+        return TensorFile(path.read_bytes())
 
     def save(self, stage: int, file: TensorFile) -> None:
         """Save a stage; it survives a kill from here on."""
         path = self._path(stage)
         if path is not None:
             write_bytes(path, file.data)
+            keep(path.parent, *KEPT)
