@@ -13,7 +13,9 @@ from torch.utils.data import Dataset
 
 from pmq.core.allocation import ModelInfo
 from pmq.core.errors import PmqError, one_line
+from pmq.core.picture import converted, open_picture
 from pmq.core.progress import message
+from pmq.data.files import Found, find_images
 from pmq.data.source import ImageSource
 from pmq.models.torchvision_ops import ensure_torchvision
 
@@ -36,14 +38,15 @@ class Preprocess:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Convert and transform."""
-        return self.transform(image.convert(self.mode))
+        return self.transform(converted(image, self.mode))
 
 
 class ImageTree(Dataset[tuple[Tensor, int]]):
     """Images in class folders.
 
     Folders named by WordNet ids are classes of ImageNet, whichever of them are there; other folders are numbered in
-    natural order if there is one for each class of the model, else the labels are unknown (-1).
+    natural order if there is one for each class of the model (two for a single logit), else the labels are unknown (-1).
+    Folders without images are counted where only then there is one for each class.
 
     Raises:
         PmqError: no images, or a WordNet id that ImageNet-1k does not have.
@@ -51,18 +54,21 @@ class ImageTree(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, root: Path, num_classes: int, transform: Transform) -> None:
         _timm_data()
-        from timm.data.readers.reader_image_folder import find_images_and_targets
-
-        pairs, folders = find_images_and_targets(str(root))
-        if not pairs:
-            raise PmqError(f"no images below {str(root)!r}; give a folder with one folder of images for each class")
-        classes = class_indices(folders, num_classes, repr(str(root)))
-        self.files = [path for path, _ in pairs]
-        self.labels = [classes.get(index, -1) for _, index in pairs]
+        where, found = repr(str(root)), find_images(root)
+        others = f"{len(found.others)} files that are no images, as {found.others[0]!r}" if found.others else ""
+        if not found.images:
+            there = f", only {others}" if others else ""
+            raise PmqError(f"no images below {where}{there}; give a folder with one folder of images for each class")
+        if others:
+            message(f"left out: {others}")
+        numbers = {name: number for number, name in enumerate(sorted(_class_names(found, num_classes, where)))}
+        classes = class_indices(numbers, num_classes, where)
+        self.files = [path for path, _ in found.images]
+        self.labels = [-1 if name is None else classes.get(numbers[name], -1) for _, name in found.images]
         self.transform = transform
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        with Image.open(self.files[index]) as image:
+        with open_picture(self.files[index]) as image:
             return self.transform(image), self.labels[index]
 
     def __len__(self) -> int:
@@ -91,6 +97,19 @@ def _timm_data() -> Any:
     return timm.data
 
 
+def _class_names(found: Found, num_classes: int, where: str) -> set[str]:
+    """Names of folders that stand for classes."""
+    names = {name for _, name in found.images if name is not None}
+    whole = names.union(found.empty)
+    counted = len(names) != _classes(num_classes) == len(whole)
+    if found.empty:
+        said = "counted" if counted else "not counted"
+        message(f"{where} has folders without images, {said} as classes, as {found.empty[0]!r}")
+    if names and (outside := sum(name is None for _, name in found.images)):
+        message(f"{where} has {outside} images in no class folder: they have no label")
+    return whole if counted else names
+
+
 def class_indices(folders: dict[str, int], num_classes: int, where: str) -> dict[int, int]:
     """Map a dataset's own numbers of its classes (by name) to the model's; nothing if they cannot be told."""
     from timm.data.readers.reader_image_folder import natural_key
@@ -101,10 +120,15 @@ def class_indices(folders: dict[str, int], num_classes: int, where: str) -> dict
             if folder not in known:
                 raise PmqError(f"folder {folder!r} in {where} is no class of ImageNet-1k; remove or rename it")
         return {index: known[folder] for folder, index in folders.items()}
-    if len(folders) == num_classes:
-        return {folders[folder]: i for i, folder in enumerate(sorted(folders, key=natural_key))}
-    message(f"{where} has {len(folders)} classes, the model {num_classes}: no top-1, only agreement and KL")
+    if len(folders) == _classes(num_classes):
+        return {folders[folder]: i for i, folder in enumerate(sorted(folders, key=lambda name: (natural_key(name), name)))}
+    message(f"{where} has {len(folders)} classes, the model {_classes(num_classes)}: no top-1, only agreement and KL")
     return {}
+
+
+def _classes(num_classes: int) -> int:
+    """How many classes a model tells apart: a single logit tells two."""
+    return 2 if num_classes == 1 else num_classes
 
 
 def folder_source(root: Path, info: ModelInfo, crop_pct: float | None, workers: int) -> ImageSource:

@@ -9,12 +9,15 @@ from torch import Tensor
 
 from pmq.core.allocation import ModelInfo
 from pmq.core.errors import PmqError
+from pmq.core.files import is_dir
 from pmq.data.embedded import embedded_source
 from pmq.data.folder import folder_source, timm_source
 from pmq.data.source import ImageSource
 from pmq.models.embedded import EMBEDDED_NAME
 
 TIMM_PREFIXES = ("torch/", "hfds/", "tfds/", "wds/", "hfids/")
+#: of which these may be fetched from a network
+FETCHED = ("hfds/", "tfds/", "wds/", "hfids/")
 EVALUATION_SPLITS = ("val", "validation", "test")
 
 
@@ -78,6 +81,8 @@ def open_data(
     Raises:
         PmqError: no such folder or split, or no images in it.
     """
+    if data == "":
+        raise PmqError("the data folder's name is empty; give a folder, or nothing for the embedded images")
     if data is None:
         if info.name != EMBEDDED_NAME:
             raise PmqError(f"model {info.name!r} needs images: give --data a folder of class folders")
@@ -88,7 +93,7 @@ def open_data(
             return Data(evaluation, evaluation)
         return Data(timm_source(data, "train", info, crop_pct, workers), evaluation)
     root = Path(data)
-    if not root.is_dir():
+    if not is_dir(root):
         raise PmqError(f"data folder {data!r} does not exist; give a folder with train and val, or with class folders")
     splits = (split,) if split else EVALUATION_SPLITS
     found = next((root / s for s in splits if (root / s).is_dir()), None)
@@ -104,6 +109,16 @@ def open_data(
     if found and train.is_dir() and train != found:
         return Data(folder_source(train, info, crop_pct, workers), evaluation)
     return Data(evaluation, evaluation)
+
+
+def check_at_hand(data: str | None) -> None:
+    """Raise if images that a file tells of would be fetched from a network.
+
+    Raises:
+        PmqError: they would, and whoever runs us has not typed that.
+    """
+    if data is not None and data.rpartition("::")[2].startswith(FETCHED):
+        raise PmqError(f"the run is on data {data!r}, which a file alone may not fetch; name it with --data if you trust it")
 
 
 def _folders(root: Path) -> list[str]:

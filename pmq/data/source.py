@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from pmq.core.errors import PmqError
+from pmq.core.errors import PmqError, one_line
 from pmq.core.progress import message, track
 
 #: share of unreadable images above which a run stops
@@ -47,10 +48,27 @@ class _Forgiving(Dataset[tuple[Tensor | None, int, str]]):
         return len(self.dataset)
 
 
+def _leave_signals(_: int) -> None:
+    """In a process that reads ahead: what a terminal sends reaches it too, but the process that it reads for answers."""
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
 def _collate(items: Sequence[tuple[Tensor | None, int, str]]) -> tuple[Tensor | None, Tensor, list[str]]:
     good = [(image, label) for image, label, _ in items if image is not None]
     images = torch.stack([image for image, _ in good]) if good else None
     return images, torch.tensor([label for _, label in good]), [bad for *_, bad in items if bad]
+
+
+def _alive(reading: Iterable[Any]) -> Iterator[Any]:
+    """Yield batches; tell where a process that read them was killed, as for want of memory."""
+    try:
+        yield from reading
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise PmqError(f"a process that reads images ahead died: {one_line(error)}; lower --workers") from None
 
 
 class ImageSource:
@@ -73,12 +91,14 @@ class ImageSource:
         """Yield ``(images, labels)`` of ``indices`` (all) in order.
 
         Raises:
-            PmqError: more than 1 % of the images (of ``of`` images, where these are a sample) cannot be read.
+            PmqError: more than 1 % of the images (of ``of`` images, where these are a sample) cannot be read, or a process
+                that reads ahead died.
         """
         chosen: Dataset[Any] = self.dataset if indices is None else Subset(self.dataset, list(indices))
         total = of or len(chosen)  # type: ignore[arg-type]
         bad: list[str] = []
-        for images, labels, failed in DataLoader(chosen, batch_size=batch_size, num_workers=self.workers, collate_fn=_collate):
+        reading = DataLoader(chosen, batch_size, num_workers=self.workers, collate_fn=_collate, worker_init_fn=_leave_signals)
+        for images, labels, failed in _alive(reading):
             for name in failed:
                 message(f"unreadable, left out: {name}")
             bad += failed
@@ -89,7 +109,11 @@ class ImageSource:
         self.unreadable = bad
 
     def first_readable(self, order: Sequence[int], count: int) -> Tensor:
-        """Read the first ``count`` images of ``order`` that can be read: ``(N, C, H, W)``."""
+        """Read the first ``count`` images of ``order`` that can be read: ``(N, C, H, W)``.
+
+        Raises:
+            PmqError: none can be read.
+        """
         kept: list[Tensor] = []
         at = 0
         while (missing := count - len(kept)) and at < len(order):
@@ -97,6 +121,8 @@ class ImageSource:
             for images, _ in track(batches, "reading images", total=-(-missing // 16)):
                 kept += images
             at += missing
+        if not kept:
+            raise PmqError(f"none of {len(order)} images drawn from {self.name} can be read; mend them, or ask for more")
         return torch.stack(kept)
 
     def most_unreadable(self) -> int:
