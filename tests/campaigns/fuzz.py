@@ -43,14 +43,19 @@ def kind_of(seed: int, number: int, kinds: tuple[Kind, ...] = KINDS) -> Kind:
     return Random(f"{seed}/{block}").sample(shares, len(shares))[index]
 
 
+def prepare(seeds: Path, seed: int, number: int, folder: Path) -> tuple[Kind, str, list[str]]:
+    """Damage files in a case's folder; give its kind, what was done, and the command line to run there."""
+    rng, kind = Random(f"{seed}/{number}"), kind_of(seed, number)
+    kind.lay_out(seeds, folder)
+    done = kind.damage(rng, folder)
+    return kind, done, [*rng.choice(kind.lines), *kind.last(rng)]
+
+
 def run_case(seeds: Path, seed: int, number: int) -> Outcome:
     """Damage files in a folder of the case's own, run a command there, and judge what it did."""
-    rng, kind = Random(f"{seed}/{number}"), kind_of(seed, number)
     with tempfile.TemporaryDirectory(prefix="pmq-case-") as place:
         folder = Path(place)
-        kind.lay_out(seeds, folder)
-        done = kind.damage(rng, folder)
-        line = [*rng.choice(kind.lines), *kind.last(rng)]
+        kind, done, line = prepare(seeds, seed, number, folder)
         before, start = snapshot(folder), time.process_time()
         status, out, err = _call(line, folder)
         seconds = time.process_time() - start
@@ -99,14 +104,16 @@ def _call(line: list[str], folder: Path) -> tuple[int, str, str]:
     return status, found[0], found[1]
 
 
-def _lost(seed: int, number: int, word: str, left: str) -> Outcome:
-    """What is known of a case whose worker is gone: what it does again, up to there."""
-    return Outcome(number, kind_of(seed, number).name, "failure", "the worker is gone", "", f"{word}\n{left}")
+def _lost(seeds: Path, seed: int, number: int, word: str, left: str) -> Outcome:
+    """What is known of a case whose worker is gone."""
+    with tempfile.TemporaryDirectory(prefix="pmq-case-") as place:
+        kind, done, line = prepare(seeds, seed, number, Path(place))
+    return Outcome(number, kind.name, "failure", done, " ".join(line), f"{word}\n{left}")
 
 
 def campaign(seeds: Path, seed: int, numbers: Iterable[int], workers: int = 2, seconds: float = 20.0) -> Iterator[Outcome]:
     """Run cases in workers."""
-    pool = Pool(partial(run_case, seeds, seed), partial(_lost, seed), workers, seconds, preload="tests.campaigns.preload")
+    pool = Pool(partial(run_case, seeds, seed), partial(_lost, seeds, seed), workers, seconds, preload="tests.campaigns.preload")
     return pool.outcomes(numbers)
 
 

@@ -33,6 +33,7 @@ class _Worker:
     trace: Path
     case: int | None = None
     began: float = 0.0
+    queued: float = 0.0
     done: int = 0
 
 
@@ -44,7 +45,7 @@ class Pool:
         run: does a case and gives what came of it; a function of a module.
         lost: what to give for a case whose worker hung or crashed, of its number, a word, and what it left.
         size: workers.
-        seconds: after which a case hangs.
+        seconds: after which a case hangs, those not counted in which other processes had the processor.
         preload: module that workers have imported already.
     """
 
@@ -94,7 +95,7 @@ class Pool:
     def _give(self, worker: _Worker, waiting: Iterator[int]) -> None:
         case = next(waiting, None)
         if case is not None:
-            worker.case, worker.began = case, time.monotonic()
+            worker.case, worker.began, worker.queued = case, time.monotonic(), _queued(worker.process.pid)
             worker.pipe.send(case)
 
     def _look(self, worker: _Worker) -> Iterator[Any]:
@@ -112,7 +113,7 @@ class Pool:
                 worker.case, worker.done = None, worker.done + 1
                 yield self.lost(case, "the campaign itself failed", found.text) if isinstance(found, _Fault) else found
                 return
-        elif time.monotonic() - worker.began > self.seconds:
+        elif time.monotonic() - worker.began - _queued(worker.process.pid) + worker.queued > self.seconds:
             word = f"hang, more than {self.seconds:.0f} s"
             os.kill(worker.process.pid, signal.SIGUSR1)  # it writes down where it is
             time.sleep(0.3)
@@ -125,6 +126,14 @@ class Pool:
         worker.process.kill()
         worker.process.join()
         worker.pipe.close()
+
+
+def _queued(pid: int) -> float:
+    """Seconds that a process would have run but for others; 0 where the system does not tell."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def _work(pipe: Connection, run: Callable[[int], Any], trace: str) -> None:
