@@ -12,7 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pmq.api.images import as_images
+from pmq.api.modes import undisturbed
 from pmq.api.pruned import load_pruned
+from pmq.api.subject import take_in
 from pmq.core import Allocation, PmqError
 from pmq.core.files import write_bytes
 from pmq.core.kept import keep
@@ -54,6 +57,7 @@ class Finetuned:
     history: list[float]
 
 
+@undisturbed
 def finetune(
     teacher: nn.Module,
     pruned: Allocation,
@@ -92,6 +96,8 @@ def finetune(
     """
     if pruned.pruning is None:
         raise PmqError("this allocation is of no pruned model; `pmq prune` makes one to fine-tune")
+    held_out = as_images(held_out)
+    teacher = take_in(teacher, images=held_out)
     pruned.check_model(model_info(teacher))
     device, task = next(teacher.parameters()).device, Task.of(pruned.task or AUTO, pruned.model.num_classes)
     student = load_pruned(pruned, teacher).to(device)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pmq.api.allocate import carry_out
+from pmq.api.images import as_images
+from pmq.api.modes import undisturbed
 from pmq.api.pruned import pruned_like
 from pmq.api.subject import Subject
 from pmq.core import Allocation, PmqError
@@ -22,6 +24,7 @@ from pmq.report import plot_patches
 from pmq.report.patch_data import save_patches
 
 
+@undisturbed
 def draw_patches(
     model: nn.Module | str | None, allocation: Allocation, images: Tensor, folder: Path, crop_pct: float | None = None
 ) -> list[Path]:
@@ -33,7 +36,8 @@ def draw_patches(
     patches = allocation.patches
     if patches is None:
         raise PmqError("this allocation has no bits of patches; `pmq patches` adds them")
-    subject = pruned_like(Subject.of(model, "cpu", images[:1], crop_pct, allocation.task or AUTO), allocation)
+    images = as_images(images).cpu()
+    subject = pruned_like(Subject.of(model, "cpu", images, crop_pct, allocation.task or AUTO), allocation)
     simulator = realise(copy.deepcopy(subject.model), subject.inventory, replace(carry_out(subject, allocation), patches=None))
     taps = install(simulator, patches)
     with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from pmq.api.modes import undisturbed
 from pmq.api.reallocator import SCORE, Reallocator, check_kind
 from pmq.core import Allocation
 from pmq.core.choice import ComponentChoice
@@ -25,6 +26,7 @@ def map_bytes(space: Space, kind: str) -> int:
     return costs.size_bytes(assignment, patches) - costs.size_bytes(assignment)
 
 
+@undisturbed
 def reallocate(
     model: nn.Module | str | None,
     allocation: Allocation,

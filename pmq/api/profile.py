@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
+from pmq.api.modes import undisturbed
 from pmq.api.subject import Subject
 from pmq.api.widths import Shapes, groups_of
 from pmq.core import PmqError
@@ -19,6 +20,7 @@ from pmq.models import model_label
 from pmq.search import Space, SpaceFile, read_space
 
 
+@undisturbed
 def profile(
     model: nn.Module | str | None,
     target: str = "onnxruntime",

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from pmq.api.allocate import planned
 from pmq.api.contest import Contest
 from pmq.api.evaluate import read_bits
+from pmq.api.images import gather_images
+from pmq.api.modes import undisturbed
 from pmq.api.search import resolve_budget
 from pmq.api.sensitivity import check_quantizers
-from pmq.api.subject import CALIB_IMAGES, Subject, gather_images
+from pmq.api.subject import CALIB_IMAGES, Subject
 from pmq.core import Budget, PmqError
 from pmq.core.files import write_csv
 from pmq.core.recipe import find_recipe
@@ -51,6 +53,7 @@ class Ranks:
     default: str
 
 
+@undisturbed
 def rank(
     model: nn.Module | str | None,
     images: Tensor | Iterable[Any],
@@ -117,7 +120,7 @@ def rank(
     if len(gathered) < sum(needed):
         raise PmqError(f"{len(gathered)} images are fewer than the {sum(needed)} asked for; lower --truth-images or --held-out")
     calib, probed, judged, unseen = gathered.split(needed)
-    subject = Subject.of(model, device, gathered[:1], task=task).scaled(calib)
+    subject = Subject.of(model, device, calib, task=task).scaled(calib)
     laid_out = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, how.estimator)
     check_quantizers(laid_out)
     limits = {text: resolve_budget(Budget.parse(text), laid_out) for text in (*budgets, one_budget)}

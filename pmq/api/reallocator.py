@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from pmq.api.allocate import carry_out
+from pmq.api.images import as_images
 from pmq.api.mapped import Mapped
 from pmq.api.pruned import pruned_like
 from pmq.api.subject import CALIB_IMAGES, Subject, divide_images
@@ -98,10 +99,11 @@ class Reallocator:
         seed: int = 0,
         latency: LatencyTable | None = None,
     ) -> None:
+        images = as_images(images).cpu()
         count = CALIB_IMAGES if allocation.calibration is None else allocation.calibration.n_images
         calib, probed, judged = divide_images(images, count, len(images) - count if count < len(images) else len(images))
         self.allocation = allocation
-        whole = Subject.of(model, "cpu", images[:1], crop_pct, allocation.task or AUTO)
+        whole = Subject.of(model, "cpu", calib, crop_pct, allocation.task or AUTO)
         self._subject = subject = pruned_like(whole, allocation, calib).scaled(calib)
         self.mapped = Mapped(subject, allocation, calib, judged, seed, latency)
         quantized = carry_out(subject, allocation)

@@ -8,7 +8,9 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
-from pmq.api.subject import CALIB_IMAGES, Subject, gather_images
+from pmq.api.images import gather_images
+from pmq.api.modes import undisturbed
+from pmq.api.subject import CALIB_IMAGES, Subject
 from pmq.core import Choice
 from pmq.core.recipe import find_recipe
 from pmq.core.rundir import RunDir
@@ -62,6 +64,7 @@ class _Sums:
         self._run.record(self._prefix + key, value)
 
 
+@undisturbed
 def sensitivity(
     model: nn.Module | str | None,
     images: Tensor | Iterable[Any],
@@ -94,7 +97,7 @@ def sensitivity(
     chosen = [METRICS[name] for name in metrics]
     gathered = gather_images(images, 2 * calib_images)
     calib, measured_on = gathered[:calib_images], gathered[calib_images:]
-    subject = Subject.of(model, device, calib[:1], task=task).scaled(calib)
+    subject = Subject.of(model, device, calib, task=task).scaled(calib)
     how = find_recipe(recipe)
     laid_out = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, how.estimator)
     check_quantizers(laid_out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from pmq.api.allocate import carry_out
+from pmq.api.modes import undisturbed
 from pmq.api.pruned import pruned_like
 from pmq.api.subject import Subject
 from pmq.core import Allocation
@@ -12,6 +13,7 @@ from pmq.core.task import AUTO
 from pmq.quant import realise
 
 
+@undisturbed
 def simulate(model: nn.Module, allocation: Allocation) -> nn.Module:
     """Give a module that computes ``model`` with the bits of ``allocation``, to evaluate anywhere.
 
@@ -27,5 +29,5 @@ def simulate(model: nn.Module, allocation: Allocation) -> nn.Module:
         >>> pmq.simulate(model, result.allocation)(images).shape
         torch.Size([12, 10])
     """
-    subject = pruned_like(Subject.of(model, task=allocation.task or AUTO), allocation)
+    subject = pruned_like(Subject.of(model, task=allocation.task or AUTO, like=allocation.model), allocation)
     return realise(subject.model, subject.inventory, carry_out(subject, allocation)).model

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +13,15 @@ from pmq.core.errors import PmqError, one_line
 from pmq.core.progress import message
 from pmq.core.task import AUTO, CLASSIFICATION, Task
 from pmq.models import create_model, model_info, take_inventory
+from pmq.models.adopt import adopt
+from pmq.models.describe import input_size
+from pmq.models.finite import check_finite
 from pmq.models.outputs import scaled
+from pmq.models.picked import pick_output
+from pmq.models.told_task import set_task
+
+#: pixels of a side that an allocation file may tell of
+_MOST = 4096
 
 
 @dataclass(frozen=True)
@@ -43,36 +48,26 @@ class Subject:
         cls,
         model: nn.Module | str | None,
         device: str | torch.device | None = None,
-        image: Tensor | None = None,
+        images: Tensor | None = None,
         crop_pct: float | None = None,
         task: str = AUTO,
+        like: ModelInfo | None = None,
     ) -> Subject:
         """Copy a module the user has, or create one by timm's name (the embedded one without).
 
-        ``image`` ``(1, C, H, W)`` is one as the model will see them; ``crop_pct`` is how they were cropped, where that is
-        not what the model's data config says. ``task`` is what its outputs mean, see :class:`pmq.core.task.Task`.
+        On ``images`` ``(N, C, H, W)``, as the model will see them, its outputs must be finite; without any, ``like`` says how
+        large they are, where the model does not tell. ``crop_pct`` is how they were cropped, where that is not what the
+        model's data config says. ``task`` is what its outputs mean, see :class:`pmq.core.task.Task`.
+
+        Raises:
+            PmqError: the model cannot be taken in, or cannot take such images, or has nothing to quantize.
         """
-        module = copy.deepcopy(model) if isinstance(model, nn.Module) else create_model(model)
-        module = module.eval()
-        if device is not None:
-            try:
-                module = module.to(device)
-            except (RuntimeError, AssertionError) as error:
-                raise PmqError(f"device {str(device)!r} cannot be used: {error}; try --device cpu") from None
-        info = model_info(module)
+        module, image, output = _taken_in(model, device, images, like)
+        meant = set_task(module, output, task)
+        info = model_info(module, image.shape[1:])
         if crop_pct is not None:
             info = info.model_copy(update={"data_config": info.data_config | {"crop_pct": crop_pct}})
-        image = torch.zeros(1, *info.data_config["input_size"]) if image is None else image
-        try:
-            inventory = take_inventory(module, image.to(next(module.parameters()).device))
-        except (RuntimeError, AssertionError) as error:
-            expected, found = tuple(info.data_config["input_size"]), tuple(image.shape[1:])
-            raise PmqError(
-                f"model {info.name!r} cannot take images of shape {found}, it expects {expected}: {one_line(error)}"
-            ) from None
-        meant = Task.of(task, info.num_classes)
-        if task == AUTO and meant.name == "binary":
-            message("the model's one output is taken for the logit of a decision; --task regression if it is a value")
+        inventory = take_inventory(module, image)
         if not inventory.components:
             raise PmqError(f"model {info.name!r} has no component that can be quantized; ViT, DeiT and Swin have")
         for line in inventory.uncovered:
@@ -80,28 +75,52 @@ class Subject:
         return cls(module, info, inventory, meant)
 
 
-def gather_images(images: Tensor | Iterable[Any], count: int) -> Tensor:
-    """Collect the first ``count`` images (all, if fewer) from a tensor or from batches, with or without labels.
+def take_in(
+    model: nn.Module,
+    device: str | torch.device | None = None,
+    images: Tensor | None = None,
+    like: ModelInfo | None = None,
+) -> nn.Module:
+    """Copy a module as :meth:`Subject.of` does, with the same demands on it."""
+    return _taken_in(model, device, images, like)[0]
 
-    Raises:
-        PmqError: there are none, or they are no batches of images.
-    """
-    if isinstance(images, Tensor):
-        batches: Iterable[Any] = [images]
-    else:
-        batches = images
-    kept: list[Tensor] = []
-    for batch in batches:
-        x = batch[0] if isinstance(batch, list | tuple) else batch
-        if not isinstance(x, Tensor) or x.ndim != 4:
-            found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise PmqError(f"images must come as tensors (B, C, H, W) or (tensor, labels) pairs, not {found}")
-        kept.append(x)
-        if sum(map(len, kept)) >= count:
-            break
-    if not kept:
-        raise PmqError("no images were given; pass at least 8")
-    return torch.cat(kept)[:count]
+
+def _taken_in(
+    model: nn.Module | str | None, device: str | torch.device | None, images: Tensor | None, like: ModelInfo | None
+) -> tuple[nn.Module, Tensor, Tensor]:
+    """Give the copy, an image ``(1, C, H, W)`` for it, and its output for that."""
+    image = None if images is None else images[:1]
+    module = create_model(model) if model is None or isinstance(model, str) else adopt(model, image)
+    module = _moved(module, device)
+    check_finite(module)
+    image = torch.zeros(1, *(_told_size(like) or input_size(module))) if image is None else image
+    image = image.to(next(module.parameters()).device)
+    output = _output(module, image)
+    if images is not None:
+        check_finite(module, images)
+    return module, image, output
+
+
+def _moved(module: nn.Module, device: str | torch.device | None) -> nn.Module:
+    try:
+        return module if device is None else module.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise PmqError(f"device {str(device)!r} cannot be used: {one_line(error)}; try --device cpu") from None
+
+
+def _told_size(like: ModelInfo | None) -> list[int] | None:
+    size = None if like is None else like.data_config.get("input_size")
+    fits = isinstance(size, list) and len(size) == 3 and all(isinstance(side, int) and 0 < side <= _MOST for side in size)
+    return size if fits else None
+
+
+def _output(module: nn.Module, image: Tensor) -> Tensor:
+    """What a model gives for an image; where it cannot take it, the error tells for which it was built, if for others."""
+    try:
+        return pick_output(module, image)
+    except PmqError as error:
+        built, found = input_size(module), list(image.shape[1:])
+        raise PmqError(f"{error}; it was built for {tuple(built)}" if built != found else str(error)) from None
 
 
 #: images to calibrate on, and further ones to measure and to judge on, where nobody says

@@ -46,12 +46,13 @@ def finetune(
     from pmq.core import Allocation, PmqError
     from pmq.core.files import check_target
     from pmq.core.rundir import CHOSEN, PRUNED, add_to_manifest
+    from pmq.models.create import check_named
 
     allocation = read_what(pruned)
     if not isinstance(allocation, Allocation) or allocation.pruning is None:
         raise PmqError(f"{pruned!r} is no pruned model; `pmq prune` writes one")
     flags = {"model": pruned, "checkpoint": checkpoint, "data": data, "split": split, "crop_pct": crop_pct}
-    given = of_pruned(flags) | {"model": allocation.model.name, "num_classes": num_classes, "pretrained": pretrained}
+    given = of_pruned(flags) | {"model": check_named(allocation.model.name), "num_classes": num_classes, "pretrained": pretrained}
     folder = out or Path(f"{Path(pruned) if Path(pruned).is_dir() else Path(pruned).with_suffix('')}-finetuned")
     check_target(folder / CHOSEN)
     if given["checkpoint"] is not None:

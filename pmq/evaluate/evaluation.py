@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pmq.core.choice import Assignment
 from pmq.core.task import Task
 from pmq.evaluate.accuracy import Accuracy
-from pmq.quant import Simulator
+from pmq.quant import Simulator, check_outputs
 
 #: images on which half precision is compared with full
 AMP_CHECKED = 64
@@ -47,6 +47,7 @@ def evaluate_models(
     for images, labels in batches:
         images = images.to(device)
         wanted = reference(images)
+        check_outputs(reference, images, wanted)
         for i, model in enumerate(models):
             start = time.perf_counter()
             with torch.autocast(device.type, torch.bfloat16, enabled=amp):
@@ -110,4 +111,7 @@ class Judge:
         device = next(self.simulator.model.parameters()).device
         self.simulator.apply({})
         model = self.simulator.model if self._reference is None else self._reference
-        return [(x, model(x)) for batch in images.split(batch_size) if len(x := batch.to(device))]
+        found = [(x, model(x)) for batch in images.split(batch_size) if len(x := batch.to(device))]
+        for x, output in found:
+            check_outputs(model, x, output)
+        return found

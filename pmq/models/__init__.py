@@ -1,7 +1,8 @@
 """Models through timm, their components, and the stages a forward pass can restart at."""
 
 from pmq.models.components import take_inventory
-from pmq.models.create import class_names, create_model, model_info, model_label
+from pmq.models.create import create_model
+from pmq.models.describe import class_names, model_info, model_label
 from pmq.models.embedded import EMBEDDED_NAME
 from pmq.models.rows import RowUnit, leave_out, row_units
 from pmq.models.stages import Stages, split_stages

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pmq.core.errors import PmqError
 from pmq.core.pruning import PrunedUnit, PruningPlan
-from pmq.models.create import weights_sha256
+from pmq.models.weights import weights_sha256
 from pmq.prune.groups import embedding_group
 from pmq.prune.units import Unit, prunable_units
 

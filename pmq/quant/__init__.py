@@ -1,5 +1,6 @@
 """Quantizers, ranges, transforms and compensation, and the simulator that applies an allocation to a model."""
 
+from pmq.models.finite import check_outputs
 from pmq.models.outputs import to_logits, unit_norm
 from pmq.quant.calibration import Calibration, calibrate, images_sha256
 from pmq.quant.divergence import output_error
@@ -17,6 +18,7 @@ __all__ = [
     "Quantized",
     "Simulator",
     "calibrate",
+    "check_outputs",
     "images_sha256",
     "output_error",
     "prepare",

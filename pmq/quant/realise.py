@@ -19,7 +19,7 @@ from pmq.core.errors import PmqError
 from pmq.core.patches import PatchMap
 from pmq.core.recipe import Recipe
 from pmq.core.tensors import TensorFile
-from pmq.models.create import parameters_file
+from pmq.models.weights import parameters_file
 from pmq.quant.calibration import Calibration, images_sha256
 from pmq.quant.prepare import Prepared
 from pmq.quant.quantizers import QUANTIZERS, Quantizer

@@ -3,10 +3,12 @@ import torch
 from torch import nn
 
 from pmq.models import split_stages, take_inventory
+from pmq.models.torchvision_ops import ensure_torchvision
 from tests.conftest import make_tiny
 
 
 def zoo(name: str) -> nn.Module:
+    ensure_torchvision()
     import timm
 
     small = {"num_classes": 5}

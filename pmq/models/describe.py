@@ -1,0 +1,113 @@
+"""What is known of a model: its name and classes, and the images that it was built for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pmq.core.allocation import ModelInfo
+from pmq.models.picked import FAILURES
+from pmq.models.torchvision_ops import ensure_torchvision
+from pmq.models.weights import weights_sha256
+
+
+def model_info(model: nn.Module, image: Sequence[int] | None = None) -> ModelInfo:
+    """Describe any timm-built module: its name, classes, weights and preprocessing; a pruned one as what it was before.
+
+    ``image`` is the shape ``(C, H, W)`` of the images it will see, where that is known.
+    """
+    config = getattr(model, "pretrained_cfg", None) or {}
+    name = config.get("architecture") or type(model).__name__
+    tag = config.get("tag")
+    return ModelInfo(
+        name=f"{name}.{tag}" if tag else name,
+        num_classes=int(getattr(model, "num_classes", 0) or 0),
+        weights_sha256=getattr(model, "pruned_from", None) or weights_sha256(model),
+        data_config=model_data_config(model, image),
+    )
+
+
+def model_label(model: nn.Module) -> str:
+    """Tell a model's name, and if it is pruned, how: what latencies are kept by."""
+    name, plan = model_info(model).name, getattr(model, "pruning_plan", None)
+    return name if plan is None else f"{name}{'-' if '.' in name else '.'}pruned-{plan.digest}"
+
+
+def class_names(model: nn.Module) -> list[str]:
+    """What a model calls its classes: by its own config, or ImageNet-1k's where there are a thousand; else nothing.
+
+    Of ImageNet's synonyms the first, unless two classes share it.
+    """
+    own = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
+    if own and len(own) == getattr(model, "num_classes", 0):
+        return list(own)
+    if getattr(model, "num_classes", 0) != 1000:
+        return []
+    ensure_torchvision()
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    names = [info.index_to_description(i) for i in range(1000)]
+    first = [name.split(",")[0] for name in names]
+    return [short if first.count(short) == 1 else name for short, name in zip(first, names, strict=True)]
+
+
+def input_size(model: nn.Module) -> list[int]:
+    """Channels, height and width of the images that a model was built for, as far as it tells."""
+    return list(model_data_config(model)["input_size"])
+
+
+def model_data_config(model: nn.Module, image: Sequence[int] | None = None) -> dict[str, Any]:
+    """Give timm's description of preprocessing, corrected where a model was built for other images than that says.
+
+    ``image`` is the shape ``(C, H, W)`` of the images it will see, where that is known.
+    """
+    ensure_torchvision()
+    from timm.data import resolve_model_data_config
+
+    config = {k: list(v) if isinstance(v, tuple) else v for k, v in resolve_model_data_config(model).items()}
+    channels, *size = config["input_size"]
+    size = [*(_size(model) or size)]
+    built = [*image] if image is not None else [_channels(model, channels, size) or channels, *size]
+    for key in ("mean", "std"):
+        if len(config[key]) != built[0]:
+            config[key] = [sum(config[key]) / len(config[key])] * built[0]
+    return config | {"input_size": built}
+
+
+def _size(model: nn.Module) -> tuple[int, int] | None:
+    """Height and width that the first module which tells any tells: what embeds patches, as a rule."""
+    for module in model.modules():
+        for name in ("img_size", "image_size"):
+            size = getattr(module, name, None)
+            size = (size, size) if isinstance(size, int) else size
+            if isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(side, int) for side in size):
+                return size[0], size[1]
+    return None
+
+
+class _Reached(Exception):
+    """A layer sees the image, or what was made of it."""
+
+
+def _channels(model: nn.Module, channels: int, size: Sequence[int]) -> int | None:
+    """How many channels the first layer takes, if it is a convolution of the image or of its patches; else nothing."""
+    found: list[int] = []
+
+    def stop(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if isinstance(layer, nn.Conv2d) and args and args[0].shape[1] == channels:
+            found.append(layer.in_channels)
+        raise _Reached
+
+    image = torch.zeros(1, channels, *size)
+    image = image.to(next(model.parameters(), image))
+    hooks = [m.register_forward_pre_hook(stop) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    with suppress(_Reached, *FAILURES), torch.no_grad():
+        model(image)
+    for hook in hooks:
+        hook.remove()
+    return found[0] if found else None

@@ -1,0 +1,105 @@
+"""One tensor of what a model gives: those of other libraries give dictionaries, tuples and records."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pmq.core.errors import PmqError, one_line
+from pmq.core.progress import message
+
+#: parts of an output that are taken before others
+PREFERRED = ("logits", "pooler_output", "last_hidden_state")
+#: what a user's forward raises on an image that it cannot take
+FAILURES = (RuntimeError, AssertionError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+Key = str | int
+
+
+@dataclasses.dataclass(frozen=True)
+class Picked:
+    """A forward hook: gives the part of an output that ``path`` leads to, in FP32."""
+
+    path: tuple[Key, ...]
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Tensor:
+        """Give the part."""
+        for key in self.path:
+            output = _items(output)[key]
+        return output.float()
+
+
+def run(model: nn.Module, image: Tensor) -> Any:
+    """Compute ``model`` on an image ``(1, C, H, W)``.
+
+    Raises:
+        PmqError: it cannot take it, or needs more than it.
+    """
+    kind = type(model).__name__
+    try:
+        inspect.signature(model.forward).bind(image)
+    except TypeError as error:
+        raise PmqError(
+            f"{kind}.forward cannot be called with a batch of images alone ({one_line(error)}); give a module that can be"
+        ) from None
+    try:
+        with torch.no_grad():
+            return model(image)
+    except PmqError:
+        raise
+    except FAILURES as error:
+        shape = tuple(image.shape[1:])
+        raise PmqError(f"model {kind} fails on an image of shape {shape}: {one_line(error) or type(error).__name__}") from None
+
+
+def pick_output(model: nn.Module, image: Tensor) -> Tensor:
+    """Make ``model``, in place, give one tensor ``(B, ...)`` of FP32; give that for ``image`` ``(1, C, H, W)``.
+
+    Logits come first, then pooled and other features, then whatever there is; a line tells which.
+
+    Raises:
+        PmqError: it gives none, or one that is not of the batch.
+    """
+    output = run(model, image)
+    parts = {path: part for path, part in tensors_of(output) if part.is_floating_point()}
+    if not parts:
+        met = str(output.dtype) if isinstance(output, Tensor) else type(output).__name__
+        raise PmqError(f"model {type(model).__name__} gives {met}; it must give logits or features, a tensor of floats")
+    path = min(parts, key=lambda p: next((i for i, name in enumerate(PREFERRED) if name in p), len(PREFERRED)))
+    found = parts[path]
+    if path or found.dtype != torch.float32:
+        model.register_forward_hook(Picked(path))
+        if path:
+            taken = ".".join(map(str, path))
+            message(f"of what the model gives, {', '.join('.'.join(map(str, p)) for p in parts)}, {taken} is taken")
+    if "logits" in path and not hasattr(model, "num_classes"):
+        model.num_classes = found.shape[-1]  # type: ignore[assignment]
+    if not found.ndim or len(found) != len(image):
+        raise PmqError(
+            f"model {type(model).__name__} gives shape {tuple(found.shape)} for a batch of {len(image)}; outputs must be (B, ...)"
+        )
+    return found.float()
+
+
+def _items(output: Any) -> dict[Key, Any]:
+    """Parts of an output by name or number; nothing where it has none."""
+    if isinstance(output, Mapping):
+        return {key if isinstance(key, int) else str(key): value for key, value in output.items()}
+    if dataclasses.is_dataclass(output):
+        return {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
+    names = getattr(output, "_fields", None)  # of a named tuple
+    if isinstance(output, tuple | list):
+        return dict(zip(names or range(len(output)), output, strict=True))
+    return {}
+
+
+def tensors_of(output: Any, path: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key, ...], Tensor]]:
+    """All tensors of an output, each by the names or numbers that lead to it."""
+    if isinstance(output, Tensor):
+        yield path, output
+    for key, part in _items(output).items():
+        yield from tensors_of(part, (*path, key))
