@@ -30,7 +30,7 @@ class IntegerWeight:
         ours = len(weight.shape) == 2 and len(scale) in (1, weight.shape[0]) and bool((grid["zero_point"] == middle).all())
         # cuBLAS wants both sides of the weight to be multiples of eight.
         aligned = scale.device.type == "cpu" or all(side % 8 == 0 for side in weight.shape)
-        if not (ours and aligned and computes_exactly(scale.device.type)):
+        if not (ours and aligned and computes_exactly(scale.device.type, *weight.shape)):
             return None
         integers = from_rows(weight.codes, weight.shape).int() - middle  # a last short group is filled up
         return cls(integers.to(torch.int8).T, scale, integers.sum(1))
@@ -63,16 +63,18 @@ class IntegerLinear:
 
 
 @cache
-def computes_exactly(device: str) -> bool:
-    """Whether a type of device multiplies int8 without loss: processors without VNNI may saturate sums at 16 bits."""
-    rows, inner, columns = 32, 64, 16
+def computes_exactly(device: str, outputs: int = 16, inputs: int = 64) -> bool:
+    """Whether a type of device multiplies int8 by a matrix ``(outputs, inputs)`` without loss.
+
+    Processors without VNNI may saturate sums at 16 bits, and torch 2.13 gives memory that nobody wrote for a single input.
+    """
     for a, b in ((127, 127), (-128, 127), (-128, -128)):
-        left = torch.full((rows, inner), a, dtype=torch.int8, device=device)
-        right = torch.full((columns, inner), b, dtype=torch.int8, device=device)
+        left = torch.full((32, inputs), a, dtype=torch.int8, device=device)
+        right = torch.full((outputs, inputs), b, dtype=torch.int8, device=device)
         try:
             product = torch._int_mm(left, right.T)
         except (RuntimeError, NotImplementedError):
             return False
-        if not bool((product == inner * a * b).all()):
+        if not bool((product == inputs * a * b).all()):
             return False
     return True

@@ -71,3 +71,17 @@ def test_a_whole_layer_is_the_same_with_and_without(tiny: Tiny, bits: int) -> No
             simulator.apply({})
             assert layer.product is None
     torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("inputs", [1, 2, 3, 7])
+def test_products_of_few_inputs_are_exact_or_left_to_floats(inputs: int) -> None:
+    generator = torch.Generator().manual_seed(inputs)
+    choice = Choice(bits=8, granularity="channel", symmetric=True)
+    quantized = quantize_weight(torch.randn(3, inputs, generator=generator), choice)
+    quantizer = Affine.from_range(torch.tensor(-0.4), torch.tensor(5.0), 8, False)
+    x = 3 * torch.randn(2, 50, inputs, generator=generator)
+    integers = IntegerWeight.of(quantized)
+    assert integers is not None or inputs == 1
+    if integers is not None:
+        want = nn.functional.linear(quantizer(x), quantized.dequantize())
+        torch.testing.assert_close(IntegerLinear(integers, quantizer)(x, None), want, rtol=1e-4, atol=1e-4)
