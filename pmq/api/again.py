@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from pmq.api.allocate import planned
 from pmq.api.search import resolve_budget
 from pmq.core import Allocation, Budget, Choice, PmqError
-from pmq.core.allocation import ModelInfo
-from pmq.core.recipe import Recipe
-from pmq.core.rundir import LATENCY
+from pmq.core.files import check_target, quoted
+from pmq.core.own_files import LATENCY, unchanged
+from pmq.core.validation import validated
 from pmq.cost import CostModel, LatencyTable
 from pmq.report import RunData
 from pmq.search import ExactSolver, Space, SpaceFile, Tables
@@ -34,32 +32,43 @@ def solve_again(run: Path | str, budget: str | Budget) -> tuple[Path, Allocation
         >>> allocation.components["blocks.0.mlp.fc1.weight"].bits
         8
     """
-    data = RunData(Path(run))
-    settings = data.manifest["settings"]
-    if settings.get("widths"):
+    data, budget = RunData(Path(run)), budget if isinstance(budget, Budget) else Budget.parse(budget)
+    if data.pruned:
+        raise PmqError(f"run {str(run)!r} is a pruned model, of which nothing was searched; search it without --resume")
+    out = check_target(data.path / "allocations" / f"{budget.text.replace(',', '_')}.json")
+    asked = data.asked
+    if asked.widths:
         raise PmqError(f"run {str(run)!r} searched widths as well, which cannot be solved for again; search anew")
-    recipe = Recipe.model_validate(settings["recipe"])
-    measured = data.path / LATENCY
-    latency = LatencyTable.load(measured) if measured.is_file() else None
-    space = Space(SpaceFile.model_validate(settings["space"]), data.inventory, recipe.estimator, latency)
+    space = _space(data)
     tables = _corrected(data, space)
-    budget = budget if isinstance(budget, Budget) else Budget.parse(budget)
     limits = resolve_budget(budget, space)
     genome = ExactSolver(tables).solve(limits)
     if genome is None:
         raise PmqError(
             f"no allocation of search space {space.name!r} was found within {budget.text!r}; raise the budget a little"
         )
-    info = ModelInfo.model_validate(settings["model"])
     metrics = {"predicted_error": tables.evaluate(genome[None])[0, 0]}
     costs = CostModel(data.inventory, space.latency)
-    allocation = planned(info, costs, space.assignment(genome), recipe, space.name, budget.text, limits, metrics)
-    return allocation.save(data.path / "allocations" / f"{budget.text.replace(',', '_')}.json"), allocation
+    allocation = planned(asked.model, costs, space.assignment(genome), asked.recipe, space.name, budget.text, limits, metrics)
+    return allocation.save(out), allocation
+
+
+def _space(data: RunData) -> Space:
+    """The run's space laid over its components: that which its genomes are of."""
+    measured = unchanged(data.path, data.manifest.files, LATENCY)
+    latency = None if measured is None else LatencyTable.load(measured)
+    file = validated(SpaceFile, data.asked.space, f"search space of the run in {quoted(data.path)}")
+    space = Space(file, data.inventory, data.asked.recipe.estimator, latency)
+    if data.decisions is not None:
+        told = [(decision.components, decision.choices) for decision in data.decisions]
+        if told != [(decision.components, decision.choices) for decision in space.decisions]:
+            raise PmqError(f"the settings of the run in {quoted(data.path)} are not those that decisions.json is of; search anew")
+    return space
 
 
 def _corrected(data: RunData, space: Space) -> Tables:
     """The run's table with the correction by what it simulated."""
-    table = SensitivityTable(data.manifest["settings"]["metric"])
+    table = SensitivityTable(data.asked.metric)
     errors = {
         (str(r.component), int(r.bits), str(r.quantizer), 0 if r.group_size != r.group_size else int(r.group_size)): float(
             r.error
@@ -74,7 +83,9 @@ def _corrected(data: RunData, space: Space) -> Tables:
     points = data.points
     error = "kl" if points["kl"].notna().any() else "feature_error"
     known = points[points[error].notna() & points["predicted_error"].notna()]
-    genomes = np.array([[int(digit, 36) for digit in text] for text in known["genome"]])
+    genomes = data.digits(known["genome"])
+    if genomes.shape[1] != len(space.decisions) or (genomes >= [len(decision) for decision in space.decisions]).any():
+        raise PmqError(f"the genomes of the run in {quoted(data.path)} are not of its search space; search anew")
     return corrected(tables, space, genomes, known[error].to_numpy())
 
 

@@ -12,8 +12,11 @@ from pmq.api.subject import Subject
 from pmq.core import Allocation, Assignment, Limits, PmqError
 from pmq.core.allocation import BudgetInfo, CalibrationInfo, ModelInfo
 from pmq.core.choice import ComponentChoice
+from pmq.core.described import described
+from pmq.core.patches import PatchMap
 from pmq.core.recipe import Recipe
 from pmq.cost import CostModel, LatencyTable
+from pmq.patches import patchable
 from pmq.prune import plan_of
 from pmq.quant import Calibration, Prepared, Quantized, quantize
 
@@ -53,6 +56,7 @@ def planned(
         space=space,
         recipe=recipe,
         components={name: ComponentChoice(**assignment[name].model_dump()) for name in costs.inventory.names},
+        inventory=described(costs.inventory),
         budget=BudgetInfo(text=budget or "none", limits=asdict(limits), achieved=costs.costs(assignment)),
         metrics={k: _plain(v) for k, v in (metrics or {}).items()},
     )
@@ -72,10 +76,14 @@ def carry_out(subject: Subject, allocation: Allocation) -> Quantized:
     The subject is pruned as the allocation is.
 
     Raises:
-        PmqError: the allocation is of another model, or its tensors are needed and not at hand.
+        PmqError: the allocation is of another model, or its tensors are needed and not at hand, or something in it does not
+            fit the model.
     """
     allocation.check_model(subject.info)
     subject.inventory.check_names(allocation.components)
+    allocation.check("the allocation", described(subject.inventory))
+    if allocation.patches is not None:
+        _check_patches(subject, allocation, allocation.patches)
     if allocation.tensors is not None:
         return Quantized(allocation.assignment, allocation.recipe, allocation.parameters, allocation.tensors, allocation.patches)
     if allocation.pruning is not None or not allocation.recipe.plain:
@@ -90,6 +98,21 @@ def carry_out(subject: Subject, allocation: Allocation) -> Quantized:
     return replace(found, patches=allocation.patches)
 
 
+def _check_patches(subject: Subject, allocation: Allocation, patches: PatchMap) -> None:
+    """Raise unless a map has as many tokens as the model, and ranks those of an operand by an input that comes before it."""
+    places, ranked = patchable(subject.inventory, allocation.assignment, runs=True), set()
+    for name in (name for name in subject.inventory.names if name in patches.components):
+        tokens = len(patches.components[name].bits)
+        if name not in places or places[name].tokens != tokens:
+            has = f"{places[name].tokens}" if name in places else "none of its own"
+            raise PmqError(f"the allocation has bits of {tokens} patches of {name!r}, which has {has}; run `pmq patches` anew")
+        module, _, slot = name.rpartition(".")
+        if slot == "input":
+            ranked.add(module.rpartition(".")[0])
+        elif patches.kind == "dynamic" and module not in ranked:
+            raise PmqError(f"the allocation ranks patches of {name!r} by an input that has no map; run `pmq patches` anew")
+
+
 def _plain(value: Any) -> float | None:
-    """JSON has no NaN."""
-    return None if value is None or math.isnan(value) else float(value)
+    """JSON has no NaN and no infinity."""
+    return None if value is None or not math.isfinite(value) else float(value)

@@ -13,11 +13,14 @@ from torch import Tensor, nn
 
 from pmq.api.allocate import carry_out
 from pmq.api.evaluate import Fresh, What, read_bits, task_of
+from pmq.api.images import as_images
+from pmq.api.modes import undisturbed
 from pmq.api.pruned import plain, pruned_like
-from pmq.api.subject import Subject
+from pmq.api.subject import Subject, take_in
 from pmq.core import FLOAT, Allocation, PmqError
 from pmq.core.allocation import pmq_version
 from pmq.core.patches import PatchMap
+from pmq.core.paths import named_path
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.task import AUTO, Task
 from pmq.cost import CostModel, LatencyTable
@@ -40,6 +43,7 @@ from pmq.deploy.rows import leave_out_tokens
 from pmq.deploy.timing import interleaved, machine, median_spread
 from pmq.evaluate import Accuracy
 from pmq.models import class_names
+from pmq.models.finite import check_finite
 from pmq.prune import plan_of
 from pmq.quant import Quantized, realise, restore
 from pmq.search import Space, read_space
@@ -48,6 +52,7 @@ from pmq.search import Space, read_space
 ROUNDS = 30
 
 
+@undisturbed
 def deploy(
     model: nn.Module | str | None,
     what: What,
@@ -92,12 +97,16 @@ def deploy(
         PmqError: the target's packages are missing, the allocation is of another model, or it has a component that the
             target cannot execute. Nothing is written then.
     """
-    runtime, out = TARGETS[target], Path(out)
+    runtime, out = TARGETS[target], named_path(out, "folder to write")
     runtime.require()
     if dynamic_batch and not runtime.open_batch:
         raise PmqError(f"target {target!r} has no open batch size; deploy without --dynamic-batch")
-    subject = Subject.of(model, "cpu", images[:1], crop_pct, task_of(task, what))
-    reference = subject.model if reference is None else reference
+    images = as_images(images).cpu()
+    subject = Subject.of(model, "cpu", images, crop_pct, task_of(task, what))
+    if calibration_images is not None:
+        calibration_images = as_images(calibration_images).cpu()
+        check_finite(subject.model, calibration_images)
+    reference = subject.model if reference is None else take_in(reference, "cpu", images)
     if isinstance(what, Allocation):
         subject = pruned_like(subject, what, calibration_images if recalibrate else None)
     planned = _assignment(what, subject, target)

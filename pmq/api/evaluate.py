@@ -12,16 +12,21 @@ import pandas as pd
 from torch import Tensor, nn
 
 from pmq.api.allocate import carry_out
+from pmq.api.images import as_images, pairs
+from pmq.api.modes import undisturbed
 from pmq.api.pruned import pruned_like
 from pmq.api.sensitivity import check_quantizers
-from pmq.api.subject import Subject, gather_images
+from pmq.api.subject import Subject
 from pmq.core import FLOAT, Allocation, Assignment, BitWidth, PmqError
+from pmq.core.files import is_dir, is_file, quoted
+from pmq.core.manifest import read_manifest
+from pmq.core.own_files import CHOSEN, unchanged
 from pmq.core.patches import PatchMap
 from pmq.core.recipe import Recipe, find_recipe
-from pmq.core.rundir import CHOSEN, read_manifest
 from pmq.core.task import AUTO
 from pmq.cost import CostModel
 from pmq.evaluate import evaluate_models
+from pmq.models.finite import check_finite
 from pmq.prune import plan_of
 from pmq.quant import Prepared, Quantized, prepare, quantize, realise
 from pmq.search import Space, SpaceFile, read_space
@@ -36,21 +41,22 @@ COLUMNS = (
 )
 
 
-def read_what(text: str) -> What:
+def read_what(text: str, carried_out: bool = True) -> What:
     """Read an allocation from a file or a run directory (its chosen one); pass ``fp32`` and ``w4a4`` through.
 
+    It is to be computed with as it was ``carried_out``, or anew from images.
+
     Raises:
-        PmqError: it is none of these.
+        PmqError: it is none of these, or damaged.
     """
     if text == "fp32" or SHORTHAND.fullmatch(text):
         return text
     path = Path(text)
-    if path.is_dir():
-        read_manifest(path)
-        return Allocation.load(path / CHOSEN)
-    if not path.is_file():
-        raise PmqError(f"{text!r} is no allocation file, no run directory, and not fp32 or a shorthand such as w4a4")
-    return Allocation.load(path)
+    if text and is_dir(path):  # an empty text is not the current folder
+        return Allocation.load(unchanged(path, read_manifest(path).files, CHOSEN) or path / CHOSEN, carried_out)
+    if not is_file(path):
+        raise PmqError(f"{quoted(text)} is no allocation file, no run directory, and not fp32 or a shorthand such as w4a4")
+    return Allocation.load(path, carried_out)
 
 
 def read_bits(text: str) -> tuple[BitWidth, BitWidth]:
@@ -71,6 +77,7 @@ def task_of(asked: str, *items: What) -> str:
     return next(known, AUTO) if asked == AUTO else asked
 
 
+@undisturbed
 def evaluate(
     model: nn.Module | str | None,
     what: What | Sequence[What],
@@ -120,7 +127,11 @@ def evaluate(
         100.0
     """
     items = [what] if isinstance(what, Allocation | str) else list(what)
-    subject = Subject.of(model, device, crop_pct=crop_pct, task=task_of(task, *items))
+    image, labelled = pairs(batches)
+    subject = Subject.of(model, device, image, crop_pct, task_of(task, *items))
+    if calibration_images is not None:
+        calibration_images = as_images(calibration_images).cpu()
+        check_finite(subject.model, calibration_images)
     own = find_recipe(recipe, reconstruct)
     uniform = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, own.estimator)
     check_quantizers(uniform)
@@ -139,7 +150,7 @@ def evaluate(
             module = realise(copy.deepcopy(shaped.model), shaped.inventory, quantized).model
         evaluated.append((shaped, assignment, patches))
         models.append(module)
-    found = evaluate_models(subject.model, models, _pairs(batches), subject.task, amp)
+    found = evaluate_models(subject.model, models, labelled, subject.task, amp)
     rows = []
     for item, (shaped, assignment, patches), metrics in zip(items, evaluated, found, strict=True):
         name = item if isinstance(item, str) else item.budget.text if item.budget else "allocation"
@@ -178,18 +189,9 @@ class Fresh:
             raise PmqError("uniform shorthands and recalibration need calibration images; pass some")
         if recipe not in self._prepared:
             s = self._subject
-            images = gather_images(self._images, len(self._images))
             model = copy.deepcopy(s.model)
-            self._prepared[recipe] = prepare(model, s.inventory, images, recipe, self._seed, task=s.task)
+            self._prepared[recipe] = prepare(model, s.inventory, self._images, recipe, self._seed, task=s.task)
         return self._prepared[recipe]
-
-
-def _pairs(batches: Iterable[Any]) -> Iterable[tuple[Tensor, Tensor | None]]:
-    for batch in batches:
-        if isinstance(batch, list | tuple):
-            yield batch[0], batch[1] if len(batch) > 1 else None
-        else:
-            yield batch, None
 
 
 def _facts(subject: Subject) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from pathlib import Path
 from pmq.api.evaluate import read_what
 from pmq.core import Allocation, PmqError
 from pmq.core.files import write_text
+from pmq.core.own_files import check_output
+
+SCHEMA = ".schema.json"
 
 
 def export(what: Path | str, out: Path | str) -> tuple[Path, Path]:
@@ -21,7 +24,7 @@ def export(what: Path | str, out: Path | str) -> tuple[Path, Path]:
         Paths of allocation and schema.
 
     Raises:
-        PmqError: ``what`` is no valid allocation, or ``out`` cannot be written.
+        PmqError: ``what`` is no valid allocation, or ``out`` cannot be written, or is something else that must not be lost.
 
     Example:
         >>> import tempfile, torch, pmq
@@ -30,8 +33,9 @@ def export(what: Path | str, out: Path | str) -> tuple[Path, Path]:
         >>> [path.name for path in pmq.export(run, f"{folder}/allocation.json")]
         ['allocation.json', 'allocation.schema.json']
     """
+    path = check_output(Path(out), ".json", [what], (".safetensors", SCHEMA))
     allocation = read_what(str(what))
     if isinstance(allocation, str):
         raise PmqError(f"{str(what)!r} is a shorthand; export takes an allocation file or a run directory")
-    path = allocation.save(Path(out))
-    return path, write_text(path.with_suffix(".schema.json"), json.dumps(Allocation.json_schema(), indent=1) + "\n")
+    allocation.save(path)
+    return path, write_text(path.with_suffix(SCHEMA), json.dumps(Allocation.json_schema(), indent=1) + "\n")

@@ -12,14 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from pmq.api.allocate import make_allocation
+from pmq.api.images import gather_images
+from pmq.api.modes import undisturbed
 from pmq.api.pruned import carved, plain
-from pmq.api.subject import Subject, gather_images
+from pmq.api.subject import Subject
 from pmq.core import Allocation, PmqError
 from pmq.core.allocation import CalibrationInfo
+from pmq.core.paths import named_path
 from pmq.core.pruning import PruningPlan
 from pmq.core.rundir import CHOSEN
 from pmq.core.task import AUTO
-from pmq.models.create import weights_sha256
+from pmq.models.weights import weights_sha256
 from pmq.prune import IMPORTANCES, Unit, concentrate, plan_of, prunable_units, select
 from pmq.prune.groups import require_torch_pruning
 from pmq.prune.losses import RowWeights, row_weights
@@ -48,6 +51,7 @@ class Pruned:
     file: Path | None = None
 
 
+@undisturbed
 def prune(
     model: nn.Module | str | None,
     images: Tensor | Iterable[Any],
@@ -98,11 +102,12 @@ def prune(
         0.75
     """
     IMPORTANCES[importance]
+    out = None if out is None else named_path(out, "folder to write")
     if structures is None:
         structures = ("hidden", "rank" if importance == Reconstruction.name else "width")
     check_choice(ratio, structures, scope, ratios, round_to)
     gathered = gather_images(images, calib_images)
-    subject = Subject.of(model, device, gathered[:1], crop_pct, task)
+    subject = Subject.of(model, device, gathered, crop_pct, task)
     if plan_of(subject.model) is not None:
         raise PmqError("this model is pruned already; prune the one that it was made of")
     units = [u for u in prunable_units(subject.model, "embedding" in structures) if _prunes(u, structures)]
@@ -124,7 +129,7 @@ def prune(
 
     cut = artefact(plan)
     found = artefact(plan.model_copy(update={"recovered": True})) if recovery else cut
-    file = None if out is None else found.save(Path(out) / CHOSEN)
+    file = None if out is None else found.save(out / CHOSEN)
     return Pruned(found, cut, file)
 
 

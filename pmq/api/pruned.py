@@ -7,19 +7,24 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from pmq.api.subject import Subject
+from pmq.api.modes import undisturbed
+from pmq.api.subject import Subject, take_in
 from pmq.core import FLOAT, Allocation, PmqError
+from pmq.core.files import is_dir, is_file
+from pmq.core.manifest import known_manifest
+from pmq.core.own_files import CHOSEN, unchanged
 from pmq.core.pruning import PruningPlan
 from pmq.core.recipe import find_recipe
-from pmq.core.rundir import CHOSEN
 from pmq.core.task import Task
 from pmq.models import create_model, model_info
-from pmq.models.create import parameters_file
+from pmq.models.create import check_named
+from pmq.models.weights import parameters_file
 from pmq.prune import apply_plan, concentrate, plan_of, prunable_units, recover
 from pmq.prune.losses import RowWeights, row_weights
 from pmq.quant import Quantized, restore
 
 
+@undisturbed
 def load_pruned(what: Allocation | Path | str, model: nn.Module | None = None) -> nn.Module:
     """Rebuild a pruned model in FP32 from the file that :func:`pmq.prune` wrote, or from what it gave.
 
@@ -44,8 +49,10 @@ def load_pruned(what: Allocation | Path | str, model: nn.Module | None = None) -
     if allocation.tensors is None:
         raise PmqError(f"the .safetensors file beside {str(what)!r} is missing; put it there, or prune anew")
     if model is None:
-        model = create_model(info.name, num_classes=info.num_classes, pretrained=False)
-    model = apply_plan(copy.deepcopy(model), plan, info.weights_sha256)
+        whole = create_model(check_named(info.name), num_classes=info.num_classes, pretrained=False)
+    else:
+        whole = take_in(model, like=info)
+    model = apply_plan(whole, plan, info.weights_sha256)
     restore(model, Quantized({}, find_recipe("minmax"), {}, allocation.tensors))
     return model
 
@@ -53,11 +60,13 @@ def load_pruned(what: Allocation | Path | str, model: nn.Module | None = None) -
 def is_pruned_file(name: str) -> bool:
     """Whether ``name`` is a file or a run directory, of a pruned model perhaps, and no model's name."""
     path = Path(name)
-    return (path.is_file() and path.suffix == ".json") or (path / CHOSEN).is_file()
+    return (is_file(path) and path.suffix == ".json") or is_file(path / CHOSEN)
 
 
 def _file(path: Path) -> Path:
-    return path / CHOSEN if path.is_dir() else path
+    if not is_dir(path):
+        return path
+    return unchanged(path, known_manifest(path).files, CHOSEN) or path / CHOSEN
 
 
 def plain(subject: Subject) -> Quantized:

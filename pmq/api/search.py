@@ -19,7 +19,9 @@ from pmq.api.allocate import make_allocation
 from pmq.api.cuts import Cuts, measure_widths
 from pmq.api.effort import ROUNDS, Effort
 from pmq.api.finish import finish
+from pmq.api.images import gather_images
 from pmq.api.joint import Joint, Whole
+from pmq.api.modes import undisturbed
 from pmq.api.patch_pictures import draw_patches
 from pmq.api.patches import map_bytes, reallocate
 from pmq.api.points import compared_candidates, explore, lay_out, prediction_quality
@@ -27,12 +29,13 @@ from pmq.api.reallocator import check_possible
 from pmq.api.rounds import Round, Rounds
 from pmq.api.run_files import write_run
 from pmq.api.sensitivity import check_quantizers
-from pmq.api.subject import CALIB_IMAGES, HELD_OUT, Subject, divide_images, gather_images
+from pmq.api.subject import CALIB_IMAGES, HELD_OUT, Subject, divide_images, take_in
 from pmq.api.trials import Trials
 from pmq.api.widths import groups_of
 from pmq.core import Allocation, Assignment, Budget, Limits, PmqError
 from pmq.core.allocation import pmq_version
 from pmq.core.choice import Kept
+from pmq.core.paths import named_path
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.rundir import RunDir
 from pmq.core.task import AUTO
@@ -81,6 +84,7 @@ class SearchResult:
         return self.points[self.points["front"]].sort_values(["bit_ops", "size_bytes"]).reset_index(drop=True)
 
 
+@undisturbed
 def search(
     model: nn.Module | str | None,
     images: Tensor | Iterable[Any],
@@ -154,13 +158,15 @@ def search(
     clock = _Clock()
     budget = budget if isinstance(budget, Budget) else Budget.parse(budget)
     METRICS[metric_name]  # wrong names are told before any work
+    out = None if out is None else named_path(out, "run directory")
     how = find_recipe(recipe, reconstruct)
     space_file = space if isinstance(space, SpaceFile) else read_space(space)
     gathered = gather_images(images, calib_images + held_out)
     calib, probed, judged = divide_images(gathered, calib_images, held_out)
     others = torch.cat([probed, judged])
-    subject = Subject.of(model, device, gathered[:1], crop_pct, task).scaled(calib)
+    subject = Subject.of(model, device, calib, crop_pct, task).scaled(calib)
     groups = groups_of(space_file, None if latency is None else latency.target)
+    reference = None if reference is None else take_in(reference, device, calib)
     joint = Joint(subject, calib, how, seed, groups) if prune else None
     laid_out = Space(space_file, subject.inventory, how.estimator, latency, joint.widths if joint else ())
     check_quantizers(laid_out)
@@ -187,7 +193,7 @@ def search(
         "device": next(subject.model.parameters()).device.type,
         "versions": {"pmq": pmq_version(), "torch": torch.__version__},
     }
-    path = Path(out) if out is not None else _named(Path(results), settings) if results is not None else None
+    path = out if out is not None else _named(Path(results), settings) if results is not None else None
     run = None if path is None else RunDir(path, settings, resume)
     if joint is not None:
         prepared = joint.prepared(len(others))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pmq.cli.output import say
 
 if TYPE_CHECKING:
     from pmq.core import Allocation
@@ -28,16 +29,20 @@ def latest_or(run: Path | None, results: Path) -> Path:
 
 def run_of(name: str) -> Path | None:
     """Give the run directory that ``name`` is, or that the allocation file ``name`` lies in; nothing where it lies elsewhere."""
+    from pmq.core.files import is_dir
+
     path = Path(name)
-    return path if path.is_dir() else path.parents[1] if path.parent.name == "allocations" else None
+    return path if is_dir(path) else path.parents[1] if path.parent.name == "allocations" else None
 
 
 def latency_of(run: Path | None) -> LatencyTable | None:
     """Give the latency table that ``run`` searched with; nothing where it had none."""
-    from pmq.core.rundir import LATENCY
+    from pmq.core.manifest import known_manifest
+    from pmq.core.own_files import LATENCY, unchanged
     from pmq.cost import LatencyTable
 
-    return LatencyTable.load(run / LATENCY) if run is not None and (run / LATENCY).is_file() else None
+    measured = None if run is None else unchanged(run, known_manifest(run).files, LATENCY)
+    return None if measured is None else LatencyTable.load(measured)
 
 
 def show_report(run: Path | None, json: bool) -> None:
@@ -48,29 +53,49 @@ def show_report(run: Path | None, json: bool) -> None:
     if run is not None and is_finished(run):
         page = write_page([run])
         if not json:
-            print(f"report: {page}")
+            say(f"report: {page}")
 
 
 def of_pruned(given: dict[str, Any]) -> dict[str, Any]:
     """Fill flags the user did not give from the folder of the pruned model that ``given["model"]`` is, if it is."""
+    from pmq.data.open import check_at_hand
+
     run = run_of(given["model"]) if given["model"] else None
-    if run is None or not (run / "manifest.json").is_file():
-        return given
-    command = json.loads((run / "manifest.json").read_text()).get("command", {})
-    return given | {k: command.get(k) for k in ("checkpoint", "data", "split", "crop_pct") if given.get(k) is None}
+    command = {} if run is None else _remembered_of(run)
+    found = {k: command.get(k) for k in ("checkpoint", "data", "split", "crop_pct") if given.get(k) is None}
+    check_at_hand(found.get("data"))
+    return given | found if command else given
+
+
+def _remembered_of(run: Path) -> dict[str, Any]:
+    """How a run was started, by flags; nothing of what is no run, or does not tell."""
+    from pmq.core.manifest import known_manifest
+
+    command = known_manifest(run).command
+    return {} if command is None else command.model_dump()
 
 
 def remembered(names: list[str], allocations: list[Allocation], **given: Any) -> dict[str, Any]:
-    """Fill flags the user did not give from the manifest of the first run among ``names``, or an allocation's model."""
+    """Fill flags the user did not give from the manifest of the first run among ``names``, or an allocation's model.
+
+    Raises:
+        PmqError: they are of a model or of images that would be fetched from a network, which nobody has typed.
+    """
+    from pmq.data.open import check_at_hand
+    from pmq.models.create import check_named
+
+    typed = dict(given)
     for name in names:
-        manifest = Path(name) / "manifest.json"
-        if manifest.is_file():
-            command = json.loads(manifest.read_text()).get("command", {})
-            if given["model"] in (None, command.get("model")):
-                given = {k: v if v is not None else command.get(k) for k, v in given.items()}
-                break
+        command = _remembered_of(Path(name))
+        if command and given["model"] in (None, command["model"]):
+            given = {k: v if v is not None else command.get(k) for k, v in given.items()}
+            break
     if allocations:
         model = allocations[0].model
         given["model"] = given["model"] or model.name
         given["crop_pct"] = given["crop_pct"] or model.data_config.get("crop_pct")  # as it was calibrated
+    if typed["model"] is None and given["model"] is not None:
+        check_named(given["model"])
+    if typed.get("data") is None:
+        check_at_hand(given.get("data"))
     return given | {"pretrained": given["pretrained"] is not False}

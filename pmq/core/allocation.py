@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+from typing_extensions import TypedDict
 
 from pmq.core.choice import Assignment, ComponentChoice
+from pmq.core.described import Described, Descriptions, check_carried_out, check_choices, check_tensors
 from pmq.core.errors import PmqError
-from pmq.core.files import read_json, write_bytes, write_text
+from pmq.core.files import is_file, quoted, read_json, write_bytes, write_text
 from pmq.core.patches import PatchMap
 from pmq.core.pruning import PruningPlan
 from pmq.core.recipe import Recipe
 from pmq.core.task import TaskName
 from pmq.core.tensors import TensorFile
+from pmq.core.validation import shown, validated
 
 SCHEMA_VERSION: Literal[2] = 2
-Model = TypeVar("Model", bound=BaseModel)
 
 
 def pmq_version() -> str:
@@ -30,7 +32,18 @@ def pmq_version() -> str:
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class _Preprocessing(TypedDict, total=False):
+    """What we know of timm's description of preprocessing; there may be more."""
+
+    input_size: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=3, max_length=3)]
+    interpolation: str
+    mean: list[float]
+    std: list[float]
+    crop_pct: Annotated[float, Field(gt=0)]
+    crop_mode: str
 
 
 class Producer(_Strict):
@@ -48,9 +61,15 @@ class ModelInfo(_Strict):
     """
 
     name: str
-    num_classes: int
+    num_classes: int = Field(ge=0)
     weights_sha256: str
     data_config: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("data_config")
+    @classmethod
+    def _known(cls, data: dict[str, Any]) -> dict[str, Any]:
+        validated(_Preprocessing, data, "preprocessing")
+        return data
 
 
 class CalibrationInfo(_Strict):
@@ -61,9 +80,9 @@ class CalibrationInfo(_Strict):
     """
 
     sha256: str
-    n_images: int
-    n_held_out: int = 0
-    seed: int | None = None
+    n_images: int = Field(ge=0)
+    n_held_out: int = Field(default=0, ge=0)
+    seed: int | None = Field(default=None, ge=0)
 
     @property
     def images_used(self) -> int:
@@ -80,7 +99,7 @@ class BudgetInfo(_Strict):
 
 
 class Allocation(_Strict):
-    """A bit allocation. ``components`` maps ``blocks.0.attn.qkv.weight`` and so on to choices.
+    """A bit allocation. ``components`` maps ``blocks.0.attn.qkv.weight`` and so on to choices, ``inventory`` to what they are.
 
     Of a pruned model ``model`` tells what it was before, and ``pruning`` what is left of it.
 
@@ -97,6 +116,7 @@ class Allocation(_Strict):
     task: TaskName | None = None
     recipe: Recipe
     components: dict[str, ComponentChoice]
+    inventory: dict[str, Described] | None = None
     patches: PatchMap | None = None
     pruning: PruningPlan | None = None
     budget: BudgetInfo | None = None
@@ -135,36 +155,61 @@ class Allocation(_Strict):
                 f"{model.weights_sha256[:12]}; pass their checkpoint, or --recalibrate to fit the ranges anew"
             )
 
+    def check(self, what: str, of: Descriptions | None = None) -> None:
+        """Raise unless choices, parameters and tensors fit together and the components ``of`` a model, or its own inventory.
+
+        What an allocation of choices alone lacks, nobody has computed yet.
+        """
+        of = self.inventory if of is None else of
+        check_choices(self.components, of, what)
+        if self.tensors_sha256 is not None or self.parameters:
+            check_carried_out(self.components, self.patches, of, what)
+        if self._tensors is not None and of is not None:
+            check_tensors(self.components, of, self._tensors.arrays(), what)
+
     def save(self, path: Path | str) -> Path:
-        """Write the JSON file, and the tensors beside it."""
+        """Write the JSON file, and the tensors beside it.
+
+        Raises:
+            PmqError: it is called otherwise than ``*.json``, or cannot be written.
+        """
         path = Path(path)
+        if path.suffix.lower() != ".json":
+            raise PmqError(f"cannot write the allocation {quoted(path)}: its name must end in .json, its tensors lie beside it")
         if self._tensors is not None:
             write_bytes(path.with_suffix(".safetensors"), self._tensors.data)
         return write_text(path, self.model_dump_json(indent=1) + "\n")
 
     @classmethod
-    def load(cls, path: Path | str) -> Allocation:
+    def load(cls, path: Path | str, carried_out: bool = True) -> Allocation:
         """Read and validate a JSON file, and the tensors beside it if they are there.
+
+        Where an allocation will not be computed with as it was ``carried_out``, but anew from images, its parameters and
+        tensors may be whatever they are.
 
         Raises:
             PmqError: the file is absent, no JSON, of another schema version, or names unknown fields or bit-widths; or
-                the tensors beside it are others.
+                the tensors beside it are others; or choices, parameters and tensors do not fit together.
         """
         path = Path(path)
+        what = f"allocation {quoted(path)}"
         data = read_json(path, "allocation", "; `pmq search` writes one")
         if "components" not in data:
-            raise PmqError(f"allocation {str(path)!r} has no 'components': it is no allocation of pmq")
+            raise PmqError(f"{what} has no 'components': it is no allocation of pmq")
         if data.get("schema_version") != SCHEMA_VERSION:
-            found = data.get("schema_version")
-            raise PmqError(f"allocation {str(path)!r} has schema_version {found!r}; this pmq reads {SCHEMA_VERSION}")
-        allocation = validated(cls, data, f"allocation {str(path)!r}")
-        beside = path.with_suffix(".safetensors")
-        if allocation.tensors_sha256 is None or not beside.is_file():
+            raise PmqError(f"{what} has schema_version {shown(data.get('schema_version'))}; this pmq reads {SCHEMA_VERSION}")
+        allocation = validated(cls, data, what)
+        if not carried_out:
+            check_choices(allocation.components, allocation.inventory, what)
             return allocation
-        tensors = TensorFile(beside.read_bytes())
-        if tensors.sha256 != allocation.tensors_sha256:
-            raise PmqError(f"{str(beside)!r} does not hold the tensors of allocation {str(path)!r}; search or export it anew")
-        return allocation.with_tensors(tensors)
+        beside = path.with_suffix(".safetensors")
+        if allocation.tensors_sha256 is not None and is_file(beside):
+            tensors = TensorFile.read(beside)
+            if tensors.sha256 != allocation.tensors_sha256:
+                raise PmqError(f"{quoted(beside)} does not hold the tensors of {what}; search or export it anew")
+            allocation = allocation.with_tensors(tensors)
+        allocation.check(what)
+        return allocation
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
@@ -174,25 +219,13 @@ class Allocation(_Strict):
         return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
 
 
-def validated(cls: type[Model], data: Any, what: str) -> Model:
-    """Validate ``data``, telling the first fault as one line that names place, value and rule."""
-    try:
-        return cls.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(p) for p in first["loc"]) or "top level"
-        rule = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            rule = f"unknown key; allowed here are {', '.join(_fields_at(cls, first['loc'][:-1]))}"
-            raise PmqError(f"{what}: {place}: {rule}") from None
-        raise PmqError(f"{what}: {place} = {first['input']!r}: {rule}"[:600]) from None
-
-
-def _fields_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Name the fields of the model found by walking ``location``; the outermost ones where the walk ends early."""
-    for step in location:
-        field = cls.model_fields.get(str(step))
-        inner = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
-        models = [a for a in inner if isinstance(a, type) and issubclass(a, BaseModel)]
-        cls = models[0] if models else cls
-    return list(cls.model_fields)
+__all__ = [
+    "SCHEMA_VERSION",
+    "Allocation",
+    "BudgetInfo",
+    "CalibrationInfo",
+    "ModelInfo",
+    "Producer",
+    "pmq_version",
+    "validated",
+]

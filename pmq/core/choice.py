@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, WithJsonSchema, model_validator
 
 from pmq.core.bits import FLOAT16, FP32, BitWidth
 from pmq.core.pruning import PrunedUnit
 
 Granularity = Literal["tensor", "channel", "group", "head", "token"]
+#: values that share a scale are filled up to their number, which must not take all memory
+GroupSize = Annotated[int, Field(ge=1, le=1 << 16)]
 Bits = Annotated[int, AfterValidator(BitWidth), WithJsonSchema({"type": "integer", "enum": list(BitWidth.ALLOWED)})]
 
 
@@ -34,7 +36,7 @@ class Choice(BaseModel):
     bits: Bits
     quantizer: str = "affine"
     granularity: Granularity = "tensor"
-    group_size: int | None = Field(default=None, ge=1)
+    group_size: GroupSize | None = None
     symmetric: bool = False
     estimator: str = "mse"
 
@@ -91,7 +93,7 @@ class ComponentChoice(Choice):
     ``codebook`` its integer ``levels`` with ``scale`` and ``zero_point``; a value for each scale.
     """
 
-    parameters: dict[str, list[float]] | None = None
+    parameters: dict[str, list[FiniteFloat]] | None = None
 
     @property
     def choice(self) -> Choice:

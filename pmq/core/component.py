@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from pmq.core.errors import PmqError
+from pmq.core.validation import shown, validated
 
 Role = Literal["weight", "activation"]
 Slot = Literal["weight", "input", "q", "k", "softmax", "v"]
@@ -61,18 +64,43 @@ class Operator:
 
 
 @dataclass(frozen=True)
+class Uncovered:
+    """What a module multiplies that is no product of two components, with the reason; it stays in FP32.
+
+    ``macs`` are multiply-accumulates for one image; ``module`` is empty where the model does it outside of its modules.
+    """
+
+    module: str
+    reason: str
+    macs: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.module or 'the model itself'}: {self.reason}"
+
+
+def _of_line(entry: Any) -> Any:
+    """Entries of old are lines."""
+    if not isinstance(entry, str):
+        return entry
+    module, _, reason = entry.partition(": ")
+    return {"module": module, "reason": reason}
+
+
+@dataclass(frozen=True)
 class Inventory:
-    """All components and products of a model.
+    """All components and products of a model, and what else it multiplies.
 
     Attributes:
         rest_bytes: bytes of the parameters that no component holds (biases, norms, embeddings), kept in FP32.
-        uncovered: modules that multiply but that no rule covers, with the reason; they stay in FP32.
+        uncovered: products that no rule covers; and layers that were never called.
+        total_macs: multiply-accumulates for one image, whoever does them; 0 in inventories of old, which did not count them.
     """
 
     components: tuple[Component, ...]
     operators: tuple[Operator, ...]
     rest_bytes: int
-    uncovered: tuple[str, ...] = ()
+    uncovered: tuple[Annotated[Uncovered, BeforeValidator(_of_line)], ...] = ()
+    total_macs: int = 0
 
     def __iter__(self) -> Iterator[Component]:
         return iter(self.components)
@@ -82,6 +110,22 @@ class Inventory:
             if component.name == name:
                 return component
         raise PmqError(f"component {name!r} is not one of the model's {len(self.components)}, such as {self.names[0]!r}")
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of products of components."""
+        return sum(operator.macs for operator in self.operators)
+
+    @property
+    def covered_share(self) -> float | None:
+        """Their share of all; nothing where these were not counted."""
+        return self.macs / self.total_macs if self.total_macs else None
+
+    @property
+    def covered_bytes(self) -> float:
+        """The share that components have of the bytes of all parameters."""
+        held = sum(4 * component.numel for component in self.components if component.slot == "weight")
+        return held / max(held + self.rest_bytes, 1)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -101,11 +145,23 @@ class Inventory:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Inventory:
-        """Read what :meth:`to_dict` wrote."""
-        return cls(
-            tuple(Component(**(c | {"shape": tuple(c["shape"])})) for c in data["components"]),
-            tuple(Operator(o["name"], o["macs"], (o["operands"][0], o["operands"][1])) for o in data["operators"]),
-            data["rest_bytes"],
-            tuple(data["uncovered"]),
-        )
+    def from_dict(cls, data: dict[str, Any], what: str = "inventory") -> Inventory:
+        """Read what :meth:`to_dict` wrote; messages call it ``what``.
+
+        Raises:
+            PmqError: it is something else.
+        """
+        found = validated(cls, data, what)
+        names = set(found.names)
+        if not names or len(names) < len(found.components):
+            raise PmqError(f"{what}: components are missing, or one stands there twice")
+        for component in found:
+            if not component.shape or min(*component.shape, component.heads) < 1 or component.stage < 0:
+                raise PmqError(f"{what}: component {shown(component.name)} has sizes that are not positive")
+        for operator in found.operators:
+            if not names.issuperset(operator.operands) or operator.macs < 0:
+                raise PmqError(f"{what}: product {shown(operator.name)} is of components that are not there, or less than none")
+        for what_of, value in (("rest_bytes", found.rest_bytes), ("total_macs", found.total_macs)):
+            if value < 0:
+                raise PmqError(f"{what}: {what_of} is negative: {value}")
+        return found

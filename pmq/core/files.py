@@ -1,52 +1,127 @@
-"""Files that are whole or absent: written to a temporary name, then renamed."""
+"""Files read whole and checked, or refused in one line; and files that are whole or absent: written aside, then renamed."""
 
 from __future__ import annotations
 
-import json
 import os
+import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pmq.core.errors import PmqError, one_line
+from pmq.core.formats import parse_csv, parse_json, parse_yaml
+from pmq.core.validation import shown
+
+#: bytes beyond which a text is none of ours: a table of millions of points, an allocation, a search space
+MOST_CSV, MOST_JSON, MOST_YAML = 1 << 30, 1 << 28, 1 << 18
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path is a regular file; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def is_dir(path: Path) -> bool:
+    """Whether a path is a folder; a name that no folder can have is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _is_device(path: Path) -> bool:
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def quoted(path: Path | str) -> str:
+    """A path as messages have it: quoted, and cut where it is too long to be read."""
+    return shown(str(path), 250)
 
 
 def check_target(path: Path) -> Path:
     """Raise, before any work is done, if a file could not be written to ``path``."""
-    folder = next((p for p in path.absolute().parents if p.exists()), path.absolute().parent)
-    if path.is_dir() or not path.name:
-        raise PmqError(f"cannot write {str(path)!r}: it is a folder; name a file")
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise PmqError(f"cannot write {str(path)!r}: {str(folder)!r} is no folder that can be written to; choose another")
+    if len(os.fsencode(path.name)) > 255:
+        raise PmqError(f"cannot write {quoted(path)}: its name has more than 255 bytes; choose a shorter one")
+    folder = next((p for p in path.absolute().parents if is_dir(p) or is_file(p)), path.absolute().parent)
+    if is_dir(path) or not path.name:
+        raise PmqError(f"cannot write {quoted(path)}: it is a folder; name a file")
+    if _is_device(path):
+        raise PmqError(f"cannot write {quoted(path)}: it is a device or a pipe, which a file would replace; name a file")
+    if not is_dir(folder) or not os.access(folder, os.W_OK):
+        raise PmqError(f"cannot write {quoted(path)}: {quoted(folder)} is no folder that can be written to; choose another")
     return path
 
 
-def read_json(path: Path, what: str, hint: str = "") -> dict[str, Any]:
+def read_bytes(path: Path, what: str = "file", hint: str = "", most: int | None = None) -> bytes:
+    """Read a file.
+
+    Raises:
+        PmqError: there is none, or it is a folder or a pipe, or has more than ``most`` bytes, or cannot be read; the message
+            calls it ``what``, and ``hint`` says where it would be from.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise PmqError(f"{what} {quoted(path)} is a folder or a pipe; name a file")
+        if most is not None and status.st_size > most:
+            raise PmqError(f"{what} {quoted(path)} has {status.st_size} bytes, which is more than the {most} that are read")
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise PmqError(f"{what} {quoted(path)} does not exist{hint}") from None
+    except OSError as error:
+        raise PmqError(f"{what} {quoted(path)} cannot be read: {error.strerror or one_line(error)}") from None
+
+
+def read_text(path: Path, what: str = "file", hint: str = "", most: int | None = None) -> str:
+    """Read UTF-8, with or without a mark of the byte order; raises as :func:`read_bytes` does, or where it is no UTF-8."""
+    try:
+        return read_bytes(path, what, hint, most).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        said = f"{what} {quoted(path)} is no readable text: byte {error.start} is no UTF-8"
+        raise PmqError(f"{said}; save it as UTF-8, or make it anew") from None
+
+
+def read_json(path: Path, what: str, hint: str = "", lenient: bool = False) -> dict[str, Any]:
     """Read a JSON file that holds an object.
+
+    ``lenient`` takes what manifests may hold: names of files in any encoding, NaN and infinities.
 
     Raises:
         PmqError: there is none, or it is something else; the message calls it ``what``.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PmqError(f"{what} {str(path)!r} does not exist{hint}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise PmqError(f"{what} {str(path)!r} is no readable JSON: {error}") from None
+    named = f"{what} {quoted(path)}"
+    data = parse_json(read_text(path, what, hint, MOST_JSON), named, lenient)
     if not isinstance(data, dict):
-        raise PmqError(f"{what} {str(path)!r} is no JSON object")
+        raise PmqError(f"{named} is no JSON object")
     return data
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read a file.
+def read_yaml(path: Path, what: str, hint: str = "") -> dict[str, Any]:
+    """Read a YAML file that holds a mapping of names.
 
     Raises:
-        PmqError: it cannot be read.
+        PmqError: there is none, or it is something else; the message calls it ``what``.
     """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise PmqError(f"{str(path)!r} cannot be read: {one_line(error)}") from None
+    named = f"{what} {quoted(path)}"
+    data = parse_yaml(read_text(path, what, hint, MOST_YAML), named)
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise PmqError(f"{named} is no mapping of keys; see search_spaces/default.yaml")
+    return data
+
+
+def read_csv(path: Path, what: str) -> dict[str, list[str]]:
+    """Read the cells of a CSV file, column by column.
+
+    Raises:
+        PmqError: there is none, or it was cut off, or its rows are not all as long as its header.
+    """
+    return parse_csv(read_text(path, what, most=MOST_CSV), f"{what} {quoted(path)}")
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
@@ -56,22 +131,22 @@ def write_bytes(path: Path, data: bytes) -> Path:
         PmqError: the folder cannot be made or written to.
     """
     check_target(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".pmq-{os.getpid()}.tmp")  # short, for a name may be as long as names can be
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:
-        raise PmqError(f"cannot write {str(path)!r}: {error.strerror or error}; choose another folder with --out") from None
+        raise PmqError(f"cannot write {quoted(path)}: {error.strerror or error}; choose another folder with --out") from None
     finally:
-        if temporary.exists():
-            temporary.unlink()
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return path
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a UTF-8 text file atomically."""
-    return write_bytes(path, text.encode())
+    """Write a UTF-8 text file atomically; bytes of file names that are no UTF-8 are spelled out."""
+    return write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_csv(path: Path, frame: Any) -> Path:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from pmq.core.errors import PmqError
+from pmq.core.errors import PmqError, one_line
+from pmq.core.files import quoted, read_bytes
 
 
 class TensorFile:
-    """The bytes of a safetensors file; equal if they are.
+    """The bytes of a safetensors file, which messages call ``what``; equal if they are.
 
     >>> import numpy as np
     >>> file = TensorFile.of({"x": np.ones(2, dtype=np.float32)})
@@ -18,8 +20,17 @@ class TensorFile:
     ([1.0, 1.0], True)
     """
 
-    def __init__(self, data: bytes) -> None:
-        self.data = data
+    def __init__(self, data: bytes, what: str = "the allocation's file of tensors") -> None:
+        self.data, self._what = data, what
+
+    @classmethod
+    def read(cls, path: Path) -> TensorFile:
+        """Read a file.
+
+        Raises:
+            PmqError: it cannot be read.
+        """
+        return cls(read_bytes(path, "tensors"), f"tensors {quoted(path)}")
 
     @classmethod
     def of(cls, arrays: dict[str, Any]) -> TensorFile:
@@ -37,7 +48,7 @@ class TensorFile:
         """NumPy arrays by name.
 
         Raises:
-            PmqError: the bytes are no safetensors file.
+            PmqError: the bytes are no safetensors file, or one of types that NumPy does not have.
         """
         from safetensors import SafetensorError
         from safetensors.numpy import load
@@ -45,7 +56,9 @@ class TensorFile:
         try:
             return dict(load(self.data))
         except SafetensorError as error:
-            raise PmqError(f"the allocation's tensors are no safetensors file: {error}") from None
+            raise PmqError(f"{self._what} is damaged: {one_line(error)}; put it back, or make it anew") from None
+        except KeyError as error:
+            raise PmqError(f"{self._what} holds values of type {one_line(error)}, which nothing here is stored as") from None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TensorFile) and self.data == other.data

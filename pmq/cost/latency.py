@@ -6,14 +6,14 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pmq.core.allocation import validated
 from pmq.core.choice import FLOAT, Choice, Kept
 from pmq.core.errors import PmqError
-from pmq.core.files import read_json, write_text
+from pmq.core.files import quoted, read_json, write_text
 from pmq.core.patches import PatchMap
 from pmq.core.pruning import PruningPlan, WidthOptions
+from pmq.core.validation import validated
 
 
 def layer_key(weight: Choice, source: Choice) -> str:
@@ -50,19 +50,29 @@ class LatencyTable(BaseModel):
         spread: relative difference of repeated measurements of the whole FP32 model (a quarter of them lie outside).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     target: str
     model: str
-    batch_size: int
-    threads: int
+    batch_size: int = Field(ge=1)
+    threads: int = Field(ge=1)
     fingerprint: dict[str, str]
-    layers: dict[str, dict[str, float]]
+    layers: dict[str, dict[str, float]] = Field(min_length=1)
     rest_ms: float
     elsewhere: str = FLOAT.label
     units: dict[str, dict[str, dict[str, float]]] = Field(default_factory=dict)
-    margin: float = 0.0
-    spread: float = 0.0
+    margin: float = Field(default=0.0, ge=0)
+    spread: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LatencyTable:
+        empty = next((layer for layer, row in self.layers.items() if not row or (self.units and PLAIN not in row)), None)
+        if empty is not None:
+            raise ValueError(f"layer {empty!r} lacks {PLAIN!r}, which others are compared with")
+        bare = next((unit for unit in self.units if not any(layer.startswith(f"{unit}.") for layer in self.layers)), None)
+        if bare is not None:
+            raise ValueError(f"unit {bare!r} has no layer")
+        return self
 
     def decision_ms(self, choices: Mapping[str, Choice], kept: Mapping[str, float] | None = None) -> float:
         """Milliseconds of components that are chosen together; what is in FP32 and no layer is part of the rest.
@@ -105,7 +115,7 @@ class LatencyTable(BaseModel):
             PmqError: that was not measured.
         """
         row = self.units.get(unit, {}).get(label)
-        if row is None or key not in row:
+        if row is None or key not in row or layer not in self.layers:
             raise PmqError(f"{unit!r} at {label} and {key!r} was not profiled on target {self.target!r}; profile with --prune")
         taken = {name: of.get(key, of[PLAIN]) for name, of in self.layers.items() if name.startswith(f"{unit}.")}
         return row[key] * max(taken[layer], 1e-9) / max(sum(taken.values()), 1e-9 * len(taken))
@@ -146,7 +156,13 @@ class LatencyTable(BaseModel):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     def save(self, path: Path) -> Path:
-        """Write it as JSON."""
+        """Write it as JSON.
+
+        Raises:
+            PmqError: it is called otherwise than ``*.json``, or cannot be written.
+        """
+        if path.suffix.lower() != ".json":
+            raise PmqError(f"cannot write the latency table {quoted(path)}: its name must end in .json")
         return write_text(path, self.model_dump_json(indent=1) + "\n")
 
     @classmethod
@@ -156,4 +172,4 @@ class LatencyTable(BaseModel):
         Raises:
             PmqError: no such file, or no latency table in it.
         """
-        return validated(cls, read_json(path, "latency table"), f"latency table {str(path)!r}")
+        return validated(cls, read_json(path, "latency table"), f"latency table {quoted(path)}")

@@ -10,6 +10,7 @@ from torch import Tensor
 from pmq.core.allocation import ModelInfo
 from pmq.core.errors import PmqError
 from pmq.core.files import is_dir
+from pmq.core.paths import named_path
 from pmq.data.embedded import embedded_source
 from pmq.data.folder import folder_source, timm_source
 from pmq.data.source import ImageSource
@@ -81,8 +82,6 @@ def open_data(
     Raises:
         PmqError: no such folder or split, or no images in it.
     """
-    if data == "":
-        raise PmqError("the data folder's name is empty; give a folder, or nothing for the embedded images")
     if data is None:
         if info.name != EMBEDDED_NAME:
             raise PmqError(f"model {info.name!r} needs images: give --data a folder of class folders")
@@ -92,7 +91,7 @@ def open_data(
         if split == "train":
             return Data(evaluation, evaluation)
         return Data(timm_source(data, "train", info, crop_pct, workers), evaluation)
-    root = Path(data)
+    root = named_path(data, "data folder")
     if not is_dir(root):
         raise PmqError(f"data folder {data!r} does not exist; give a folder with train and val, or with class folders")
     splits = (split,) if split else EVALUATION_SPLITS

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 
 from pmq.core.verbs import VerbModule
-from pmq.deploy.base import Session, Target
+from pmq.deploy.base import Target
 from pmq.deploy.registry import TARGETS, target_of
+from pmq.deploy.session import Session
 
 __all__ = ["TARGETS", "Session", "Target", "target_of"]
 

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
-
-from numpy.typing import NDArray
 
 from pmq.core.choice import FLOAT, Assignment, Choice
 from pmq.core.component import Inventory
 from pmq.core.errors import PmqError
 from pmq.core.registry import Registry
 from pmq.cost.latency import layer_key
+from pmq.deploy.session import Session
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pmq.deploy.layer import DeployLayer
-
-Floats = NDArray[Any]
-#: computes outputs ``(B, C)`` of preprocessed images ``(B, C, H, W)``
-Session = Callable[[Floats], Floats]
 
 
 class Target(ABC):

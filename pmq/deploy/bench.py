@@ -14,8 +14,9 @@ from pmq.core.component import Inventory
 from pmq.core.recipe import find_recipe
 from pmq.core.tensors import TensorFile
 from pmq.cost.latency import PLAIN, layer_key
-from pmq.deploy.base import Session, Target
+from pmq.deploy.base import Target
 from pmq.deploy.layer import DeployLayer, deploy_layers
+from pmq.deploy.session import Session
 from pmq.deploy.timing import interleaved, median_spread
 from pmq.quant import Quantized, quantize_weight
 

@@ -11,17 +11,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pmq.core.errors import PmqError, one_line
-from pmq.core.files import read_bytes, write_bytes
-from pmq.deploy.base import Session, Target, register
+from pmq.core.files import quoted, read_bytes, write_bytes
+from pmq.deploy.base import Target, register
+from pmq.deploy.labels import read_texts
 from pmq.deploy.modes import DYNAMIC4, DYNAMIC4_GROUPS, DYNAMIC8, FLOAT
+from pmq.deploy.session import FP32, MOST, NATIVE, Port, Session, named
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pmq.deploy.layer import DeployLayer
 
-#: methods of a program that give texts: ours of the model, and where its layers are
-METADATA, LAYERS = "pmq_metadata", "pmq_layers"
+#: methods of a program: the model's own, and those that give texts, ours of the model and where its layers are
+FORWARD, METADATA, LAYERS = "forward", "pmq_metadata", "pmq_layers"
+#: what it calls FP32
+FLOAT_CODE = 6
 
 
 @register
@@ -67,45 +71,60 @@ class ExecuTorch(Target):
 
     def session(self, model: Any, threads: int = 1) -> Session:
         """A loaded program. Threads are those of the whole process: sessions that live together must agree on them."""
+        self.require(running=True)
         import torch
         from executorch.extension.pybindings.portable_lib import _threadpool_get_thread_count, _unsafe_reset_threadpool
 
         if _threadpool_get_thread_count() != threads:  # before loading: a program keeps the threads it was loaded with
             _unsafe_reset_threadpool(threads)
         program = self._program(model)  # which must outlive its method
-        method = program.load_method("forward")
-        assert method is not None
+        try:
+            told = program.metadata(FORWARD)
+            inputs = [_port(told.input_tensor_meta(i)) for i in range(told.num_inputs())]
+            outputs = [_port(told.output_tensor_meta(i)) for i in range(told.num_outputs())]
+            method = program.load_method(FORWARD)
+        except NATIVE as error:
+            raise PmqError(f"ExecuTorch cannot load {named(model)}: {one_line(error)}") from None
 
         def run(images: Any, _program: Any = program) -> Any:
             with torch.no_grad():
                 return np.array(method.execute([torch.from_numpy(np.ascontiguousarray(images))])[0])
 
-        return run
+        return Session("ExecuTorch", run, inputs, outputs)
 
     def stored(self, path: Path) -> dict[str, str]:
         """By the data of weights."""
-        layers = self._text(path, LAYERS)
+        layers = json.loads(self._text(path, LAYERS) or "{}")
         from pmq.deploy.pte import read_layers
 
         return read_layers(read_bytes(path), layers)
 
     def metadata(self, path: Path) -> dict[str, str]:
         """What the method of its name gives."""
-        return self._text(path, METADATA)
+        return read_texts(self._text(path, METADATA), path)
 
-    def _text(self, path: Path, method: str) -> Any:
+    def _text(self, path: Path, method: str) -> str:
         program = self._program(path)
         if method not in program.method_names:
-            return {}
-        return json.loads(bytes(program.load_method(method).execute([])[0].tolist()))
+            return ""
+        try:
+            return bytes(program.load_method(method).execute([])[0].tolist()).decode()
+        except (*NATIVE, AttributeError, TypeError) as error:  # or it gives anything but bytes
+            raise PmqError(f"ExecuTorch cannot read the texts of {quoted(path)}: {one_line(error)}") from None
 
     def _program(self, model: Any) -> Any:
+        data = read_bytes(model, "model file", "; pmq deploy writes one", MOST) if isinstance(model, Path) else model.program()
         self.require(running=True)
         from executorch.runtime import Runtime
 
-        data = read_bytes(model) if isinstance(model, Path) else model.program()
         try:
-            return Runtime.get().load_program(data)
-        except (RuntimeError, ValueError) as error:
-            named = repr(str(model)) if isinstance(model, Path) else "the model"
-            raise PmqError(f"ExecuTorch cannot load {named}: {one_line(error)}") from None
+            program = Runtime.get().load_program(data)
+        except NATIVE as error:
+            raise PmqError(f"ExecuTorch cannot load {named(model)}: {one_line(error)}") from None
+        if FORWARD not in program.method_names:
+            raise PmqError(f"ExecuTorch finds nothing to compute in {named(model)}; deploy it anew")
+        return program
+
+
+def _port(of: Any) -> Port:
+    return Port(FP32 if of.dtype() == FLOAT_CODE else f"type {of.dtype()}", tuple(int(side) for side in of.sizes()))

@@ -1,64 +1,119 @@
-"""What a model file tells of its images and classes, and images as it wants them. No torch here."""
+"""What a model file tells of its images and classes: one definition for writing and for reading. No torch here."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict, Field, Json, model_validator
 
 from pmq.core.errors import PmqError
+from pmq.core.files import quoted
+from pmq.core.progress import message
+from pmq.core.task import AUTO, Task, TaskName
+from pmq.core.validation import validated
+from pmq.deploy.session import FP32, Session
 
-#: keys of what is kept in a file
-TARGET, PREPROCESS, CLASSES = "pmq.target", "pmq.preprocess", "pmq.classes"
-FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
+#: before the name of each text that is kept in a file, and the key of that which names the target
+PREFIX, TARGET = "pmq.", "pmq.target"
+#: pixels of an image's side, at most
+SIDE = 4096
+
+Side = Annotated[int, Field(ge=1, le=SIDE)]
+Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
+Deviation = Annotated[float, Field(ge=1e-6, le=1e6)]
+Crop = Annotated[float, Field(ge=0.1, le=1)]
 
 
-def described(data_config: Mapping[str, Any], num_classes: int, classes: list[str]) -> dict[str, str]:
-    """Texts to keep in a file."""
-    keys = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
-    return {
-        PREPROCESS: json.dumps({k: data_config.get(k) for k in keys} | {"num_classes": num_classes}),
-        CLASSES: json.dumps(classes),
-    }
+class _Told(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
 
-def read_description(metadata: Mapping[str, str], path: Path) -> tuple[dict[str, Any], list[str]]:
+class Preprocess(_Told):
+    """How images are prepared, in timm's words, and what the outputs mean (:class:`pmq.core.task.Task`)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    input_size: tuple[Literal[1, 3], Side, Side]
+    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+    crop_pct: Crop
+    crop_mode: Literal["center", "squash", "border"] | None = None
+    mean: tuple[Mean, ...]
+    std: tuple[Deviation, ...]
+    num_classes: Annotated[int, Field(ge=0, le=2**31)]
+    task: TaskName | Literal["auto"] = "auto"
+
+    @model_validator(mode="after")
+    def _fits_itself(self) -> Preprocess:
+        channels = self.input_size[0]
+        if not len(self.mean) == len(self.std) == channels:
+            counts = f"{len(self.mean)} and {len(self.std)} values"
+            raise ValueError(f"mean and std have {counts}; images of {channels} channel(s) need {channels} of each")
+        Task.of(self.task, self.num_classes)
+        return self
+
+    @property
+    def meaning(self) -> TaskName:
+        """The task, which a file that names none has by its number of classes."""
+        return Task.of(self.task, self.num_classes).name
+
+
+class Description(_Told):
+    """Texts of a file, each of them JSON under a key of its own, ``pmq.`` before its name."""
+
+    preprocess: Json[Preprocess]
+    classes: Json[tuple[str, ...]] = Field("[]", validate_default=True)
+
+    @model_validator(mode="after")
+    def _names_all(self) -> Description:
+        outputs, named = self.preprocess.num_classes, len(self.classes)
+        allowed = {0, outputs, 2} if self.preprocess.meaning == "binary" else {0, outputs}
+        if named not in allowed:
+            raise ValueError(f"{named} classes are named; a model with {outputs} output(s) has {_either(allowed)} names")
+        return self
+
+    def check(self, session: Session, path: Path) -> None:
+        """Raise if a file's graph takes other images, or gives other outputs, than its texts tell of."""
+        image, outputs = self.preprocess.input_size, self.preprocess.num_classes
+        for does, ports, wanted in (("takes", session.inputs, (1, *image)), ("gives", session.outputs, (1, outputs))):
+            if len(ports) != 1 or not ports[0].fits(wanted):
+                found = ", ".join(map(str, ports)) or "nothing"
+                told = f"its texts tell of {FP32} {list(wanted)}"
+                raise PmqError(f"the graph of {quoted(path)} {does} {found}, but {told}: the file is damaged; deploy it anew")
+
+
+def _either(counts: set[int]) -> str:
+    return " or ".join(map(str, sorted(counts)))
+
+
+def described(data_config: Mapping[str, Any], num_classes: int, classes: list[str], task: str = AUTO) -> dict[str, str]:
+    """Texts to keep in a file; none, which is told, where ``pmq run`` could not prepare images of such a model."""
+    preprocess = {key: data_config[key] for key in Preprocess.model_fields if key in data_config}
+    preprocess |= {"num_classes": num_classes, "task": Task.of(task, num_classes).name}
+    texts = {"preprocess": json.dumps(preprocess), "classes": json.dumps(list(classes))}
+    try:
+        made = validated(Description, texts, "the model's data config")
+    except PmqError as error:
+        message(f"the file will not tell how its images are prepared, so pmq run cannot use it: {error}")
+        return {}
+    return {f"{PREFIX}{name}": text for name, text in made.model_dump(round_trip=True).items()}
+
+
+def read_description(metadata: Mapping[str, str], path: Path) -> Description:
     """Preprocessing and class names of a file.
 
     Raises:
-        PmqError: the file tells of neither.
+        PmqError: the file tells of neither, or of what cannot be.
     """
-    if PREPROCESS not in metadata:
-        raise PmqError(f"{str(path)!r} does not tell how its images are prepared: it was not written by pmq deploy")
-    return json.loads(metadata[PREPROCESS]), json.loads(metadata.get(CLASSES, "[]"))
+    texts = {name: metadata[PREFIX + name] for name in Description.model_fields if PREFIX + name in metadata}
+    if "preprocess" not in texts:
+        raise PmqError(f"{quoted(path)} does not tell how its images are prepared: it was not written by pmq deploy")
+    return validated(Description, texts, f"texts of {quoted(path)}")
 
 
-def load_image(path: Path, preprocess: Mapping[str, Any]) -> NDArray[np.float32]:
-    """Read an image ``(1, C, H, W)``: its shorter side resized, its middle cut out, normalised.
-
-    Raises:
-        PmqError: it cannot be read.
-    """
-    channels, height, width = preprocess["input_size"]
-    try:
-        with Image.open(path) as opened:
-            image = opened.convert("L" if channels == 1 else "RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise PmqError(f"image {str(path)!r} cannot be read: {error}") from None
-    # As torchvision does it: the shorter side to the size over the crop, rounded down; margins rounded to the nearest.
-    size = int(np.floor(min(height, width) / preprocess["crop_pct"]))
-    short = min(image.size)
-    shape = (int(size * image.width / short), int(size * image.height / short))
-    if preprocess.get("crop_mode") == "squash":  # both sides, whatever becomes of the aspect
-        shape = (int(width / preprocess["crop_pct"]), int(height / preprocess["crop_pct"]))
-    resized = image.resize(shape, FILTERS.get(preprocess["interpolation"], FILTERS["bicubic"]))
-    left, top = round((resized.width - width) / 2), round((resized.height - height) / 2)
-    cut = resized.crop((left, top, left + width, top + height))
-    values = np.asarray(cut, np.float32).reshape(height, width, channels) / 255
-    values = (values - np.float32(preprocess["mean"])) / np.float32(preprocess["std"])
-    return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
+def read_texts(text: str, path: Path) -> dict[str, str]:
+    """Texts that a file keeps as one, which is JSON."""
+    texts: dict[str, str] = validated(Json[dict[str, str]], text or "{}", f"texts of {quoted(path)}")
+    return texts

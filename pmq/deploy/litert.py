@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pmq.core.errors import PmqError, one_line
-from pmq.core.files import read_bytes, write_bytes
-from pmq.deploy.base import Session, Target, register
+from pmq.core.files import quoted, read_bytes, write_bytes
+from pmq.deploy.base import Target, register
+from pmq.deploy.labels import read_texts
 from pmq.deploy.modes import DYNAMIC4, DYNAMIC4_GROUPS, DYNAMIC8, FLOAT, HALF
+from pmq.deploy.session import MOST, NATIVE, Port, Session, named
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -65,47 +67,47 @@ class LiteRT(Target):
 
     def session(self, model: Any, threads: int = 1) -> Session:
         """An interpreter on the CPU."""
+        self.require(running=True)
         from ai_edge_litert.interpreter import Interpreter
 
         from pmq.deploy.tflite import packed
 
-        content = read_bytes(model) if isinstance(model, Path) else packed(model)
+        content = read_bytes(model, "model file", most=MOST) if isinstance(model, Path) else packed(model)
         try:
             interpreter = Interpreter(model_content=content, num_threads=threads)
             interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            named = repr(str(model)) if isinstance(model, Path) else "the model"
-            raise PmqError(f"LiteRT cannot load {named}: {one_line(error)}") from None
-        source, output = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+            sources, results = interpreter.get_input_details(), interpreter.get_output_details()
+        except NATIVE as error:
+            raise PmqError(f"LiteRT cannot load {named(model)}: {one_line(error)}") from None
 
         def run(images: Any) -> Any:
-            interpreter.set_tensor(source, images)
+            interpreter.set_tensor(sources[0]["index"], images)
             interpreter.invoke()
-            return interpreter.get_tensor(output)
+            return interpreter.get_tensor(results[0]["index"])
 
-        return run
+        return Session("LiteRT", run, [_port(each) for each in sources], [_port(each) for each in results])
 
     def stored(self, path: Path) -> dict[str, str]:
         """By types of weights."""
-        from pmq.deploy.tflite import read_layers
-
-        return read_layers(self._load(path))
+        return dict(self._read(path, lambda tflite, content: tflite.read_layers(tflite.unpacked(content))))
 
     def metadata(self, path: Path) -> dict[str, str]:
         """Of the entry that is ours."""
-        from pmq.deploy.tflite import metadata
+        return read_texts(self._read(path, lambda tflite, content: tflite.metadata(content, NAME)), path)
 
-        text = metadata(self._load(path), NAME)
-        return json.loads(text) if text else {}
-
-    def _load(self, path: Path) -> Any:
+    def _read(self, path: Path, parse: Callable[[Any, bytes], Any]) -> Any:
+        content = read_bytes(path, "model file", "; pmq deploy writes one", MOST)
         self.require(running=True)
-        from pmq.deploy.tflite import unpacked
+        from pmq.deploy import tflite
 
         try:
-            return unpacked(read_bytes(path))
+            return parse(tflite, content)
         except Exception as error:  # whatever a parser of bytes that are no model stumbles over
-            raise PmqError(f"{str(path)!r} is no LiteRT model: {one_line(error)}") from None
+            raise PmqError(f"{quoted(path)} is no LiteRT model: {one_line(error)}") from None
+
+
+def _port(of: Mapping[str, Any]) -> Port:
+    return Port(np.dtype(of["dtype"]).name, tuple(None if side < 0 else int(side) for side in of["shape_signature"]))
 
 
 def emit(b: Any, layer: DeployLayer, x: int, y: int) -> None:

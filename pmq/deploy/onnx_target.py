@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pmq.core.errors import PmqError, one_line
-from pmq.core.files import write_bytes
+from pmq.core.errors import PmqError
+from pmq.core.files import quoted, write_bytes
 from pmq.deploy.base import Target
 from pmq.deploy.modes import BFLOAT16, FLOAT, HALF, INT8, W4, W8
+from pmq.deploy.onnx_file import read_onnx
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,20 +56,27 @@ class OnnxTarget(Target):
         onnx.helper.set_model_props(built, dict(metadata))
         return [write_bytes(path, built.SerializeToString())]
 
+    def content(self, model: Any) -> bytes:
+        """What a runtime is given: never a path, for it would look for further files there."""
+        return bytes((read_onnx(model) if isinstance(model, Path) else model).SerializeToString())
+
     def metadata(self, path: Path) -> dict[str, str]:
         """The model's properties."""
-        return {prop.key: prop.value for prop in _load(path).metadata_props}
+        return {prop.key: prop.value for prop in read_onnx(path).metadata_props}
 
     def stored(self, path: Path) -> dict[str, str]:
         """By operators, their attributes, and types of constants."""
-        model = _load(path)
+        model = read_onnx(path)
         known = {tensor.name: tensor for tensor in model.graph.initializer}
         makers = {node.output[0]: node for node in model.graph.node}
         found = {}
         for node in model.graph.node:
             layer, _, leaf = node.name.rpartition("/")
             if leaf == "product":
-                found[layer] = _stored(node, known, makers)
+                try:
+                    found[layer] = _stored(node, known, makers)
+                except LookupError:
+                    raise PmqError(f"layer {layer!r} of {quoted(path)} is not as pmq deploy writes it; deploy it anew") from None
         return found
 
 
@@ -109,15 +117,3 @@ def _bits(tensor: Any) -> int:
     if tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4):
         return 4
     return int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * 8)
-
-
-def _load(path: Path) -> Any:
-    try:
-        import onnx
-        from google.protobuf.message import DecodeError
-    except ImportError:
-        raise PmqError(f"reading {str(path)!r} needs 'onnx', which is not installed; pip install 'pmq[onnx]'") from None
-    try:
-        return onnx.load(path)
-    except (OSError, DecodeError) as error:
-        raise PmqError(f"{str(path)!r} is no ONNX model: {one_line(error)}") from None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pmq.core.errors import PmqError, one_line
-from pmq.deploy.base import Session, register
+from pmq.deploy.base import register
 from pmq.deploy.onnx_target import OnnxTarget
+from pmq.deploy.session import FP32, Port, Session, named
 
 if TYPE_CHECKING:
     from pmq.deploy.layer import DeployLayer
@@ -38,15 +38,18 @@ class OnnxRuntime(OnnxTarget):
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = threads
-        options.log_severity_level = 3
-        source = str(model) if isinstance(model, Path) else model.SerializeToString()
+        options.log_severity_level = 4  # its errors are told once, by us
+        content = self.content(model)
         try:
-            session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
         except Exception as error:  # onnxruntime's errors have no base of their own
-            named = repr(str(model)) if isinstance(model, Path) else "the model"
-            raise PmqError(f"onnxruntime cannot load {named}: {one_line(error)}") from None
-        name = session.get_inputs()[0].name
-        return lambda images: np.asarray(session.run(None, {name: images})[0])
+            raise PmqError(f"onnxruntime cannot load {named(model)}: {one_line(error)}") from None
+        sources, results = session.get_inputs(), session.get_outputs()
+
+        def run(images: Any) -> Any:
+            return np.asarray(session.run(None, {sources[0].name: images})[0])
+
+        return Session("onnxruntime", run, [_port(each) for each in sources], [_port(each) for each in results])
 
     def emit(self, layer: DeployLayer, x: str, y: str) -> Any:
         """A layer as onnxruntime's operators."""
@@ -86,3 +89,8 @@ class OnnxRuntime(OnnxTarget):
         if layer.patch:
             b.map(to, y)
         return b.part
+
+
+def _port(of: Any) -> Port:
+    sides = [side if isinstance(side, int) else None for side in of.shape]
+    return Port(FP32 if of.type == "tensor(float)" else str(of.type), tuple(sides))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pmq.core.errors import PmqError, one_line
-from pmq.deploy.base import Session, register
+from pmq.deploy.base import register
 from pmq.deploy.modes import BFLOAT16, INT8
 from pmq.deploy.onnx_target import OnnxTarget
+from pmq.deploy.session import FP32, NATIVE, Port, Session, named
 
 if TYPE_CHECKING:
     from pmq.deploy.layer import DeployLayer
@@ -42,14 +42,17 @@ class OpenVino(OnnxTarget):
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # what was given in FP32 is computed in FP32
         }
         core = openvino.Core()
-        source = str(model) if isinstance(model, Path) else io.BytesIO(model.SerializeToString())
+        content = self.content(model)
         try:
-            compiled = core.compile_model(core.read_model(source), "CPU", settings)
-        except RuntimeError as error:
-            named = repr(str(model)) if isinstance(model, Path) else "the model"
-            raise PmqError(f"OpenVINO cannot load {named}: {one_line(error)}") from None
-        request = compiled.create_infer_request()
-        return lambda images: np.array(request.infer([images])[0])
+            compiled = core.compile_model(core.read_model(io.BytesIO(content)), "CPU", settings)
+            request = compiled.create_infer_request()
+        except NATIVE as error:
+            raise PmqError(f"OpenVINO cannot load {named(model)}: {one_line(error)}") from None
+
+        def run(images: Any) -> Any:
+            return np.array(request.infer([images])[0])
+
+        return Session("OpenVINO", run, [_port(each) for each in compiled.inputs], [_port(each) for each in compiled.outputs])
 
     def emit(self, layer: DeployLayer, x: str, y: str) -> Any:
         """A layer as ONNX's own operators."""
@@ -96,3 +99,11 @@ class OpenVinoBf16(OpenVino):
     precision = "bf16"
     modes = (INT8, BFLOAT16)
     elsewhere = "16-bfloat16"
+
+
+def _port(of: Any) -> Port:
+    kind, shape = of.element_type.get_type_name(), of.partial_shape
+    if shape.rank.is_dynamic:
+        return Port(f"{kind} of any shape", ())
+    sides = [None if side.is_dynamic else int(side.get_length()) for side in shape]
+    return Port(FP32 if kind == "f32" else kind, tuple(sides))

@@ -14,8 +14,9 @@ from pmq.core.choice import FLOAT, Assignment
 from pmq.core.component import Inventory
 from pmq.core.progress import track
 from pmq.cost.latency import layer_key
-from pmq.deploy.base import Session, Target
+from pmq.deploy.base import Target
 from pmq.deploy.layer import DeployLayer
+from pmq.deploy.session import Session
 from pmq.quant import Simulator
 
 #: largest error of a layer, in steps of 1/255 of its output's range: an input that lies between two integers may go

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pmq.core.errors import PmqError
+from pmq.core.files import quoted
+from pmq.core.validation import shown
 from pmq.deploy import executorch as _executorch  # noqa: F401 (they register themselves)
 from pmq.deploy import litert as _litert  # noqa: F401
 from pmq.deploy import onnxruntime as _onnxruntime  # noqa: F401
@@ -19,11 +21,17 @@ def target_of(file: Path) -> Target:
     """The target that a file was written for.
 
     Raises:
-        PmqError: it was written for none.
+        PmqError: it was written for none, or for another than its name ends with.
     """
-    reader = next((TARGETS[name] for name in TARGETS if TARGETS[name].suffix == file.suffix), None)
-    written_for = reader.metadata(file).get(TARGET, "") if reader else ""
-    if written_for in TARGETS:
-        return TARGETS[written_for]
     known = ", ".join(sorted({TARGETS[name].suffix for name in TARGETS}))
-    raise PmqError(f"{str(file)!r} was not written by pmq deploy, whose files end with {known}")
+    fitting = {name: TARGETS[name] for name in TARGETS if TARGETS[name].suffix == file.suffix}
+    if not fitting:
+        raise PmqError(f"{quoted(file)} was not written by pmq deploy, whose files end with {known}")
+    reader = next(iter(fitting.values()))
+    name = reader.metadata(file).get(TARGET)
+    if name is None:
+        raise PmqError(f"{quoted(file)} was not written by pmq deploy: it names no target")
+    if name not in fitting:
+        wanted = f"files that end with {file.suffix} are for {', '.join(fitting)}"
+        raise PmqError(f"{quoted(file)} names {shown(name)} as its target; {wanted}")
+    return fitting[name]

@@ -21,6 +21,8 @@ from pmq.deploy.marker import Marker, marked
 
 #: types of weights as they are called in a latency table
 STORED = {TYPES.INT8: "w8", TYPES.INT4: "w4", TYPES.FLOAT16: "w16-half", TYPES.FLOAT32: "wfp32"}
+#: of a file's metadata that are looked at: a converter writes two or three, and ours follows
+ENTRIES = 100
 
 
 class _Composite(Marker):
@@ -122,10 +124,14 @@ def with_metadata(model: Any, name: str, text: str) -> Any:
     return changed
 
 
-def metadata(model: Any, name: str) -> str:
-    """An entry of metadata, empty where there is none."""
-    found = [entry.buffer for entry in model.metadata or [] if entry.name == name.encode()]
-    return bytes(model.buffers[found[0]].data).decode() if found else ""
+def metadata(content: bytes, name: str) -> str:
+    """An entry of a file's metadata, empty where there is none; nothing else of the file is read."""
+    model = schema.Model.GetRootAs(content, 0)
+    for i in range(min(model.MetadataLength(), ENTRIES)):
+        entry = model.Metadata(i)
+        if entry.Name() == name.encode():
+            return bytes(model.Buffers(entry.Buffer()).DataAsNumpy()).decode()
+    return ""
 
 
 def read_layers(model: Any) -> dict[str, str]:

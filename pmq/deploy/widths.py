@@ -16,8 +16,9 @@ from pmq.core.component import Inventory
 from pmq.core.progress import track
 from pmq.core.pruning import PrunedUnit, WidthOptions
 from pmq.cost.latency import PLAIN, LatencyTable
-from pmq.deploy.base import Session, Target
+from pmq.deploy.base import Target
 from pmq.deploy.bench import ROUNDS, Bench, Maker, Mode, mode_key
+from pmq.deploy.session import Session
 from pmq.deploy.timing import interleaved
 
 #: models of random widths and choices that correct what single widths save

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import struct
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,10 @@ def _load_safetensors(path: Path, name: str) -> Any:
 
 def _load_torch(path: Path, name: str) -> Any:
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # timm keeps its arguments beside the weights
-            return torch.load(path, map_location="cpu", weights_only=True)
+        # Read as a stream: of a path torch would go by the name. Timm keeps its arguments beside the weights.
+        with path.open("rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         if "TorchScript" in str(error):
             raise PmqError(
@@ -80,7 +83,8 @@ def _load_torch(path: Path, name: str) -> Any:
 def _code_in(path: Path) -> str:
     """Name what the file would have run; nothing, if that is not why it cannot be read."""
     try:
-        return ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(path)[:3])
+        with path.open("rb") as file:
+            return ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(file)[:3])
     except _UNREADABLE:
         return ""
 

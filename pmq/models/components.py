@@ -7,13 +7,17 @@ strides and token counts need no rule of their own.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from pmq.core.component import Component, Inventory, Operator, Slot
+from pmq.core.component import Component, Inventory, Operator, Slot, Uncovered
+from pmq.models.attention import Layout, Unexplained, explain, is_attention
 from pmq.models.stages import split_stages
+from pmq.models.trace import Call, Macs, Way, watch
 
 #: kind of a weight by the last part of its module's name
 WEIGHT_KINDS = {"qkv": "qkv", "proj": "proj", "fc1": "fc1", "fc2": "fc2", "reduction": "reduction"}
@@ -29,86 +33,113 @@ INPUT_KINDS = {
 OPERANDS: tuple[Slot, ...] = ("q", "k", "softmax", "v")
 
 
-@dataclass
-class _Traced:
-    input_shape: torch.Size
-    output_shape: torch.Size
+#: why what a module of others multiplies by itself is no product of the inventory
+REASONS: dict[Way, str] = {
+    "matrix": "{} multiplies by matrices outside of its layers",
+    "batch": "no rule for the products of {}",
+    "convolution": "{} convolves outside of its layers",
+}
 
 
-def is_attention(module: nn.Module) -> bool:
-    """Whether q, k, softmax and v of ``module`` can be reached (timm's ``Attention`` and ``WindowAttention``)."""
-    return isinstance(getattr(module, "qkv", None), nn.Linear) and all(
-        hasattr(module, a) for a in ("attn_drop", "num_heads", "fused_attn")
-    )
+@dataclass(frozen=True)
+class _Shapes:
+    """What a layer was given in a call, and what it gave."""
+
+    input: torch.Size
+    output: torch.Size
 
 
 def take_inventory(model: nn.Module, image: Tensor) -> Inventory:
-    """List components and products of ``model``.
+    """List components and products of ``model``, and whatever else it multiplies.
 
     Args:
         model: any timm-built module.
         image: one image ``(1, C, H, W)`` of the size it will see.
     """
+    shapes: dict[str, list[_Shapes]] = defaultdict(list)
+    calls: dict[str, list[Call]] = defaultdict(list)
+
+    def see(name: str, module: nn.Module, call: Call) -> None:
+        if _is_layer(module):
+            shapes[name].append(_Shapes(call.input.shape, call.output.shape))
+        elif is_attention(module):
+            calls[name].append(call)
+
+    macs = watch(model, image, see)
+    called, total = set(macs), sum(ways.total() for ways in macs.values())
     modules = dict(model.named_modules())
-    traced = _trace(model, image)
+    layouts, reasons = _explained(modules, calls)
     prefixes = split_stages(model).prefixes
     classifier = _classifier_names(model)
     components: list[Component] = []
     operators: list[Operator] = []
-    uncovered: list[str] = []
     for name, module in modules.items():
         if not isinstance(module, nn.Linear | nn.Conv2d):
-            if _multiplies(module):
-                uncovered.append(f"{name}: no rule for {type(module).__name__}")
             continue
-        reason = _why_not(name, module, traced)
-        if reason:
-            uncovered.append(f"{name}: {reason}")
+        why = _why_not(name, module, called)
+        if why:
+            reasons[name] = why
             continue
-        stage = _stage_of(name, prefixes)
-        kind = _weight_kind(name, module, classifier)
-        seen = traced[name]
-        n_in, n_out = module.weight[0].numel(), module.weight.shape[0]
-        rows = seen.output_shape.numel() // n_out
-        weight = Component(name, "weight", kind, stage, tuple(module.weight.shape))
-        inputs = Component(name, "input", _input_kind(name, kind, modules), stage, tuple(seen.input_shape[1:]))
-        components += [weight, inputs]
-        operators.append(Operator(name, rows * n_in * n_out, (weight.name, inputs.name)))
-        parent = name.rpartition(".")[0]
-        if kind == "qkv" and is_attention(modules[parent]):
-            more, products = _attention(parent, modules[parent], seen, stage)
-            components += more
+        kind, stage, parent = _weight_kind(name, module, classifier), _stage_of(name, prefixes), name.rpartition(".")[0]
+        more, product = _layer(name, module, shapes[name], (kind, _input_kind(name, kind, modules)), stage)
+        components += more
+        operators.append(product)
+        macs[name]["convolution" if isinstance(module, nn.Conv2d) else "matrix"] -= product.macs
+        if kind == "qkv" and parent in layouts:
+            operands, products = _attention(parent, layouts[parent], stage)
+            components += operands
             operators += products
+            macs[parent]["batch"] -= sum(product.macs for product in products)
     held = {c.module + ".weight" for c in components if c.slot == "weight"}
     rest = sum(p.numel() * p.element_size() for n, p in model.named_parameters() if n not in held)
-    return Inventory(tuple(components), tuple(operators), rest, tuple(uncovered))
+    return Inventory(tuple(components), tuple(operators), rest, tuple(_uncovered(modules, macs, reasons)), total)
 
 
-def _trace(model: nn.Module, image: Tensor) -> dict[str, _Traced]:
-    traced: dict[str, _Traced] = {}
-    handles = [
-        module.register_forward_hook(lambda m, args, out, name=name: traced.__setitem__(name, _Traced(args[0].shape, out.shape)))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d)
-    ]
-    try:
-        with torch.no_grad():
-            model(image)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return traced
+def _explained(modules: dict[str, nn.Module], calls: dict[str, list[Call]]) -> tuple[dict[str, list[Layout]], dict[str, str]]:
+    """Layouts of attentions in each of their calls; and why others have none."""
+    layouts, reasons = {}, {}
+    for name, made in calls.items():
+        try:
+            layouts[name] = [explain(modules[name], call) for call in made]
+        except Unexplained as reason:
+            reasons[name] = str(reason)
+    return layouts, reasons
 
 
-def _attention(name: str, module: nn.Module, qkv: _Traced, stage: int) -> tuple[list[Component], list[Operator]]:
-    """Operands and the two products. Windows are rows of the batch, so only the last two axes are one attention."""
-    *batch, tokens, channels = qkv.output_shape
-    windows = torch.Size(batch).numel()
-    dim = channels // 3
-    heads = int(module.num_heads)  # type: ignore[arg-type]
-    flat, attn = (windows * tokens, dim), (windows * heads * tokens, tokens)
-    components = [Component(name, slot, slot, stage, attn if slot == "softmax" else flat, heads) for slot in OPERANDS]
-    macs = windows * tokens * tokens * dim
+def _uncovered(modules: dict[str, nn.Module], macs: Macs, reasons: dict[str, str]) -> Iterator[Uncovered]:
+    """Name what multiplies and is no product of the inventory, and layers that are never called, in model order."""
+    for name, module in modules.items():
+        layer = isinstance(module, nn.Linear | nn.Conv2d)
+        if layer and name in reasons:
+            yield Uncovered(name, reasons[name], macs[name].total())
+            continue
+        leaf = next(module.children(), None) is None
+        for way, left in macs[name].items():
+            if left > 0:
+                reason = "no rule for {}" if leaf else reasons.get(name, REASONS[way]) if way == "batch" else REASONS[way]
+                yield Uncovered(name, reason.format(type(module).__name__), left)
+
+
+def _layer(
+    name: str, module: nn.Linear | nn.Conv2d, calls: list[_Shapes], kinds: tuple[str, str], stage: int
+) -> tuple[list[Component], Operator]:
+    """Weight and input of a layer, as large as in its largest call, and its product in all of its calls."""
+    n_in, n_out = module.weight[0].numel(), module.weight.shape[0]
+    largest = max((call.input for call in calls), key=lambda shape: shape.numel())
+    weight = Component(name, "weight", kinds[0], stage, tuple(module.weight.shape))
+    inputs = Component(name, "input", kinds[1], stage, tuple(largest[1:]))
+    rows = sum(call.output.numel() for call in calls) // n_out
+    return [weight, inputs], Operator(name, rows * n_in * n_out, (weight.name, inputs.name))
+
+
+def _attention(name: str, calls: list[Layout], stage: int) -> tuple[list[Component], list[Operator]]:
+    """Operands, as large as in the largest call, and the two products in all calls."""
+    largest = max(calls, key=lambda layout: layout.macs)
+    flat = (largest.windows * largest.tokens, largest.heads * largest.width)
+    attn = (largest.windows * largest.heads * largest.tokens, largest.tokens)
+    shapes = {slot: attn if slot == "softmax" else flat for slot in OPERANDS}
+    components = [Component(name, slot, slot, stage, shape, largest.heads) for slot, shape in shapes.items()]
+    macs = sum(layout.macs for layout in calls)
     return components, [
         Operator(f"{name}.q@k", macs, (f"{name}.q", f"{name}.k")),
         Operator(f"{name}.attn@v", macs, (f"{name}.softmax", f"{name}.v")),
@@ -137,19 +168,18 @@ def _classifier_names(model: nn.Module) -> tuple[str, ...]:
     return (*names, *(f"{n}.fc" for n in names))
 
 
-def _multiplies(module: nn.Module) -> bool:
-    """Whether a module multiplies by itself: it has matrices of its own, or an attention we cannot look into."""
-    if isinstance(module, nn.MultiheadAttention | nn.Bilinear | nn.Conv1d | nn.Conv3d | nn.ConvTranspose2d):
-        return True
-    return hasattr(module, "fused_attn") and not is_attention(module)
+def _is_layer(module: nn.Module) -> bool:
+    """Whether a Linear or a convolution computes what its class says."""
+    plain = type(module).forward in (nn.Linear.forward, nn.Conv2d.forward) and "forward" not in vars(module)
+    return isinstance(module, nn.Linear | nn.Conv2d) and plain
 
 
-def _why_not(name: str, module: nn.Linear | nn.Conv2d, traced: dict[str, _Traced]) -> str | None:
-    if name not in traced:
+def _why_not(name: str, module: nn.Linear | nn.Conv2d, called: set[str]) -> str | None:
+    if name not in called:
         return "not called as a module in the forward pass"
     if isinstance(module, nn.Conv2d) and name.rpartition(".")[0] != "patch_embed":
         return "a convolution that is not the patch embedding"
-    if type(module).forward not in (nn.Linear.forward, nn.Conv2d.forward):
+    if not _is_layer(module):
         return f"{type(module).__name__} computes something of its own"
     return None
 

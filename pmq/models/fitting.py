@@ -85,8 +85,13 @@ def _readings(place: str, state: StateDict, model: nn.Module) -> Iterator[Readin
         except _NOT_OURS:
             continue
         if isinstance(converted, dict) and all(isinstance(value, Tensor) for value in converted.values()):
-            resized = tuple(key for key in converted.keys() & short.keys() if converted[key].numel() != short[key].numel())
-            yield Reading(converted, place, wrapped + prefix, True, resized)
+            yield Reading(converted, place, wrapped + prefix, True, _resized(short, converted))
+
+
+def _resized(before: StateDict, after: StateDict) -> tuple[str, ...]:
+    """Names of what has another number of elements than what had that name, or that name behind others, before."""
+    sizes = {key: [old.numel() for name, old in before.items() if f".{name}".endswith(f".{key}")] for key in after}
+    return tuple(key for key, old in sizes.items() if old and after[key].numel() not in old)
 
 
 def _common_prefixes(names: Collection[str]) -> list[str]:

@@ -6,6 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pmq.core.errors import PmqError
+from pmq.core.files import is_file, quoted
+from pmq.core.own_files import MANIFEST
 from pmq.core.progress import track
 from pmq.core.verbs import VerbModule
 from pmq.report.heatmap import plot_heatmap
@@ -38,6 +41,10 @@ def plot_run(run: Path | str, folder: Path | str | None = None) -> list[Path]:
     """
     data = RunData(Path(run))
     target = data.path / "plots" if folder is None else Path(folder)
+    if is_file(target / MANIFEST):
+        raise PmqError(
+            f"cannot draw into {quoted(target)}: figures come with tables, which would be written over those of the run"
+        )
     panels = PANELS if data.pruned else (*SEARCHED, *PANELS)
     return [path for panel in track(panels, "drawing") for path in panel(data, target)]
 

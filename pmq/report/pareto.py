@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from pmq.report.run_data import RunData
-from pmq.report.style import BLUE, GREEN, GREY, ORANGE, RED, save
+from pmq.report.style import BLUE, GREEN, GREY, ORANGE, RED, logarithmic, save
 
 AXES = (
     ("size_bytes", 1e6, "size (MB, decimal)"),
@@ -46,13 +46,13 @@ def plot_pareto(run: RunData, folder: Path) -> list[Path]:
         bottom.scatter(found[inside][cost] / unit, found[inside][simulated], s=14, color=BLUE, label="simulated, within budget")
         _staircase(bottom, known[known["source"] != "fp32"], cost, unit, simulated)
         _mark_uniform(bottom, known[uniform], cost, unit, simulated)
-        chosen = points[points["chosen"].fillna(False).astype(bool)]
+        chosen = points[points["chosen"]]
         for axis, y in ((top, "predicted_error"), (bottom, simulated)):
             axis.scatter(chosen[cost] / unit, chosen[y], s=130, marker="*", color=RED, zorder=5, label="chosen")
-            limit = run.manifest["limits"].get(cost)
+            limit = run.manifest.limits.get(cost)
             if limit is not None:
                 axis.axvline(limit / unit, color=GREEN, linestyle="--", label="budget")
-            axis.set_yscale("log")
+            logarithmic(axis, y=True)
             axis.legend(fontsize=7)
         bottom.set_xscale("log")
         bottom.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from pmq.report.style import BLUE, GREY, ORANGE, RED, save
+from pmq.report.style import BLUE, GREY, ORANGE, RED, logarithmic, save
 
 
 def plot_rank(summary: pd.DataFrame, allocations: pd.DataFrame, error: str, one_budget: str, folder: Path) -> list[Path]:
@@ -26,9 +26,7 @@ def plot_rank(summary: pd.DataFrame, allocations: pd.DataFrame, error: str, one_
             axis.scatter(part[name], part[error], s=6, color=colour, label=label)
         row = summary.loc[name]
         axis.set_title(f"{name}: tau {row['tau']:.2f}, at {one_budget} {row['tau_one_budget']:.2f}", fontsize=8)
-        if (allocations[name] > 0).all():
-            axis.set_xscale("log")
-        axis.set_yscale("log")
+        logarithmic(axis, x=bool((allocations[name] > 0).all()), y=True)
         axis.set_xlabel("predicted", fontsize=7)
         axis.set_ylabel(f"simulated {'KL (nats)' if error == 'kl' else 'relative error'}", fontsize=7)
     axes[0, 0].legend(fontsize=7)

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from pmq.report.run_data import RunData
-from pmq.report.style import BLUE, GREEN, GREY, ORANGE, save
+from pmq.report.style import BLUE, GREEN, GREY, ORANGE, logarithmic, save
 
 
 def plot_rounds(run: RunData, folder: Path) -> list[Path]:
@@ -33,12 +33,11 @@ def plot_rounds(run: RunData, folder: Path) -> list[Path]:
         right.scatter(part["predicted_error"], part[error], s=14, color=colour, label=label)
     ends = [known[["predicted_error", error]].min().min(), known[["predicted_error", error]].max().max()]
     right.plot(ends, ends, color=GREY, linestyle=":", label="as predicted")
-    right.set_xscale("log")
-    right.set_yscale("log")
+    logarithmic(right, x=True, y=True)
     right.set_xlabel("predicted error (nats)")
     right.set_ylabel("simulated error, judging images (nats)")
-    taus = run.manifest.get("ranking", {})
-    told = ", ".join(f"{name.replace('_', ' ')} {r['tau']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for name, r in taus.items())
+    taus = {name: r for name, r in run.manifest.ranking.items() if None not in (r.tau, r.low, r.high)}
+    told = ", ".join(f"{name.replace('_', ' ')} {r.tau:.2f} ({r.low:.2f} to {r.high:.2f})" for name, r in taus.items())
     right.set_title(f"Kendall's tau: {told}" if told else "", fontsize=8)
     right.legend(fontsize=7)
     figure.suptitle(f"Rounds: {run.title}")

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from pmq.report.run_data import RunData
-from pmq.report.style import save
+from pmq.report.style import logarithmic, save
 
 
 def plot_sensitivity(run: RunData, folder: Path) -> list[Path]:
@@ -25,7 +25,7 @@ def plot_sensitivity(run: RunData, folder: Path) -> list[Path]:
             rows = part[part["bits"] == width]
             x = rows["component"].map(place)
             axis.scatter(x, rows["error"].clip(lower=1e-9), s=14, color=colours[width], label=f"{width} bit")
-        axis.set_yscale("log")
+        logarithmic(axis, y=True)
         axis.set_xticks(range(len(order)), [_short(n) for n in order], rotation=90, fontsize=5)
         axis.set_ylabel(f"error from one {role} (nats)")
         axis.set_xlim(-1, len(order))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import matplotlib
@@ -11,13 +12,36 @@ matplotlib.use("Agg")
 
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from pmq.core.files import write_bytes, write_csv
 
 #: Okabe and Ito's palette, told apart by colour-blind readers
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999"
 plt.rcParams.update({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "svg.hashsalt": "pmq", "figure.dpi": 120})
+plt.rcParams["text.parse_math"] = False  # names of models, components and runs are no formulas, whatever is in them
+#: what no XML may hold
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]")
+
+
+class _Plain(LogFormatter):
+    """Writes the ticks of logarithms that are to be written as numbers, where others write formulas."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+def logarithmic(axes: Axes, x: bool = False, y: bool = False) -> None:
+    """Make axes logarithmic."""
+    if x:
+        axes.set_xscale("log")
+    if y:
+        axes.set_yscale("log")
+    for axis in (*([axes.xaxis] if x else []), *([axes.yaxis] if y else [])):
+        axis.set_major_formatter(_Plain())
+        axis.set_minor_formatter(_Plain())
 
 
 def save(figure: Figure, data: pd.DataFrame, folder: Path, name: str, suffixes: tuple[str, ...] = ("png", "svg")) -> list[Path]:
@@ -27,6 +51,7 @@ def save(figure: Figure, data: pd.DataFrame, folder: Path, name: str, suffixes: 
         buffer = io.BytesIO()
         metadata = {"Date": None} if suffix == "svg" else {}
         figure.savefig(buffer, format=suffix, bbox_inches="tight", metadata=metadata)
-        paths.append(write_bytes(folder / f"{name}.{suffix}", buffer.getvalue()))
+        picture = _CONTROL.sub(b"", buffer.getvalue()) if suffix == "svg" else buffer.getvalue()
+        paths.append(write_bytes(folder / f"{name}.{suffix}", picture))
     plt.close(figure)
     return [*paths, write_csv(folder / f"{name}.csv", data)]

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from pmq.core.allocation import validated
 from pmq.core.bits import FP32
-from pmq.core.choice import FLOAT, FLOATS, Assignment, Choice, Kept
+from pmq.core.choice import FLOAT, Assignment, Choice, Kept
 from pmq.core.component import Component, Inventory
 from pmq.core.errors import PmqError
 from pmq.core.pruning import WidthOptions
+from pmq.core.quantizers import why_unfit
+from pmq.core.validation import validated
 from pmq.cost.latency import LatencyTable
 from pmq.search.space_file import KINDS, OneChoice, Options, SpaceFile
 
@@ -246,22 +247,9 @@ class Space:
 
 def _check_fits(component: Component, quantizer: str, granularity: str, what: str) -> None:
     """Raise if a component cannot have a quantizer or granularity."""
-    if component.role == "weight":
-        if granularity == "head":
-            raise PmqError(f"{what}: granularity 'head' is for q, k, v and softmax; weights take tensor, channel or group")
-        if quantizer not in ("affine", *FLOATS):
-            raise PmqError(f"{what}: quantizer {quantizer!r} is for activations; weights take affine, half, bfloat16")
-        return
-    if quantizer == "dynamic":
-        return
-    if granularity not in ("tensor", "head"):
-        raise PmqError(f"{what}: granularity {granularity!r}; activations take tensor, and q, k, v and softmax also head")
-    if granularity == "head" and component.slot not in ("q", "k", "softmax", "v"):
-        raise PmqError(f"{what}: granularity 'head' is for q, k, v and softmax; use tensor")
-    if quantizer == "log" and component.kind != "softmax":
-        raise PmqError(f"{what}: quantizer 'log' is for softmax outputs, which are not negative; use affine or power")
-    if quantizer == "codebook" and granularity != "tensor":
-        raise PmqError(f"{what}: quantizer 'codebook' has one table a tensor; use granularity tensor")
+    reason = why_unfit(component.slot, quantizer, granularity)
+    if reason:
+        raise PmqError(f"{what}: {reason}")
 
 
 def _matches(pattern: str, component: Component) -> bool:

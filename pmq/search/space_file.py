@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from annotated_types import Len
 from pydantic import BaseModel, ConfigDict, Field
 
-from pmq.core.allocation import validated
-from pmq.core.choice import Bits, Granularity
+from pmq.core.choice import Bits, Granularity, GroupSize
 from pmq.core.errors import PmqError
+from pmq.core.files import is_file, quoted, read_yaml
+from pmq.core.validation import shown, validated
 
 #: kinds a space may speak of even where the model at hand has none
 KINDS = (
@@ -34,7 +34,7 @@ class Options(_Strict):
     bits: list[Bits] | None = Field(default=None, min_length=1)
     quantizer: str | Annotated[list[str] | dict[int, str], Len(min_length=1)] | None = None
     granularity: Granularity | None = None
-    group_size: int | None = Field(default=None, ge=1)
+    group_size: GroupSize | None = None
     symmetric: bool | None = None
 
     def quantizers(self, bits: int) -> list[str]:
@@ -58,7 +58,7 @@ class OneChoice(_Strict):
     bits: Bits = 32
     quantizer: str | None = None
     granularity: Granularity | None = None
-    group_size: int | None = Field(default=None, ge=1)
+    group_size: GroupSize | None = None
     symmetric: bool = False
 
 
@@ -108,13 +108,7 @@ def read_space(name: str) -> SpaceFile:
     path = Path(name)
     if not path.suffix:
         path = spaces_folder() / f"{name}.yaml"
-    if not path.is_file():
+    if not is_file(path):
         shipped = ", ".join(sorted(p.stem for p in spaces_folder().glob("*.yaml")))
-        raise PmqError(f"search space {name!r} is no file and not one of those that ship: {shipped}")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PmqError(f"search space {str(path)!r} is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict):
-        raise PmqError(f"search space {str(path)!r} is no mapping of keys; see search_spaces/default.yaml")
-    return validated(SpaceFile, data, f"search space {str(path)!r}")
+        raise PmqError(f"search space {shown(name)} is no file and not one of those that ship: {shipped}")
+    return validated(SpaceFile, read_yaml(path, "search space"), f"search space {quoted(path)}")

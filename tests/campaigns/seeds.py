@@ -29,17 +29,20 @@ FEW = ["--recipe", "minmax", "--calib-images", "4", "--held-out", "8", "--rounds
 JOURNALED = ["search", "--out", "journaled", "--resume", "--space", "little.yaml", "--budget", "size=0.6MB", *FEW]
 FINETUNE = ["finetune", "pruned", "--out", "tuned", "--resume", "--epochs", "1", "--held-out", "8", "--train-images", "8"]
 FINETUNE += ["--batch-size", "8", "--limit", "8", "--json"]
+SEARCH = (
+    "search --out made --resume --space little.yaml --budget size=0.6MB --calib-images 6 --held-out 12 --rounds 2 --max-evals 8 "
+    "--recipe minmax --json"
+)
 CLOUD = 200  # points of a run's cloud that are kept
 GENERATIONS = 4  # of the front's evolution, which takes most of a small search and reads no file
 
 
 def hurry() -> None:
     """Let searches of this process evolve their fronts for a few generations only."""
-    from functools import partial
+    from pmq.search.nsga2 import nsga2
 
-    import pmq.api.points as points
-
-    points.nsga2 = partial(points.nsga2, generations=GENERATIONS)
+    *others, _, population, seed = nsga2.__defaults__ or ()
+    nsga2.__defaults__ = (*others, GENERATIONS, population, seed)
 
 
 def command(*line: str) -> None:
@@ -76,6 +79,7 @@ def make_seeds(folder: Path, run: Path | None = None) -> None:
         _latency_table(folder / "latency.json")
         command("search", "--out", "timed", "--space", "two.yaml", "--latency", "latency.json", "--budget", "latency=2ms", *FEW)
         command(*JOURNALED)
+        command(*SEARCH.split())
         command(
             "prune",
             "--importance",
@@ -105,7 +109,7 @@ def make_seeds(folder: Path, run: Path | None = None) -> None:
             "deploy",
             "--json",
         )
-        for made in ("run", "timed", "journaled", "pruned", "tuned"):
+        for made in ("run", "made", "timed", "journaled", "pruned", "tuned"):
             (folder / made / "report.html").unlink(missing_ok=True)
             shutil.rmtree(folder / made / "plots", ignore_errors=True)
         shutil.copytree(folder / "deploy", folder / "run" / "deploy" / "onnxruntime", ignore=shutil.ignore_patterns("*.onnx"))

@@ -195,14 +195,17 @@ def test_allocation_of_another_model(run: Path, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["agreement"] > 90
 
 
-def test_interrupted_runs_say_how_to_go_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pmq", "search", "--out", str(tmp_path / "run")]
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_runs_say_how_to_go_on(number: int, status: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pmq", "search", *QUICK, "--out", str(tmp_path / "run")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "run" / "journal.jsonl").exists():
+    journal = tmp_path / "run" / "journal.jsonl"
+    while not (journal.exists() and b"\n" in journal.read_bytes()):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, told = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == status
+    assert f"what was measured is kept in '{tmp_path}/run'" in told.splitlines()[-1]
     assert "--resume" in told.splitlines()[-1]
     assert "Traceback" not in told
 

@@ -218,7 +218,7 @@ def test_names_alike_but_for_case_have_an_order(tmp_path: Path) -> None:
 def test_an_empty_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path / "a" / "x.png")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(PmqError, match="name is empty"):
+    with pytest.raises(PmqError, match="is empty"):
         open_data("", INFO)
     with pytest.raises(PmqError, match="does not exist"):
         open_data("x" * 5000, INFO)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pmq.core.errors import PmqError
 from pmq.core.files import write_text
+from pmq.core.own_files import check_output
 from pmq.report.page.payload import payload
 from pmq.report.run_data import RunData
 
@@ -31,7 +32,7 @@ def write_page(runs: Sequence[Path | str], out: Path | str | None = None) -> Pat
     if not found:
         raise PmqError("no run to report on; name its directory")
     name = NAME if len(found) == 1 else COMPARED
-    target = Path(out) if out is not None else found[0].path / name
+    target = check_output(Path(out) if out is not None else found[0].path / name, ".html")
     return write_text(target, render([payload(run, alone=len(found) == 1) for run in found]))
 
 

@@ -31,7 +31,8 @@ function allocationOf(run, point) {
   const achieved = Object.fromEntries(run.axes.map((a) => [a.key, point[a.key]]));
   const components = Object.fromEntries(Object.keys(base.components).map((name) => [name, { ...found.components[name], parameters: null }]));
   const pruning = searched ? { ...base.pruning, units: found.units, weights_sha256: null, parameters: null } : base.pruning;
-  return { ...base, components, pruning, patches: null, metrics, tensors_sha256: null, budget: { ...base.budget, achieved } };
+  const inventory = searched ? null : base.inventory; // of a model as wide as the chosen one
+  return { ...base, components, inventory, pruning, patches: null, metrics, tensors_sha256: null, budget: { ...base.budget, achieved } };
 }
 
 function download(name, text) {

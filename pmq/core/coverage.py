@@ -1,0 +1,96 @@
+"""How much of a model a search decides about, and what it leaves in FP32."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pmq.core.bits import FP32
+from pmq.core.choice import Choice
+from pmq.core.component import Inventory, Operator
+from pmq.core.errors import PmqError
+from pmq.core.progress import message
+
+#: percent of a model's multiply-accumulates and weight bytes below which a search warns, and below which it does not start
+ENOUGH, LEAST = 90.0, 50.0
+#: what is outside, named in a line
+_NAMED = 4
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Percent of a model that is searched.
+
+    Attributes:
+        macs_searched: of its multiply-accumulates.
+        bytes_searched: of the bytes of its parameters.
+        outside: what else multiplies, in words, with its percent of the multiply-accumulates; the largest first.
+    """
+
+    macs_searched: float
+    bytes_searched: float
+    outside: list[tuple[str, float]]
+
+    def __str__(self) -> str:
+        return f"{_percent(self.macs_searched)} of multiply-accumulates and {_percent(self.bytes_searched)} of weight bytes"
+
+    @property
+    def told(self) -> str:
+        """What is outside, in a line."""
+        named = [f"{what} {_percent(percent)}" for what, percent in self.outside[:_NAMED]]
+        others = self.outside[_NAMED:]
+        if others:
+            named.append(f"{len(others)} other kinds {_percent(sum(percent for _, percent in others))}")
+        if self.bytes_searched < ENOUGH:
+            named.append(f"{_percent(100 - self.bytes_searched)} of weight bytes")
+        return ", ".join(named)
+
+
+def coverage(inventory: Inventory, choices: Mapping[str, Sequence[Choice]] | None = None) -> Coverage:
+    """Tell how much of a model components can be chosen for: those of ``choices``, or all.
+
+    A product is searched if one of its operands may have less than 32 bits. An inventory that did not count all
+    multiply-accumulates knows of its own alone.
+    """
+    chosen = {name for name in inventory.names if choices is None or any(choice.bits < FP32 for choice in choices.get(name, ()))}
+    outside: Counter[str] = Counter()
+    for operator in inventory.operators:
+        if chosen.isdisjoint(operator.operands):
+            outside[f"{_kind(operator, inventory)} at 32 bits"] += operator.macs
+    for entry in inventory.uncovered:
+        outside[entry.reason] += entry.macs
+    total = max(inventory.total_macs, inventory.macs, 1)
+    weights = [component for component in inventory if component.slot == "weight"]
+    held = sum(component.numel * 4 for component in weights)
+    searched = sum(component.numel * 4 for component in weights if component.name in chosen)
+    macs = sum(operator.macs for operator in inventory.operators if not chosen.isdisjoint(operator.operands))
+    percents = [(what, 100 * macs / total) for what, macs in outside.most_common() if macs]
+    return Coverage(100 * macs / total, 100 * searched / max(held + inventory.rest_bytes, 1), percents)
+
+
+def check_coverage(found: Coverage, partial: bool = False) -> None:
+    """Say how much is searched; warn where much is outside.
+
+    Raises:
+        PmqError: less than half is searched, and that is not meant to be ``partial``.
+    """
+    least = min(found.macs_searched, found.bytes_searched)
+    if least < LEAST and not partial:
+        raise PmqError(f"only {found} can be searched; outside: {found.told}; --partial goes on nevertheless")
+    message(f"searched: {found}" if least >= ENOUGH else f"warning: searched: {found}; stays FP32: {found.told}")
+
+
+def _kind(operator: Operator, inventory: Inventory) -> str:
+    first = inventory[operator.operands[0]]
+    return first.kind if first.slot == "weight" else operator.name.rpartition(".")[2]
+
+
+def _percent(value: float) -> str:
+    """A decimal, rounded down: what is not all is never called all.
+
+    >>> _percent(99.97), _percent(100.0)
+    ('99.9 %', '100.0 %')
+    """
+    return f"{math.floor(round(value, 6) * 10) / 10:.1f} %"

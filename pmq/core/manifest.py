@@ -1,0 +1,193 @@
+"""The manifest of a run: what was asked, how it went, and what its files were; typed when it is read."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pmq.core.allocation import ModelInfo
+from pmq.core.errors import PmqError
+from pmq.core.files import is_dir, is_file, quoted, read_json, write_text
+from pmq.core.own_files import MANIFEST, hashes
+from pmq.core.progress import message
+from pmq.core.recipe import Recipe
+from pmq.core.validation import validated
+
+#: in the manifest of a search that finished
+CHOOSES = "chosen"
+#: in the manifest of a pruned model, whose chosen allocation is in FP32
+PRUNED = "pruned"
+
+
+class _Lenient(BaseModel):
+    """What is not known here, an older or a newer version wrote."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class Command(_Lenient):
+    """How a run was started: the line, and the flags that say which model and images."""
+
+    line: str | None = None
+    model: str | None = None
+    checkpoint: str | None = None
+    num_classes: int | None = Field(default=None, ge=0)
+    pretrained: bool | None = None
+    data: str | None = None
+    split: str | None = None
+    crop_pct: float | None = Field(default=None, gt=0, le=1)
+
+
+class Ranking(_Lenient):
+    """Kendall's tau of predictions, with its interval, over ``n`` allocations."""
+
+    tau: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+class Figures(_Lenient):
+    """What a pruned model was evaluated to, and what it costs."""
+
+    top1: float | None = None
+    agreement: float | None = None
+    kl: float | None = None
+    feature_error: float | None = None
+    size_bytes: float | None = None
+    bit_ops: float | None = None
+
+
+class Images(_Lenient):
+    """Which images, and how many."""
+
+    sha256: str
+    n_images: int
+
+
+class Asked(_Lenient):
+    """The settings of a search."""
+
+    model: ModelInfo
+    budget: str
+    space: dict[str, Any]
+    recipe: Recipe
+    metric: str
+    widths: list[Any] | None = None
+    latency: str | None = None
+    held_out: Images | None = None
+    seed: int | None = None
+    batch_size: int | None = None
+    device: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+class Manifest(_Lenient):
+    """A manifest.
+
+    Attributes:
+        settings: what determines the result; :meth:`asked` are those of a search.
+        command: how it was started.
+        chosen: the chosen allocation's file, once a search has finished.
+        pruned: figures of a pruned model, once it is made.
+        limits: the budget in figures.
+        ranking: how well predictions ranked what was simulated.
+        seconds: that its parts took.
+        resumed: whether an earlier process did part of it.
+        macs_searched: percent of the multiply-accumulates that the search decided about.
+        files: SHA-256 of its results.
+    """
+
+    settings: dict[str, Any] = Field(default_factory=dict)
+    command: Command | None = None
+    chosen: str | None = None
+    pruned: Figures | None = None
+    limits: dict[str, float | None] = Field(default_factory=dict)
+    ranking: dict[str, Ranking] = Field(default_factory=dict)
+    seconds: dict[str, float] = Field(default_factory=dict)
+    resumed: bool = False
+    macs_searched: float | None = Field(default=None, ge=0, le=100)
+    files: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether what was to be made is there."""
+        return self.chosen is not None or self.pruned is not None
+
+    def asked(self, run: Path) -> Asked:
+        """The settings, of the search in ``run``."""
+        return validated(Asked, self.settings, f"settings in {quoted(run / MANIFEST)}")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a finished run's manifest.
+
+    Raises:
+        PmqError: ``path`` is no run directory, or the run did not finish, or its manifest is damaged.
+    """
+    if not is_file(path / MANIFEST):
+        raise PmqError(f"{quoted(path)} is no run directory: it has no manifest.json; `pmq search` makes one")
+    manifest = known_manifest(path)
+    if not manifest.finished:
+        raise PmqError(f"the run in {quoted(path)} did not finish; go on with `pmq search --resume --out {path}`")
+    return manifest
+
+
+def known_manifest(path: Path) -> Manifest:
+    """The manifest of a folder as far as it goes; an empty one of a folder that has none."""
+    return validated(Manifest, read_facts(path), f"manifest {quoted(path / MANIFEST)}")
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What the manifest of a folder holds, whatever it is; nothing where there is none."""
+    file = path / MANIFEST
+    facts: dict[str, Any] = _plain(read_json(file, "manifest", lenient=True)) if is_file(file) else {}
+    return facts
+
+
+def add_to_manifest(path: Path, facts: dict[str, Any]) -> None:
+    """Add facts to the manifest of a folder, which has one from here on; with the outcome, the hashes of its files."""
+    if CHOOSES in facts or PRUNED in facts:
+        facts = facts | {"files": hashes(path)}
+    write_text(path / MANIFEST, json.dumps(read_facts(path) | _plain(facts), indent=1, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    if isinstance(value, dict):
+        return {key: _plain(of) for key, of in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(of) for of in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a folder holds a run that finished, or a pruned model."""
+    return known_manifest(path).finished
+
+
+def is_pruned(path: Path) -> bool:
+    """Whether a folder holds a pruned model, and no search."""
+    return known_manifest(path).pruned is not None
+
+
+def latest_run(results: Path) -> Path:
+    """Find the run below ``results`` that finished last; what cannot be read is told and passed over.
+
+    Raises:
+        PmqError: there is none.
+    """
+    found: dict[Path, float] = {}
+    for file in sorted(results.glob(f"*/*/{MANIFEST}")) if is_dir(results) else []:
+        try:
+            if known_manifest(file.parent).chosen is not None:
+                found[file.parent] = file.stat().st_mtime
+        except (PmqError, OSError) as error:  # the latter of what was removed meanwhile
+            message(f"passed over: {error}")
+    if not found:
+        raise PmqError(f"no finished run below {quoted(results)}; make one with `pmq search`")
+    return max(found, key=lambda run: found[run])

@@ -1,0 +1,120 @@
+"""What each quantizer must be given, and which tensors it is for: told without torch, for those who read allocations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pmq.core.choice import FLOATS, Choice
+
+#: powers that levels may grow by
+ROOTS = (1, 2, 4)
+#: the largest integer under a level of a codebook
+TOP = 255
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Parameters of a quantizer: ``own`` have a value for each scale, ``shared`` one for all, ``levels`` one for each level."""
+
+    own: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    levels: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.own, *self.shared, *self.levels)
+
+
+QUANTIZERS: Mapping[str, Needs] = {
+    "affine": Needs(own=("scale", "zero_point")),
+    "log": Needs(own=("scale",), shared=("root",)),
+    "power": Needs(own=("low", "high"), shared=("root",)),
+    "codebook": Needs(shared=("scale", "zero_point"), levels=("levels",)),
+    "dynamic": Needs(),
+    **{name: Needs() for name in FLOATS},
+    "none": Needs(),
+}
+#: those that a weight may have
+OF_WEIGHTS = ("affine", *FLOATS)
+
+
+def why_unfit(slot: str, quantizer: str, granularity: str) -> str | None:
+    """Say why a component in ``slot`` (``weight``, ``input``, ``q`` ...) cannot have a quantizer or granularity, if so.
+
+    >>> why_unfit("weight", "log", "channel")
+    "quantizer 'log' is for activations; weights take affine, half, bfloat16"
+    """
+    if quantizer not in QUANTIZERS:
+        return f"quantizer {quantizer!r} is not one of {', '.join(sorted(set(QUANTIZERS) - {'none'}))}"
+    if quantizer == "none":
+        return None
+    if slot == "weight":
+        if granularity == "head":
+            return "granularity 'head' is for q, k, v and softmax; weights take tensor, channel or group"
+        told = f"quantizer {quantizer!r} is for activations; weights take {', '.join(OF_WEIGHTS)}"
+        return None if quantizer in OF_WEIGHTS else told
+    if quantizer == "dynamic":
+        return None
+    if granularity not in ("tensor", "head"):
+        return f"granularity {granularity!r}; activations take tensor, and q, k, v and softmax also head"
+    if granularity == "head" and slot not in ("q", "k", "softmax", "v"):
+        return "granularity 'head' is for q, k, v and softmax; use tensor"
+    if quantizer == "log" and slot != "softmax":
+        return "quantizer 'log' is for softmax outputs, which are not negative; use affine or power"
+    if quantizer == "codebook" and granularity != "tensor":
+        return "quantizer 'codebook' has one table a tensor; use granularity tensor"
+    return None
+
+
+def why_wrong(choice: Choice, parameters: Mapping[str, Sequence[float]] | None, scales: int | None) -> str | None:
+    """Say what is wrong with the parameters of a quantized activation, if anything is.
+
+    Args:
+        choice: how it is quantized; its quantizer is one that there is.
+        parameters: by name.
+        scales: how many it has; ``None`` where that is not known.
+
+    >>> why_wrong(Choice(bits=4), {"scale": [0.1]}, 1)
+    'zero_point is missing'
+    """
+    needs, found = QUANTIZERS[choice.quantizer], parameters or {}
+    for name in needs.names:
+        if name not in found:
+            return f"{name} is missing"
+    unknown = sorted(set(found) - set(needs.names))
+    if unknown:
+        return f"{unknown[0]} is no parameter of quantizer {choice.quantizer!r}, which takes {', '.join(needs.names) or 'none'}"
+    scales = scales or max((len(found[name]) for name in needs.own), default=1)
+    wanted = dict.fromkeys(needs.own, scales) | dict.fromkeys(needs.shared, 1) | dict.fromkeys(needs.levels, 2**choice.bits)
+    for name, count in wanted.items():
+        if len(found[name]) != count or not count:
+            return f"{name} has {len(found[name])} values, not {count}"
+        reason = _why_no(name, found[name], choice)
+        if reason:
+            return f"{name} {reason}"
+    if "low" in found and any(low > high for low, high in zip(found["low"], found["high"], strict=True)):
+        return "low is above high"
+    return None
+
+
+def _why_no(name: str, values: Sequence[float], choice: Choice) -> str | None:
+    if not all(map(math.isfinite, values)):
+        return "is not finite"
+    if name == "scale":
+        return None if min(values) > 0 else "is not positive"
+    if name == "root":
+        return None if set(values) <= set(ROOTS) else f"is not one of {', '.join(map(str, ROOTS))}"
+    if name in ("zero_point", "levels"):
+        top = TOP if choice.quantizer == "codebook" else 2**choice.bits - 1
+        if not _whole(values, top):
+            return f"is no integer from 0 to {top}"
+        if name == "levels" and list(values) != sorted(values):
+            return "do not rise"
+    return None
+
+
+def _whole(values: Iterable[float], top: int) -> bool:
+    return all(value == int(value) and 0 <= value <= top for value in values)

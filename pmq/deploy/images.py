@@ -1,0 +1,93 @@
+"""Images as a model file wants them, prepared as timm's evaluation does. No torch here."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from pmq.core.errors import PmqError, one_line
+from pmq.core.files import quoted, read_bytes
+from pmq.deploy.labels import Preprocess
+
+#: bytes of an image file, at most
+MOST = 1 << 30
+#: what decoders of damaged images raise
+DAMAGED = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError)
+DAMAGED += (struct.error, zlib.error)
+#: what they raise where an image is large beyond reason
+HUGE = (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError)
+
+
+def load_image(path: Path, preprocess: Preprocess) -> NDArray[np.float32]:
+    """Read an image ``(1, C, H, W)``: resized, its middle cut out, normalised.
+
+    Raises:
+        PmqError: it cannot be read, or is too large, or much longer than wide.
+    """
+    channels, height, width = preprocess.input_size
+    image = _decoded(path, "L" if channels == 1 else "RGB")
+    shape = _resized(image.size, preprocess)
+    if shape[0] * shape[1] > _most_pixels():
+        said = f"{image.width} x {image.height}, which would be {shape[0]} x {shape[1]} before its middle is cut out"
+        raise PmqError(f"image {quoted(path)} is {said}: more than {_most_pixels()} pixels; crop it first")
+    resized = image.resize(shape, Image.Resampling[preprocess.interpolation.upper()])
+    edge = [round(255 * min(max(v, 0), 1)) if preprocess.crop_mode == "border" else 0 for v in preprocess.mean]
+    cut = Image.new(resized.mode, (width, height), edge[0] if channels == 1 else tuple(edge))
+    cut.paste(resized, (_offset(width, resized.width), _offset(height, resized.height)))
+    values = np.asarray(cut, np.float32).reshape(height, width, channels) / 255
+    values = (values - np.array(preprocess.mean, np.float32)) / np.array(preprocess.std, np.float32)
+    return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
+
+
+def _decoded(path: Path, mode: str) -> Image.Image:
+    content = read_bytes(path, "image", most=MOST)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content)) as opened:
+                image = opened.convert(mode)
+    except HUGE:
+        raise PmqError(
+            f"image {quoted(path)} is too large to be read: at most {_most_pixels()} pixels are; make it smaller"
+        ) from None
+    except UnidentifiedImageError:
+        raise PmqError(f"image {quoted(path)} cannot be read: it is no image of a known format") from None
+    except DAMAGED as error:
+        raise PmqError(f"image {quoted(path)} cannot be read: {one_line(error)}") from None
+    if 0 in image.size:
+        raise PmqError(f"image {quoted(path)} cannot be read: it has no pixels")
+    return image
+
+
+def _most_pixels() -> int:
+    """Pixels of an image, at most: Pillow's own limit."""
+    return Image.MAX_IMAGE_PIXELS or 1 << 27
+
+
+def _resized(size: tuple[int, int], preprocess: Preprocess) -> tuple[int, int]:
+    """Width and height that an image of another width and height has before its middle is cut out."""
+    _, height, width = preprocess.input_size
+    wide, high = int(width / preprocess.crop_pct), int(height / preprocess.crop_pct)
+    if preprocess.crop_mode == "squash":  # both sides, whatever becomes of the aspect
+        return wide, high
+    if preprocess.crop_mode == "border":  # all of it, with a border where it is narrower
+        ratio = max(size[0] / wide, size[1] / high)
+    elif wide != high:
+        ratio = min(size[0] / wide, size[1] / high)
+    else:  # the shorter side to the size over the crop, the other rounded down
+        short = min(size)
+        return int(wide * size[0] / short), int(high * size[1] / short)
+    return max(round(size[0] / ratio), 1), max(round(size[1] / ratio), 1)
+
+
+def _offset(side: int, found: int) -> int:
+    """Where an image begins in its frame: margins are rounded to the nearest even, borders down."""
+    return -round((found - side) / 2) if found >= side else (side - found) // 2
