@@ -197,7 +197,8 @@ def test_allocation_of_another_model(run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_runs_say_how_to_go_on(number: int, status: int, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pmq", "search", *QUICK, "--out", str(tmp_path / "run")]
+    cheap = ["--budget", "6bit", "--space", "w4a8", "--recipe", "minmax", "--metric", "sqnr"]
+    command = [sys.executable, "-m", "pmq", "search", *QUICK[:4], *cheap, "--out", str(tmp_path / "run")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     journal = tmp_path / "run" / "journal.jsonl"
     while not (journal.exists() and b"\n" in journal.read_bytes()):
