@@ -41,13 +41,13 @@ class Contest:
         self,
         space: Space,
         limits: dict[str, Limits],
-        one_budget: str,
+        one_budget: tuple[str, Limits],
         probe: Probe,
         judge: Judge,
         truth: Judge,
         run: RunDir | None,
     ) -> None:
-        self.space, self.limits, self.one_budget = space, limits, one_budget
+        self.space, self.limits, (self.one_budget, self._one_limits) = space, limits, one_budget
         self.probe, self.judge, self.truth, self._run = probe, judge, truth, run
         self.error = probe.task.error_name
         self.default = f"{ROUNDS_OF}+rounds"
@@ -61,7 +61,7 @@ class Contest:
     def draw(self, count: int, seed: int) -> None:
         """Draw allocations and simulate them."""
         rng = np.random.default_rng(seed)
-        at_one = random_at_budget(self._costs, self.limits[self.one_budget], count, rng)
+        at_one = random_at_budget(self._costs, self._one_limits, count, rng)
         self._genomes: Genomes = np.concatenate([random_genomes(self._costs, count, rng), at_one])
         self._one = np.arange(len(self._genomes)) >= count
         told = [self._truth(self.space.assignment(g)) for g in track(self._genomes, "simulating random allocations")]
@@ -84,19 +84,19 @@ class Contest:
         self._tables[name] = tables = Tables.build(self.space, table)
         start = self.space.genome(base) if base and METRICS[metric].relative else None
         near = None if start is None else trust_region(start)
-        optima = {b: _optimum(tables, self.limits[b], near) for b in self.limits if b != self.one_budget}
+        optima = {b: _optimum(tables, self.limits[b], near) for b in self.limits}
         self._add(name, tables, table.seconds, {b: self.space.assignment(g) for b, g in optima.items() if g is not None})
 
     def enter_rounds(self) -> None:
         """Search by rounds at every budget, as ``pmq search`` does."""
         optima, seconds, tables = {}, [], self._costs
         probe = Probe(self.probe.simulator, self.probe.images, self.probe.task, {}, self.probe.batch_size, self.probe.seed)
-        for budget, limits in self.limits.items():
+        for budget, limits in [*self.limits.items(), (None, self._one_limits)]:
             start = time.perf_counter()
             trials = Trials(self.judge, self.space, None, Effort())
             going = Rounds(probe, ROUNDS_OF, self.space, limits, trials, None)
             going.run(compared_candidates(self.space, going.tables, limits))
-            if budget == self.one_budget:
+            if budget is None:
                 tables = going.tables
                 continue
             seconds.append(time.perf_counter() - start)
@@ -112,8 +112,6 @@ class Contest:
         rng = np.random.default_rng(seed + 1)
         rows: dict[str, dict[str, Assignment]] = {"uniform": {}, "random": {}}
         for budget, limits in self.limits.items():
-            if budget == self.one_budget:
-                continue
             uniform = largest_uniform(self.space, self._costs, limits)
             if uniform is not None:
                 rows["uniform"][budget] = self.space.assignment(uniform.genome)
@@ -123,7 +121,7 @@ class Contest:
         if "sqnr" not in self._tables:
             self._tables["sqnr"] = Tables.build(self.space, measure(self.probe, self.space.choices, "sqnr", self._run, "sqnr/"))
         tables = self._tables["sqnr"]
-        lowered = {b: greedy(tables, limits) for b, limits in self.limits.items() if b != self.one_budget}
+        lowered = {b: greedy(tables, limits) for b, limits in self.limits.items()}
         rows["greedy_sqnr"] = {b: self.space.assignment(g) for b, g in lowered.items() if g is not None}
         for name, optima in rows.items():
             self._add(name, None, float("nan"), optima)

@@ -123,7 +123,7 @@ def rank(
     subject = Subject.of(model, device, calib, task=task).scaled(calib)
     laid_out = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, how.estimator)
     check_quantizers(laid_out)
-    limits = {text: resolve_budget(Budget.parse(text), laid_out) for text in (*budgets, one_budget)}
+    *limits, one = [(text, resolve_budget(Budget.parse(text), laid_out)) for text in (*budgets, one_budget)]
     run = None
     if out is not None:
         settings: dict[str, Any] = {"model": subject.info.model_dump(), "space": laid_out.file.model_dump(exclude_none=True)}
@@ -134,8 +134,8 @@ def rank(
         simulator.prepare(laid_out.choices)
         contest = Contest(
             laid_out,
-            limits,
-            one_budget,
+            dict(limits),
+            one,
             Probe(simulator, probed, subject.task, {}, batch_size, seed, keep_outputs=True),
             Judge(simulator, judged, subject.task, batch_size),
             Judge(simulator, unseen, subject.task, batch_size),
