@@ -66,9 +66,9 @@ TABLES = ("made/sensitivity.csv", "made/front.csv", "made/points.csv", *CHOSEN)
 
 COMMANDS = (
     Command("search", SEARCH, exact=TABLES, share=6),
-    Command("search best", SEARCH.replace("minmax", "best"), exact=TABLES, share=2),
+    Command("search best", SEARCH.replace("minmax", "best"), exact=TABLES, share=1),
     Command("search --resume", SEARCH, ("made",), TABLES, share=4, half=True),
-    Command("search RUN", "search run --resume --budget 5bit --json", ("run",), ("run/allocations/5bit.json",)),
+    Command("search RUN", "search run --resume --budget 5bit --json", ("run",), ("run/allocations/5bit.json",), share=4),
     Command(
         "sensitivity",
         "sensitivity --space little.yaml --metric sqnr --calib-images 4 --out made.csv --json",
@@ -82,7 +82,7 @@ COMMANDS = (
         share=2,
     ),
     Command("evaluate", "evaluate w8a8,fp32 --recipe minmax --limit 64 --results-file made.csv --json"),
-    Command("patches", "patches run --kind static --out made.json --json", ("run",), ("made.json", "made.safetensors"), share=2),
+    Command("patches", "patches run --kind static --out made.json --json", ("run",), ("made.json", "made.safetensors"), share=1),
     Command("prune", "prune --ratio 0.25 --calib-images 16 --limit 32 --out made --json", exact=CHOSEN),
     Command(
         "finetune",
@@ -92,9 +92,9 @@ COMMANDS = (
         share=4,
     ),
     Command("export", "export run --out made.json --json", ("run",), ("made.json", "made.safetensors", "made.schema.json")),
-    Command("plot", "plot run --out made --json", ("run",)),
+    Command("plot", "plot run --out made --json", ("run",), share=2),
     Command("report", "report run --out made.html --no-figures --json", ("run",)),
     Command("profile", "profile --rounds 3 --out made.json --json", share=1),
-    Command("deploy", "deploy w8a8 --limit 8 --calib-images 4 --recipe minmax --rounds 3 --out made --json", share=2),
+    Command("deploy", "deploy w8a8 --limit 8 --calib-images 4 --recipe minmax --rounds 3 --out made --json", share=1),
     Command("run", "run model.onnx image.png --json", ("model.onnx", "image.png"), share=1),
 )
