@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import struct
 import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +12,11 @@ from PIL import Image, UnidentifiedImageError
 
 from pmq.core.errors import PmqError, one_line
 from pmq.core.files import quoted, read_bytes
+from pmq.core.picture import DAMAGED, converted
 from pmq.deploy.labels import Preprocess
 
 #: bytes of an image file, at most
 MOST = 1 << 30
-#: what decoders of damaged images raise
-DAMAGED = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError)
-DAMAGED += (struct.error, zlib.error)
 #: what they raise where an image is large beyond reason
 HUGE = (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError)
 
@@ -53,7 +49,7 @@ def _decoded(path: Path, mode: str) -> Image.Image:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content)) as opened:
-                image = opened.convert(mode)
+                image = converted(opened, mode)
     except HUGE:
         raise PmqError(
             f"image {quoted(path)} is too large to be read: at most {_most_pixels()} pixels are; make it smaller"
