@@ -17,7 +17,8 @@ from pmq.api.modes import undisturbed
 from pmq.api.pruned import load_pruned
 from pmq.api.subject import take_in
 from pmq.core import Allocation, PmqError
-from pmq.core.files import write_bytes
+from pmq.core.errors import one_line
+from pmq.core.files import is_file, quoted, write_bytes
 from pmq.core.kept import keep
 from pmq.core.progress import message, track
 from pmq.core.rundir import CHOSEN, RunDir
@@ -133,13 +134,17 @@ def finetune(
 
 def _reached(state: Path, distiller: Distiller) -> tuple[list[float], TensorFile]:
     """Go on from what a killed run had reached, if there is any: its history, and its best parameters."""
-    if not state.is_file():
+    if not is_file(state):
         return [], TensorFile.of({})
-    arrays = TensorFile(state.read_bytes()).arrays()
+    arrays = TensorFile.read(state).arrays()
     keep(state.parent, *KEPT)
-    distiller.restore(arrays)
+    try:
+        distiller.restore(arrays)
+        history = [float(error) for error in arrays["history"]]
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:  # of tensors that are missing, or of other shapes
+        raise PmqError(f"{quoted(state)} is not of this model: {one_line(error)}; remove it to begin anew") from None
     best = {name.removeprefix("best/"): array for name, array in arrays.items() if name.startswith("best/")}
-    return arrays["history"].tolist(), TensorFile.of(best)
+    return history, TensorFile.of(best)
 
 
 @torch.no_grad()

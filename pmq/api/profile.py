@@ -10,6 +10,8 @@ from pmq.api.modes import undisturbed
 from pmq.api.subject import Subject
 from pmq.api.widths import Shapes, groups_of
 from pmq.core import PmqError
+from pmq.core.files import is_file
+from pmq.core.own_files import check_output
 from pmq.core.progress import message
 from pmq.cost import LatencyTable
 from pmq.deploy import TARGETS
@@ -47,6 +49,8 @@ def profile(
     Raises:
         PmqError: the target's packages are missing, or the space has a choice that it does not run.
     """
+    if out is not None:
+        check_output(Path(out), ".json")
     runtime = TARGETS[target]
     runtime.require()
     subject = Subject.of(model, "cpu")
@@ -84,7 +88,7 @@ def known_latency(
     """
     name = model_label(model)
     path = table or latency_path(results, name, target, threads)
-    if table is None and not path.is_file():
+    if table is None and not is_file(path):
         message(f"no latency table {str(path)!r} yet: profiling")
         return profile(model, target, threads=threads, prune=prune, out=path)
     found = LatencyTable.load(path)

@@ -21,8 +21,9 @@ from pmq.api.subject import CALIB_IMAGES, HELD_OUT
 from pmq.bench.pruning import ROUND_TO, STRUCTURES
 from pmq.bench.subject import opened, parser
 from pmq.core import Allocation
-from pmq.core.files import write_csv
+from pmq.core.files import quoted, read_json, write_csv
 from pmq.core.rundir import CHOSEN, DEPLOYMENT
+from pmq.core.validation import validated
 from pmq.deploy import TARGETS
 from pmq.deploy.deployment import Deployment
 from pmq.deploy.timing import interleaved, median_spread
@@ -55,7 +56,8 @@ def main() -> None:
         if not (folder / DEPLOYMENT).is_file():
             what, module, how = make()
             pmq.deploy(module, what, args.target, judged, folder, crop_pct=args.crop_pct, reference=model, **how)
-        made[name] = Deployment.model_validate_json((folder / DEPLOYMENT).read_text())
+        path = folder / DEPLOYMENT
+        made[name] = validated(Deployment, read_json(path, "deployment"), f"deployment {quoted(path)}")
     target, image = TARGETS[args.target], judged[:1]
     sessions = {name: target.session(_folder(args, name) / of.file) for name, of in made.items()}
     times = interleaved({name: (lambda s=s: s(image.numpy())) for name, s in sessions.items()}, args.rounds)  # type: ignore[misc]

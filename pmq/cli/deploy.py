@@ -48,7 +48,7 @@ def deploy(
     from pmq.deploy.profile import fingerprint
 
     name = str(latest_or(None, results)) if what == "latest" else what
-    item = read_what(name)
+    item = read_what(name, carried_out=not recalibrate)
     allocations = [item] if isinstance(item, Allocation) else []
     target = target or next((a.target for a in allocations if a.target), "onnxruntime")
     TARGETS[target].require()

@@ -47,13 +47,14 @@ def evaluate(
     from pmq.api.evaluate import read_what
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
-    from pmq.core.files import check_target, write_csv
+    from pmq.core.files import write_csv
+    from pmq.core.own_files import check_output
     from pmq.core.progress import track
 
     names = [str(latest_or(None, results)) if name == "latest" else name for name in what.split(",")]
     if results_file is not None:
-        check_target(results_file)
-    items = [read_what(name) for name in names]
+        check_output(results_file, ".csv", [*names, checkpoint])
+    items = [read_what(name, carried_out=not recalibrate) for name in names]
     allocations = [item for item in items if isinstance(item, Allocation)]
     flags = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "pretrained": pretrained}
     given = remembered(names, allocations, **flags, data=data, split=split, crop_pct=crop_pct)

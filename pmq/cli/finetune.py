@@ -44,7 +44,7 @@ def finetune(
     from pmq.api.finetune import finetune as run_finetune
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
-    from pmq.core.files import check_target
+    from pmq.core.files import check_target, is_dir
     from pmq.core.rundir import CHOSEN, PRUNED, add_to_manifest
     from pmq.models.create import check_named
 
@@ -53,7 +53,7 @@ def finetune(
         raise PmqError(f"{pruned!r} is no pruned model; `pmq prune` writes one")
     flags = {"model": pruned, "checkpoint": checkpoint, "data": data, "split": split, "crop_pct": crop_pct}
     given = of_pruned(flags) | {"model": check_named(allocation.model.name), "num_classes": num_classes, "pretrained": pretrained}
-    folder = out or Path(f"{Path(pruned) if Path(pruned).is_dir() else Path(pruned).with_suffix('')}-finetuned")
+    folder = out or Path(f"{Path(pruned) if is_dir(Path(pruned)) else Path(pruned).with_suffix('')}-finetuned")
     check_target(folder / CHOSEN)
     if given["checkpoint"] is not None:
         given["checkpoint"] = Path(given["checkpoint"])

@@ -39,7 +39,8 @@ def patches(
     from pmq.api.subject import CALIB_IMAGES, HELD_OUT
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
-    from pmq.core.files import check_target
+    from pmq.core.files import is_dir
+    from pmq.core.own_files import check_output
     from pmq.core.rundir import CHOSEN
 
     check_kind(kind, score)
@@ -47,8 +48,9 @@ def patches(
     allocation = read_what(name)
     if not isinstance(allocation, Allocation):
         raise PmqError(f"{what!r} is no allocation; give the file or the run of one, which `pmq search` writes")
-    file = Path(name) / CHOSEN if Path(name).is_dir() else Path(name)
-    target = check_target(out or file.with_name(f"patches-{kind}.json"))
+    file = Path(name) / CHOSEN if is_dir(Path(name)) else Path(name)
+    inputs = [file, file.with_suffix(".safetensors"), checkpoint]
+    target = check_output(out or file.with_name(f"patches-{kind}.json"), ".json", inputs, (".safetensors",))
     flags = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "pretrained": pretrained}
     run = run_of(name)
     given = remembered([str(run or name)], [allocation], **flags, data=data, split=None, crop_pct=crop_pct)

@@ -32,8 +32,11 @@ def profile(
     from pmq.api.profile import profile as run_profile
     from pmq.cli.subject import open_model
     from pmq.core.files import check_target
+    from pmq.core.own_files import check_output
     from pmq.models import model_label
 
+    if out is not None:
+        check_output(out, ".json", [model, checkpoint])  # before the model is loaded
     module = open_model(model, checkpoint, num_classes, pretrained)
     name = model_label(module)
     path = check_target(out or latency_path(results, name, target, threads, batch_size))

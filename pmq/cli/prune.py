@@ -60,9 +60,9 @@ def prune(
     from pmq.api.pruned import load_pruned
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
-    from pmq.core.files import check_target
+    from pmq.core.files import check_target, is_file
     from pmq.core.progress import track
-    from pmq.core.rundir import CHOSEN, PRUNED, add_to_manifest, is_pruned
+    from pmq.core.rundir import CHOSEN, MANIFEST, PRUNED, add_to_manifest, is_pruned
     from pmq.models import model_info
 
     if target is not None:
@@ -77,7 +77,7 @@ def prune(
     others = {"structures": structure, "parts": ratios or None, "round_to": round_to, "calib_images": calib_images, "seed": seed}
     folder = out or results / name / f"pruned-{importance}-{ratio:g}-{scope}{'' if recover else '-cut'}{_digest(others)}"
     check_target(folder / CHOSEN)
-    if (folder / "manifest.json").is_file() and not is_pruned(folder):
+    if is_file(folder / MANIFEST) and not is_pruned(folder):
         raise PmqError(f"{str(folder)!r} holds another run, which would be lost; choose another --out")
     calibration = images.calibration_images(calib_images, seed)
     found = run_prune(

@@ -57,13 +57,14 @@ def search(
     from pmq.cli.run import command_of, of_pruned
     from pmq.cli.subject import before_pruning, open_subject
     from pmq.core import Budget
-    from pmq.core.rundir import is_pruned
+    from pmq.core.files import is_file
+    from pmq.core.rundir import MANIFEST, is_pruned
     from pmq.cost import LatencyTable
     from pmq.deploy import TARGETS
     from pmq.report.page import NAME
 
     asked = Budget.parse(budget)  # before the model is loaded
-    if model is not None and (Path(model) / "manifest.json").is_file() and not is_pruned(Path(model)):
+    if model is not None and is_file(Path(model) / MANIFEST) and not is_pruned(Path(model)):
         _solve_again(model, budget, resume, json)
         return
     if latency is not None:

@@ -34,10 +34,11 @@ def sensitivity(
     """Measure how much the output suffers from each bit-width of each component."""
     from pmq.api import sensitivity as run_sensitivity
     from pmq.cli.subject import open_subject
-    from pmq.core.files import check_target, write_csv
+    from pmq.core.files import write_csv
+    from pmq.core.own_files import check_output
 
     if out is not None:
-        check_target(out)
+        check_output(out, ".csv", [checkpoint])
     module, images = open_subject(model, checkpoint, num_classes, pretrained, data, None, crop_pct, workers, device, threads)
     table = run_sensitivity(
         module,

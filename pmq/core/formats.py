@@ -24,10 +24,9 @@ def parse_json(text: str, what: str, lenient: bool = False) -> Any:
         PmqError: it is no JSON, a key stands twice in an object, a number is beyond 64 bits or not finite, or it is nested
             too deeply; the message calls it ``what``.
     """
-    hooks: dict[str, Callable[[Any], Any]] = {"parse_int": _integer, "parse_float": _finite, "object_pairs_hook": _once}
-    hooks["parse_constant"] = float if lenient else _constant
+    constant: Callable[[str], float] = float if lenient else _constant
     try:
-        data = json.loads(text, **hooks)
+        data = json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=constant, object_pairs_hook=_once)
         _check_depth(data)
         if not lenient and "\\u" in text:
             json.dumps(data, ensure_ascii=False).encode()

@@ -54,8 +54,7 @@ def unchanged(run: Path, known: Mapping[str, str], name: Path) -> Path | None:
         if wanted is not None:
             raise PmqError(f"{said} is missing; {again}")
         return None
-    found = wanted if wanted is None else _sha256(path)
-    if found != wanted:
+    if wanted is not None and (found := _sha256(path)) != wanted:
         own = f"; if it was changed on purpose, give the file itself: {path}" if name in (CHOSEN, LAYERS) else ""
         raise PmqError(f"{said} is not as the run wrote it (SHA-256 {found[:12]}, not {wanted[:12]}); {again}{own}")
     return path
@@ -65,13 +64,13 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
-def check_output(path: Path, suffix: str, inputs: Iterable[Path | str] = (), beside: Iterable[str] = ()) -> Path:
+def check_output(path: Path, suffix: str, inputs: Iterable[Path | str | None] = (), beside: Iterable[str] = ()) -> Path:
     """Raise, before any work is done, if a command should not write the file that its user names.
 
     Args:
         path: the file.
         suffix: that it must have.
-        inputs: files that the same command reads.
+        inputs: files that the same command reads, as far as there are any.
         beside: suffixes of files that are written beside it.
 
     Raises:
@@ -79,7 +78,7 @@ def check_output(path: Path, suffix: str, inputs: Iterable[Path | str] = (), bes
     """
     if path.suffix.lower() != suffix:
         raise PmqError(f"cannot write {quoted(path)}: what is written is a {suffix} file; call it so")
-    given = [Path(each) for each in inputs]
+    given = [Path(each) for each in inputs if each is not None]
     for target in (path, *(path.with_suffix(each) for each in beside)):
         if _is_own(target):
             raise PmqError(f"cannot write {quoted(target)}: it is one of a run's own files; choose another name")

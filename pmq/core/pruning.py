@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pmq.core.validation import shown
 
 #: ``hidden``: between the two layers of an MLP; ``attention``: of q, k and v, head by head; ``embedding``: the residual stream
 Kind = Literal["hidden", "attention", "embedding"]
@@ -30,17 +33,19 @@ class PrunedUnit(_Strict):
     """
 
     kind: Kind
-    size: int = Field(ge=1)
+    size: int = Field(ge=1, le=1 << 20)
     heads: int = Field(default=1, ge=1)
     kept: Ranges
 
     @model_validator(mode="after")
     def _consistent(self) -> PrunedUnit:
+        if max(map(int, self.kept.replace("-", ",").split(","))) >= self.size:  # before they are written out
+            raise ValueError(f"kept={shown(self.kept)}: indices are below the size, {self.size}")
         indices = self.indices
-        if not indices or indices != sorted(set(indices)) or indices[-1] >= self.size:
-            raise ValueError(f"kept={self.kept!r}: indices rise, and are below the size, {self.size}")
+        if not indices or indices != sorted(set(indices)):
+            raise ValueError(f"kept={shown(self.kept)}: indices rise")
         if self.size % self.heads or len({n for n in self._of_heads if n}) > 1:
-            raise ValueError(f"kept={self.kept!r} of {self.heads} heads: those that are kept have equally many channels")
+            raise ValueError(f"kept={shown(self.kept)} of {self.heads} heads: those that are kept have equally many channels")
         return self
 
     @property
@@ -52,8 +57,8 @@ class PrunedUnit(_Strict):
     @property
     def _of_heads(self) -> list[int]:
         width = self.size // self.heads
-        indices = self.indices
-        return [sum(head * width <= i < (head + 1) * width for i in indices) for head in range(self.heads)]
+        counts = Counter(index // width for index in self.indices)
+        return [counts[head] for head in range(self.heads)]
 
     @property
     def kept_heads(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import reprlib
-from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -11,6 +10,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pmq.core.errors import PmqError
 
 Model = TypeVar("Model")
+#: of each type that something was validated as: they take long to make
+_ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
 #: characters of a place, and of a rule, that a message has at most
 _MOST_PLACE, _MOST_RULE = 160, 240
 
@@ -31,7 +32,8 @@ def shown(value: object, most: int = 80) -> str:
 def validated(cls: type[Model], data: Any, what: str) -> Model:
     """Make ``data`` a ``cls``, telling the first fault as one line that names place, rule and value, in this order."""
     try:
-        return _adapter(cls).validate_python(data)
+        found: Model = _adapter(cls).validate_python(data)
+        return found
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = _cut(".".join(str(part) for part in first["loc"]) or "top level", _MOST_PLACE)
@@ -42,9 +44,10 @@ def validated(cls: type[Model], data: Any, what: str) -> Model:
         raise PmqError(f"{what}: {place}: {rule}; found {shown(first['input'])}") from None
 
 
-@cache
 def _adapter(cls: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(cls)
+    if cls not in _ADAPTERS:
+        _ADAPTERS[cls] = TypeAdapter(cls)
+    return _ADAPTERS[cls]
 
 
 def _cut(text: str, most: int) -> str:

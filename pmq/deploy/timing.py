@@ -52,6 +52,6 @@ def median_spread(times: NDArray[np.float64]) -> tuple[float, float]:
 def machine() -> dict[str, str]:
     """What distinguishes this machine from others as far as speed goes."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
     return {"processor": names[0] if names else platform.processor(), "architecture": platform.machine()}

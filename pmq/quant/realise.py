@@ -128,20 +128,26 @@ def restore(model: nn.Module, quantized: Quantized) -> dict[str, QuantizedWeight
     """
     arrays = quantized.tensors.arrays()
     weights: dict[str, QuantizedWeight] = {}
+    known = set()
     for name, parameter in list(model.named_parameters()):
+        known.add(name)
         if quantized.assignment.get(name, FLOAT).is_float:
             value = torch.from_numpy(_take(arrays, name))
         else:
+            known |= {f"{name}.{part}" for part in ("codes", "scale", "zero_point")}
             weights[name] = _decode(arrays, name, parameter, quantized)
             value = weights[name].dequantize()
         if value.shape != parameter.shape:
             raise PmqError(f"tensor {name!r} of the allocation has shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
         parameter.data.copy_(value)
-    for name, array in arrays.items():  # biases that a transform added
+    layers: dict[str, Any] = dict(model.named_modules())
+    for name in sorted(arrays.keys() - known):  # biases that a transform added
         owner, _, leaf = name.rpartition(".")
-        if leaf == "bias" and model.get_submodule(owner).bias is None:
-            like = next(model.parameters())
-            model.get_submodule(owner).bias = nn.Parameter(torch.from_numpy(array).to(like), requires_grad=False)
+        layer: Any = layers.get(owner)
+        like = next(model.parameters())
+        if leaf != "bias" or getattr(layer, "bias", like) is not None or arrays[name].shape != layer.weight.shape[:1]:
+            raise PmqError(f"the allocation's tensors have {name!r}, which this model has not: they are of another model")
+        layer.bias = nn.Parameter(torch.from_numpy(arrays[name]).to(like), requires_grad=False)
     return weights
 
 

@@ -116,7 +116,7 @@ def read_table(path: Path, what: str, columns: Mapping[str, Column], least: int 
 
 
 def _values(named: str, name: str, column: Column, cells: list[str]) -> pd.Series:
-    values = []
+    values: list[Any] = []
     for row, cell in enumerate(cells, 2):
         if not cell and column.empty:
             values.append(None)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pmq.core.choice import Choice
+from pmq.core.errors import PmqError, one_line
 from pmq.quant.quantizers import Quantizer
 from pmq.quant.reconstruction.checkpoint import Checkpoints, Learned
 from pmq.quant.reconstruction.learned import LearnedActivation, LearnedWeight
@@ -55,9 +56,12 @@ def learn_block(
         learned = learner.compute()
         checkpoints.save(stage, learned.to_file())
     else:
-        learned = Learned.from_file(saved, choices, {n: w.shape for n, w in originals.items()})
-        for parameter, value in zip(learner.rest, learned.rest, strict=True):
-            parameter.data.copy_(value)
+        try:
+            learned = Learned.from_file(saved, choices, {n: w.shape for n, w in originals.items()})
+            for parameter, value in zip(learner.rest, learned.rest, strict=True):
+                parameter.data.copy_(value)
+        except (KeyError, RuntimeError, ValueError) as error:  # of tensors that are missing, or of other shapes
+            raise PmqError(f"what was learned of stage {stage} is damaged: {one_line(error)}; remove its file") from None
     for name, weight in learned.weights.items():
         instrument.set_weight(name, weight.dequantize().to(originals[name].device))
     for name, quantizer in learned.quantizers.items():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pmq.core.choice import Choice
-from pmq.core.files import write_bytes
+from pmq.core.files import is_file, write_bytes
 from pmq.core.kept import keep
 from pmq.core.tensors import TensorFile
 from pmq.quant.quantizers import QUANTIZERS, Quantizer
@@ -63,10 +63,10 @@ class Checkpoints:
     def load(self, stage: int) -> TensorFile | None:
         """Give what was saved of a stage."""
         path = self._path(stage)
-        if path is None or not path.is_file():
+        if path is None or not is_file(path):
             return None
         keep(path.parent, *KEPT)
-        return TensorFile(path.read_bytes())
+        return TensorFile.read(path)
 
     def save(self, stage: int, file: TensorFile) -> None:
         """Save a stage; it survives a kill from here on."""
