@@ -96,7 +96,8 @@ def _write(text: str) -> None:
     if _failed:
         return
     try:
-        sys.stdout.write(text)
+        if text:  # even nothing is too much for a full device
+            sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
         _failed.append(error)

@@ -46,8 +46,8 @@ def quoted(path: Path | str) -> str:
 
 def check_target(path: Path) -> Path:
     """Raise, before any work is done, if a file could not be written to ``path``."""
-    if len(os.fsencode(path.name)) > 255:
-        raise PmqError(f"cannot write {quoted(path)}: its name has more than 255 bytes; choose a shorter one")
+    if any(len(os.fsencode(part)) > 255 for part in path.parts) or len(os.fsencode(path.absolute())) > 4000:
+        raise PmqError(f"cannot write {quoted(path)}: its name has more than 255 bytes, or 4000 with its folders; shorten it")
     folder = next((p for p in path.absolute().parents if is_dir(p) or is_file(p)), path.absolute().parent)
     if is_dir(path) or not path.name:
         raise PmqError(f"cannot write {quoted(path)}: it is a folder; name a file")

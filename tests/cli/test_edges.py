@@ -139,6 +139,15 @@ def test_output_that_cannot_be_written(
         assert call("export", "run", *json) == (status, "", f"pmq: cannot write to standard output: {why}\n")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_nothing_is_told_of_output_where_there_is_none(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        status, _, err = call("export", "nowhere")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "no allocation file" in err
+
+
 SIGNALS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated"), (signal.SIGHUP, 129, "hung up")]
 
 

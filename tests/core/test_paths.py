@@ -42,6 +42,13 @@ def test_an_empty_name_is_no_allocation_either(tmp_path: Path, monkeypatch: pyte
         read_what("")
 
 
+@pytest.mark.parametrize("name", ["x" * 300, f"{'x' * 300}/file", "ü" * 200, "x/" * 2500 + "file"])
+def test_names_that_no_file_can_have_are_told_before_any_work(name: str, tmp_path: Path) -> None:
+    with pytest.raises(PmqError, match="shorten it"):
+        check_target(tmp_path / name)
+    assert check_target(tmp_path / "x" / "y" / "z").name == "z"
+
+
 @pytest.mark.parametrize("kind", ["device", "pipe"])
 def test_devices_are_not_replaced_by_files(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "out.json"
