@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -53,6 +54,7 @@ def _leave_signals(_: int) -> None:
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # any other status would be told as an error
 
 
 def _collate(items: Sequence[tuple[Tensor | None, int, str]]) -> tuple[Tensor | None, Tensor, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -239,9 +240,9 @@ def test_a_process_that_reads_ahead_and_dies_is_told() -> None:
 
 class Ranges(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        import signal
-
-        return torch.tensor([float(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)]), index
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        leaves = signal.getsignal(signal.SIGTERM) not in (signal.SIG_IGN, signal.SIG_DFL)
+        return torch.tensor([float(ignored and leaves)]), index
 
     def __len__(self) -> int:
         return 2
