@@ -79,8 +79,10 @@ class Contest:
         table = measure(self._probes[around], self.space.choices, metric, self._run, f"{name}/")
         if self._run is not None:  # a resumed run has not measured again what its journal has
             before = self._run.recall(f"seconds/{name}")
-            table.seconds = before["seconds"] if before else table.seconds
-            self._run.record(f"seconds/{name}", {"seconds": table.seconds})
+            if before is None:
+                self._run.record(f"seconds/{name}", {"seconds": table.seconds})
+            else:
+                table.seconds = before["seconds"]
         self._tables[name] = tables = Tables.build(self.space, table)
         start = self.space.genome(base) if base and METRICS[metric].relative else None
         near = None if start is None else trust_region(start)
