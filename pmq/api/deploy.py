@@ -19,6 +19,7 @@ from pmq.api.pruned import plain, pruned_like
 from pmq.api.subject import Subject, take_in
 from pmq.core import FLOAT, Allocation, PmqError
 from pmq.core.allocation import pmq_version
+from pmq.core.coverage import check_coverage, coverage
 from pmq.core.patches import PatchMap
 from pmq.core.paths import named_path
 from pmq.core.recipe import Recipe, find_recipe
@@ -71,6 +72,7 @@ def deploy(
     crop_pct: float | None = None,
     seed: int = 0,
     task: str = AUTO,
+    partial: bool = False,
 ) -> Deployment:
     """Write an allocation as a file for a runtime, and prove it.
 
@@ -92,6 +94,7 @@ def deploy(
         seed: of shorthands' calibration.
         task: what outputs mean: ``classification``, ``binary``, ``regression`` or ``features``; ``auto``
             goes by the allocation, else by their number.
+        partial: deploy a shorthand though less than half of the model can be quantized.
 
     Raises:
         PmqError: the target's packages are missing, the allocation is of another model, or it has a component that the
@@ -111,6 +114,8 @@ def deploy(
         subject = pruned_like(subject, what, calibration_images if recalibrate else None)
     planned = _assignment(what, subject, target)
     runtime.check(planned, subject.inventory)
+    if what != "fp32":
+        check_coverage(coverage(subject.inventory), partial or isinstance(what, Allocation))
     predicted = floats_ms = None
     if latency is not None:
         latency.check(fingerprint(runtime), target=target, threads=threads, batch_size=1)
@@ -128,7 +133,9 @@ def deploy(
     if quantized.patches is not None:
         leave_out_tokens(restored, subject.inventory, quantized.patches)
         skeleton = runtime.skeleton(restored, names, images[:1], dynamic_batch)
-    metadata = described(subject.info.data_config, subject.info.num_classes, class_names(subject.model)) | {TARGET: target}
+    metadata = described(subject.info.data_config, subject.info.num_classes, class_names(subject.model), subject.task.name) | {
+        TARGET: target
+    }
     stem = f"{subject.info.name.split('.')[0]}-{target}"
     files = runtime.save(runtime.build(skeleton, layers), out / f"{stem}.failed{runtime.suffix}", metadata)  # until it is proved
     session, stored = runtime.session(files[0], threads), runtime.stored(files[0])

@@ -18,6 +18,7 @@ from pmq.api.pruned import pruned_like
 from pmq.api.sensitivity import check_quantizers
 from pmq.api.subject import Subject
 from pmq.core import FLOAT, Allocation, Assignment, BitWidth, PmqError
+from pmq.core.coverage import check_coverage, coverage
 from pmq.core.files import is_dir, is_file, quoted
 from pmq.core.manifest import read_manifest
 from pmq.core.own_files import CHOSEN, unchanged
@@ -37,7 +38,7 @@ What = Allocation | str
 COLUMNS = (
     *("model", "img_size", "top1", "top1_err", "top5", "top5_err", "param_count", "crop_pct", "interpolation"),
     *("allocation", "patches", "agreement", "kl", "feature_error", "size_bytes", "bit_ops"),
-    *("images_per_s", "amp_agreement", "n_images", "seed"),
+    *("images_per_s", "amp_agreement", "n_images", "seed", "macs_searched"),
 )
 
 
@@ -94,6 +95,7 @@ def evaluate(
     seed: int = 0,
     device: str | None = None,
     task: str = AUTO,
+    partial: bool = False,
 ) -> pd.DataFrame:
     """Simulate allocations and compare them with the labels and with FP32, all on the same images.
 
@@ -114,6 +116,7 @@ def evaluate(
         device: where to run.
         task: what outputs mean: ``classification``, ``binary``, ``regression`` or ``features``; ``auto``
             goes by the first allocation, else by their number.
+        partial: quantize shorthands though less than half of the model can be.
 
     Returns:
         A row for each of ``what``, with timm's columns and ours. Top-1, top-5 and agreement are percentages; top-1 and
@@ -135,6 +138,9 @@ def evaluate(
     own = find_recipe(recipe, reconstruct)
     uniform = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, own.estimator)
     check_quantizers(uniform)
+    covered = coverage(subject.inventory)
+    if any(item != "fp32" for item in items):  # of an allocation it was decided when it was searched
+        check_coverage(covered, partial or all(isinstance(item, Allocation) or item == "fp32" for item in items))
     fresh = Fresh(subject, calibration_images, seed, checkpoints)
     evaluated, models = [], []
     for item in items:
@@ -156,6 +162,7 @@ def evaluate(
         name = item if isinstance(item, str) else item.budget.text if item.budget else "allocation"
         costs = CostModel(shaped.inventory)
         row = _facts(shaped) | metrics | {"allocation": name, "seed": seed}
+        row["macs_searched"] = covered.macs_searched
         row["patches"] = None if patches is None else patches.label
         row |= {"size_bytes": costs.size_bytes(assignment, patches), "bit_ops": costs.bit_ops(assignment, patches)}
         for k in ("top1", "top5"):

@@ -19,6 +19,7 @@ from pmq.api.search import resolve_budget
 from pmq.api.sensitivity import check_quantizers
 from pmq.api.subject import CALIB_IMAGES, Subject
 from pmq.core import Budget, PmqError
+from pmq.core.coverage import check_coverage, coverage
 from pmq.core.files import write_csv
 from pmq.core.recipe import find_recipe
 from pmq.core.rundir import RunDir
@@ -72,6 +73,7 @@ def rank(
     seed: int = 0,
     device: str | None = None,
     task: str = AUTO,
+    partial: bool = False,
     out: Path | str | None = None,
     resume: bool = False,
 ) -> Ranks:
@@ -96,6 +98,7 @@ def rank(
         device: where to run.
         task: what outputs mean: ``classification``, ``binary``, ``regression`` or ``features``; ``auto``
             goes by their number.
+        partial: go on though less than half of the model can be quantized.
         out: folder to write figures' data and allocations to, and to resume from.
         resume: go on with a killed run.
 
@@ -123,6 +126,7 @@ def rank(
     subject = Subject.of(model, device, calib, task=task).scaled(calib)
     laid_out = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, how.estimator)
     check_quantizers(laid_out)
+    check_coverage(coverage(subject.inventory, laid_out.choices), partial)
     *limits, one = [(text, resolve_budget(Budget.parse(text), laid_out)) for text in (*budgets, one_budget)]
     run = None
     if out is not None:

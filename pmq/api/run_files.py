@@ -64,7 +64,9 @@ def write_run(
         seconds=result.seconds,  # of the process that finished; where a run was resumed not of the whole
         resumed=run.resumed,
         transforms=[asdict(rewriting) for rewriting in result.rewritings],
-        uncovered=list(subject.inventory.uncovered),
+        macs_searched=result.coverage.macs_searched,
+        bytes_searched=result.coverage.bytes_searched,
+        uncovered=[asdict(entry) for entry in subject.inventory.uncovered],
     )
 
 

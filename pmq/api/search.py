@@ -35,6 +35,7 @@ from pmq.api.widths import groups_of
 from pmq.core import Allocation, Assignment, Budget, Limits, PmqError
 from pmq.core.allocation import pmq_version
 from pmq.core.choice import Kept
+from pmq.core.coverage import EVERYTHING, Coverage, check_coverage, coverage
 from pmq.core.paths import named_path
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.rundir import RunDir
@@ -64,6 +65,7 @@ class SearchResult:
         without_patches: the chosen one before its patches had bits of their own, if they have.
         run: the run directory, if one was asked for.
         seconds: what each part of the search took.
+        coverage: percent of multiply-accumulates and of weight bytes that were searched, and what is outside.
         rewritings: the recipe's transforms, the relative error of the outputs after each, and whether it was kept.
     """
 
@@ -77,6 +79,7 @@ class SearchResult:
     seconds: dict[str, float] = field(default_factory=dict)
     without_patches: Allocation | None = None
     rewritings: tuple[Rewriting, ...] = ()
+    coverage: Coverage = EVERYTHING
 
     @property
     def front(self) -> pd.DataFrame:
@@ -103,6 +106,7 @@ def search(
     held_out: int = HELD_OUT,
     latency: LatencyTable | None = None,
     task: str = AUTO,
+    partial: bool = False,
     reference: nn.Module | None = None,
     batch_size: int = 32,
     seed: int = 0,
@@ -136,6 +140,7 @@ def search(
         latency: measured milliseconds of the space's choices (:func:`pmq.profile`), for ``latency=12ms``.
         task: what outputs mean: ``classification``, ``binary``, ``regression`` or ``features``; ``auto``
             goes by their number.
+        partial: go on though less than half of the model can be quantized.
         reference: FP32 model that candidates are to agree with, where that is not ``model``: that before pruning.
         batch_size: images at once.
         seed: of every random draw.
@@ -174,6 +179,8 @@ def search(
         check_possible(patches, subject.inventory, None if latency is None else latency.target)
     plan = plan_of(subject.model)
     limits = resolve_budget(budget, laid_out, 0 if patches is None else map_bytes(laid_out, patches))
+    covered = coverage(subject.inventory, laid_out.choices)
+    check_coverage(covered, partial)
     settings = {
         "model": subject.info.model_dump(),
         "budget": budget.text,
@@ -233,7 +240,9 @@ def search(
     history = pd.DataFrame([asdict(r) for r in going.history])
     ranking = prediction_quality(points, subject.task, limits)
     seconds = clock.done(going.history)
-    result = SearchResult(allocation, points, going.table, limits, history, ranking, path, seconds, layers, prepared.rewritings)
+    result = SearchResult(
+        allocation, points, going.table, limits, history, ranking, path, seconds, layers, prepared.rewritings, covered
+    )
     if run is not None:
         write_run(run, result, subject, shaped, laid_out, archive, command or {})
         if patches is not None:

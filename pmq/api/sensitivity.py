@@ -12,6 +12,7 @@ from pmq.api.images import gather_images
 from pmq.api.modes import undisturbed
 from pmq.api.subject import CALIB_IMAGES, Subject
 from pmq.core import Choice
+from pmq.core.coverage import check_coverage, coverage
 from pmq.core.recipe import find_recipe
 from pmq.core.rundir import RunDir
 from pmq.core.task import AUTO
@@ -77,13 +78,15 @@ def sensitivity(
     seed: int = 0,
     device: str | None = None,
     task: str = AUTO,
+    partial: bool = False,
 ) -> pd.DataFrame:
     """Measure how much the output suffers from each choice of each component, by one metric or several.
 
     The first ``calib_images`` calibrate, as many after them are measured on: on those that ranges and rounding were fitted
     to, errors look smaller than they are. Only if there are no others, those are.
 
-    ``task`` says what the outputs mean, see :func:`pmq.search`.
+    ``task`` says what the outputs mean; with ``partial`` models are measured of which less than half can be quantized, see
+    :func:`pmq.search`.
 
     Returns a row for each metric, component and choice: ``metric component kind role bits quantizer error``; the frame's
     ``attrs["seconds"]`` holds what each metric took, with quantizers and ranges fitted beforehand.
@@ -101,6 +104,7 @@ def sensitivity(
     how = find_recipe(recipe)
     laid_out = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, how.estimator)
     check_quantizers(laid_out)
+    check_coverage(coverage(subject.inventory, laid_out.choices), partial)
     prepared = prepare(subject.model, subject.inventory, calib, how, seed, task=subject.task)
     frames, seconds = [], {}
     with prepared.simulator() as simulator:

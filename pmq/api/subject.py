@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from pmq.core.allocation import ModelInfo
 from pmq.core.component import Inventory
 from pmq.core.errors import PmqError, one_line
-from pmq.core.progress import message
 from pmq.core.task import AUTO, CLASSIFICATION, Task
 from pmq.models import create_model, model_info, take_inventory
 from pmq.models.adopt import adopt
@@ -70,8 +69,6 @@ class Subject:
         inventory = take_inventory(module, image)
         if not inventory.components:
             raise PmqError(f"model {info.name!r} has no component that can be quantized; ViT, DeiT and Swin have")
-        for line in inventory.uncovered:
-            message(f"stays FP32: {line}")
         return cls(module, info, inventory, meant)
 
 

@@ -58,7 +58,9 @@ def transform_errors(name: str, seed: int = 0) -> dict[str, Any]:
 
 
 def _in_a_process(name: str) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, "-m", "pmq.bench.transforms", "--one", name], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "pmq.bench.transforms", "--one", name], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         said = (done.stderr.splitlines() or ["killed"])[-1]
         message(f"{name}: {said}")

@@ -35,6 +35,7 @@ def deploy(
     out: Annotated[Path | None, typer.Option(help="folder to write; by default deploy/TARGET in the run")] = None,
     results: Annotated[Path, typer.Option(help="folder of run directories")] = Path("results"),
     task: o.Task = "auto",
+    partial: o.Partial = False,
     json: o.Json = False,
 ) -> None:
     """Write an allocation as a model file, and prove that it computes what was simulated, at the speed that was promised."""
@@ -79,6 +80,7 @@ def deploy(
         recalibrate=recalibrate,
         recipe=recipe,
         task=task,
+        partial=partial,
         latency=table,
         dynamic_batch=dynamic_batch,
         threads=threads,

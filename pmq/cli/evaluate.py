@@ -40,6 +40,7 @@ def evaluate(
     results: Annotated[Path, typer.Option(help="folder of run directories")] = Path("results"),
     results_file: Annotated[Path | None, typer.Option(help="write a CSV with timm's columns and ours")] = None,
     task: o.Task = "auto",
+    partial: o.Partial = False,
     json: o.Json = False,
 ) -> None:
     """Give top-1, top-5, agreement with FP32, KL of the logits and images/s."""
@@ -77,6 +78,7 @@ def evaluate(
         space=space,
         recipe=recipe,
         task=task,
+        partial=partial,
         reconstruct=reconstruct,
         amp=amp,
         checkpoints=results / ".learned",

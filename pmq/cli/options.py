@@ -32,4 +32,5 @@ Target = Annotated[str, typer.Option(help="runtime: onnxruntime")]
 Task = Annotated[
     str, typer.Option(help="what outputs mean: classification, binary, regression, features; auto goes by their number")
 ]
+Partial = Annotated[bool, typer.Option("--partial", help="go on though less than half of the model can be quantized")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output, nothing else")]

@@ -40,6 +40,7 @@ def rank(
     out: Annotated[Path | None, typer.Option(help="run directory for tables, figures and the optima's allocations")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the same run if it was killed")] = False,
     task: o.Task = "auto",
+    partial: o.Partial = False,
     json: o.Json = False,
 ) -> None:
     """Compare sensitivity metrics with the truth: how they rank random allocations, and what they call optimal."""
@@ -64,6 +65,7 @@ def rank(
         space=space,
         recipe=recipe,
         task=task,
+        partial=partial,
         calib_images=calib_images,
         probe_images=probe_images,
         held_out=held_out,

@@ -46,6 +46,7 @@ def search(
     results: Annotated[Path, typer.Option(help="folder of run directories")] = Path("results"),
     resume: Annotated[bool, typer.Option("--resume", help="go on with the same run if it was killed")] = False,
     task: o.Task = "auto",
+    partial: o.Partial = False,
     json: o.Json = False,
 ) -> None:
     """Find the Pareto front of bit-width allocations and pick one within the budget.
@@ -86,6 +87,7 @@ def search(
         reference=reference,
         recipe=recipe,
         task=task,
+        partial=partial,
         reconstruct=reconstruct,
         patches=patches,
         prune=prune,
@@ -110,7 +112,8 @@ def search(
         keys = ("size_bytes", "bit_ops", "latency_ms", "agreement", "kl", "feature_error")
         seconds = {"seconds": found.seconds["total"], "seconds_of": found.seconds}
         said = {"run": str(found.run), "allocation": str(path), "patches": patched and patched.label}
-        print_json(said | {k: chosen.get(k) for k in keys} | seconds)
+        covered = {"macs_searched": found.coverage.macs_searched, "bytes_searched": found.coverage.bytes_searched}
+        print_json(said | {k: chosen.get(k) for k in keys} | covered | seconds)
         return
     points = found.points
     judged = points[points["source"].str.startswith(("uniform", "fp32")) | points["chosen"].fillna(False)]

@@ -29,6 +29,7 @@ def sensitivity(
     seed: o.Seed = 0,
     out: Annotated[Path | None, typer.Option(help="write the whole table as CSV")] = None,
     task: o.Task = "auto",
+    partial: o.Partial = False,
     json: o.Json = False,
 ) -> None:
     """Measure how much the output suffers from each bit-width of each component."""
@@ -47,6 +48,7 @@ def sensitivity(
         space=space,
         recipe=recipe,
         task=task,
+        partial=partial,
         calib_images=calib_images,
         batch_size=batch_size,
         seed=seed,

@@ -48,6 +48,10 @@ class Coverage:
         return ", ".join(named)
 
 
+#: of which nothing else is known
+EVERYTHING = Coverage(100.0, 100.0, [])
+
+
 def coverage(inventory: Inventory, choices: Mapping[str, Sequence[Choice]] | None = None) -> Coverage:
     """Tell how much of a model components can be chosen for: those of ``choices``, or all.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pmq.core.progress import message
 
-#: largest relative difference of outputs, ``|y - y0| / |y0|`` of the worst image, that counts as rounding
+#: largest relative difference of outputs that counts as rounding, see :func:`relative_error`
 TOLERANCE = 1e-4
 #: images on which outputs are compared, and how many at once
 IMAGES, BATCH = 16, 8
@@ -72,7 +72,9 @@ class Equivalence:
 
 
 def relative_error(wanted: Tensor, found: Tensor) -> float:
-    """``|y - y0| / |y0|`` of the image where it is largest: ``(N, ...)``, ``(N, ...)``; infinite where ``y`` is not finite.
+    """``|y - y0|`` of the image where it is largest, over the root mean square of ``|y0|``: ``(N, ...)``, ``(N, ...)``.
+
+    Not over each image's own: a single logit may be as near to zero as it likes. Infinite where ``y`` is not finite.
 
     >>> relative_error(torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 4.5]]))
     0.1
@@ -80,8 +82,8 @@ def relative_error(wanted: Tensor, found: Tensor) -> float:
     wanted, found = wanted.flatten(1).double(), found.flatten(1).double()
     if not bool(found.isfinite().all()):
         return math.inf
-    norms = wanted.norm(dim=1).clamp(min=1e-30)
-    return float(((found - wanted).norm(dim=1) / norms).max())
+    size = wanted.square().sum(1).mean().sqrt().clamp(min=1e-30)
+    return float((found - wanted).norm(dim=1).max() / size)
 
 
 def _outputs(model: nn.Module, images: Tensor) -> Tensor:
