@@ -19,6 +19,9 @@ SHARE      =
 RATIO      =
 OUT        =
 ARGS       =
+# How much the campaigns do.
+CASES      = 10000
+KILLS      = 200
 # Which run the other commands look at; the latest without.
 RUN        =
 WHAT       = $(or $(RUN),latest)
@@ -27,7 +30,7 @@ flag = $(if $($(1)),$(2) "$($(1))")
 SUBJECT = $(MODEL) $(call flag,CHECKPOINT,--checkpoint) $(call flag,DATA,--data)
 
 .DEFAULT_GOAL := help
-.PHONY: help install search patches prune evaluate profile deploy export plot report test test-mobile bench check docs clean
+.PHONY: help install search patches prune evaluate profile deploy export plot report test test-mobile fuzz chaos bench check docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -84,6 +87,12 @@ $(VENV)-%/.installed: setup.cfg pyproject.toml constraints.txt constraints-liter
 	$(VENV)-$*/bin/python -m pip install --quiet --constraint $(or $(wildcard constraints-$*.txt),constraints.txt) \
 	  --no-build-isolation --editable '.[test,onnx,$*]'
 	touch $@
+
+fuzz: $(STAMP) ## damage files of every kind in CASES=10000 ways: each is read rightly or refused in one line [SEED= ARGS=]
+	$(VENV)/bin/python -m tests.campaigns.fuzz --cases $(CASES) $(call flag,SEED,--seed) $(ARGS)
+
+chaos: $(STAMP) ## kill every command at KILLS=200 moments, fill disks, let rivals run: the second run gives the same [SEED= ARGS=]
+	$(VENV)/bin/python -m tests.campaigns.chaos --kills $(KILLS) $(call flag,SEED,--seed) $(ARGS)
 
 bench: $(STAMP) ## time simulation against FP32, metrics against each other; the front against the exact one
 	$(VENV)/bin/python -m pmq.bench $(ARGS)

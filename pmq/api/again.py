@@ -39,6 +39,8 @@ def solve_again(run: Path | str, budget: str | Budget) -> tuple[Path, Allocation
     asked = data.asked
     if asked.widths:
         raise PmqError(f"run {str(run)!r} searched widths as well, which cannot be solved for again; search anew")
+    if (asked.model, asked.recipe.name) != (data.allocation.model, data.allocation.recipe.name):
+        raise PmqError(f"the settings of the run in {quoted(data.path)} are not those of its chosen allocation; search anew")
     space = _space(data)
     tables = _corrected(data, space)
     limits = resolve_budget(budget, space)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pmq.api.evaluate import read_what
 from pmq.core import Allocation, PmqError
-from pmq.core.files import write_text
+from pmq.core.files import quoted, write_text
 from pmq.core.own_files import check_output
+from pmq.core.progress import message
 
 SCHEMA = ".schema.json"
 
@@ -37,5 +38,7 @@ def export(what: Path | str, out: Path | str) -> tuple[Path, Path]:
     allocation = read_what(str(what))
     if isinstance(allocation, str):
         raise PmqError(f"{str(what)!r} is a shorthand; export takes an allocation file or a run directory")
+    if allocation.tensors_sha256 is not None and allocation.tensors is None:
+        message(f"the tensors of {quoted(what)} are not beside it: what is exported takes --recalibrate to be computed with")
     allocation.save(path)
     return path, write_text(path.with_suffix(SCHEMA), json.dumps(Allocation.json_schema(), indent=1) + "\n")

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 from pmq.core.choice import Assignment, ComponentChoice
 from pmq.core.described import Described, Descriptions, check_carried_out, check_choices, check_tensors
 from pmq.core.errors import PmqError
-from pmq.core.files import is_file, quoted, read_json, write_bytes, write_text
+from pmq.core.files import is_there, quoted, read_json, write_bytes, write_text
 from pmq.core.patches import PatchMap
 from pmq.core.pruning import PruningPlan
 from pmq.core.recipe import Recipe
@@ -203,7 +203,7 @@ class Allocation(_Strict):
             check_choices(allocation.components, allocation.inventory, what)
             return allocation
         beside = path.with_suffix(".safetensors")
-        if allocation.tensors_sha256 is not None and is_file(beside):
+        if allocation.tensors_sha256 is not None and is_there(beside, "tensors"):
             tensors = TensorFile.read(beside)
             if tensors.sha256 != allocation.tensors_sha256:
                 raise PmqError(f"{quoted(beside)} does not hold the tensors of {what}; search or export it anew")

@@ -24,6 +24,19 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_there(path: Path, what: str) -> bool:
+    """Whether a file is there; raises where something else is, which nobody should read around.
+
+    Raises:
+        PmqError: it is a folder, a pipe or a device.
+    """
+    if is_file(path):
+        return True
+    if is_dir(path) or _is_device(path):
+        raise PmqError(f"{what} {quoted(path)} is a folder or a pipe; put the file back")
+    return False
+
+
 def is_dir(path: Path) -> bool:
     """Whether a path is a folder; a name that no folder can have is none."""
     try:

@@ -87,9 +87,9 @@ def parse_yaml(text: str, what: str) -> Any:
     """
     import yaml
 
-    loader = yaml.SafeLoader(text)
     try:
         _check_events(yaml.parse(text, yaml.SafeLoader))
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -100,8 +100,6 @@ def parse_yaml(text: str, what: str) -> Any:
         raise PmqError(f"{what} is no YAML: it is nested too deeply, or an alias holds itself") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two of dates and numbers that are none
         raise PmqError(f"{what} is no YAML: {one_line(error)}") from None
-    finally:
-        loader.dispose()
 
 
 def _check_events(events: Iterable[Any]) -> None:

@@ -98,7 +98,7 @@ class Manifest(_Lenient):
         ranking: how well predictions ranked what was simulated.
         seconds: that its parts took.
         resumed: whether an earlier process did part of it.
-        macs_searched: percent of the multiply-accumulates that the search decided about.
+        macs_searched, bytes_searched: percent of the multiply-accumulates, and of the weights' bytes, that it decided about.
         files: SHA-256 of its results.
     """
 
@@ -110,7 +110,8 @@ class Manifest(_Lenient):
     ranking: dict[str, Ranking] = Field(default_factory=dict)
     seconds: dict[str, float] = Field(default_factory=dict)
     resumed: bool = False
-    macs_searched: float | None = Field(default=None, ge=0, le=100)
+    macs_searched: float | None = Field(default=None, ge=0)
+    bytes_searched: float | None = Field(default=None, ge=0)
     files: dict[str, str] = Field(default_factory=dict)
 
     @property

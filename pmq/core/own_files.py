@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pmq.core.errors import PmqError
-from pmq.core.files import check_target, is_file, quoted, read_bytes
+from pmq.core.files import check_target, is_file, is_there, quoted, read_bytes
 
 MANIFEST, JOURNAL = "manifest.json", "journal.jsonl"
 #: the chosen allocation of a run, below its directory
@@ -50,7 +50,7 @@ def unchanged(run: Path, known: Mapping[str, str], name: Path) -> Path | None:
     """
     path, wanted = run / name, known.get(name.as_posix())
     said, again = f"{name.as_posix()} of the run in {quoted(run)}", "put it back, or search anew with another --out"
-    if not is_file(path):
+    if not is_there(path, "file"):
         if wanted is not None:
             raise PmqError(f"{said} is missing; {again}")
         return None

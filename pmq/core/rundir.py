@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pmq.core.errors import PmqError
-from pmq.core.files import is_file, quoted, read_bytes, write_text
+from pmq.core.files import is_file, is_there, quoted, read_bytes, write_text
 from pmq.core.formats import parse_json
 from pmq.core.kept import keep
 from pmq.core.manifest import (
@@ -71,7 +71,7 @@ class RunDir:
                 raise PmqError(f"cannot resume {quoted(self.path)}: {told}; use the same settings or another --out")
 
     def _load_journal(self) -> None:
-        if not is_file(self._journal):
+        if not is_there(self._journal, "journal"):
             return
         raw = read_bytes(self._journal, "journal")
         whole = raw[: raw.rfind(b"\n") + 1]  # a kill can leave half a line at the end

@@ -92,8 +92,8 @@ def _run(attention: Any, call: Call, seed: int) -> _Run:
         rows = slice(None, None, -(-softmax.shape[-1] // ROWS))
         seen["attn_drop"].append(softmax[..., rows, :].clone())
 
-    parts = {name: getattr(attention, name, None) for name in ("q_norm", "k_norm", "norm", "proj")}
-    parts = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+    named = {name: getattr(attention, name, None) for name in ("q_norm", "k_norm", "norm", "proj")}
+    parts: dict[str, nn.Module] = {name: part for name, part in named.items() if isinstance(part, nn.Module)}
     norms = [name for name in parts if name.endswith("_norm") and not isinstance(parts[name], nn.Identity)]
     readers = [name for name in parts if not name.endswith("_norm")]
     with ExitStack() as stack, unfused(attention):

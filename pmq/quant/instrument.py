@@ -32,9 +32,9 @@ class Tap(nn.Module):
         """Dropout probability, which timm reads off ``attn_drop``."""
         return float(getattr(self.inner, "p", 0.0))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Pass ``x`` on through the function."""
-        x = self.inner(x)
+    def forward(self, input: Tensor) -> Tensor:
+        """Pass ``input`` on through the function."""
+        x: Tensor = self.inner(input)
         return x if self.function is None else self.function(x.float())
 
 
@@ -54,13 +54,19 @@ class LayerTap(nn.Module):
         self.parts: dict[int, TapFunction] = {}
         self.convolution: Any = None
         if isinstance(layer, nn.Conv2d):
-            if layer.padding_mode != "zeros":
-                raise NotImplementedError(f"padding_mode={layer.padding_mode!r} of a patch embedding")
             self.convolution = (layer.stride, layer.padding, layer.dilation, layer.groups)
+        for name, size in vars(layer).items():  # others may ask for: in_features, kernel_size ...
+            if name not in vars(self):
+                setattr(self, name, size)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __call__(self, input: Tensor) -> Tensor:
+        """Compute the layer; hooks get what it is given by place, whatever the caller does."""
+        y: Tensor = super().__call__(input)
+        return y
+
+    def forward(self, input: Tensor) -> Tensor:
         """Compute the layer."""
-        y = self._multiply(x)
+        y = self._multiply(input)
         if self.parts:
             y = y.float()  # grids need more than the half precision that products may be computed in
             thirds = list(y.chunk(3, -1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from pmq.core import Allocation, Inventory, PmqError
 from pmq.core import own_files as files
+from pmq.core.described import described
 from pmq.core.files import quoted, read_json
 from pmq.core.manifest import Asked, Manifest, read_manifest
 from pmq.core.validation import shown
@@ -49,8 +51,11 @@ class RunData:
     def allocation(self) -> Allocation:
         """The chosen allocation."""
         found = Allocation.load(self.file(files.CHOSEN))
-        if not self.pruned and set(found.components) != set(self.inventory.names):
-            raise self._damaged("the chosen allocation and inventory.json name different components")
+        if self.pruned:
+            return found
+        told = found.inventory if found.pruning is None else None  # what is pruned is narrower
+        if set(found.components) != set(self.inventory.names) or (told is not None and told != described(self.inventory)):
+            raise self._damaged("the chosen allocation and inventory.json are of different components")
         return found
 
     @cached_property
@@ -63,10 +68,11 @@ class RunData:
     def sensitivity(self) -> pd.DataFrame:
         """Component x choice errors."""
         table = self._table(files.SENSITIVITY, tables.SENSITIVITY)
-        roles = {component.name: component.role for component in self.inventory}
-        for name, role in dict(zip(table["component"], table["role"], strict=True)).items():
-            if roles.get(name) != role:
-                raise self._damaged(f"sensitivity.csv has {role} {shown(name)}, which inventory.json has not")
+        known = {(component.name, component.role, component.kind) for component in self.inventory}
+        for name, role, kind in set(zip(table["component"], table["role"], table["kind"], strict=True)) - known:
+            raise self._damaged(f"sensitivity.csv has {role} {shown(name)} of kind {shown(kind)}, which inventory.json has not")
+        if table["metric"].nunique() != 1:
+            raise self._damaged("sensitivity.csv is of several metrics")
         table["group_size"] = table.get("group_size", np.nan)
         table["granularity"] = table.get("granularity", "")
         if table.duplicated(["component", "bits", "quantizer", "group_size"]).any():
@@ -76,7 +82,10 @@ class RunData:
     @cached_property
     def rounds(self) -> pd.DataFrame:
         """What each round cost and gained."""
-        return self._table(files.ROUNDS, tables.ROUNDS)
+        table = self._table(files.ROUNDS, tables.ROUNDS)
+        if not table["simulated"].is_monotonic_increasing:
+            raise self._damaged("rounds.csv has fewer simulated after a round than before it")
+        return table
 
     @cached_property
     def spent(self) -> pd.DataFrame | None:
@@ -84,6 +93,10 @@ class RunData:
         if files.unchanged(self.path, self.manifest.files, files.SPENT) is None:
             return None
         table = self._table(files.SPENT, tables.SPENT)
+        self._check_costs("spent.csv", table.select_dtypes("number").sum())
+        modules = set(table["module"])
+        if len(modules) < len(table) or len(modules - {component.module for component in self.inventory}) > 1:
+            raise self._damaged("spent.csv has modules that inventory.json has not, or one twice")  # one row is of all else
         places = [place(module) for module in table["module"]]
         inside = [block[-1:].isdigit() for block, _ in places]
         table["block"] = [block if ok else part for (block, part), ok in zip(places, inside, strict=True)]
@@ -101,6 +114,10 @@ class RunData:
         found["chosen"] = [value is True for value in found["chosen"]] if "chosen" in found else False
         if "chosen" in front and found["chosen"].sum() != 1:
             raise self._damaged(f"front.csv and points.csv have {found['chosen'].sum()} points that were chosen, not one")
+        if found.duplicated(["source", "genome"]).any():
+            raise self._damaged("front.csv or points.csv has a point twice")
+        if "chosen" in front and self.allocation.patches is None and not self.asked.widths:
+            self._check_costs("front.csv", found[found["chosen"]].iloc[0], ("size_bytes", "bit_ops"))
         if not found["front"].any() or not (found["kl"].notna() | found["feature_error"].notna()).any():
             raise self._damaged("front.csv has no front, or nothing that was simulated")
         searched = found["predicted_error"].notna()
@@ -132,6 +149,14 @@ class RunData:
         if path is None:
             raise PmqError(f"{name.as_posix()} of the run in {quoted(self.path)} does not exist; {_ANEW}")
         return path
+
+    def _check_costs(self, name: str, costs: pd.Series, keys: Sequence[str] = ("size_bytes", "bit_ops", "latency_ms")) -> None:
+        """Raise unless the costs that a table tells of the chosen allocation are those that it achieves."""
+        achieved = {} if self.allocation.budget is None else self.allocation.budget.achieved
+        for key in keys:
+            if key in costs and key in achieved and not math.isclose(costs[key], achieved[key], rel_tol=1e-6, abs_tol=1e-6):
+                told = f"{key} {costs[key]:.9g}, which of the chosen allocation is {achieved[key]:.9g}"
+                raise self._damaged(f"{name} has {told}")
 
     def _table(self, name: Path, columns: Mapping[str, Column], least: int = 1) -> pd.DataFrame:
         return read_table(self.file(name), "table", columns, least)

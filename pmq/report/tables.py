@@ -7,13 +7,15 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 
 from pmq.core import BitWidth
+from pmq.core.choice import Granularity
 from pmq.core.errors import PmqError
 from pmq.core.files import quoted, read_csv
+from pmq.core.quantizers import QUANTIZERS
 from pmq.core.validation import shown
 
 
@@ -73,6 +75,20 @@ def role(text: str) -> str:
     return text
 
 
+def quantizer(text: str) -> str:
+    """Read the name of a quantizer."""
+    if text not in QUANTIZERS:
+        raise ValueError(f"it is one of {', '.join(QUANTIZERS)}")
+    return text
+
+
+def granularity(text: str) -> str:
+    """Read which values share a scale."""
+    if text not in get_args(Granularity):
+        raise ValueError(f"it is one of {', '.join(get_args(Granularity))}")
+    return text
+
+
 def genome(text: str) -> str:
     """Read a digit or letter for each decision."""
     if not re.fullmatch("[0-9a-z]+", text):
@@ -88,15 +104,9 @@ FRONT |= {"genome": Column(genome, empty=True)}  # of what the space does not ho
 POINTS = {"predicted_error": Column(number), **_COSTS, **_POINT, "genome": Column(genome)}
 ROUNDS = {name: Column(positive) for name in ("measuring_s", "solving_s", "simulating_s")}
 ROUNDS |= {"simulated": Column(count), "error": Column(number, empty=True), "hypervolume": Column(number)}
-SENSITIVITY = {
-    "component": Column(str),
-    "kind": Column(str),
-    "role": Column(role),
-    "bits": Column(bits),
-    "quantizer": Column(str),
-}
-SENSITIVITY |= {"granularity": Column(str, absent=True), "group_size": Column(positive, empty=True, absent=True)}
-SENSITIVITY |= {"error": Column(number), "metric": Column(str)}
+SENSITIVITY = {name: Column(read) for name, read in (("component", str), ("kind", str), ("role", role), ("bits", bits))}
+SENSITIVITY |= {"quantizer": Column(quantizer), "granularity": Column(granularity, absent=True)}
+SENSITIVITY |= {"group_size": Column(positive, empty=True, absent=True), "error": Column(number), "metric": Column(str)}
 SPENT = {"module": Column(str), **{name: Column(number, absent=of.absent) for name, of in _COSTS.items()}}
 
 
@@ -127,7 +137,6 @@ def _values(named: str, name: str, column: Column, cells: list[str]) -> pd.Serie
             values.append(column.read(cell))
         except ValueError as error:
             raise PmqError(f"{named}: {name} in row {row}: {error}; found {shown(cell)}") from None
-    wanted = (
-        float if column.read in (number, positive) else object if column.empty or column.read in (str, genome, role) else None
-    )
-    return pd.Series(values, dtype=wanted)
+    if column.read in (number, positive):
+        return pd.Series(values, dtype=float)
+    return pd.Series(values, dtype=None if column.read in (count, flag, bits) and not column.empty else object)

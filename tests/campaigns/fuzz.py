@@ -142,6 +142,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=Path, help="folder of whole files, kept for the next time")
     parser.add_argument("--run", type=Path, help="a finished run of the embedded model, which spares a search")
     args = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory(prefix="pmq-seeds-") as temporary:
         seeds = (args.seeds or Path(temporary) / "seeds").absolute()
         if not seeds.is_dir():

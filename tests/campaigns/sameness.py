@@ -13,7 +13,7 @@ from typing import Any
 
 #: keys and columns of what is measured by a clock, or tells how it was called
 TIMED = re.compile(
-    r"seconds|(^|_)(ms|s)$|latency|images_per_s|resumed|fingerprint|spread|^line$|sha256|^files$|passed|found|proof|status"
+    r"seconds|(^|_)(ms|s)$|latency|images_per_s|resumed|passes|fingerprint|spread|^line$|sha256|^files$|passed|found|proof|status"
 )
 
 

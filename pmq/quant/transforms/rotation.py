@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pmq.models.components import is_attention
+from pmq.models.attention import is_attention
 from pmq.quant.transforms.base import Setting, register
 from pmq.quant.transforms.statistics import channel_statistics
 from pmq.quant.transforms.structure import residual_streams, set_

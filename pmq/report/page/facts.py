@@ -14,7 +14,9 @@ def facts(run: RunData) -> list[list[str]]:
     manifest, allocation, asked = run.manifest, run.allocation, None if run.pruned else run.asked
     model, calibration = allocation.model, allocation.calibration
     held, table = asked and asked.held_out, asked and asked.latency
-    searched = manifest.macs_searched
+    searched, weights = manifest.macs_searched, ""
+    if manifest.bytes_searched is not None:
+        weights = f" and {manifest.bytes_searched:.1f} % of weight bytes"
     said: dict[str, Any] = {
         "model": model.name,
         "weights": f"sha256 {model.weights_sha256[:12]}",
@@ -25,7 +27,7 @@ def facts(run: RunData) -> list[list[str]]:
         "target": allocation.target,
         "recipe": allocation.recipe.name,
         "sensitivity metric": asked and asked.metric,
-        "multiply-accumulates that were decided about": None if searched is None else f"{searched:.4g} %",
+        "searched": None if searched is None else f"{searched:.1f} % of multiply-accumulates{weights}",
         "bits of patches": None if allocation.patches is None else allocation.patches.label,
         "pruned by": None if allocation.pruning is None else allocation.pruning.importance,
         "calibration images": calibration and f"{calibration.n_images}, sha256 {calibration.sha256[:12]}",
