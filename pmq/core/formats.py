@@ -70,12 +70,11 @@ def _twice(names: Iterable[Any]) -> Any:
 
 def _check_depth(data: Any) -> None:
     inside, depth = [data], 0
-    while inside:
+    while inside := [of for of in inside if isinstance(of, dict | list)]:
         depth += 1
         if depth > MOST_NESTED:
             raise RecursionError
         inside = [inner for of in inside for inner in (of.values() if isinstance(of, dict) else of)]
-        inside = [of for of in inside if isinstance(of, dict | list)]
 
 
 def parse_yaml(text: str, what: str) -> Any:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pmq.core.allocation import ModelInfo
 from pmq.core.errors import PmqError
-from pmq.core.files import is_dir, is_file, quoted, read_json, write_text
+from pmq.core.files import is_dir, is_file, is_there, quoted, read_json, write_text
 from pmq.core.own_files import MANIFEST, hashes
 from pmq.core.progress import message
 from pmq.core.recipe import Recipe
@@ -146,7 +146,7 @@ def known_manifest(path: Path) -> Manifest:
 def read_facts(path: Path) -> dict[str, Any]:
     """What the manifest of a folder holds, whatever it is; nothing where there is none."""
     file = path / MANIFEST
-    facts: dict[str, Any] = _plain(read_json(file, "manifest", lenient=True)) if is_file(file) else {}
+    facts: dict[str, Any] = _plain(read_json(file, "manifest", lenient=True)) if is_there(file, "manifest") else {}
     return facts
 
 

@@ -36,7 +36,7 @@ def line_of(error: pytest.ExceptionInfo[PmqError]) -> str:
         ('{"a": {"b": 1, "b": 2}}', "key 'b' stands twice"),
         ('{"a": "\\ud800"}', "half a character"),
         (b'{"a": "\xe9"}', "no UTF-8"),
-        ("[1]", "no JSON object"),
+        *((text, "no JSON object") for text in ("[1]", "-1", "null", "true", '"x"')),
         ("", "no readable JSON"),
         ('{"a": 1} {', "no readable JSON"),
     ],
