@@ -50,7 +50,10 @@ def read_what(text: str, carried_out: bool = True) -> What:
     Raises:
         PmqError: it is none of these, or damaged.
     """
-    if text == "fp32" or SHORTHAND.fullmatch(text):
+    if SHORTHAND.fullmatch(text):
+        read_bits(text)  # bits that there are none of are told before any work
+        return text
+    if text == "fp32":
         return text
     path = Path(text)
     if text and is_dir(path):  # an empty text is not the current folder

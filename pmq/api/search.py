@@ -36,6 +36,8 @@ from pmq.core import Allocation, Assignment, Budget, Limits, PmqError
 from pmq.core.allocation import pmq_version
 from pmq.core.choice import Kept
 from pmq.core.coverage import EVERYTHING, Coverage, check_coverage, coverage
+from pmq.core.files import check_target
+from pmq.core.own_files import MANIFEST
 from pmq.core.paths import named_path
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.rundir import RunDir
@@ -163,7 +165,7 @@ def search(
     clock = _Clock()
     budget = budget if isinstance(budget, Budget) else Budget.parse(budget)
     METRICS[metric_name]  # wrong names are told before any work
-    out = None if out is None else named_path(out, "run directory")
+    out = None if out is None else check_target(named_path(out, "run directory") / MANIFEST).parent
     how = find_recipe(recipe, reconstruct)
     space_file = space if isinstance(space, SpaceFile) else read_space(space)
     gathered = gather_images(images, calib_images + held_out)

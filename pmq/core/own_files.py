@@ -76,6 +76,7 @@ def check_output(path: Path, suffix: str, inputs: Iterable[Path | str | None] = 
     Raises:
         PmqError: it is called otherwise, or is one of a run's own files, or one of ``inputs``, or cannot be written.
     """
+    check_target(path)
     if path.suffix.lower() != suffix:
         raise PmqError(f"cannot write {quoted(path)}: what is written is a {suffix} file; call it so")
     given = [Path(each) for each in inputs if each is not None]
