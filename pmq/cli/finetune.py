@@ -92,9 +92,7 @@ def finetune(
         )
         show_report(folder, json)
         return
-    say(
-        f"{count} images, {epochs} epochs; error on {held_out} held-out images {found.before:.4g}, at its best {found.after:.4g}"
-    )
+    say(f"{count} images, {epochs} epochs; error on {held_out} held-out images {found.before:.4g}, at its best {found.after:.4g}")
     rows = [
         [name, r["top1"], r["agreement"], r["kl"] if r["kl"] is not None else r["feature_error"]]
         for name, r in (("before", before), ("after", after))

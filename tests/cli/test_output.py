@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import os
@@ -135,6 +136,12 @@ def test_progress_names_what_it_does_literally(term: str, bar: bool, monkeypatch
     assert r"a[red]b\x1b[2J" in told.text
     assert "\x1b[2J" not in told.text
     assert ("\x1b[" in told.text) == bar
+
+
+@pytest.mark.parametrize("file", sorted(Path(output.__file__).parent.glob("*.py")), ids=lambda file: file.stem)
+def test_commands_print_by_these_functions_alone(file: Path) -> None:
+    calls = [node.func for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+    assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
 
 
 def test_literal_keeps_what_can_be_shown() -> None:
