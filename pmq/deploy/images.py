@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pmq.core.errors import PmqError, one_line
 from pmq.core.files import quoted, read_bytes
-from pmq.core.picture import DAMAGED, converted
+from pmq.core.picture import DAMAGED, FOREIGN, converted
 from pmq.deploy.labels import Preprocess
 
 #: bytes of an image file, at most
@@ -49,6 +49,8 @@ def _decoded(path: Path, mode: str) -> Image.Image:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content)) as opened:
+                if opened.format in FOREIGN:
+                    raise UnidentifiedImageError
                 image = converted(opened, mode)
     except HUGE:
         raise PmqError(

@@ -11,6 +11,9 @@ from pmq.core.files import quoted, read_bytes
 from pmq.core.validation import shown
 from pmq.deploy.session import MOST
 
+#: what ONNX calls the type of the integers that inputs of layers are quantized to
+UINT8 = 2
+
 
 def read_onnx(path: Path) -> Any:
     """Read an ONNX model.
@@ -48,7 +51,13 @@ def _foreign(model: Any) -> str:
                 return f"a graph within {shown(node.op_type)}"
             held += [attribute.t, *attribute.tensors, *_of_sparse([attribute.sparse_tensor, *attribute.sparse_tensors])]
     outside = [tensor.name for tensor in held if tensor.external_data or tensor.data_location]
-    return f"{shown(outside[0])} in another file" if outside else ""
+    if outside:
+        return f"{shown(outside[0])} in another file"
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    quantizers = [list(node.input) for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    if any(len(inputs) != 3 or types.get(inputs[2]) != UINT8 for inputs in quantizers):  # OpenVINO breaks over those of 4 bits
+        return "inputs quantized to anything but 8 bits"
+    return ""
 
 
 def _of_sparse(tensors: Any) -> Iterator[Any]:

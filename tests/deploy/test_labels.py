@@ -1,40 +1,120 @@
+"""What a deployed file tells of its images and classes is as timm has it, and is never believed."""
+
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from pmq.core import PmqError
-from pmq.core.allocation import ModelInfo
-from pmq.data.folder import Preprocess
-from pmq.deploy.labels import described, load_image, read_description
+from pmq.deploy.labels import described, read_description, read_texts
 
-CONFIG = {"interpolation": "bicubic", "crop_pct": 0.9, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-
-
-@pytest.mark.parametrize(("size", "wanted"), [((300, 201), (3, 96, 96)), ((77, 150), (3, 64, 64)), ((64, 64), (1, 28, 28))])
-@pytest.mark.parametrize(("interpolation", "crop_mode"), [("bicubic", "center"), ("bilinear", "center"), ("bicubic", "squash")])
-def test_images_are_prepared_as_for_training(size, wanted, interpolation, crop_mode, tmp_path: Path) -> None:
-    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    path = tmp_path / "image.png"
-    Image.fromarray(values).save(path)
-    config = CONFIG | {"input_size": list(wanted), "interpolation": interpolation, "crop_mode": crop_mode}
-    if wanted[0] == 1:
-        config |= {"mean": [0.3], "std": [0.2]}
-    info = ModelInfo(name="m", num_classes=2, weights_sha256="", data_config=config)
-    with Image.open(path) as image:
-        expected = Preprocess(info, None)(image).numpy()
-    preprocess, classes = read_description(described(config, 2, ["a", "b"]), path)
-    assert classes == ["a", "b"]
-    np.testing.assert_allclose(load_image(path, preprocess)[0], expected, atol=1e-5)
+FILE = Path("m.onnx")
+CONFIG = {"input_size": [3, 8, 8], "interpolation": "bicubic", "crop_pct": 0.9, "mean": [0.5] * 3, "std": [0.2] * 3}
+NAMES = ["a", "b"]
+#: what files held before they told of their task
+BEFORE = {
+    "pmq.preprocess": json.dumps(CONFIG | {"crop_mode": None, "num_classes": 2}),
+    "pmq.classes": json.dumps(NAMES),
+    "pmq.target": "onnxruntime",
+}
 
 
-def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "image.png"
-    path.write_text("no image")
-    with pytest.raises(PmqError, match=r"image.png.*cannot be read"):
-        load_image(path, CONFIG | {"input_size": [3, 8, 8]})
+def changed(**keys: Any) -> dict[str, str]:
+    return BEFORE | {"pmq.preprocess": json.dumps(json.loads(BEFORE["pmq.preprocess"]) | keys)}
+
+
+def test_what_is_written_is_read() -> None:
+    found = read_description(described(CONFIG | {"crop_mode": "squash"}, 2, NAMES), FILE)
+    assert found.preprocess.model_dump() == {
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in CONFIG.items()},
+        **{"crop_mode": "squash", "num_classes": 2, "task": "classification"},
+    }
+    assert found.classes == ("a", "b")
+
+
+def test_files_without_a_task_are_read() -> None:
+    found = read_description(BEFORE | {"other": "texts"}, FILE)
+    assert (found.preprocess.meaning, found.preprocess.crop_mode, found.classes) == ("classification", None, ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "asked", "task"),
+    [(0, "auto", "features"), (1, "auto", "binary"), (2, "auto", "classification"), (1, "regression", "regression")],
+)
+def test_a_task_is_as_asked_or_by_the_number_of_outputs(outputs: int, asked: str, task: str) -> None:
+    texts = described(CONFIG, outputs, [], asked)
+    assert json.loads(texts["pmq.preprocess"])["task"] == task
+    assert read_description(texts, FILE).preprocess.meaning == task
+
+
+def test_models_whose_images_are_no_pictures_are_written_without(capsys: pytest.CaptureFixture[str]) -> None:
+    assert described(CONFIG | {"input_size": [4, 8, 8], "mean": [0.5] * 4, "std": [0.2] * 4}, 2, NAMES) == {}
+    assert "pmq run cannot use it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"input_size": [3, -8, 8]}, "input_size.1"),
+        ({"input_size": [3, 10**9, 8]}, "input_size.1"),
+        ({"input_size": [2, 8, 8]}, "input_size.0"),
+        ({"input_size": [3, 8]}, "input_size.2"),
+        ({"input_size": "388"}, "input_size"),
+        ({"interpolation": "random"}, "interpolation.*'bicubic'"),
+        ({"interpolation": None}, "interpolation"),
+        ({"crop_mode": "round"}, "crop_mode.*'squash'"),
+        *(({"crop_pct": crop}, "crop_pct") for crop in (0, 1e-9, -1, 2, None, "1", float("nan"), float("inf"))),
+        ({"mean": [0.5]}, "mean and std have 1 and 3 values"),
+        ({"mean": 0.5}, "mean"),
+        ({"mean": [1e300] * 3}, "mean.0"),
+        ({"std": [0.2] * 4}, "mean and std have 3 and 4 values"),
+        ({"std": [0.2, 0, 0.2]}, "std.1"),
+        ({"std": [float("nan")] * 3}, "std.0"),
+        ({"num_classes": 3}, "2 classes are named.*0 or 3"),
+        ({"num_classes": "2"}, "num_classes"),
+        ({"num_classes": True}, "num_classes"),
+        ({"task": "binary"}, "task 'binary' does not fit"),
+        ({"task": "ranking"}, "task.*'classification'"),
+        ({"centre": True}, "centre: unknown key; allowed here are input_size"),
+    ],
+)
+def test_preprocessing_that_cannot_be_is_refused(keys: dict[str, Any], said: str) -> None:
+    with pytest.raises(PmqError, match=said) as refused:
+        read_description(changed(**keys), FILE)
+    assert "\n" not in str(refused.value)
+    assert "m.onnx" in str(refused.value)
+
+
+TEXTS = ["", "null", "[]", "1", "{", "\x00", '"x"', "NaN", "[" * 100_000, '{"a":' * 100_000, '{"mean": [' + "9" * 5000 + "]}"]
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "{}"])
+@pytest.mark.parametrize("key", ["pmq.preprocess", "pmq.classes"])
+def test_texts_that_are_anything_else_are_refused(text: str, key: str) -> None:
+    if (key, text) == ("pmq.classes", "[]"):  # that they have no names is what files may say
+        assert read_description(BEFORE | {key: text}, FILE).classes == ()
+        return
+    with pytest.raises(PmqError, match=key.removeprefix("pmq.")) as refused:
+        read_description(BEFORE | {key: text}, FILE)
+    assert len(str(refused.value)) < 700
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "b", "c"], [1, 2], [None, "b"], "ab", {"a": "b"}])
+def test_names_that_are_none_or_not_as_many_as_outputs_are_refused(names: Any) -> None:
+    with pytest.raises(PmqError, match="class"):
+        read_description(BEFORE | {"pmq.classes": json.dumps(names)}, FILE)
+
+
+@pytest.mark.parametrize("text", [*(text for text in TEXTS if text), '{"pmq.target": null}', '{"pmq.target": 1}'])
+def test_texts_kept_as_one_are_texts(text: str) -> None:
+    assert read_texts("", FILE) == {}
+    with pytest.raises(PmqError, match=r"texts of 'm.onnx'"):
+        read_texts(text, FILE)
+
+
+def test_a_file_that_tells_nothing_is_none_of_ours() -> None:
     with pytest.raises(PmqError, match="not written by pmq deploy"):
-        read_description({}, path)
+        read_description({}, FILE)
