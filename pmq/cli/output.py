@@ -55,12 +55,22 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
         table.add_column(Text(_literal(column)), justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text("\n".join(_literal(number(v)) for v in (c if isinstance(c, tuple) else (c,)))) for c in row))
-    width = None if sys.stdout.isatty() else 160  # a file or pipe has no width to keep to
-    console = Console(width=width)
-    with console.capture() as drawn:
-        console.print(table)
+    drawn = _Draft()
+    width = None if drawn.isatty() else 160  # a file or pipe has no width to keep to
+    Console(file=drawn, width=width).print(table)
     say(title)  # as a title of the table it would wrap at the table's width
-    _write(drawn.get())
+    _write(drawn.getvalue())
+
+
+class _Draft(io.StringIO):
+    """What is drawn for standard output, before it is written there."""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(sys.stdout, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        return sys.stdout.isatty()
 
 
 def number(value: Any) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -92,13 +93,15 @@ def test_any_width_of_a_terminal(columns: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 @needs_full
-def test_a_full_device_is_told_once_and_work_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "first", [lambda: output.say("lost"), lambda: output.print_table("lost", ["lost"], [["lost"]]), lambda: output.print_json({})]
+)
+def test_a_full_device_is_told_once_and_work_goes_on(first: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     with Path("/dev/full").open("w") as full:
         monkeypatch.setattr(sys, "stdout", full)
         output.open_output()
+        first()
         output.say("lost")
-        output.print_table("lost", ["lost"], [["lost"]])
-        output.print_json({})
         found = output.close_output()
     assert found is not None
     assert found.strerror == "No space left on device"
