@@ -67,7 +67,7 @@ class Session:
         try:
             return self.run(images)
         except Exception as error:  # runtimes' errors have no base in common
-            raise PmqError(f"{self.runtime} cannot compute the model: {one_line(error)}") from None
+            raise PmqError(f"{self.runtime} cannot compute the model: {one_line(error) or type(error).__name__}") from None
 
 
 def named(model: Any) -> str:

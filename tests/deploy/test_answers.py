@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,6 @@ PREPARED = {"input_size": (1, 8, 8), "interpolation": "nearest", "crop_pct": 1.0
 
 
 def told(outputs: int, names: list[str], task: str = "auto") -> Description:
-    import json
-
     preprocess = json.dumps(PREPARED | {"num_classes": outputs, "task": task})
     return Description(preprocess=preprocess, classes=json.dumps(names))  # type: ignore[arg-type]
 
