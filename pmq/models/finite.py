@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pmq.core.errors import PmqError
+from pmq.models.picked import run
 
 _WHAT_TO_DO = "check checkpoint and preprocessing"
 
@@ -16,7 +17,7 @@ def check_finite(model: nn.Module, images: Tensor | None = None, batch_size: int
     """Raise if parameters or buffers of ``model`` are not finite, or its outputs on ``images`` ``(N, C, H, W)``.
 
     Raises:
-        PmqError: they are not; it names the first of them.
+        PmqError: they are not, it names the first of them; or the model fails on such images.
     """
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
@@ -26,10 +27,9 @@ def check_finite(model: nn.Module, images: Tensor | None = None, batch_size: int
             raise PmqError(f"{name!r} of the model holds {_met(tensor)}; {_WHAT_TO_DO}")
     if images is not None:
         device = next(model.parameters()).device
-        with torch.no_grad():
-            for batch in images.split(batch_size):
-                x = batch.to(device)
-                check_outputs(model, x, model(x))
+        for batch in images.split(batch_size):
+            x = batch.to(device)
+            check_outputs(model, x, run(model, x))
 
 
 def check_outputs(model: nn.Module, images: Tensor, output: Tensor) -> None:

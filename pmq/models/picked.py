@@ -33,27 +33,30 @@ class Picked:
         return output.float()
 
 
-def run(model: nn.Module, image: Tensor) -> Any:
-    """Compute ``model`` on an image ``(1, C, H, W)``.
+def run(model: nn.Module, images: Tensor) -> Any:
+    """Compute ``model`` on ``images`` ``(B, C, H, W)``.
 
     Raises:
-        PmqError: it cannot take it, or needs more than it.
+        PmqError: it cannot take them, or needs more than them, or gives one tensor that is not of the batch.
     """
     kind = type(model).__name__
     try:
-        inspect.signature(model.forward).bind(image)
+        inspect.signature(model.forward).bind(images)
     except TypeError as error:
         raise PmqError(
             f"{kind}.forward cannot be called with a batch of images alone ({one_line(error)}); give a module that can be"
         ) from None
     try:
         with torch.no_grad():
-            return model(image)
+            output = model(images)
     except PmqError:
         raise
     except FAILURES as error:
-        shape = tuple(image.shape[1:])
-        raise PmqError(f"model {kind} fails on an image of shape {shape}: {one_line(error) or type(error).__name__}") from None
+        what = f"{'an image' if len(images) == 1 else f'{len(images)} images'} of shape {tuple(images.shape[1:])}"
+        raise PmqError(f"model {kind} fails on {what}: {one_line(error) or type(error).__name__}") from None
+    if isinstance(output, Tensor) and output.shape[:1] != images.shape[:1]:
+        raise PmqError(f"model {kind} gives shape {tuple(output.shape)} for a batch of {len(images)}; outputs must be (B, ...)")
+    return output
 
 
 def pick_output(model: nn.Module, image: Tensor) -> Tensor:
@@ -76,13 +79,9 @@ def pick_output(model: nn.Module, image: Tensor) -> Tensor:
         if path:
             taken = ".".join(map(str, path))
             message(f"of what the model gives, {', '.join('.'.join(map(str, p)) for p in parts)}, {taken} is taken")
-    if "logits" in path and not hasattr(model, "num_classes"):
+    if "logits" in path and found.ndim and not hasattr(model, "num_classes"):
         model.num_classes = found.shape[-1]  # type: ignore[assignment]
-    if not found.ndim or len(found) != len(image):
-        raise PmqError(
-            f"model {type(model).__name__} gives shape {tuple(found.shape)} for a batch of {len(image)}; outputs must be (B, ...)"
-        )
-    return found.float()
+    return run(model, image) if path else found.float()
 
 
 def _items(output: Any) -> dict[Key, Any]:

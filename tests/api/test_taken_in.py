@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +12,21 @@ import torch
 from torch import Tensor, nn
 
 import pmq
+from pmq.api import points
 from pmq.api.modes import undisturbed
 from pmq.api.subject import Subject
 from pmq.core import Allocation, PmqError
 from tests.conftest import make_tiny
 
-QUICK: dict[str, Any] = {"space": "w4a8", "recipe": "fast", "calib_images": 4, "held_out": 8, "rounds": 1, "max_evals": 1}
+QUICK: dict[str, Any] = {"space": "w4a8", "recipe": "fast", "calib_images": 4, "held_out": 8, "rounds": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short() -> Iterator[None]:
+    """What is searched for here is not the best front."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(points, "nsga2", partial(points.nsga2, generations=2))
+        yield
 
 
 class Dictionary(nn.Module):
@@ -36,9 +47,8 @@ def found(images: Tensor) -> Allocation:
     return pmq.search(make_tiny(), images, "w4a8", **QUICK).allocation
 
 
-@pytest.mark.parametrize("around", [torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16)])
-def test_a_search_finds_the_same_whatever_is_around_it(images: Tensor, found: Allocation, around: Callable[[], Any]) -> None:
-    with around():
+def test_a_search_finds_the_same_whatever_is_around_it(images: Tensor, found: Allocation) -> None:
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         again = pmq.search(nn.DataParallel(make_tiny()), images.clone(), "w4a8", **QUICK).allocation
     assert again.assignment == found.assignment
     assert again.metrics == found.metrics
@@ -63,6 +73,22 @@ def test_a_module_that_tells_nothing_is_served(images: Tensor) -> None:
     assert pmq.evaluate(model, allocation, images)["agreement"][0] > 50
 
 
+def test_a_pruned_model_is_one_of_the_wrapped_model_too(images: Tensor) -> None:
+    wrapped = nn.DataParallel(make_tiny().double())
+    with torch.inference_mode():
+        pruned = pmq.prune(wrapped, images.clone(), importance="magnitude", calib_images=8)
+    plain = pmq.prune(make_tiny(), images, importance="magnitude", calib_images=8)
+    assert pruned.allocation.tensors == plain.allocation.tensors
+    assert torch.equal(
+        pmq.load_pruned(pruned.allocation, wrapped)(images), pmq.load_pruned(plain.allocation, make_tiny())(images)
+    )
+
+
+def test_a_module_that_gives_a_dictionary_is_deployed(images: Tensor, tmp_path: Path) -> None:
+    done = pmq.deploy(Dictionary(), "w8a8", "onnxruntime", images[:8], tmp_path, calibration_images=images[8:16], rounds=1)
+    assert done.passed
+
+
 @pytest.mark.parametrize(
     ("give", "task", "found"),
     [
@@ -82,13 +108,14 @@ def test_the_task_follows_from_what_is_known(images: Tensor, give: Callable[[Ten
     [
         (lambda y: {"logits": y[:, None]}, "auto", r"outputs of shape \(1, 1, 7\) for one image cannot have task"),
         (lambda y: y / 0, "auto", "outputs in FP32 are not finite; .* is the model itself"),
-        (lambda y: y[:, :, None] @ y, "auto", r"fails on an image of shape \(3, 32, 32\): .*; it was built for \(3, 224, 224\)"),
+        (lambda y: y.squeeze(), "auto", r"gives shape \(7,\) for a batch of 1; outputs must be \(B, ...\)"),
+        (lambda y: y[:1], "auto", r"gives shape \(1, 7\) for a batch of 2"),
+        (lambda y: y @ y, "auto", r"fails on an image of shape \(3, 32, 32\): .*; it was built for \(3, 224, 224\)"),
+        (lambda y: y[:, :, None] @ y, "auto", r"fails on 2 images of shape \(3, 32, 32\)"),
     ],
-    ids=["no rows of logits", "infinite", "fails"],
+    ids=["no rows of logits", "infinite", "squeezed", "one for all", "fails", "fails on batches"],
 )
-def test_outputs_that_cannot_be_used_get_one_line(
-    images: Tensor, give: Callable[[Tensor], Any], task: str, told: str
-) -> None:
+def test_outputs_that_cannot_be_used_get_one_line(images: Tensor, give: Callable[[Tensor], Any], task: str, told: str) -> None:
     with pytest.raises(PmqError, match=told):
         Subject.of(Dictionary(give), images=images[:2], task=task)
 

@@ -1,17 +1,22 @@
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import errors
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from pmq.core import PmqError
 from pmq.models import create_model, model_info
+from pmq.models.torchvision_ops import ensure_torchvision
 
 NAME = "vit_tiny_patch16_224"
 
 
 @pytest.fixture(scope="module")
 def state() -> dict[str, torch.Tensor]:
+    ensure_torchvision()
     import timm
 
     return timm.create_model(NAME, num_classes=11).state_dict()
@@ -91,3 +96,29 @@ def test_random_weights_depend_on_the_seed_alone() -> None:
     a, b, c = (create_model(NAME, pretrained=False, seed=s) for s in (0, 0, 1))
     assert model_info(a) == model_info(b)
     assert model_info(a).weights_sha256 != model_info(c).weights_sha256
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.HTTPError("no route"),
+        errors.EntryNotFoundError("no route"),
+        errors.LocalEntryNotFoundError("no route"),
+        HTTPException("no route"),
+        SafetensorError("no route"),
+        KeyError("no route"),
+        ImportError("no route"),
+        AssertionError("no route"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_cannot_be_fetched_or_made_gets_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    ensure_torchvision()
+    import timm
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(PmqError, match=r"timm cannot create 'hf-hub:a/b': .*no route.*; pass --checkpoint"):
+        create_model("hf-hub:a/b")
