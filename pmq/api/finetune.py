@@ -106,7 +106,8 @@ def finetune(
     distiller = Distiller(student, teacher, rate, steps, task, amp)
     asked: dict[str, Any] = {"pruned": pruned.tensors_sha256, "train": hashlib.sha256(repr(train).encode()).hexdigest()[:16]}
     asked |= {"epochs": epochs, "rate": rate, "batch_size": batch_size, "vary": vary, "amp": amp, "seed": seed}
-    state = RunDir(out, asked, resume).path / STATE
+    run = RunDir(out, asked, resume)  # held to the end
+    state = run.path / STATE
     history, best = _reached(state, distiller)
     with torch.no_grad():
         wanted = [teacher(x.to(device)) for x in held_out.split(batch_size)]

@@ -17,6 +17,7 @@ from pmq.core.errors import PmqError
 from pmq.core.files import is_file, is_there, quoted, read_bytes, write_text
 from pmq.core.formats import parse_json
 from pmq.core.kept import keep
+from pmq.core.lock import hold
 from pmq.core.manifest import (
     CHOOSES,
     PRUNED,
@@ -43,13 +44,14 @@ class RunDir:
 
     Raises:
         PmqError: the directory holds a run and ``resume`` is off, or the run there was made with other settings, or
-            the directory cannot be written.
+            another process works there, or the directory cannot be written.
     """
 
     def __init__(self, path: Path | str, settings: dict[str, Any], resume: bool = False) -> None:
         self.path = named_path(path, "run directory")
         self._entries: dict[str, dict[str, Any]] = {}
         settings = json.loads(json.dumps(settings))  # as they will be read
+        self._lock = hold(self.path)
         manifest = self.path / MANIFEST
         if is_file(manifest):
             if not resume:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from pmq.core.errors import PmqError, one_line
 from pmq.core.progress import message
 from pmq.models.picked import Picked, run, tensors_of
+from pmq.models.shared import part
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 #: packages whose modules keep their weights as integers
@@ -48,9 +49,9 @@ def adopt(model: nn.Module, image: Tensor | None = None) -> nn.Module:
                 told.append("checkpointing of gradients is off")
     types = {str(p.dtype).removeprefix("torch.") for p in model.parameters()} - {"float32"}
     told += [f"{', '.join(sorted(types))}: computed in FP32"] if types else []
-    shared = list(_separate(copied, set()))
-    told += [f"weights under two names are two, each with bits of its own: {', '.join(shared)}"] if shared else []
     _drop_hooks(copied, image, told)
+    shared = part(copied, image)
+    told += [f"weights under two names are two, each with bits of its own: {', '.join(shared)}"] if shared else []
     for parameter in copied.parameters():
         parameter.requires_grad_(True)
     for line in dict.fromkeys(told):
@@ -185,23 +186,3 @@ def _equal(one: Any, other: Any) -> bool:
     return parts[0].keys() == parts[1].keys() and all(
         a.shape == parts[1][path].shape and torch.allclose(a, parts[1][path], equal_nan=True) for path, a in parts[0].items()
     )
-
-
-def _separate(module: nn.Module, seen: set[int], prefix: str = "") -> Iterator[str]:
-    """Clone parameters and modules that are met a second time, so that each name is of one thing; give those names."""
-    for name, parameter in module._parameters.items():
-        if parameter is None:
-            continue
-        if id(parameter) in seen:
-            module._parameters[name] = parameter = nn.Parameter(parameter.detach().clone())
-            yield prefix + name
-        seen.add(id(parameter))
-    for name, child in module._modules.items():
-        if child is None:
-            continue
-        if id(child) in seen:
-            module._modules[name] = child = copy.deepcopy(child)
-            if next(child.parameters(), None) is not None:
-                yield prefix + name
-        seen.add(id(child))
-        yield from _separate(child, seen, f"{prefix}{name}.")

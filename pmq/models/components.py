@@ -179,11 +179,7 @@ def _why_not(name: str, module: nn.Linear | nn.Conv2d, called: set[str]) -> str 
         return "not called as a module in the forward pass"
     if isinstance(module, nn.Conv2d) and name.rpartition(".")[0] != "patch_embed":
         return "a convolution that is not the patch embedding"
-    if isinstance(module, nn.Conv2d) and (module.groups, module.padding_mode, isinstance(module.padding, str)) != (
-        1,
-        "zeros",
-        False,
-    ):
+    if isinstance(module, nn.Conv2d) and (module.groups > 1 or module.padding_mode != "zeros" or isinstance(module.padding, str)):
         return "a convolution in groups, or whose padding is not a number of zeros"
     if not _is_layer(module):
         return f"{type(module).__name__} computes something of its own"

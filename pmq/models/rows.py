@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -38,7 +39,9 @@ def row_units(model: nn.Module, inventory: Inventory) -> list[RowUnit]:
         mlp = tuple(f"{name}.{layer}.input" for layer in ("fc1", "fc2"))
         attention = (f"{name}.q", f"{name}.softmax", f"{name}.proj.input")
         if names.issuperset(mlp) and len(list(module.parameters())) <= 4:  # no norm between the layers, no gate
-            found.append(RowUnit(name, "mlp", mlp, macs[f"{name}.fc1"] // inventory[f"{name}.fc1.weight"].numel))
+            rows = macs[f"{name}.fc1"] // inventory[f"{name}.fc1.weight"].numel
+            if rows == prod(inventory[mlp[0]].shape[:-1]):  # called once, and windows are not its batch
+                found.append(RowUnit(name, "mlp", mlp, rows))
         elif names.issuperset(attention) and _is_plain(module):
             softmax = inventory[f"{name}.softmax"]
             rows = softmax.shape[0] // softmax.heads
@@ -59,7 +62,7 @@ def leave_out(model: nn.Module, unit: RowUnit, kept: Sequence[int]) -> None:
     rows = _Rows(kept, unit.rows)
     if unit.kind == "mlp":
         fill = _bias(module.fc2)
-        module.register_forward_pre_hook(lambda m, args: (rows.take(args[0]),))
+        module.register_forward_pre_hook(lambda m, args: (rows.take(args[0]), *args[1:]))
         module.register_forward_hook(lambda m, args, y: rows.put(y, fill))
         return
     fill = _bias(module.proj)

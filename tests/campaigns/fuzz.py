@@ -51,10 +51,10 @@ def prepare(seeds: Path, seed: int, number: int, folder: Path) -> tuple[Kind, st
     return kind, done, [*rng.choice(kind.lines), *kind.last(rng)]
 
 
-def run_case(seeds: Path, seed: int, number: int) -> Outcome:
-    """Damage files in a folder of the case's own, run a command there, and judge what it did."""
-    with tempfile.TemporaryDirectory(prefix="pmq-case-") as place:
-        folder = Path(place)
+def run_case(seeds: Path, place: str, seed: int, number: int) -> Outcome:
+    """Damage files in a folder of the case's own below ``place``, run a command there, and judge what it did."""
+    with tempfile.TemporaryDirectory(dir=place) as own:
+        folder = Path(own)
         kind, done, line = prepare(seeds, seed, number, folder)
         before, start = snapshot(folder), time.process_time()
         status, out, err = _call(line, folder)
@@ -104,17 +104,18 @@ def _call(line: list[str], folder: Path) -> tuple[int, str, str]:
     return status, found[0], found[1]
 
 
-def _lost(seeds: Path, seed: int, number: int, word: str, left: str) -> Outcome:
+def _lost(seeds: Path, place: str, seed: int, number: int, word: str, left: str) -> Outcome:
     """What is known of a case whose worker is gone."""
-    with tempfile.TemporaryDirectory(prefix="pmq-case-") as place:
-        kind, done, line = prepare(seeds, seed, number, Path(place))
+    with tempfile.TemporaryDirectory(dir=place) as own:
+        kind, done, line = prepare(seeds, seed, number, Path(own))
     return Outcome(number, kind.name, "failure", done, " ".join(line), f"{word}\n{left}")
 
 
 def campaign(seeds: Path, seed: int, numbers: Iterable[int], workers: int = 2, seconds: float = 20.0) -> Iterator[Outcome]:
     """Run cases in workers."""
-    pool = Pool(partial(run_case, seeds, seed), partial(_lost, seeds, seed), workers, seconds, preload="tests.campaigns.preload")
-    return pool.outcomes(numbers)
+    with tempfile.TemporaryDirectory(prefix="pmq-fuzz-") as place:  # of all cases, for killed workers do not tidy up
+        run, lost = partial(run_case, seeds, place, seed), partial(_lost, seeds, place, seed)
+        yield from Pool(run, lost, workers, seconds, preload="tests.campaigns.preload").outcomes(numbers)
 
 
 def table(outcomes: list[Outcome]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from random import Random
 from tests.campaigns.binaries import checkpoint, image, onnx_model
 from tests.campaigns.formats import Mutator, csv_cells, file_of, json_lines, json_values, safetensors_header, yaml_values
 from tests.campaigns.hostile import ARGUMENTS, NUMBERS
-from tests.campaigns.seeds import FINETUNE, JOURNALED
+from tests.campaigns.seeds import FINETUNE, JOURNALED, agree
 from tests.campaigns.wrong import wrong_tensors, wrong_values
 
 #: what every case may write
@@ -83,9 +84,19 @@ OF_RUN = ("run/allocations/*", "run/report.html")
 
 
 def _any_part(rng: Random, path: Path) -> str:
-    """By what the file is."""
+    """By what the file is; mostly in a run that says it wrote the file so, or does not tell."""
     own = {".json": json_values, ".csv": csv_cells, ".safetensors": safetensors_header, ".jsonl": json_lines}
-    return file_of(own[path.suffix])(rng, path)
+    said = file_of(own[path.suffix])(rng, path)
+    run = next((p for p in path.parents if (p / "manifest.json").is_file()), None)
+    how = rng.choice(["as it is", "agreed", "agreed", "untold"])
+    if run is None or path.name == "manifest.json" or not path.is_file() or how == "as it is":
+        return said
+    if how == "agreed":
+        agree(run, path)
+    else:
+        manifest = json.loads((run / "manifest.json").read_text())
+        (run / "manifest.json").write_text(json.dumps({k: v for k, v in manifest.items() if k != "files"}))
+    return f"{said} ({how})"
 
 
 KINDS = (

@@ -113,6 +113,31 @@ def test_shared_weights_are_parted(share: Callable[[Any], object], told: str, ca
     assert adopted.blocks[0].mlp.fc1.weight is not adopted.blocks[1].mlp.fc1.weight
 
 
+def test_a_second_name_that_is_only_a_name_stays_one(capsys: pytest.CaptureFixture[str]) -> None:
+    model = changed(lambda m: (setattr(m, "alias", m.blocks[0].mlp.fc1), setattr(m, "all", m.blocks)))
+    adopted: Any = adopt(model, IMAGES[:1])
+    assert adopted.alias is first_layer(adopted)
+    assert adopted.all is adopted.blocks
+    assert weights_sha256(adopted) == weights_sha256(model)
+    assert capsys.readouterr().err == ""
+    assert not any(module._forward_pre_hooks for module in adopted.modules())
+
+
+def test_a_first_name_that_is_only_a_name_does_not_hide_the_second(capsys: pytest.CaptureFixture[str]) -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            vit: Any = make_tiny()
+            self.head, self.vit = vit.head, vit
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.vit(x)
+
+    adopted: Any = adopt(Wrapped(), IMAGES[:1])
+    assert adopted.head is not adopted.vit.head
+    assert "two, each with bits of its own: vit.head\n" in capsys.readouterr().err
+
+
 def test_the_users_module_stays_as_it_is() -> None:
     model: Any = nn.DataParallel(changed(lambda m: m.blocks[0].register_forward_hook(lambda *_: None))).train()
     weight_norm(first_layer(model.module))

@@ -51,6 +51,27 @@ def test_tokens_left_out_get_the_bias_alone() -> None:
     torch.testing.assert_close(attn(x), attended, rtol=1e-4, atol=1e-4)
 
 
+class Elsewhere(nn.Module):
+    """Gives an MLP its tokens in two calls, or as a batch."""
+
+    def __init__(self, mlp: nn.Module, how: str) -> None:
+        super().__init__()
+        self.inner, self.how = mlp, how
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.how == "twice":
+            return torch.cat([self.inner(x[:, :5]), self.inner(x[:, 5:])], 1)
+        return self.inner(x.flatten(0, 1)[:, None]).reshape(x.shape)
+
+
+@pytest.mark.parametrize("how", ["twice", "batch"])
+def test_rows_of_several_calls_or_of_a_batch_are_not_left_out(how: str) -> None:
+    model = make_tiny()
+    model.blocks[0].mlp = Elsewhere(model.blocks[0].mlp, how)
+    units = row_units(model, take_inventory(model, IMAGES[:1]))
+    assert [u.module for u in units] == ["blocks.0.attn", "blocks.1.attn", "blocks.1.mlp"]
+
+
 def test_windows_have_mlps_alone() -> None:
     ensure_torchvision()
     import timm
