@@ -86,11 +86,12 @@ def _taken_in(
     model: nn.Module | str | None, device: str | torch.device | None, images: Tensor | None, like: ModelInfo | None
 ) -> tuple[nn.Module, Tensor, Tensor]:
     """Give the copy, an image ``(1, C, H, W)`` for it, and its output for that."""
-    image = None if images is None else images[:1]
+    size = _told_size(like)
+    image = images[:1] if images is not None else torch.zeros(1, *size) if size else None
     module = create_model(model) if model is None or isinstance(model, str) else adopt(model, image)
     module = _moved(module, device)
     check_finite(module)
-    image = torch.zeros(1, *(_told_size(like) or input_size(module))) if image is None else image
+    image = torch.zeros(1, *input_size(module)) if image is None else image
     image = image.to(next(module.parameters()).device)
     output = _output(module, image)
     if images is not None:

@@ -176,9 +176,10 @@ class Allocation(_Strict):
         path = Path(path)
         if path.suffix.lower() != ".json":
             raise PmqError(f"cannot write the allocation {quoted(path)}: its name must end in .json, its tensors lie beside it")
+        write_text(path, self.model_dump_json(indent=1) + "\n")  # first: tensors by themselves belong to nobody
         if self._tensors is not None:
             write_bytes(path.with_suffix(".safetensors"), self._tensors.data)
-        return write_text(path, self.model_dump_json(indent=1) + "\n")
+        return path
 
     @classmethod
     def load(cls, path: Path | str, carried_out: bool = True) -> Allocation:

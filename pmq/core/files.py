@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pmq.core.aside import aside, sweep
 from pmq.core.errors import PmqError, one_line
 from pmq.core.formats import parse_csv, parse_json, parse_yaml
 from pmq.core.validation import shown
@@ -144,9 +145,10 @@ def write_bytes(path: Path, data: bytes) -> Path:
         PmqError: the folder cannot be made or written to.
     """
     check_target(path)
-    temporary = path.with_name(f".pmq-{os.getpid()}.tmp")  # short, for a name may be as long as names can be
+    temporary = aside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent)
         temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def unchanged(run: Path, known: Mapping[str, str], name: Path) -> Path | None:
             raise PmqError(f"{said} is missing; {again}")
         return None
     if wanted is not None and (found := _sha256(path)) != wanted:
-        own = f"; if it was changed on purpose, give the file itself: {path}" if name in (CHOSEN, LAYERS) else ""
+        own = f"; if it was changed on purpose, give the file itself: {quoted(path)}" if name in (CHOSEN, LAYERS) else ""
         raise PmqError(f"{said} is not as the run wrote it (SHA-256 {found[:12]}, not {wanted[:12]}); {again}{own}")
     return path
 
@@ -92,7 +93,7 @@ def check_output(path: Path, suffix: str, inputs: Iterable[Path | str | None] = 
 
 
 def _is_own(path: Path) -> bool:
-    resolved = path.resolve()
+    resolved = Path(os.path.realpath(path))  # which, unlike pathlib, follows no loop for ever
     if resolved.name == DEPLOYMENT:
         return is_file(resolved)
     folders = [folder for folder in list(resolved.parents)[:2] if is_file(folder / MANIFEST)]

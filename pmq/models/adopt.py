@@ -16,6 +16,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from pmq.core.errors import PmqError, one_line
 from pmq.core.progress import message
+from pmq.models.describe import input_size
 from pmq.models.picked import Picked, run, tensors_of
 from pmq.models.shared import part
 
@@ -30,7 +31,8 @@ def adopt(model: nn.Module, image: Tensor | None = None) -> nn.Module:
     """Copy ``model``, which is left as it is; a line tells each thing that is otherwise in the copy.
 
     Wrappers are taken off, parametrizations are merged, checkpointing of gradients is off, parameters that are shared are
-    no longer, and hooks are gone, which may not change what is computed for ``image`` ``(1, C, H, W)``.
+    no longer, and hooks are gone, which may not change what is computed for ``image`` ``(1, C, H, W)``; without one, for an
+    empty one of the size that the model tells.
 
     Raises:
         PmqError: it is no module that can be copied, or it has no plain parameters on one device.
@@ -49,6 +51,8 @@ def adopt(model: nn.Module, image: Tensor | None = None) -> nn.Module:
                 told.append("checkpointing of gradients is off")
     types = {str(p.dtype).removeprefix("torch.") for p in model.parameters()} - {"float32"}
     told += [f"{', '.join(sorted(types))}: computed in FP32"] if types else []
+    image = torch.zeros(1, *input_size(copied)) if image is None else image.detach()
+    image = image.to(next(copied.parameters()).device)
     _drop_hooks(copied, image, told)
     shared = part(copied, image)
     told += [f"weights under two names are two, each with bits of its own: {', '.join(shared)}"] if shared else []
@@ -156,7 +160,7 @@ def _merge(model: nn.Module, told: list[str]) -> None:
                 prune.remove(module, hook._tensor_name)
 
 
-def _drop_hooks(model: nn.Module, image: Tensor | None, told: list[str]) -> None:
+def _drop_hooks(model: nn.Module, image: Tensor, told: list[str]) -> None:
     """Remove all hooks but ours.
 
     Raises:
@@ -171,11 +175,10 @@ def _drop_hooks(model: nn.Module, image: Tensor | None, told: list[str]) -> None
     ]
     if not held:
         return
-    image = None if image is None else image.to(next(model.parameters()).device)
-    before = None if image is None else run(model, image)
+    before = run(model, image)
     for _, hooks, key in held:
         del hooks[key]
-    if image is not None and not _equal(before, run(model, image)):
+    if not _equal(before, run(model, image)):
         places = ", ".join(dict.fromkeys(repr(name) for name, *_ in held))
         raise PmqError(f"hooks of modules {places} change what the model computes; give a model that does it in its forward")
     told.append(f"without its hooks ({len(held)})")

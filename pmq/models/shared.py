@@ -22,7 +22,7 @@ class _Twin:
     twin: nn.Module
 
 
-def part(model: nn.Module, image: Tensor | None) -> list[str]:
+def part(model: nn.Module, image: Tensor) -> list[str]:
     """Clone, in place, parameters and modules that are met a second time; give their names.
 
     A module that a pass over ``image`` ``(1, C, H, W)`` calls by its first name alone stays one: the other only names it.
@@ -30,13 +30,13 @@ def part(model: nn.Module, image: Tensor | None) -> list[str]:
     twins: list[_Twin] = []
     parameters = list(_part(model, set(), "", twins))
     called: set[nn.Module] = set()
-    if twins and image is not None:
+    if twins:
         hooks = [
             module.register_forward_pre_hook(lambda module, _: called.add(module))
             for twin in twins
             for module in {*twin.original.modules(), *twin.twin.modules()}
         ]
-        run(model, image.to(next(model.parameters()).device))
+        run(model, image)
         for hook in hooks:
             hook.remove()
     names = parameters
