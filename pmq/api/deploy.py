@@ -105,7 +105,8 @@ def deploy(
     if dynamic_batch and not runtime.open_batch:
         raise PmqError(f"target {target!r} has no open batch size; deploy without --dynamic-batch")
     images = as_images(images).cpu()
-    subject = Subject.of(model, "cpu", images, crop_pct, task_of(task, what))
+    like = what if isinstance(what, Allocation) and not recalibrate else None
+    subject = Subject.of(model, "cpu", images, crop_pct, task_of(task, what), like)
     if calibration_images is not None:
         calibration_images = as_images(calibration_images).cpu()
         check_finite(subject.model, calibration_images)

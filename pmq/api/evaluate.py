@@ -134,7 +134,8 @@ def evaluate(
     """
     items = [what] if isinstance(what, Allocation | str) else list(what)
     image, labelled = pairs(batches)
-    subject = Subject.of(model, device, image, crop_pct, task_of(task, *items))
+    like = None if recalibrate else next((item for item in items if isinstance(item, Allocation)), None)
+    subject = Subject.of(model, device, image, crop_pct, task_of(task, *items), like)
     if calibration_images is not None:
         calibration_images = as_images(calibration_images).cpu()
         check_finite(subject.model, calibration_images)

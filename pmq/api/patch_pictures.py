@@ -37,7 +37,7 @@ def draw_patches(
     if patches is None:
         raise PmqError("this allocation has no bits of patches; `pmq patches` adds them")
     images = as_images(images).cpu()
-    subject = pruned_like(Subject.of(model, "cpu", images, crop_pct, allocation.task or AUTO), allocation)
+    subject = pruned_like(Subject.of(model, "cpu", images, crop_pct, allocation.task or AUTO, allocation), allocation)
     simulator = realise(copy.deepcopy(subject.model), subject.inventory, replace(carry_out(subject, allocation), patches=None))
     taps = install(simulator, patches)
     with torch.no_grad():

@@ -103,7 +103,7 @@ class Reallocator:
         count = CALIB_IMAGES if allocation.calibration is None else allocation.calibration.n_images
         calib, probed, judged = divide_images(images, count, len(images) - count if count < len(images) else len(images))
         self.allocation = allocation
-        whole = Subject.of(model, "cpu", calib, crop_pct, allocation.task or AUTO)
+        whole = Subject.of(model, "cpu", calib, crop_pct, allocation.task or AUTO, allocation)
         self._subject = subject = pruned_like(whole, allocation, calib).scaled(calib)
         self.mapped = Mapped(subject, allocation, calib, judged, seed, latency)
         quantized = carry_out(subject, allocation)

@@ -29,5 +29,5 @@ def simulate(model: nn.Module, allocation: Allocation) -> nn.Module:
         >>> pmq.simulate(model, result.allocation)(images).shape
         torch.Size([12, 10])
     """
-    subject = pruned_like(Subject.of(model, task=allocation.task or AUTO, like=allocation.model), allocation)
+    subject = pruned_like(Subject.of(model, task=allocation.task or AUTO, like=allocation), allocation)
     return realise(subject.model, subject.inventory, carry_out(subject, allocation)).model

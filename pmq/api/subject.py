@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from pmq.core.allocation import ModelInfo
+from pmq.core.allocation import Allocation, ModelInfo
 from pmq.core.component import Inventory
 from pmq.core.errors import PmqError, one_line
 from pmq.core.task import AUTO, CLASSIFICATION, Task
 from pmq.models import create_model, model_info, take_inventory
 from pmq.models.adopt import adopt
-from pmq.models.describe import input_size
+from pmq.models.describe import input_size, model_name
 from pmq.models.finite import check_finite
 from pmq.models.outputs import scaled
 from pmq.models.picked import pick_output
@@ -50,18 +50,19 @@ class Subject:
         images: Tensor | None = None,
         crop_pct: float | None = None,
         task: str = AUTO,
-        like: ModelInfo | None = None,
+        like: Allocation | None = None,
     ) -> Subject:
         """Copy a module the user has, or create one by timm's name (the embedded one without).
 
-        On ``images`` ``(N, C, H, W)``, as the model will see them, its outputs must be finite; without any, ``like`` says how
-        large they are, where the model does not tell. ``crop_pct`` is how they were cropped, where that is not what the
-        model's data config says. ``task`` is what its outputs mean, see :class:`pmq.core.task.Task`.
+        On ``images`` ``(N, C, H, W)``, as the model will see them, its outputs must be finite; without any, they are as large
+        as those of ``like``, an allocation that must be of a model of the same name. ``crop_pct`` is how they were cropped,
+        where that is not what the model's data config says. ``task`` is what its outputs mean, see
+        :class:`pmq.core.task.Task`.
 
         Raises:
             PmqError: the model cannot be taken in, or cannot take such images, or has nothing to quantize.
         """
-        module, image, output = _taken_in(model, device, images, like)
+        module, image, output = _taken_in(model, device, images, None if like is None else like.model, like)
         meant = set_task(module, output, task)
         info = model_info(module, image.shape[1:])
         if crop_pct is not None:
@@ -83,12 +84,18 @@ def take_in(
 
 
 def _taken_in(
-    model: nn.Module | str | None, device: str | torch.device | None, images: Tensor | None, like: ModelInfo | None
+    model: nn.Module | str | None,
+    device: str | torch.device | None,
+    images: Tensor | None,
+    like: ModelInfo | None,
+    of: Allocation | None = None,
 ) -> tuple[nn.Module, Tensor, Tensor]:
     """Give the copy, an image ``(1, C, H, W)`` for it, and its output for that."""
     size = _told_size(like)
     image = images[:1] if images is not None else torch.zeros(1, *size) if size else None
     module = create_model(model) if model is None or isinstance(model, str) else adopt(model, image)
+    if of is not None:
+        of.check_name(model_name(module))
     module = _moved(module, device)
     check_finite(module)
     image = torch.zeros(1, *input_size(module)) if image is None else image

@@ -147,13 +147,17 @@ class Allocation(_Strict):
 
     def check_model(self, model: ModelInfo) -> None:
         """Raise unless the allocation was made for ``model``."""
-        if self.model.name != model.name:
-            raise PmqError(f"the allocation is of model {self.model.name!r}, not of {model.name!r}; search that model anew")
+        self.check_name(model.name)
         if self.model.weights_sha256 != model.weights_sha256:
             raise PmqError(
                 f"the allocation was calibrated on weights {self.model.weights_sha256[:12]} of {model.name!r}, these are "
                 f"{model.weights_sha256[:12]}; pass their checkpoint, or --recalibrate to fit the ranges anew"
             )
+
+    def check_name(self, name: str) -> None:
+        """Raise unless the allocation was made for a model of this name."""
+        if self.model.name != name:
+            raise PmqError(f"the allocation is of model {self.model.name!r}, not of {name!r}; search that model anew")
 
     def check(self, what: str, of: Descriptions | None = None) -> None:
         """Raise unless choices, parameters and tensors fit together and the components ``of`` a model, or its own inventory.

@@ -20,20 +20,24 @@ def model_info(model: nn.Module, image: Sequence[int] | None = None) -> ModelInf
 
     ``image`` is the shape ``(C, H, W)`` of the images it will see, where that is known.
     """
-    config = getattr(model, "pretrained_cfg", None) or {}
-    name = config.get("architecture") or type(model).__name__
-    tag = config.get("tag")
     return ModelInfo(
-        name=f"{name}.{tag}" if tag else name,
+        name=model_name(model),
         num_classes=int(getattr(model, "num_classes", 0) or 0),
         weights_sha256=getattr(model, "pruned_from", None) or weights_sha256(model),
         data_config=model_data_config(model, image),
     )
 
 
+def model_name(model: nn.Module) -> str:
+    """Tell timm's ``arch.tag`` of a model, or the name of its class."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    name, tag = config.get("architecture") or type(model).__name__, config.get("tag")
+    return f"{name}.{tag}" if tag else name
+
+
 def model_label(model: nn.Module) -> str:
     """Tell a model's name, and if it is pruned, how: what latencies are kept by."""
-    name, plan = model_info(model).name, getattr(model, "pruning_plan", None)
+    name, plan = model_name(model), getattr(model, "pruning_plan", None)
     return name if plan is None else f"{name}{'-' if '.' in name else '.'}pruned-{plan.digest}"
 
 
