@@ -24,6 +24,7 @@ from pmq.core.rundir import CHOSEN
 from pmq.core.task import AUTO
 from pmq.models.weights import weights_sha256
 from pmq.prune import IMPORTANCES, Unit, concentrate, plan_of, prunable_units, select
+from pmq.prune.apply import check_stream
 from pmq.prune.groups import require_torch_pruning
 from pmq.prune.losses import RowWeights, row_weights
 from pmq.prune.reconstruction import Reconstruction
@@ -110,6 +111,8 @@ def prune(
     subject = Subject.of(model, device, gathered, crop_pct, task)
     if plan_of(subject.model) is not None:
         raise PmqError("this model is pruned already; prune the one that it was made of")
+    if "embedding" in structures:
+        check_stream(subject.model)
     units = [u for u in prunable_units(subject.model, "embedding" in structures) if _prunes(u, structures)]
     if not units:
         raise PmqError(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pmq.core.errors import PmqError
+from pmq.core.errors import PmqError, one_line
 from pmq.core.pruning import PrunedUnit, PruningPlan
 from pmq.models.weights import weights_sha256
-from pmq.prune.groups import embedding_group
+from pmq.prune.groups import embedding_group, example
 from pmq.prune.units import Unit, prunable_units
 
 
@@ -87,6 +88,26 @@ def _embedding(model: nn.Module, unit: Unit, pruned: PrunedUnit) -> None:
         for attribute in ("embed_dim", "num_features", "head_hidden_size", "dim", "out_dim", "output_dim"):
             if getattr(module, attribute, None) == unit.size:
                 setattr(module, attribute, len(pruned.indices))
+
+
+@torch.no_grad()
+def check_stream(model: nn.Module) -> None:
+    """Try to halve the residual stream of a copy of ``model``.
+
+    Raises:
+        PmqError: it has none that is known, or some part of it computes with a width of its own.
+    """
+    stream = next((unit for unit in prunable_units(model, embedding=True) if unit.kind == "embedding"), None)
+    reason = "it is no ViT whose patches one layer embeds"
+    if stream is not None:
+        halved = copy.deepcopy(model)
+        try:
+            _embedding(halved, stream, PrunedUnit.of("embedding", stream.size, range((stream.size + 1) // 2)))
+            halved(example(model))
+            return
+        except RuntimeError as error:  # of shapes that do not meet
+            reason = one_line(error)
+    raise PmqError(f"the residual stream of this model cannot be narrowed: {reason}; drop structure 'embedding'")
 
 
 _APPLY = {"hidden": _hidden, "attention": _attention, "embedding": _embedding}

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from pmq.core.errors import PmqError
+from pmq.models.describe import input_size
+from pmq.models.trace import unfused
 from pmq.prune.units import Unit
 
 
@@ -23,18 +25,9 @@ class Groups:
     def __init__(self, model: nn.Module) -> None:
         self._pruning = require_torch_pruning()
         self._model = model
-        device = next(model.parameters()).device
-        fused = [m for m in model.modules() if getattr(m, "fused_attn", False)]
-        for attention in fused:  # a fused product hides which channels meet
-            attention.fused_attn = False  # type: ignore[assignment]
-        try:
-            with warnings.catch_warnings(), torch.enable_grad():
-                warnings.simplefilter("ignore")
-                graph = self._pruning.DependencyGraph()
-                self._graph = graph.build_dependency(model, example_inputs=_example(model).to(device))
-        finally:
-            for attention in fused:
-                attention.fused_attn = True  # type: ignore[assignment]
+        with warnings.catch_warnings(), torch.enable_grad(), unfused(model):  # fused, products hide which channels meet
+            warnings.simplefilter("ignore")
+            self._graph = self._pruning.DependencyGraph().build_dependency(model, example_inputs=example(model))
 
     def of(self, unit: Unit, channels: Sequence[int] | None = None) -> Any:
         """Layers that lose ``channels`` of a unit (all without), and which of theirs."""
@@ -68,7 +61,7 @@ def require_torch_pruning() -> Any:
     return torch_pruning
 
 
-def _example(model: nn.Module) -> torch.Tensor:
-    from pmq.models import model_info
-
-    return torch.randn(1, *model_info(model).data_config["input_size"], generator=torch.Generator().manual_seed(0))
+def example(model: nn.Module) -> torch.Tensor:
+    """An image ``(1, C, H, W)`` of chance for ``model``."""
+    image = torch.randn(1, *input_size(model), generator=torch.Generator().manual_seed(0))
+    return image.to(next(model.parameters()).device)

@@ -57,9 +57,9 @@ def prunable_units(model: nn.Module, embedding: bool = False) -> list[Unit]:
         elif _is_attention(module):
             normed = any(not isinstance(getattr(module, n, nn.Identity()), nn.Identity) for n in ("q_norm", "k_norm"))
             found.append(Unit(name, "attention", module.proj.in_features, int(module.num_heads), whole=normed))
-    if embedding and isinstance(model, VisionTransformer):
-        stream: Any = model
-        found.append(Unit(EMBEDDING, "embedding", stream.patch_embed.proj.out_channels))
+    first = dict(model.named_modules()).get(EMBEDDING)
+    if embedding and isinstance(model, VisionTransformer) and isinstance(first, nn.Conv2d | nn.Linear):  # of some it is none
+        found.append(Unit(EMBEDDING, "embedding", first.weight.shape[0]))
     return found
 
 

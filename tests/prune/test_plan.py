@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from pmq.core.allocation import validated
 from pmq.core.pruning import PrunedUnit, PruningPlan
 from pmq.models import create_model
 from pmq.prune import apply_plan, plan_of, prunable_units
+from pmq.prune.apply import check_stream
 from tests.conftest import make_tiny
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(3))
@@ -133,3 +135,24 @@ def test_units_are_what_can_be_pruned() -> None:
     assert len(prunable_units(create_model("swin_tiny_patch4_window7_224", pretrained=False))) == 24
     relative = prunable_units(create_model("vit_relpos_small_patch16_224", pretrained=False))
     assert {unit.kind for unit in relative} == {"hidden"}  # its attentions are of another kind, its tables no MLPs of blocks
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [({"global_pool": "map", "class_token": False}, "invalid for input"), ({"identity": True}, "no ViT whose patches one layer")],
+)
+def test_streams_that_cannot_be_narrowed_are_told_beforehand(options: dict[str, object], why: str) -> None:
+    pytest.importorskip("torch_pruning")
+    identity = options.pop("identity", False)
+    model = make_tiny(**options)
+    if identity:
+        model.patch_embed = nn.Sequential(OrderedDict(backbone=nn.Conv2d(3, 32, 8, 8), proj=nn.Identity()))
+    with pytest.raises(PmqError, match=f"cannot be narrowed: .*{why}.*; drop structure 'embedding'"):
+        check_stream(model)
+
+
+def test_streams_that_can_be_narrowed_stay_as_they_are() -> None:
+    pytest.importorskip("torch_pruning")
+    model = make_tiny()
+    check_stream(model)
+    assert model.head.in_features == 32
