@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +16,12 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from pmq.core import Inventory
+from pmq.core import Allocation, Inventory
 from pmq.models import take_inventory
 from pmq.models.torchvision_ops import ensure_torchvision
 from pmq.quant import Calibration, Simulator, calibrate
 from pmq.search import Space, read_space
+from tests.shallow import shallow_searches
 
 os.environ.setdefault("PMQ_PROGRESS", "0")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -77,6 +79,24 @@ def default_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert answer["seconds"] < time.monotonic() - start
             (folder / "answer.json").write_text(done.stdout)
     return folder / json.loads((folder / "answer.json").read_text())["run"]
+
+
+@pytest.fixture(scope="module")
+def shallow() -> Iterator[None]:
+    """Makes the searches of a module shallow, with ``pytestmark = pytest.mark.usefixtures("shallow")``."""
+    with shallow_searches():
+        yield
+
+
+@pytest.fixture(scope="session")
+def searched() -> Allocation:
+    """What some search of the tiny ViT chose."""
+    from pmq.api import search
+
+    images = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    quick = {"recipe": "fast", "calib_images": 8, "held_out": 16, "rounds": 1, "max_evals": 2}
+    with shallow_searches():
+        return search(make_tiny(), images, "w4a8", space="w4a8", **quick).allocation
 
 
 @pytest.fixture(scope="session")

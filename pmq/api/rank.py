@@ -107,8 +107,9 @@ def rank(
 
     Example:
         >>> import torch, pmq
-        >>> found = pmq.rank(None, torch.randn(24, 1, 28, 28), ("fisher",), budgets=("4bit",), count=6,
-        ...     calib_images=4, probe_images=4, held_out=8, truth_images=8)
+        >>> few = {"calib_images": 4, "probe_images": 4, "held_out": 8, "truth_images": 8, "count": 6}
+        >>> budgets = {"budgets": ("w6a8",), "one_budget": "w6a8"}
+        >>> found = pmq.rank(None, torch.randn(24, 1, 28, 28), ("fisher",), space="w4a8", recipe="fast", **budgets, **few)
         >>> bool(found.summary.loc["fisher", "seconds"] > 0)
         True
     """

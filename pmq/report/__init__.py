@@ -35,7 +35,7 @@ def plot_run(run: Path | str, folder: Path | str | None = None) -> list[Path]:
     Example:
         >>> import tempfile, torch, pmq
         >>> images, out = torch.randn(12, 1, 28, 28), tempfile.mkdtemp() + "/run"
-        >>> run = pmq.search(None, images, "w4a8", space="w4a8", out=out).run
+        >>> run = pmq.search(None, images, "w4a8", space="w4a8", recipe="fast", rounds=1, out=out).run
         >>> sorted({path.stem for path in pmq.plot(run)})
         ['bits', 'pareto', 'rounds', 'sensitivity', 'spent']
     """

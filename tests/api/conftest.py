@@ -17,4 +17,8 @@ def images() -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def table() -> LatencyTable:
-    return profile(make_tiny(), "onnxruntime", rounds=3)
+    found = profile(make_tiny(), "onnxruntime", rounds=3)
+    # What a layer adds is a difference of two measurements; on a busy machine that may come out below zero.
+    return found.model_copy(
+        update={"layers": {n: {k: max(ms, 1e-4) for k, ms in row.items()} for n, row in found.layers.items()}}
+    )

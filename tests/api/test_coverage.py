@@ -13,6 +13,8 @@ import pmq
 from pmq.core import PmqError
 from tests.conftest import make_tiny
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 
 class Convolutions(nn.Module):
     """Nearly all of it multiplies where no component is."""

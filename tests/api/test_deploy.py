@@ -15,6 +15,9 @@ from pmq.core import PmqError
 from pmq.cost import CostModel, LatencyTable
 from pmq.models import create_model, take_inventory
 from tests.conftest import make_tiny
+from tests.shallow import few_bits
+
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 def test_a_search_for_milliseconds_is_deployed_and_proved(images: torch.Tensor, table: LatencyTable, tmp_path: Path) -> None:
@@ -57,7 +60,7 @@ def test_a_failed_proof_marks_the_file(images: torch.Tensor, table: LatencyTable
 def test_what_cannot_run_writes_nothing(images: torch.Tensor, tmp_path: Path) -> None:
     with pytest.raises(PmqError, match="cannot run"):
         pmq.deploy(make_tiny(), "w4a4", "onnxruntime", images[24:], tmp_path / "out", calibration_images=images[:8])
-    found = pmq.search(make_tiny(), images, "4bit", calib_images=8, held_out=16, rounds=1)
+    found = pmq.search(make_tiny(), images, "4bit", space=few_bits(4, 6), calib_images=8, held_out=16, rounds=1)
     with pytest.raises(PmqError, match="cannot run"):
         pmq.deploy(make_tiny(), found.allocation, "openvino", images[24:], tmp_path / "out")
     with pytest.raises(PmqError, match="not of"):

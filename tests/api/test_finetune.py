@@ -67,10 +67,9 @@ def test_killed_and_resumed_ends_where_undisturbed_does(pruned: Allocation, imag
     assert again.allocation.pruning.weights_sha256 == whole.allocation.pruning.weights_sha256
 
 
-def test_what_is_not_pruned_is_refused(images: torch.Tensor, tmp_path: Path) -> None:
-    searched = pmq.search(make_tiny(), images, "w4a8", space="w4a8", calib_images=8, held_out=16, rounds=1, max_evals=2)
+def test_what_is_not_pruned_is_refused(searched: Allocation, images: torch.Tensor, tmp_path: Path) -> None:
     with pytest.raises(PmqError, match="no pruned model"):
-        pmq.finetune(make_tiny(), searched.allocation, Source(images), [0], images, out=tmp_path / "x")
+        pmq.finetune(make_tiny(), searched, Source(images), [0], images, out=tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 

@@ -13,10 +13,13 @@ from pmq.core import Allocation, PmqError
 from pmq.core.patches import PatchMap, TokenBits
 from pmq.cost import LatencyTable
 from pmq.models import take_inventory
-from pmq.search import Space, read_space
+from pmq.search import Space
 from tests.conftest import make_tiny
+from tests.shallow import few_bits
 
+pytestmark = pytest.mark.usefixtures("shallow")
 SKIPPED = {f"blocks.1.{leaf}" for leaf in ("attn.q", "attn.softmax", "attn.proj.input", "mlp.fc1.input", "mlp.fc2.input")}
+FEW = few_bits(2, 4, 6)
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +91,12 @@ def test_maps_that_no_file_can_hold_are_refused(searched: pmq.api.SearchResult, 
 
 @pytest.mark.parametrize("kind", ["static", "dynamic"])
 def test_a_search_keeps_its_budget_with_the_map(kind: str, images: torch.Tensor) -> None:
-    found = pmq.search(make_tiny(), images, "4bit", calib_images=8, held_out=16, max_evals=6, patches=kind)
+    found = pmq.search(make_tiny(), images, "4bit", space=FEW, calib_images=8, held_out=16, max_evals=6, patches=kind)
     limits, achieved = found.allocation.budget.limits, found.allocation.budget.achieved
     assert found.allocation.patches.kind == kind
     assert found.allocation.patches.simulated
     assert achieved["bit_ops"] <= limits["bit_ops"]
-    space = Space(read_space("default"), take_inventory(make_tiny(), images[:1]))
+    space = Space(FEW, take_inventory(make_tiny(), images[:1]))
     assert achieved["size_bytes"] <= resolve_budget(pmq.Budget.parse("4bit"), space).size_bytes
     assert found.without_patches is not None
     with pytest.raises(PmqError, match="kind 'both'"):

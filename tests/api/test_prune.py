@@ -16,6 +16,8 @@ from pmq.models import model_label, take_inventory
 from pmq.prune import plan_of
 from tests.conftest import make_tiny
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 
 @pytest.fixture(scope="module")
 def pruned(images: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> pmq.api.Pruned:
@@ -98,7 +100,7 @@ def test_recalibration_recovers_anew(pruned: pmq.api.Pruned, images: torch.Tenso
     assert rows[1] < rows[0]
 
 
-def test_bad_input_is_told_before_any_work(images: torch.Tensor) -> None:
+def test_bad_input_is_told_before_any_work(searched: Allocation, images: torch.Tensor) -> None:
     with pytest.raises(PmqError, match="importance 'size' is not one of"):
         pmq.prune(make_tiny(), images, importance="size")
     with pytest.raises(PmqError, match="structure 'tail' is not one of"):
@@ -107,9 +109,8 @@ def test_bad_input_is_told_before_any_work(images: torch.Tensor) -> None:
         pmq.prune(make_tiny(), images, 1.5)
     with pytest.raises(PmqError, match="residual streams"):
         pmq.prune(make_tiny(), images, structures=("embedding",))
-    searched = pmq.search(make_tiny(), images, "w4a8", space="w4a8", calib_images=8, held_out=16, rounds=1, max_evals=2)
     with pytest.raises(PmqError, match="no pruned model"):
-        load_pruned(searched.allocation)
+        load_pruned(searched)
 
 
 def test_heads_with_norms_are_not_mixed_when_carried_out_anew(images: torch.Tensor) -> None:
@@ -123,7 +124,8 @@ def test_heads_with_norms_are_not_mixed_when_carried_out_anew(images: torch.Tens
     assert again == pytest.approx(once, rel=0.05)
 
 
-def test_an_allocation_of_the_whole_model_is_not_laid_over_a_pruned_one(pruned: pmq.api.Pruned, images: torch.Tensor) -> None:
-    whole = pmq.search(make_tiny(), images, "w4a8", space="w4a8", calib_images=8, held_out=16, rounds=1, max_evals=2)
+def test_an_allocation_of_the_whole_model_is_not_laid_over_a_pruned_one(
+    pruned: pmq.api.Pruned, searched: Allocation, images: torch.Tensor
+) -> None:
     with pytest.raises(PmqError, match="not of this pruned model"):
-        pmq.evaluate(load_pruned(pruned.allocation, make_tiny()), whole.allocation, [images])
+        pmq.evaluate(load_pruned(pruned.allocation, make_tiny()), searched, [images])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 import pmq
 from pmq.search import SpaceFile
 from tests.conftest import make_tiny
 
+pytestmark = pytest.mark.usefixtures("shallow")
 LITTLE = SpaceFile.model_validate(
     {
         "name": "little",

@@ -12,6 +12,9 @@ from pmq.core.task import Task
 from pmq.evaluate import Accuracy
 from pmq.quant import output_error
 from tests.conftest import make_tiny
+from tests.shallow import few_bits
+
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,7 @@ def test_values_are_measured_beside_the_mean_square_of_fp32() -> None:
 @pytest.mark.parametrize("task", ["auto", "regression"])
 def test_a_model_with_one_output_is_searched(images: torch.Tensor, task: str, capsys: pytest.CaptureFixture[str]) -> None:
     model = centred(make_tiny(num_classes=1), images)
-    result = pmq.search(model, images, "4bit", calib_images=8, held_out=16, rounds=1, task=task)
+    result = pmq.search(model, images, "4bit", space=few_bits(2, 4, 6), calib_images=8, held_out=16, rounds=1, task=task)
     allocation, points = result.allocation, result.points
     assert allocation.task == ("binary" if task == "auto" else "regression")
     assert ("logit of a decision" in capsys.readouterr().err) == (task == "auto")

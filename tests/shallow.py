@@ -1,0 +1,34 @@
+"""Searches that solve and evolve little: all of their steps, but few of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+
+from pmq.search import SpaceFile, read_space
+
+
+def few_bits(*bits: int) -> SpaceFile:
+    """The default space with these bits alone."""
+    space = read_space("default")
+    kept = {role: getattr(space, role).model_copy(update={"bits": list(bits)}) for role in ("weight", "activation")}
+    return space.model_copy(update={"name": "few", **kept})
+
+
+@contextmanager
+def shallow_searches() -> Iterator[None]:
+    """Within it searches take seconds. What they find is within the budget, and far from the best front there is."""
+    from pmq.api import contest, finish, points
+    from pmq.search import candidates, confirm
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (contest, points):
+            patch.setattr(module, "nsga2", partial(module.nsga2, generations=3))
+        patch.setattr(points, "SWEEP", 3)
+        patch.setattr(finish, "FINALISTS", 2)
+        patch.setattr(candidates, "POWERS", candidates.POWERS[:2])
+        patch.setattr(confirm, "DRAWS", 2)
+        yield
