@@ -18,17 +18,22 @@ def few_bits(*bits: int) -> SpaceFile:
     return space.model_copy(update={"name": "few", **kept})
 
 
-@contextmanager
-def shallow_searches() -> Iterator[None]:
-    """Within it searches take seconds. What they find is within the budget, and far from the best front there is."""
+def search_little(patch: pytest.MonkeyPatch) -> None:
+    """Make searches of this process take seconds, until the patch is undone."""
     from pmq.api import contest, finish, points
     from pmq.search import candidates, confirm
 
+    for module in (contest, points):
+        patch.setattr(module, "nsga2", partial(module.nsga2, generations=3))
+    patch.setattr(points, "SWEEP", 3)
+    patch.setattr(finish, "FINALISTS", 2)
+    patch.setattr(candidates, "POWERS", candidates.POWERS[:2])
+    patch.setattr(confirm, "DRAWS", 2)
+
+
+@contextmanager
+def shallow_searches() -> Iterator[None]:
+    """Within it searches take seconds. What they find is within the budget, and far from the best front there is."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (contest, points):
-            patch.setattr(module, "nsga2", partial(module.nsga2, generations=3))
-        patch.setattr(points, "SWEEP", 3)
-        patch.setattr(finish, "FINALISTS", 2)
-        patch.setattr(candidates, "POWERS", candidates.POWERS[:2])
-        patch.setattr(confirm, "DRAWS", 2)
+        search_little(patch)
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,8 +33,6 @@ class OpenVino(OnnxTarget):
 
     def session(self, model: Any, threads: int = 1) -> Session:
         """A compiled model on the CPU."""
-        import openvino
-
         settings = {
             "INFERENCE_PRECISION_HINT": self.precision,
             "INFERENCE_NUM_THREADS": threads,
@@ -41,8 +40,7 @@ class OpenVino(OnnxTarget):
             "NUM_STREAMS": 1,
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # what was given in FP32 is computed in FP32
         }
-        core = openvino.Core()
-        content = self.content(model)
+        core, content = _core(), self.content(model)
         try:
             compiled = core.compile_model(core.read_model(io.BytesIO(content)), "CPU", settings)
             request = compiled.create_infer_request()
@@ -107,3 +105,15 @@ def _port(of: Any) -> Port:
         return Port(f"{kind} of any shape", ())
     sides = [None if side.is_dynamic else int(side.get_length()) for side in shape]
     return Port(FP32 if kind == "f32" else kind, tuple(sides))
+
+
+@cache
+def _core() -> Any:
+    """Give the one core of this process.
+
+    A core's CPU plugin gives the process an alternate stack for signals, and frees it when it goes: a later Ctrl-C is then
+    answered on freed memory, which kills the process or spoils it.
+    """
+    import openvino
+
+    return openvino.Core()

@@ -14,4 +14,4 @@ for name in (
 ):
     importlib.import_module(name)
 importlib.import_module("torch").set_num_threads(1)
-importlib.import_module("tests.campaigns.seeds").hurry()
+importlib.import_module("tests.shallow").search_little(importlib.import_module("pytest").MonkeyPatch())

@@ -15,6 +15,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.shallow import shallow_searches
+
 #: a search space of two modes of every layer, which is searched in seconds
 SPACE = """
 name: two
@@ -36,15 +38,6 @@ SEARCH = (
     "--recipe minmax --json"
 )
 CLOUD = 200  # points of a run's cloud that are kept
-GENERATIONS = 4  # of the front's evolution, which takes most of a small search and reads no file
-
-
-def hurry() -> None:
-    """Let searches of this process evolve their fronts for a few generations only."""
-    from pmq.search.nsga2 import nsga2
-
-    *others, _, population, seed = nsga2.__defaults__ or ()
-    nsga2.__defaults__ = (*others, GENERATIONS, population, seed)
 
 
 def command(*line: str) -> None:
@@ -64,9 +57,8 @@ def command(*line: str) -> None:
 
 def make_seeds(folder: Path, run: Path | None = None) -> None:
     """Write one of each into a folder; ``run`` is a finished search, made here without it."""
-    hurry()
     folder.mkdir(parents=True, exist_ok=True)
-    with _inside(folder):
+    with _inside(folder), shallow_searches():
         (folder / "space.yaml").write_text((Path(__file__).parents[2] / "search_spaces" / "default.yaml").read_text())
         (folder / "two.yaml").write_text(SPACE)
         (folder / "little.yaml").write_text(LITTLE)

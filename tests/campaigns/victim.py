@@ -1,8 +1,8 @@
 """``python -m tests.campaigns.victim COUNTED OPERATION SIGNAL ARGS``: pmq that sends itself a signal at a file operation.
 
 Writes how many operations there were to the file ``COUNTED``: files opened to be written, renamed, made, removed or cut.
-Only those below the working folder are counted. ``OPERATION`` 0 sends nothing. Searches evolve their fronts for a few
-generations only, which makes them short and is no matter of files.
+Only those below the working folder are counted. ``OPERATION`` 0 sends nothing. Searches do little of each
+step, which makes them short and is no matter of files.
 """
 
 from __future__ import annotations
@@ -42,9 +42,11 @@ if __name__ == "__main__":
     watch(sys.argv[1], int(sys.argv[2]), signal.Signals[sys.argv[3]])
     sys.argv = ["pmq", *sys.argv[4:]]
     if sys.argv[1:2] in (["search"], ["rank"]):
-        from tests.campaigns.seeds import hurry
+        import pytest
 
-        hurry()
+        from tests.shallow import search_little
+
+        search_little(pytest.MonkeyPatch())
     from pmq.cli import main
 
     main()

@@ -14,6 +14,7 @@ import torch
 
 import pmq
 from pmq.core import Allocation, PmqError
+from pmq.core.own_files import hashes
 from pmq.core.rundir import add_to_manifest
 from pmq.report import write_page, write_report
 from pmq.report.page.picks import picks
@@ -150,6 +151,8 @@ def large(default_run: Path, tmp_path: Path) -> Path:
     points["front"] = np.arange(len(points)) < 2_000
     points["predicted_error"] *= np.exp(rng.normal(0, 0.1, len(points)))
     points.to_csv(copy / "points.csv", index=False)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"files": hashes(copy)}))
     return copy
 
 
