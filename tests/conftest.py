@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from pmq.search import Space, read_space
 from tests.shallow import shallow_searches
 
 os.environ.setdefault("PMQ_PROGRESS", "0")
+ROOT = str(Path(__file__).resolve().parents[1])
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 IMAGENET = Path(os.environ.get("PMQ_IMAGENET", SHARED / "imagenet-mini"))
 WEIGHTS = Path(os.environ.get("PMQ_WEIGHTS", SHARED / "weights"))
@@ -57,10 +58,18 @@ class Tiny:
     space: Space
 
 
-def pmq(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+PMQ = [sys.executable, "-m", "pmq"]
+#: the same with shallow searches
+SHALLOW = [sys.executable, "-m", "tests.shallow"]
+ENVIRONMENT = os.environ | {
+    "PMQ_PROGRESS": "1",
+    "PYTHONPATH": os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")])),
+}
+
+
+def pmq(*args: str, cwd: Path | None = None, command: Sequence[str] = PMQ) -> subprocess.CompletedProcess[str]:
     """The command line, in a process of its own."""
-    command = [sys.executable, "-m", "pmq", *args]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=os.environ | {"PMQ_PROGRESS": "1"})
+    return subprocess.run([*command, *args], capture_output=True, text=True, check=False, cwd=cwd, env=ENVIRONMENT)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,11 @@
-"""Searches that solve and evolve little: all of their steps, but few of each."""
+"""Searches that solve and evolve little: all of their steps, but few of each.
+
+``python -m tests.shallow ARGS`` is ``pmq ARGS`` with such searches.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -37,3 +41,11 @@ def shallow_searches() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         search_little(patch)
         yield
+
+
+if __name__ == "__main__":
+    from pmq import cli
+
+    search_little(pytest.MonkeyPatch())
+    sys.argv[0] = "pmq"
+    cli.main()

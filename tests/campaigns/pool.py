@@ -90,6 +90,7 @@ class Pool:
         process = context.Process(target=_work, args=(there, self.run, str(trace)), daemon=True)
         process.start()
         there.close()
+        here.recv()  # it is ready: what it imports is no part of a case
         return _Worker(process, here, trace)
 
     def _give(self, worker: _Worker, waiting: Iterator[int]) -> None:
@@ -120,7 +121,7 @@ class Pool:
         if word:
             worker.case = None
             self._stop(worker)
-            yield self.lost(case, word, worker.trace.read_text()[-3000:] if worker.trace.is_file() else "")
+            yield self.lost(case, word, worker.trace.read_text()[:3000] if worker.trace.is_file() else "")
 
     def _stop(self, worker: _Worker) -> None:
         worker.process.kill()
@@ -142,6 +143,7 @@ def _work(pipe: Connection, run: Callable[[int], Any], trace: str) -> None:
         faulthandler.enable(file)
         faulthandler.register(signal.SIGUSR1, file)
         try:
+            pipe.send("ready")
             while True:
                 case = pipe.recv()
                 try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import pmq
+from tests.conftest import SHALLOW, pmq
 
 QUICK = ["--calib-images", "48", "--limit", "300"]
 
@@ -40,7 +40,9 @@ def test_its_folder_is_a_model(pruned: tuple[Path, dict[str, object]], tmp_path:
     assert json.loads(again.stdout)["agreement"] == said["agreement"]
     out = tmp_path / "run"
     quick = ["--calib-images", "6", "--held-out", "12", "--max-evals", "2", "--rounds", "1"]
-    found = pmq("search", str(folder), "--budget", "w8a8", "--space", "w4a8", *quick, "--out", str(out), "--json")
+    found = pmq(
+        "search", str(folder), "--budget", "w8a8", "--space", "w4a8", *quick, "--out", str(out), "--json", command=SHALLOW
+    )
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["size_bytes"] < 0.3 * said["size_bytes"]
     both = pmq("evaluate", f"{out},{folder}", "--limit", "300", "--json")

@@ -18,7 +18,7 @@ from pmq.core.own_files import hashes
 from pmq.core.rundir import add_to_manifest
 from pmq.report import write_page, write_report
 from pmq.report.page.picks import picks
-from tests.conftest import make_tiny
+from tests.conftest import SHALLOW, make_tiny
 from tests.conftest import pmq as run_pmq
 from tests.report.browser import Page, page
 
@@ -125,7 +125,7 @@ def test_axes_switch(page: Page, report: Path) -> None:
 def test_runs_side_by_side(page: Page, report: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     quick = ["--calib-images", "6", "--held-out", "12", "--rounds", "1", "--max-evals", "2"]
-    done = run_pmq("search", "--budget", "w4a8", "--space", "w4a8", *quick, "--out", str(other))
+    done = run_pmq("search", "--budget", "w4a8", "--space", "w4a8", *quick, "--out", str(other), command=SHALLOW)
     assert done.returncode == 0, done.stderr
     assert "report.html" in done.stdout
     out, figures = write_report([report.parent, other], tmp_path / "both.html")
@@ -147,8 +147,11 @@ def large(default_run: Path, tmp_path: Path) -> Path:
     shutil.copytree(default_run, copy)
     rng = np.random.default_rng(0)
     points = pd.read_csv(copy / "points.csv", dtype={"genome": str})
-    points = points.sample(100_000, replace=True, random_state=0)
+    points = points[points["genome"].notna()].sample(100_000, replace=True, random_state=0)
     points["front"] = np.arange(len(points)) < 2_000
+    digits = np.array([list(genome) for genome in points["genome"]])
+    points["genome"] = ["".join(row) for row in rng.permuted(digits, axis=0)]
+    points = points.drop_duplicates("genome")
     points["predicted_error"] *= np.exp(rng.normal(0, 0.1, len(points)))
     points.to_csv(copy / "points.csv", index=False)
     manifest = json.loads((copy / "manifest.json").read_text())

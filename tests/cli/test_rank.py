@@ -1,0 +1,24 @@
+"""Metrics compared on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.conftest import SHALLOW, pmq
+
+
+def test_rank_prints_its_figures(tmp_path: Path) -> None:
+    images = ["--probe-images", "16", "--held-out", "32", "--truth-images", "64"]
+    line = ["rank", "--metric", "fisher_shrunk,sqnr", "--budget", "4bit", "--count", "10", "--recipe", "fast", *images]
+    line += ["--out", str(tmp_path / "rank")]
+    done = pmq(*line, "--json", command=SHALLOW)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["default"] in answer
+    keys = {"tau", "tau_low", "tau_high", "tau_one_budget", "optimum_kl", "optimum_agreement", "seconds"}
+    for name in ("fisher_shrunk", "sqnr", "uniform", answer["default"]):
+        assert keys <= set(answer[name]), name
+    assert answer[answer["default"]]["optimum_kl"] < answer["uniform"]["optimum_kl"]
+    assert {"rank.csv", "allocations.csv", "predictions.png", "optima.svg"} <= {p.name for p in (tmp_path / "rank").iterdir()}
+    assert pmq(*line).returncode == 2  # there already, and no --resume
