@@ -28,7 +28,7 @@ def test_bits_of_patches_gain_at_equal_bit_operations(kind: str, run: Path, tmp_
     before = Allocation.load(run / "allocations" / "chosen.json")
     assert before.budget is not None
     assert json.loads(found.stdout)["bit_ops"] <= before.budget.achieved["bit_ops"] * (1 + 1e-9)
-    compared = pmq("evaluate", f"{run},{file}", "--limit", "2000", "--json")
+    compared = pmq("evaluate", f"{run},{file}", "--limit", "1000", "--json")
     plain, patched = json.loads(compared.stdout)["results"]
     assert patched["kl"] < plain["kl"]
     assert (plain["patches"], patched["patches"]) == (None, f"{kind}, simulated")

@@ -19,7 +19,7 @@ QUICK = ["--calib-images", "6", "--held-out", "12", "--space", "default"]
 
 
 def test_killed_and_resumed_equals_undisturbed(tmp_path: Path) -> None:
-    command = ["search", *QUICK, "--recipe", "fast", "--out"]
+    command = ["search", *QUICK[:4], "--space", "w4a8", "--budget", "6bit", "--recipe", "fast", "--out"]
     assert pmq(*command, str(tmp_path / "whole"), command=SHALLOW).returncode == 0
     journal = tmp_path / "killed" / "journal.jsonl"
     # Killed twice: while measuring, and while simulating.
