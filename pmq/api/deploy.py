@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -192,7 +193,7 @@ def deploy(
         agreement_simulation_fp32=_compared(original, wanted, subject.task)["agreement"],
         n_images=len(images),
         proof=proof,
-        run=[f"pmq run {out / files[0].name} IMAGE", f"pip install 'pmq[{runtime.extra}]'"],
+        run=[f"pmq run {shlex.quote(str(out / files[0].name))} IMAGE", f"pip install 'pmq[{runtime.extra}]'"],
         **speed,
     )
     deployment.save(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -63,6 +64,8 @@ def _status(arguments: list[str]) -> int:
             _invoke([*arguments] or ["--help"])
     except typer.Exit as left:
         return left.exit_code if arguments else BAD
+    except SystemExit:  # how rich, which draws the help, leaves a pipe that nobody reads
+        told, status = f"cannot write to standard output: {os.strerror(errno.EPIPE)}", SIGNALLED + signal.SIGPIPE
     except PmqError as error:
         told, status = str(error), BAD
     except Stopped as stopped:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,7 @@ import pmq.api
 from pmq import cli
 from pmq.core.errors import Interrupted, PmqError
 from pmq.core.rundir import RunDir
+from tests.conftest import PMQ
 
 HOSTILE = "a[red]b\x1b[31m\n\u202e.json"
 SHOWN = r"a[red]b\x1b[31m\n\u202e.json"
@@ -146,6 +148,14 @@ def test_nothing_is_told_of_output_where_there_is_none(call: Call, monkeypatch: 
         status, _, err = call("export", "nowhere")
     assert (status, err.count("\n")) == (2, 1)
     assert "no allocation file" in err
+
+
+def test_help_that_nobody_reads_ends_as_others_do() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        done = subprocess.run([*PMQ, "search", "--help"], stdout=pipe, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (141, "pmq: cannot write to standard output: Broken pipe\n")
 
 
 SIGNALS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated"), (signal.SIGHUP, 129, "hung up")]

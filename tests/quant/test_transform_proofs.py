@@ -16,7 +16,7 @@ import pmq
 from pmq.core.recipe import RECIPES
 from pmq.models.equivalence import TOLERANCE, Equivalence
 from pmq.models.torchvision_ops import ensure_torchvision
-from pmq.quant.transforms import TRANSFORMS, Setting, apply_transforms
+from pmq.quant.transforms import Setting, apply_transforms
 from tests.conftest import make_tiny
 
 ORDER = RECIPES["best"].transforms
@@ -29,6 +29,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "vit_base_patch16_rpn_224": {"img_size": 32, "depth": 2, "embed_dim": 48, "num_heads": 2},
     "cait_xxs24_224": {"img_size": 32, "depth": 2},
     "beit_base_patch16_224": {"img_size": 32, "depth": 2, "embed_dim": 48, "num_heads": 2},
+    "maxvit_pico_rw_256": {"img_size": 64, "depths": (1, 1), "embed_dim": (32, 64)},
+    "vitamin_small_224": {"img_size": 32, "depth": 1},
     "swinv2_tiny_window8_256": {"img_size": 64, "depths": (1, 1), "num_heads": (2, 4), "embed_dim": 32},
 }
 
@@ -142,14 +144,11 @@ def test_a_search_never_runs_on_another_model(tmp_path: Path) -> None:
     assert float(((simulated - exact).norm(dim=1) / exact.norm(dim=1)).max()) < 0.2
 
 
-def test_rotating_heads_that_are_laid_out_otherwise_is_undone() -> None:
+def test_rotating_heads_that_are_laid_out_otherwise_changes_nothing() -> None:
     model, images = misread(), torch.randn(4, 3, 32, 32)
     setting = Setting(images)
     with torch.no_grad():
         wanted = model(images)
-        TRANSFORMS["rotate_heads"](changed := copy.deepcopy(model), setting)
-        if torch.allclose(changed(images), wanted, rtol=1e-3):
-            pytest.skip("the transform knows that layout, or leaves it alone")
         (found,) = apply_transforms(model, ("rotate_heads",), setting, Equivalence(model, images))
-        assert not found.kept
+        assert found.kept == (found.error <= TOLERANCE)
         torch.testing.assert_close(model(images), wanted)

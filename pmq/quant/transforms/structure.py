@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 from torch import Tensor, nn
@@ -43,9 +44,9 @@ def _pairs_of(module: Any) -> list[NormPair]:
     from timm.models.vision_transformer import Block
 
     if type(module) is Block or (type(module) is SwinTransformerBlock and not _pads(module)):
-        candidates = [(module.norm1, module.attn.qkv), (module.norm2, module.mlp.fc1)]
+        candidates = [(module.norm1, _part(module, "attn.qkv")), (module.norm2, _part(module, "mlp.fc1"))]
     elif type(module) is SwinTransformerBlock:  # zeros are padded after norm1, which a shift would not reach
-        candidates = [(module.norm2, module.mlp.fc1)]
+        candidates = [(module.norm2, _part(module, "mlp.fc1"))]
     elif type(module) is PatchMerging:
         candidates = [(module.norm, module.reduction)]
     else:
@@ -66,6 +67,11 @@ def _final_pair(model: Any) -> list[NormPair]:
     else:
         return []
     return [NormPair(norm, readers)] if _plain_norm(norm) and all(isinstance(r, nn.Linear) for r in readers) else []
+
+
+def _part(block: Any, path: str) -> Any:
+    """What a block has at a dotted path, or nothing: attentions and MLPs of other kinds are built into the same blocks."""
+    return reduce(lambda module, name: getattr(module, name, None), path.split("."), block)
 
 
 def _plain_norm(norm: Any) -> bool:
@@ -92,17 +98,17 @@ def residual_streams(model: nn.Module) -> list[ResidualStream]:
 def _vit_stream(m: Any) -> list[ResidualStream]:
     final = _final_pair(m)
     pairs = [_pairs_of(block) for block in m.blocks]
-    between = (m.norm_pre, m.patch_embed.norm, *([m.norm] if not isinstance(m.fc_norm, nn.Identity) else []))
+    between = (m.norm_pre, _part(m, "patch_embed.norm"), *([m.norm] if not isinstance(m.fc_norm, nn.Identity) else []))
     if not final or not all(len(p) == 2 for p in pairs) or not all(isinstance(n, nn.Identity) for n in between):
         return []
-    stream = ResidualStream(m.embed_dim, [m.patch_embed.proj])
+    stream = ResidualStream(m.embed_dim, [_part(m, "patch_embed.proj")])
     names = ("cls_token", "reg_token", "dist_token", "pos_embed")
     stream.tensors = [t for n in names if (t := getattr(m, n, None)) is not None]
     for block, own in zip(m.blocks, pairs, strict=True):
-        stream.writers += [block.attn.proj, block.mlp.fc2]
+        stream.writers += [_part(block, "attn.proj"), _part(block, "mlp.fc2")]
         stream.pairs += own
     stream.pairs += final
-    return [stream]
+    return [stream] if _all_known(stream) else []
 
 
 def _swin_streams(m: Any) -> list[ResidualStream]:
@@ -118,10 +124,14 @@ def _swin_streams(m: Any) -> list[ResidualStream]:
         if not after or not all(len(p) == 2 for p in pairs):
             continue
         for block in layer.blocks:
-            stream.writers += [block.attn.proj, block.mlp.fc2]
+            stream.writers += [_part(block, "attn.proj"), _part(block, "mlp.fc2")]
         stream.pairs = [p for own in pairs for p in own] + after
         streams.append(stream)
-    return streams
+    return [stream for stream in streams if _all_known(stream)]
+
+
+def _all_known(stream: ResidualStream) -> bool:
+    return all(isinstance(writer, nn.Linear | nn.Conv2d) for writer in stream.writers)
 
 
 def scaled_writers(model: nn.Module) -> list[tuple[nn.Parameter, nn.Linear]]:
@@ -132,7 +142,7 @@ def scaled_writers(model: nn.Module) -> list[tuple[nn.Parameter, nn.Linear]]:
         (scale.gamma, linear)
         for block in model.modules()
         if type(block) is Block
-        for scale, linear in ((block.ls1, block.attn.proj), (block.ls2, block.mlp.fc2))  # type: ignore[union-attr]
+        for scale, linear in ((block.ls1, _part(block, "attn.proj")), (block.ls2, _part(block, "mlp.fc2")))
         if isinstance(scale, LayerScale) and isinstance(linear, nn.Linear)
     ]
 
