@@ -96,7 +96,8 @@ def check_tensors(choices: Mapping[str, ComponentChoice], of: Descriptions, tens
                 if found is None:
                     raise PmqError(f"{what}: its tensors have no {shown(tensor)}; {_MEND}")
                 if not np.issubdtype(found.dtype, kind) or found.size != size:
-                    told = f"{found.size} values of {found.dtype}, not {size} of {'uint8' if kind is np.uint8 else 'a float'}"
+                    wanted = "a float" if kind is np.floating else kind.__name__
+                    told = f"{found.size} values of {found.dtype}, not {size} of {wanted}"
                     raise PmqError(f"{what}: tensor {shown(tensor)} has {told}; {_MEND}")
     for name, array in tensors.items():
         if not np.isfinite(array).all():
@@ -113,7 +114,7 @@ def _stored(name: str, choice: ComponentChoice, shape: tuple[int, ...]) -> dict[
     values = scales * choice.group_size if choice.group_size else math.prod(shape)
     found: dict[str, tuple[Any, int]] = {f"{name}.codes": (np.uint8, -(-values * choice.bits // 8))}
     if choice.quantizer not in FLOATS:
-        found |= {f"{name}.{key}": (np.floating, scales) for key in ("scale", *(() if choice.symmetric else ("zero_point",)))}
+        found |= {f"{name}.{key}": (np.float32, scales) for key in ("scale", *(() if choice.symmetric else ("zero_point",)))}
     return found
 
 

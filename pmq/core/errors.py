@@ -24,5 +24,5 @@ class PmqError(ValueError):
 
 def one_line(error: BaseException) -> str:
     """Reduce a foreign exception to one line that fits into a message of ours."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."

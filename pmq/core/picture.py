@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import stat
 import struct
+import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,7 @@ DAMAGED = (
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
 )
 #: formats whose pictures Pillow does not decode itself: it knows them by name, or hands them to another program
 FOREIGN = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -34,6 +38,15 @@ FOREIGN = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 def extensions() -> frozenset[str]:
     """Ends of names, in lower case and with their dot, of files that Pillow decodes."""
     return frozenset(end for end, name in Image.registered_extensions().items() if name in Image.OPEN and name not in FOREIGN)
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Within it a picture is decoded or refused, and nothing of it is merely warned of; one above Pillow's limit is refused."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
 
 
 def open_picture(path: str | Path) -> Image.Image:
@@ -45,7 +58,8 @@ def open_picture(path: str | Path) -> Image.Image:
     if not stat.S_ISREG(Path(path).stat().st_mode):
         raise OSError("it is no regular file")
     try:
-        return Image.open(path)
+        with refusing():
+            return Image.open(path)
     except DAMAGED as error:
         raise _unreadable(error) from None
 
@@ -57,14 +71,15 @@ def converted(image: Image.Image, mode: str) -> Image.Image:
         OSError: it is damaged, or its values have no range, so that nobody knows what is white.
     """
     try:
-        if image.mode.startswith("I;16"):
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        elif image.mode in ("I", "F"):
-            raise ValueError(f"values of mode {image.mode} have no known range; save it with 8 bits a channel")
-        return image.convert(mode)
+        with refusing():
+            if image.mode.startswith("I;16"):
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            elif image.mode in ("I", "F"):
+                raise ValueError(f"values of mode {image.mode} have no known range; save it with 8 bits a channel")
+            return image.convert(mode)
     except DAMAGED as error:
         raise _unreadable(error) from None
 
 
 def _unreadable(error: BaseException) -> OSError:
-    return error if isinstance(error, OSError) else OSError(one_line(error) or type(error).__name__)
+    return error if isinstance(error, OSError) else OSError(one_line(error))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from pmq.core.errors import PmqError
 
@@ -31,6 +33,12 @@ class Recipe(BaseModel):
     ridge: float = 0.0
     sequential: bool = False
     reconstruct: int = 0
+
+    @model_validator(mode="after")
+    def _gradients_where_they_are_read(self) -> Self:
+        if not self.gradients and (self.compensate or self.sequential or self.estimator == "fisher"):
+            raise ValueError("compensate, sequential and the estimator 'fisher' need gradients")
+        return self
 
     @property
     def plain(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pmq.core.errors import PmqError, one_line
 from pmq.core.files import quoted, read_bytes
-from pmq.core.picture import DAMAGED, FOREIGN, converted
+from pmq.core.picture import DAMAGED, FOREIGN, converted, refusing
 from pmq.deploy.labels import Preprocess
 
 #: bytes of an image file, at most
@@ -45,13 +44,10 @@ def load_image(path: Path, preprocess: Preprocess) -> NDArray[np.float32]:
 def _decoded(path: Path, mode: str) -> Image.Image:
     content = read_bytes(path, "image", most=MOST)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as opened:
-                if opened.format in FOREIGN:
-                    raise UnidentifiedImageError
-                image = converted(opened, mode)
+        with refusing(), Image.open(io.BytesIO(content)) as opened:
+            if opened.format in FOREIGN:
+                raise UnidentifiedImageError
+            image = converted(opened, mode)
     except HUGE:
         raise PmqError(
             f"image {quoted(path)} is too large to be read: at most {_most_pixels()} pixels are; make it smaller"

@@ -42,6 +42,8 @@ def read_checkpoint(path: Path) -> dict[str, StateDict]:
             head = file.read(len(_LFS))
     except OSError as error:
         raise PmqError(f"{name} cannot be read: {one_line(error)}") from None
+    if not head:
+        raise PmqError(f"{name} is empty; give a .safetensors or torch file")
     if head == _LFS:
         raise PmqError(f"{name} is a pointer of Git LFS in place of the weights; fetch them with `git lfs pull`")
     found = _load_safetensors(path, name) if head[8:9] == b"{" else _load_torch(path, name)

@@ -6,6 +6,7 @@ import importlib
 import os
 
 os.environ["PMQ_PROGRESS"] = "0"
+os.environ["HF_HUB_OFFLINE"] = "1"  # what is damaged may name weights that lie elsewhere
 
 importlib.import_module("pmq.models.torchvision_ops").ensure_torchvision()
 for name in (

@@ -76,6 +76,7 @@ WRONG: dict[str, tuple[Callable[[Tree, Any], object], str]] = {
     "nan as text": (parameter(HEADS, "scale", ["nan", 1]), "finite number"),
     "other bits": (choice(f"{QKV}.weight", bits=3), "values of uint8, not"),
     "codes cut": (tensor(f"{QKV}.weight.codes", lambda a: a[:-1]), "values of uint8, not"),
+    "scales in double precision": (tensor(f"{QKV}.weight.scale", lambda a: a.astype(np.float64)), "of float32"),
     "codes of floats": (tensor(f"{QKV}.weight.codes", lambda a: a.astype(np.float32)), "of uint8"),
     "scales cut": (tensor(f"{QKV}.weight.scale", lambda a: a[:1]), "1 values of float32, not 24"),
     "scales negative": (tensor(f"{QKV}.weight.scale", lambda a: -a), "is not positive"),

@@ -132,6 +132,7 @@ def test_a_small_error_is_told_from_rounding(factor: float, kept: bool) -> None:
     assert found.kept == kept
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_search_never_runs_on_another_model(tmp_path: Path) -> None:
     model, images = misread(), torch.randn(16, 3, 32, 32)
     result = pmq.search(model, images, "w8a8", space="w4a8", calib_images=4, held_out=12, rounds=1, out=tmp_path / "run")

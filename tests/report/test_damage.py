@@ -125,6 +125,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "a choice twice": table("sensitivity.csv", lambda frame: pd.concat([frame, frame[:1]])),
     "several metrics": cell("sensitivity.csv", "metric", "other"),
     "spent.csv lacks a module": table("spent.csv", lambda frame: frame[1:]),
+    "spent.csv holds more than numbers go to": table("spent.csv", lambda frame: frame.assign(size_bytes=1e308)),
     "spent.csv has a module twice": cell("spent.csv", "module", "all else"),
     "spent.csv is exchanged": table(
         "spent.csv", lambda frame: frame.rename(columns={"size_bytes": "bit_ops", "bit_ops": "size_bytes"})
