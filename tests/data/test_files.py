@@ -90,7 +90,7 @@ def test_a_folder_of_other_files_only(tmp_path: Path) -> None:
         open_data(str(tmp_path), INFO)
 
 
-@pytest.fixture(params=["fifo", "socket", "device", "broken link", "link to nothing but itself", "empty", "text"])
+@pytest.fixture(params=["fifo", "socket", "device", "broken link", "link to nothing but itself", "empty", "text", "huge", "cut"])
 def unreadable(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """What is called an image and is none."""
     path = tmp_path / "a" / "x.jpg"
@@ -112,6 +112,11 @@ def unreadable(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyte
             path.touch()
         case "text":
             path.write_text("no image")
+        case "huge":  # Pillow reads it with a warning
+            Image.new("1", (14_000, 9_000)).save(path, "PNG")
+        case "cut":
+            PICTURE.save(path, "TIFF")
+            path.write_bytes(path.read_bytes()[:-20])  # its directory lies at the end
     yield path
     bound.close()
 
