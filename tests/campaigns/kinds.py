@@ -99,6 +99,13 @@ def _any_part(rng: Random, path: Path) -> str:
     return f"{said} ({how})"
 
 
+def _wrong_plan(rng: Random, path: Path) -> str:
+    """In a run that says it wrote the file so: else nothing but that would be told."""
+    said = wrong_values(rng, path)
+    agree(path.parents[1], path)
+    return said
+
+
 KINDS = (
     Kind(
         *("allocation", 9, ALLOCATION, ("allocation.json",), file_of(json_values)),
@@ -132,7 +139,7 @@ KINDS = (
             "report pruned --no-figures --out out.html --json",
         ),
     ),
-    Kind("plan", 4, ("pruned",), (f"pruned/{CHOSEN}.json",), wrong_values, _lines(EVALUATE_PRUNED, f"evaluate pruned {FEW}")),
+    Kind("plan", 4, ("pruned",), (f"pruned/{CHOSEN}.json",), _wrong_plan, _lines(EVALUATE_PRUNED, f"evaluate pruned {FEW}")),
     Kind(
         "finetuned",
         3,

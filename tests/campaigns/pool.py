@@ -151,5 +151,5 @@ def _work(pipe: Connection, run: Callable[[int], Any], trace: str) -> None:
                 except Exception:
                     found = _Fault(traceback.format_exc())
                 pipe.send(found)
-        except (EOFError, BrokenPipeError):
+        except (EOFError, ConnectionError):
             return
