@@ -59,7 +59,7 @@ class Evil:
     ("make", "told"),
     [
         (lambda p, s: None, "does not exist"),
-        (lambda p, s: p.write_bytes(b""), "truncated or no checkpoint"),
+        (lambda p, s: p.write_bytes(b""), "is empty"),
         (lambda p, s: (torch.save(s, p), p.write_bytes(p.read_bytes()[:5000])), "truncated or no checkpoint"),
         (lambda p, s: torch.save({"state_dict": s, "x": Evil()}, p), "pickled code"),
         (lambda p, s: torch.save({k: v for k, v in s.items() if k != "norm.bias"}, p), "has no 'norm.bias'"),
