@@ -70,10 +70,16 @@ def explore(space: Space, tables: Tables, limits: Limits, trials: Trials, seed: 
 
 
 def _sweep(tables: Tables) -> list[tuple[str, Limits]]:
-    """Budgets from the cheapest point to the dearest, in equal ratios."""
-    low, high = np.array(tables.cheapest()), np.array(tables.dearest())
+    """Budgets from the cheapest point to the dearest: in equal ratios, or in equal steps of milliseconds that begin below zero.
+
+    Those of a layer are the difference of two measurements, of which noise may make anything.
+    """
+    low, high = np.array(tables.cheapest(), float), np.array(tables.dearest(), float)
+    ratios = np.divide(high, low, out=np.ones_like(low), where=low > 0)
     steps = np.linspace(0, 1, SWEEP + 1)[1:]
-    return [(f"{t:.0%} of the way", Limits(*map(float, low * (high / low) ** t))) for t in steps]
+    return [
+        (f"{t:.0%} of the way", Limits(*map(float, np.where(low > 0, low * ratios**t, low + (high - low) * t)))) for t in steps
+    ]
 
 
 def lay_out(archive: Archive, trials: Trials, space: Space, limits: Limits, run: RunDir | None) -> pd.DataFrame:

@@ -158,7 +158,9 @@ def main() -> int:
             outcomes.append(outcome)
             if args.only or outcome.word == args.show:
                 print(outcome)
-            elif len(outcomes) % 500 == 0:
+            elif outcome.word == "failure":  # told at once, for who cannot wait for the end
+                print(f"failure: case {outcome.number} ({outcome.kind}): {outcome.done}", flush=True)
+            if len(outcomes) % 500 == 0:
                 failed = sum(o.word == "failure" for o in outcomes)
                 print(f"{len(outcomes)} cases, {failed} failures, {time.monotonic() - start:.0f} s", flush=True)
     print(table(outcomes))
