@@ -82,8 +82,9 @@ class RunDir:
                 os.truncate(self._journal, len(whole))
             except OSError as error:
                 raise PmqError(f"cannot write {quoted(self._journal)}: {error.strerror}; make it writable") from None
+        summed = b'"crc32"' in whole
         for number, line in enumerate(whole.split(b"\n")[:-1], 1):
-            entry = _entry(line)
+            entry = _entry(line, summed)
             if entry is None:
                 raise PmqError(f"{quoted(self._journal)} is damaged at line {number}; remove that line")
             self._entries[entry[0]] = entry[1]
@@ -110,8 +111,8 @@ class RunDir:
         add_to_manifest(self.path, facts)
 
 
-def _entry(line: bytes) -> tuple[str, dict[str, Any]] | None:
-    """Key and value of a journal's line; nothing where it is damaged. Lines of older journals have no check sum."""
+def _entry(line: bytes, summed: bool) -> tuple[str, dict[str, Any]] | None:
+    """Key and value of a journal's line; nothing where it is damaged. Only in journals of older versions has none a check sum."""
     try:
         entry = parse_json(line.decode("utf-8"), "journal", lenient=True)
     except (PmqError, UnicodeDecodeError):
@@ -119,7 +120,8 @@ def _entry(line: bytes) -> tuple[str, dict[str, Any]] | None:
     if not isinstance(entry, dict) or not isinstance(entry.get("key"), str) or not isinstance(entry.get("value"), dict):
         return None
     key, value = entry["key"], entry["value"]
-    return (key, value) if entry.get("crc32", _crc32(key, value)) == _crc32(key, value) else None
+    written = entry.get("crc32", None if summed else _crc32(key, value))
+    return (key, value) if written == _crc32(key, value) else None
 
 
 def _crc32(key: str, value: dict[str, Any]) -> int:

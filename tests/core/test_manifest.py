@@ -122,6 +122,18 @@ def test_journals_of_older_versions_have_no_check_sums(tmp_path: Path) -> None:
     assert RunDir(tmp_path, {}, resume=True).recall("x") == {"error": 0.5}
 
 
+def test_a_line_without_its_check_sum_is_damaged(tmp_path: Path) -> None:
+    run = RunDir(tmp_path, {})
+    run.record("x", {"error": 1.0})
+    run.record("y", {"error": 2.0})
+    first, second = (tmp_path / "journal.jsonl").read_text().splitlines()
+    bare = second.partition(', "crc32')[0]
+    (tmp_path / "journal.jsonl").write_text(f"{first}\n{bare}}}\n")
+    del run
+    with pytest.raises(PmqError, match="damaged at line 2"):
+        RunDir(tmp_path, {}, resume=True)
+
+
 def test_a_pipe_in_place_of_a_journal_is_told(tmp_path: Path) -> None:
     RunDir(tmp_path, {})
     os.mkfifo(tmp_path / "journal.jsonl")
