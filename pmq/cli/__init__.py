@@ -16,7 +16,7 @@ from pmq.cli.deploy import deploy
 from pmq.cli.evaluate import evaluate
 from pmq.cli.export import export
 from pmq.cli.finetune import finetune
-from pmq.cli.output import close_output, open_output
+from pmq.cli.output import close_output, give_up_output, open_output
 from pmq.cli.patches import patches
 from pmq.cli.plot import plot
 from pmq.cli.profile import profile
@@ -65,7 +65,8 @@ def _status(arguments: list[str]) -> int:
     except typer.Exit as left:
         return left.exit_code if arguments else BAD
     except SystemExit:  # how rich, which draws the help, leaves a pipe that nobody reads
-        told, status = f"cannot write to standard output: {os.strerror(errno.EPIPE)}", SIGNALLED + signal.SIGPIPE
+        give_up_output(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+        return 0
     except PmqError as error:
         told, status = str(error), BAD
     except Stopped as stopped:

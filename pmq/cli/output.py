@@ -38,6 +38,11 @@ def close_output() -> OSError | None:
     return _failed[0] if _failed else None
 
 
+def give_up_output(error: OSError) -> None:
+    """Write nothing more to standard output, and let :func:`close_output` tell of ``error``."""
+    _failed.append(error)
+
+
 def say(*lines: str) -> None:
     """Print lines to standard output, each literally and on one line whatever it holds."""
     _write("".join(f"{_literal(line)}\n" for line in lines))
@@ -110,6 +115,6 @@ def _write(text: str) -> None:
             sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
-        _failed.append(error)
+        give_up_output(error)
         with suppress(OSError):  # what is in the buffer would be tried once more at exit, and fail with a traceback
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,15 +7,9 @@ import time
 from pathlib import Path
 
 import pandas as pd
-import pytest
 
 from pmq.core import Allocation
 from tests.conftest import pmq
-
-
-@pytest.fixture
-def run(default_run: Path) -> Path:
-    return default_run
 
 
 def test_default_search_beats_uniform_on_all_test_images(run: Path, tmp_path: Path) -> None:

@@ -12,11 +12,6 @@ from pmq.core import Allocation
 from tests.conftest import pmq
 
 
-@pytest.fixture
-def run(default_run: Path) -> Path:
-    return default_run
-
-
 @pytest.mark.parametrize("kind", ["static", "dynamic"])
 def test_bits_of_patches_gain_at_equal_bit_operations(kind: str, run: Path, tmp_path: Path) -> None:
     file, start = tmp_path / f"{kind}.json", time.monotonic()

@@ -15,11 +15,11 @@ import pytest
 from pmq.core import Allocation
 from tests.conftest import ENVIRONMENT, SHALLOW, pmq
 
-QUICK = ["--calib-images", "6", "--held-out", "12", "--space", "default"]
+QUICK = ["--calib-images", "6", "--held-out", "12"]
 
 
 def test_killed_and_resumed_equals_undisturbed(tmp_path: Path) -> None:
-    command = ["search", *QUICK[:4], "--space", "w4a8", "--budget", "6bit", "--recipe", "fast", "--out"]
+    command = ["search", *QUICK, "--space", "w4a8", "--budget", "6bit", "--recipe", "fast", "--out"]
     assert pmq(*command, str(tmp_path / "whole"), command=SHALLOW).returncode == 0
     journal = tmp_path / "killed" / "journal.jsonl"
     # Killed twice: while measuring, and while simulating.
@@ -48,7 +48,7 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_runs_say_how_to_go_on(number: int, status: int, tmp_path: Path) -> None:
     cheap = ["--budget", "6bit", "--space", "w4a8", "--recipe", "minmax", "--metric", "sqnr"]
-    command = [sys.executable, "-m", "pmq", "search", *QUICK[:4], *cheap, "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "pmq", "search", *QUICK, *cheap, "--out", str(tmp_path / "run")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     journal = tmp_path / "run" / "journal.jsonl"
     while not (journal.exists() and b"\n" in journal.read_bytes()):
@@ -62,7 +62,7 @@ def test_interrupted_runs_say_how_to_go_on(number: int, status: int, tmp_path: P
 
 
 def test_interrupted_later_runs_finish_with_the_best_so_far(tmp_path: Path) -> None:
-    command = [*SHALLOW, "search", *QUICK, "--out", str(tmp_path / "run")]
+    command = [*SHALLOW, "search", *QUICK, "--space", "default", "--out", str(tmp_path / "run")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
     journal = tmp_path / "run" / "journal.jsonl"
     while not (journal.exists() and '"sensitivity/round1/' in journal.read_text()):

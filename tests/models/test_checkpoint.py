@@ -169,10 +169,3 @@ def test_what_is_no_checkpoint_gets_its_own_line(
 def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
     with pytest.raises(PmqError, match="cannot be read"):
         create_model(NAME, tmp_path / ("x" * 300))
-
-
-@pytest.mark.parametrize("name", ["x.safetensors", "x.pth"])
-def test_an_empty_file_is_told_as_that(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).touch()
-    with pytest.raises(PmqError, match="is empty; give"):
-        create_model("vit_tiny_patch16_224", checkpoint=tmp_path / name)
