@@ -81,10 +81,14 @@ def main() -> None:
         print(json.dumps(transform_errors(args.one)))
         return
     names = [*args.models, *(args.list.read_text(encoding="utf-8").split() if args.list else [])]
-    rows = [_in_a_process(name) for name in track(names, "transforming")]
-    table = pd.DataFrame(rows)
-    if args.out is not None:
-        write_csv(args.out, table)
+    if not names:
+        parser.error("no models: give timm's names, or a file with --list")
+    rows = []
+    for name in track(names, "transforming"):
+        rows.append(_in_a_process(name))
+        table = pd.DataFrame(rows)
+        if args.out is not None:
+            write_csv(args.out, table)  # after each model: a run of many may be stopped
     shown = [[*(f"{v:.1e}" if isinstance(v, float) else v for v in row)] for row in table.itertuples(index=False)]
     print_table(f"relative error of outputs after each transform; above {TOLERANCE:g} it is undone", list(table.columns), shown)
     sys.exit(int(not (table["error"] <= TOLERANCE).all()))
