@@ -33,6 +33,9 @@ from pmq.core.own_files import CHOSEN, DECISIONS, DEPLOYMENT, JOURNAL, LATENCY, 
 from pmq.core.paths import named_path
 from pmq.core.validation import shown
 
+#: how every line of a journal begins
+_BEGINNING = b'{"key": "'
+
 
 class RunDir:
     """A run directory.
@@ -76,18 +79,20 @@ class RunDir:
         if not is_there(self._journal, "journal"):
             return
         raw = read_bytes(self._journal, "journal")
-        whole = raw[: raw.rfind(b"\n") + 1]  # a kill can leave half a line at the end
-        if len(whole) < len(raw):
-            try:
-                os.truncate(self._journal, len(whole))
-            except OSError as error:
-                raise PmqError(f"cannot write {quoted(self._journal)}: {error.strerror}; make it writable") from None
-        summed = b'"crc32"' in whole
-        for number, line in enumerate(whole.split(b"\n")[:-1], 1):
+        *lines, half = raw.split(b"\n")
+        summed = any(b'"crc32"' in line for line in lines)
+        for number, line in enumerate(lines, 1):
             entry = _entry(line, summed)
             if entry is None:
                 raise PmqError(f"{quoted(self._journal)} is damaged at line {number}; remove that line")
             self._entries[entry[0]] = entry[1]
+        if not half.startswith(_BEGINNING[: len(half)]):  # a kill can leave the first half of a line at the end, nothing else
+            raise PmqError(f"{quoted(self._journal)} is damaged at line {len(lines) + 1}; remove that line")
+        if half:
+            try:
+                os.truncate(self._journal, len(raw) - len(half))
+            except OSError as error:
+                raise PmqError(f"cannot write {quoted(self._journal)}: {error.strerror}; make it writable") from None
 
     def recall(self, key: str) -> dict[str, Any] | None:
         """Give what was journaled under ``key``, or nothing."""

@@ -18,6 +18,16 @@ def test_journal_survives_and_half_a_line_does_not(tmp_path: Path) -> None:
     assert RunDir(tmp_path / "r", {"a": 1}, resume=True).recall("y") == {"error": 0.2}
 
 
+@pytest.mark.parametrize(("content", "line"), [(b"\x08\x00{}\xc0", 1), (b"PK\n\xc0\xc0", 1), (b'{"kay": "y', 1)])
+def test_file_that_is_no_journal_stays_as_it_is(tmp_path: Path, content: bytes, line: int) -> None:
+    RunDir(tmp_path / "r", {"a": 1})
+    journal = tmp_path / "r" / "journal.jsonl"
+    journal.write_bytes(content)
+    with pytest.raises(PmqError, match=f"damaged at line {line}; remove that line"):
+        RunDir(tmp_path / "r", {"a": 1}, resume=True)
+    assert journal.read_bytes() == content
+
+
 def test_never_mixes_runs(tmp_path: Path) -> None:
     RunDir(tmp_path / "r", {"seed": 1})
     with pytest.raises(PmqError, match="--resume"):
