@@ -17,7 +17,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from pmq.core import Allocation, Inventory
-from pmq.models import take_inventory
+from pmq.graph import CapturedModel, analyse, captured
 from pmq.models.torchvision_ops import ensure_torchvision
 from pmq.quant import Calibration, Simulator, calibrate
 from pmq.search import Space, read_space
@@ -49,9 +49,15 @@ def make_tiny(**options: object) -> nn.Module:
     return model
 
 
+def make_captured(**options: object) -> CapturedModel:
+    """The same, captured."""
+    return captured(make_tiny(**options), torch.zeros(1, 3, 32, 32))
+
+
 @dataclass
 class Tiny:
-    model: nn.Module
+    module: nn.Module
+    model: CapturedModel
     images: Tensor
     inventory: Inventory
     calibration: Calibration
@@ -110,10 +116,10 @@ def searched() -> Allocation:
 
 @pytest.fixture(scope="session")
 def _tiny() -> Tiny:
-    model = make_tiny()
+    module = make_tiny()
     images = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    inventory = take_inventory(model, images[:1])
-    return Tiny(model, images, inventory, calibrate(model, inventory, images), Space(read_space("default"), inventory))
+    model, inventory = analyse(module, images[:1])
+    return Tiny(module, model, images, inventory, calibrate(model, inventory, images), Space(read_space("default"), inventory))
 
 
 @pytest.fixture

@@ -13,15 +13,16 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pmq"
 MAY_IMPORT = {
     "core": set(),
     "models": {"core"},
+    "graph": {"core", "models"},
     "data": {"core", "models"},
-    "quant": {"core", "models", "data"},
-    "prune": {"core", "models"},
+    "quant": {"core", "models", "graph", "data"},
+    "prune": {"core", "models", "graph"},
     "cost": {"core", "models"},
-    "sensitivity": {"core", "quant"},
+    "sensitivity": {"core", "graph", "quant"},
     "search": {"core", "cost.table", "cost.latency", "sensitivity.table"},
-    "patches": {"core", "models", "quant", "sensitivity"},
+    "patches": {"core", "models", "graph", "quant", "sensitivity"},
     "evaluate": {"core", "quant", "data"},
-    "deploy": {"core", "models", "quant", "cost"},
+    "deploy": {"core", "models", "graph", "quant", "cost"},
     "report": {"core"},
 }
 

@@ -32,9 +32,9 @@ def make_allocation(
     latency: LatencyTable | None = None,
 ) -> Allocation:
     """Make the artefact: choices, calibrated parameters, costs, metrics, tensors."""
-    costs = CostModel(subject.inventory, latency, plan_of(subject.model))
+    costs = CostModel(subject.inventory, latency, plan_of(subject.module))
     plan = planned(subject.info, costs, quantized.assignment, quantized.recipe, space, budget, limits, metrics)
-    facts = {"calibration": calibration, "pruning": plan_of(subject.model), "task": subject.task.name}
+    facts = {"calibration": calibration, "pruning": plan_of(subject.module), "task": subject.task.name}
     return filled(plan.model_copy(update=facts), quantized)
 
 

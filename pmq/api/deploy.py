@@ -110,7 +110,7 @@ def deploy(
     subject = Subject.of(model, "cpu", images, crop_pct, task_of(task, what), like)
     if calibration_images is not None:
         calibration_images = as_images(calibration_images).cpu()
-        check_finite(subject.model, calibration_images)
+        check_finite(subject.module, calibration_images)
     reference = subject.model if reference is None else take_in(reference, "cpu", images)
     if isinstance(what, Allocation):
         subject = pruned_like(subject, what, calibration_images if recalibrate else None)
@@ -121,7 +121,7 @@ def deploy(
     predicted = floats_ms = None
     if latency is not None:
         latency.check(fingerprint(runtime), target=target, threads=threads, batch_size=1)
-        costs, plan = CostModel(subject.inventory, latency, plan_of(subject.model)), plan_of(subject.model)
+        costs, plan = CostModel(subject.inventory, latency, plan_of(subject.module)), plan_of(subject.module)
         predicted, floats_ms = (
             costs.costs(planned, _patches(what))["latency_ms"],
             latency.whole_ms(dict.fromkeys(latency.layers, PLAIN)),
@@ -135,7 +135,7 @@ def deploy(
     if quantized.patches is not None:
         leave_out_tokens(restored, subject.inventory, quantized.patches)
         skeleton = runtime.skeleton(restored, names, images[:1], dynamic_batch)
-    metadata = described(subject.info.data_config, subject.info.num_classes, class_names(subject.model), subject.task.name) | {
+    metadata = described(subject.info.data_config, subject.info.num_classes, class_names(subject.module), subject.task.name) | {
         TARGET: target
     }
     stem = f"{subject.info.name.split('.')[0]}-{target}"
@@ -147,7 +147,7 @@ def deploy(
         plainly = realise(copy.deepcopy(subject.model), subject.inventory, replace(quantized, patches=None))
     others = {"fp32": runtime.build(whole, [layer.plain() for layer in layers])}
     others |= {} if whole is skeleton else {"whole": runtime.build(whole, layers)}
-    if plan_of(reference) != plan_of(subject.model):
+    if plan_of(reference) != plan_of(subject.module):
         others["unpruned"] = in_fp32(runtime, reference, images[:1])
     running = {name: runtime.session(built, threads) for name, built in others.items()}
     speed = _latencies({"file": session, **running}, reference, images[:1], threads, rounds)

@@ -138,7 +138,7 @@ def evaluate(
     subject = Subject.of(model, device, image, crop_pct, task_of(task, *items), like)
     if calibration_images is not None:
         calibration_images = as_images(calibration_images).cpu()
-        check_finite(subject.model, calibration_images)
+        check_finite(subject.module, calibration_images)
     own = find_recipe(recipe, reconstruct)
     uniform = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, own.estimator)
     check_quantizers(uniform)
@@ -149,7 +149,7 @@ def evaluate(
     evaluated, models = [], []
     for item in items:
         shaped, made = subject, fresh
-        if isinstance(item, Allocation) and (item.pruning is not None or plan_of(subject.model) is not None):
+        if isinstance(item, Allocation) and (item.pruning is not None or plan_of(subject.module) is not None):
             shaped = pruned_like(subject, item, calibration_images if recalibrate else None)
             made = Fresh(shaped, calibration_images, seed, checkpoints)
         if item == "fp32":

@@ -43,17 +43,19 @@ class Joint:
     def __init__(self, subject: Subject, images: Tensor, recipe: Recipe, seed: int, whole_groups: int = 1) -> None:
         if not recipe.gradients:
             raise PmqError(f"recipe {recipe.name!r} knows no gradients, which widths need; search with --recipe best or fast")
-        if plan_of(subject.model) is not None:
+        if plan_of(subject.module) is not None:
             raise PmqError("this model is pruned already; search the one that it was made of with --prune")
         self._subject, self._images, self._recipe, self._seed = subject, images, recipe, seed
-        units = prunable_units(subject.model)
+        units = prunable_units(subject.module)
         if not units:
             raise PmqError(f"model {subject.info.name!r} has nothing to prune; ViT, DeiT and Swin have; search without --prune")
-        self._mixed = copy.deepcopy(subject.model)
+        self._mixed = copy.deepcopy(subject.module)
         self._weights = row_weights(self._mixed, [unit.last for unit in units], images, subject.task, seed)
         scores = concentrate(self._mixed, [unit for unit in units if unit.can_mix], images, self._weights)
         lost = Reconstruction().score(self._mixed, units, images, subject.task, seed, self._weights)
-        self.widths = [width_options(subject.model, unit, scores.get(unit.name), lost[unit.name], whole_groups) for unit in units]
+        self.widths = [
+            width_options(subject.module, unit, scores.get(unit.name), lost[unit.name], whole_groups) for unit in units
+        ]
         self._built: dict[tuple[str, ...], tuple[Subject, Prepared]] = {}
 
     def prepared(self, n_held_out: int) -> Prepared:
@@ -61,7 +63,7 @@ class Joint:
         subject = self._subject
         kept = tuple(name for name in self._recipe.transforms if name not in MIXING)
         recipe = self._recipe.model_copy(update={"transforms": kept})
-        model = copy.deepcopy(self._mixed)
+        model = self._subject.of_module(copy.deepcopy(self._mixed)).model
         return prepare(model, subject.inventory, self._images, recipe, self._seed, n_held_out, subject.task)
 
     def built(self, assignment: Assignment) -> tuple[Subject, Prepared]:
@@ -73,7 +75,7 @@ class Joint:
             plan = PruningPlan(importance=Reconstruction.name, ranked=True, recovered=True, units=units)
             pruned = carved(self._mixed, plan, self._subject.info.weights_sha256, self._images, self._weights)
             subject, task = self._subject.of_module(pruned), self._subject.task
-            model = copy.deepcopy(pruned)
+            model = copy.deepcopy(subject.model)
             prepared = prepare(model, subject.inventory, self._images, self._recipe, self._seed, 0, task)
             self._built[key] = subject, prepared
         return self._built[key]

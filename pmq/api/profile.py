@@ -58,7 +58,7 @@ def profile(
     for layer, pairs in laid_out.modes.items():
         for weight, source in pairs:
             runtime.check_layer(layer, weight, source)
-    name, size = model_label(subject.model), subject.info.data_config["input_size"]
+    name, size = model_label(subject.module), subject.info.data_config["input_size"]
     table = profile_layers(runtime, subject.model, subject.inventory, laid_out.modes, name, size, batch_size, threads, rounds)
     if prune:
         if runtime.slow:

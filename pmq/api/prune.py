@@ -109,11 +109,11 @@ def prune(
     check_choice(ratio, structures, scope, ratios, round_to)
     gathered = gather_images(images, calib_images)
     subject = Subject.of(model, device, gathered, crop_pct, task)
-    if plan_of(subject.model) is not None:
+    if plan_of(subject.module) is not None:
         raise PmqError("this model is pruned already; prune the one that it was made of")
     if "embedding" in structures:
-        check_stream(subject.model)
-    units = [u for u in prunable_units(subject.model, "embedding" in structures) if _prunes(u, structures)]
+        check_stream(subject.module)
+    units = [u for u in prunable_units(subject.module, "embedding" in structures) if _prunes(u, structures)]
     if not units:
         raise PmqError(
             f"model {subject.info.name!r} has nothing to prune by {', '.join(structures)}; ViT, DeiT and Swin have MLPs"
@@ -121,7 +121,7 @@ def prune(
     if importance != Reconstruction.name:
         require_torch_pruning()
     layers = [unit.last for unit in units if unit.kind != "embedding"]
-    weights = row_weights(subject.model, layers, gathered, subject.task, seed)
+    weights = row_weights(subject.module, layers, gathered, subject.task, seed)
     mixed, scores = _scored(subject, units, gathered, importance, structures, weights, seed)
     kept = select(units, scores, ratio, structures, scope, ratios, round_to)
     plan = PruningPlan(importance=importance, ranked="rank" in structures, recovered=False, units=kept)
@@ -151,12 +151,12 @@ def _scored(
     seed: int,
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     """A copy of the model whose heads are mixed where their rank is pruned, and the scores of its channels."""
-    module = copy.deepcopy(subject.model)
+    module = copy.deepcopy(subject.module)
     ranked = [unit for unit in units if unit.can_mix] if "rank" in structures else []
     scores = concentrate(module, ranked, images, weights) if ranked else {}
     others = [unit for unit in units if unit.name not in scores]
     looked_at = images if importance == Reconstruction.name else images[:SCORED]
-    return module, scores | IMPORTANCES[importance].score(subject.model, others, looked_at, subject.task, seed, weights)
+    return module, scores | IMPORTANCES[importance].score(subject.module, others, looked_at, subject.task, seed, weights)
 
 
 def _artefact(subject: Subject, module: nn.Module, info: CalibrationInfo) -> Allocation:

@@ -84,14 +84,14 @@ def pruned_like(subject: Subject, allocation: Allocation, images: Tensor | None 
         PmqError: the allocation is of another model, or the subject is pruned, but otherwise.
     """
     allocation.check_model(subject.info)
-    own, wanted = plan_of(subject.model), allocation.pruning
+    own, wanted = plan_of(subject.module), allocation.pruning
     if own is not None:
         if wanted is None or wanted.digest != own.digest:
             raise PmqError(
                 "the allocation is not of this pruned model; give the model before it was pruned, or the file of its own"
             )
         return subject
-    return subject if wanted is None else subject.of_module(pruned_copy(subject.model, wanted, images, subject.task))
+    return subject if wanted is None else subject.of_module(pruned_copy(subject.module, wanted, images, subject.task))
 
 
 def pruned_copy(model: nn.Module, plan: PruningPlan, images: Tensor | None, task: Task, seed: int = 0) -> nn.Module:

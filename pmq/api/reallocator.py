@@ -20,7 +20,7 @@ from pmq.core.component import Inventory
 from pmq.core.patches import PatchMap, TokenBits
 from pmq.core.task import AUTO
 from pmq.cost import LatencyTable
-from pmq.models import row_units
+from pmq.graph.rows import row_units
 from pmq.patches import BITS, Patchable, TokenErrors, attends_globally, choose_left_out, patchable, token_errors
 from pmq.patches.allocate import Reallocation, pooled, settle, shrunk
 from pmq.quant import Calibration, Quantized, realise, restore
@@ -120,7 +120,7 @@ class Reallocator:
             raise PmqError("no activation of this allocation has tokens that could have bits of their own")
         self.choices = _choices(subject, allocation, self.places)
         self.probe = Probe(self._simulator, probed, subject.task, quantized.assignment, seed=seed)
-        self.prefix = int(getattr(subject.model, "num_prefix_tokens", 0))
+        self.prefix = int(getattr(subject.module, "num_prefix_tokens", 0))
         self._errors: dict[str | None, dict[str, TokenErrors]] = {}
 
     def _fitted_anew(self, quantized: Quantized, calib: Tensor, seed: int) -> Calibration:

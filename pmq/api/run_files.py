@@ -41,7 +41,7 @@ def write_run(
         write_csv(path / "widths.csv", result.sensitivity.widths())
     write_csv(path / "costs.csv", _costs(space))
     write_text(path / DECISIONS, json.dumps({"decisions": _decisions(space)}) + "\n")
-    costs = CostModel(chosen.inventory, space.latency, plan_of(chosen.model))
+    costs = CostModel(chosen.inventory, space.latency, plan_of(chosen.module))
     write_csv(path / SPENT, pd.DataFrame(spent(costs, result.allocation.assignment, result.allocation.patches)))
     if space.latency is not None:
         space.latency.save(path / LATENCY)

@@ -179,7 +179,7 @@ def search(
     check_quantizers(laid_out)
     if patches is not None:
         check_possible(patches, subject.inventory, None if latency is None else latency.target)
-    plan = plan_of(subject.model)
+    plan = plan_of(subject.module)
     limits = resolve_budget(budget, laid_out, 0 if patches is None else map_bytes(laid_out, patches))
     covered = coverage(subject.inventory, laid_out.choices)
     check_coverage(covered, partial)

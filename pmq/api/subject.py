@@ -11,7 +11,8 @@ from pmq.core.allocation import Allocation, ModelInfo
 from pmq.core.component import Inventory
 from pmq.core.errors import PmqError, one_line
 from pmq.core.task import AUTO, CLASSIFICATION, Task
-from pmq.models import create_model, model_info, take_inventory
+from pmq.graph import CapturedModel, captured, take_inventory
+from pmq.models import create_model, model_info
 from pmq.models.adopt import adopt
 from pmq.models.describe import input_size, model_name
 from pmq.models.finite import check_finite
@@ -25,9 +26,15 @@ _MOST = 4096
 
 @dataclass(frozen=True)
 class Subject:
-    """A model and what is known of it."""
+    """A model and what is known of it.
 
-    model: nn.Module
+    Attributes:
+        module: as it was written.
+        model: the graph that was captured of it, which computes the same with the same parameters.
+    """
+
+    module: nn.Module
+    model: CapturedModel
     info: ModelInfo
     inventory: Inventory
     task: Task = CLASSIFICATION
@@ -36,7 +43,8 @@ class Subject:
         """The same with a module of other widths."""
         size = self.info.data_config["input_size"]
         image = torch.zeros(1, *size).to(next(module.parameters()).device)
-        return replace(self, model=module, inventory=take_inventory(module, image))
+        model = captured(module, image)
+        return replace(self, module=module, model=model, inventory=take_inventory(model, image))
 
     def scaled(self, images: Tensor) -> Subject:
         """The same with the scale of its outputs on ``images`` ``(N, C, H, W)``, where its task has one."""
@@ -67,10 +75,11 @@ class Subject:
         info = model_info(module, image.shape[1:])
         if crop_pct is not None:
             info = info.model_copy(update={"data_config": info.data_config | {"crop_pct": crop_pct}})
-        inventory = take_inventory(module, image)
+        model = captured(module, image)
+        inventory = take_inventory(model, image)
         if not inventory.components:
             raise PmqError(f"model {info.name!r} has no component that can be quantized; ViT, DeiT and Swin have")
-        return cls(module, info, inventory, meant)
+        return cls(module, model, info, inventory, meant)
 
 
 def take_in(

@@ -55,7 +55,7 @@ class Shapes:
     def __init__(self, subject: Subject, whole_groups: int = 1) -> None:
         self._subject, self._whole_groups = subject, whole_groups
         self._kinds: dict[tuple[object, ...], list[Unit]] = {}
-        for unit in prunable_units(subject.model):
+        for unit in prunable_units(subject.module):
             self._kinds.setdefault((unit.kind, unit.size, unit.heads, unit.whole), []).append(unit)
 
     @property
@@ -80,9 +80,9 @@ class Shapes:
     def _options(self, unit: Unit) -> tuple[PrunedUnit, ...]:
         order = torch.arange(unit.size, 0, -1).double()
         ranks = order if unit.can_mix else None
-        return width_options(self._subject.model, unit, ranks, order, self._whole_groups).options
+        return width_options(self._subject.module, unit, ranks, order, self._whole_groups).options
 
     def _narrower(self, widths: dict[str, PrunedUnit]) -> Narrower:
         plan = PruningPlan(importance="none", recovered=False, units=widths)
-        shaped = self._subject.of_module(apply_plan(copy.deepcopy(self._subject.model), plan))
+        shaped = self._subject.of_module(apply_plan(copy.deepcopy(self._subject.module), plan))
         return Narrower(shaped.model, shaped.inventory, widths)

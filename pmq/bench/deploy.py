@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from pmq.bench.simulation import Timing, interleaved
 from pmq.core import Inventory
@@ -16,7 +15,8 @@ from pmq.deploy import TARGETS
 from pmq.deploy.bench import Bench, Maker, Mode, mode_key
 from pmq.deploy.profile import profile_layers
 from pmq.deploy.timing import median_spread
-from pmq.models import create_model, model_info, take_inventory
+from pmq.graph import CapturedModel, analyse
+from pmq.models import create_model, model_info
 from pmq.search import Space, read_space
 
 #: mixtures whose latency is predicted and measured
@@ -90,10 +90,10 @@ def installed() -> list[str]:
     return [name for name in TARGETS if TARGETS[name].installed]
 
 
-def _subject(model_name: str) -> tuple[nn.Module, Inventory, torch.Tensor]:
+def _subject(model_name: str) -> tuple[CapturedModel, Inventory, torch.Tensor]:
     model = create_model(model_name, pretrained=False).eval()
     image = torch.randn(1, *model_info(model).data_config["input_size"])
-    return model, take_inventory(model, image), image
+    return *analyse(model, image), image
 
 
 def choices_of(target: str, inventory: Inventory) -> dict[str, list[Mode]]:

@@ -21,7 +21,7 @@ from pmq.core.recipe import find_recipe
 from pmq.deploy import TARGETS
 from pmq.deploy.layer import deploy_layers
 from pmq.deploy.timing import interleaved, median_spread
-from pmq.models import leave_out, row_units
+from pmq.graph.rows import leave_out, row_units
 from pmq.quant import restore
 from pmq.search import Space, read_space
 
@@ -52,7 +52,7 @@ def _measured(subject: Subject, images: torch.Tensor, target: str, what: str) ->
     layers = deploy_layers(whole, inventory, quantized, restore(whole, quantized))
     less, names = copy.deepcopy(whole), [layer.name for layer in layers]
     for unit in row_units(less, inventory)[-2:]:
-        leave_out(less, unit, range(int(getattr(less, "num_prefix_tokens", 1))))
+        leave_out(less, unit, range(int(getattr(subject.module, "num_prefix_tokens", 1))))
     image = images[:1].numpy()
     skeletons = {name: runtime.skeleton(m, names, images[:1]) for name, m in (("whole", whole), ("less", less))}
     sessions = {name: runtime.session(runtime.build(skeleton, layers)) for name, skeleton in skeletons.items()}

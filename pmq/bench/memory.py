@@ -10,7 +10,8 @@ import torch
 
 from pmq.core.memory import keep_freed_memory
 from pmq.core.recipe import find_recipe
-from pmq.models import create_model, model_info, take_inventory
+from pmq.graph import analyse
+from pmq.models import create_model, model_info
 from pmq.quant import prepare, quantize
 from pmq.search import Space, read_space
 
@@ -24,9 +25,9 @@ def calibration_peak(model: str, n_images: int, recipe: str = "best") -> float:
 def main(name: str, n_images: int, recipe: str) -> None:
     """Calibrate, quantize, and print the peak."""
     keep_freed_memory()
-    model = create_model(name, pretrained=False)
-    images = torch.randn(n_images, *model_info(model).data_config["input_size"])
-    inventory = take_inventory(model, images[:1])
+    module = create_model(name, pretrained=False)
+    images = torch.randn(n_images, *model_info(module).data_config["input_size"])
+    model, inventory = analyse(module, images[:1])
     prepared = prepare(model, inventory, images, find_recipe(recipe))
     quantize(prepared, Space(read_space("default"), inventory, prepared.recipe.estimator).uniform(4, 4))
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes

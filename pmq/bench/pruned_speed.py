@@ -20,12 +20,12 @@ import pmq
 from pmq.api.pruned import load_pruned
 from pmq.bench.deploy import choices_of, products_alone
 from pmq.cli.output import print_table
-from pmq.core import Inventory
 from pmq.cost.latency import PLAIN
 from pmq.deploy import TARGETS
 from pmq.deploy.bench import Bench, Maker
 from pmq.deploy.timing import interleaved, median_spread
-from pmq.models import create_model, model_info, take_inventory
+from pmq.graph import analyse
+from pmq.models import create_model, model_info
 
 #: new processes that make one forward pass each
 COLD = 5
@@ -70,9 +70,9 @@ def main() -> None:
 
 
 def _cases(name: str, module: nn.Module, target_name: str, image: torch.Tensor) -> dict[str, Callable[[], object]]:
-    inventory: Inventory = take_inventory(module, image)
+    model, inventory = analyse(module, image)
     choices, target = choices_of(target_name, inventory), TARGETS[target_name]
-    bench = Bench(target, target.skeleton(module, list(choices), image), Maker(module, inventory, choices))
+    bench = Bench(target, target.skeleton(model, list(choices), image), Maker(model, inventory, choices))
 
     def eager() -> object:
         with torch.inference_mode():

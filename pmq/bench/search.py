@@ -13,7 +13,8 @@ from pmq.core import Limits
 from pmq.core.recipe import find_recipe
 from pmq.core.task import CLASSIFICATION
 from pmq.data import open_data
-from pmq.models import create_model, model_info, take_inventory
+from pmq.graph import analyse
+from pmq.models import create_model, model_info
 from pmq.quant import prepare
 from pmq.search import ExactSolver, Space, Tables, nsga2, read_space
 from pmq.search.sampling import random_genomes
@@ -41,9 +42,9 @@ class Gap:
 
 def front_gaps() -> list[Gap]:
     """Compare fronts on the embedded model's tables in every space that ships, NSGA-II from the cheapest allocation alone."""
-    model = create_model()
-    images = open_data(None, model_info(model)).calibration_images(64, 0)
-    inventory = take_inventory(model, images[:1])
+    module = create_model()
+    images = open_data(None, model_info(module)).calibration_images(64, 0)
+    model, inventory = analyse(module, images[:1])
     prepared = prepare(model, inventory, images[:32], find_recipe("fast"))
     gaps = []
     with prepared.simulator() as simulator:
@@ -82,7 +83,7 @@ def _volume(costs: Floats, front: Floats) -> float:
 def evaluations_per_second(n_images: int = 48, repeats: int = 5) -> dict[str, float]:
     """Allocations of DeiT-Tiny a second, by sums of errors and by superposition; the figures in the tables don't matter."""
     model = create_model("deit_tiny_patch16_224", pretrained=False)
-    space = Space(read_space("default"), take_inventory(model, torch.zeros(1, 3, 224, 224)))
+    space = Space(read_space("default"), analyse(model, torch.zeros(1, 3, 224, 224))[1])
     rng = np.random.default_rng(0)
     reference = rng.normal(size=(n_images, 16)).astype(np.float32)
     table = SensitivityTable.zeros(space.choices)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from pmq.deploy import timing
-from pmq.models import create_model, model_info, take_inventory
+from pmq.graph import analyse
+from pmq.models import create_model, model_info
 from pmq.quant import Simulator, calibrate
 from pmq.search import Space, read_space
 
@@ -41,13 +42,12 @@ def interleaved(cases: dict[str, Callable[[], object]], repeats: int) -> list[Ti
 def simulation_speed(model_name: str | None, batch_size: int, repeats: int = 15) -> list[Timing]:
     """Time FP32 as the user's model does it (fused attention), and W4A4 and W8A8 with warm caches, without and with bfloat16."""
     reference = create_model(model_name, pretrained=False)
-    simulated = create_model(model_name, pretrained=False)
     images = torch.randn(batch_size, *model_info(reference).data_config["input_size"])
-    inventory = take_inventory(simulated, images[:1])
+    _, inventory = analyse(reference, images[:1])
     space = Space(read_space("default"), inventory)
     simulators = {}
     for name, bits in (("w4a4", 4), ("w8a8", 8)):
-        model = create_model(model_name, pretrained=False)
+        model, _ = analyse(create_model(model_name, pretrained=False), images[:1])
         simulator = Simulator(model, inventory, calibrate(model, inventory, images[:4]))
         simulator.apply(space.uniform(bits, bits))
         simulators[name] = simulator

@@ -12,7 +12,7 @@ from pmq.api.reallocator import SCORE
 from pmq.bench.subject import allocated, parser
 from pmq.core.files import write_csv
 from pmq.deploy.timing import interleaved, median_spread
-from pmq.models import take_inventory
+from pmq.graph import analyse
 from pmq.patches import token_errors
 from pmq.quant.token_scores import Ranker
 from pmq.search import Space, read_space
@@ -27,7 +27,7 @@ def main() -> None:
     given = allocated(args)
     reallocator = given.reallocator
     probe, ranker = reallocator.probe, Ranker(SCORE, reallocator.prefix)
-    inventory, estimator = take_inventory(given.model, given.images[:1]), reallocator.allocation.recipe.estimator
+    inventory, estimator = analyse(given.model, given.images[:1])[1], reallocator.allocation.recipe.estimator
     space = Space(read_space("default"), inventory, estimator)
     layers = {name: list(choices) for name, choices in space.choices.items()}
 

@@ -22,6 +22,7 @@ from pmq.cli.output import print_table
 from pmq.core.files import write_csv
 from pmq.core.progress import message, track
 from pmq.core.recipe import RECIPES
+from pmq.graph import analyse
 from pmq.models import create_model, model_info
 from pmq.models.equivalence import TOLERANCE, Equivalence
 from pmq.quant.transforms import Setting, apply_transforms
@@ -47,6 +48,7 @@ def transform_errors(name: str, seed: int = 0) -> dict[str, Any]:
     size = model_info(model).data_config["input_size"]
     images = torch.randn(IMAGES, *size, generator=torch.Generator().manual_seed(seed))
     equivalence = Equivalence(model, images)
+    model, _ = analyse(model, images[:1])
     found = apply_transforms(model, RECIPES["best"].transforms, Setting(images, seed), equivalence)
     undone = [rewriting.name for rewriting in found if not rewriting.kept]
     return {

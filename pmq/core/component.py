@@ -13,7 +13,7 @@ from pmq.core.errors import PmqError
 from pmq.core.validation import shown, validated
 
 Role = Literal["weight", "activation"]
-Slot = Literal["weight", "input", "q", "k", "softmax", "v"]
+Slot = Literal["weight", "input", "q", "k", "softmax", "v", "left", "right"]
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,15 @@ class Component:
     """A tensor that gets its own bit-width.
 
     Attributes:
-        module: the timm module it belongs to: ``blocks.0.attn.qkv`` for a Linear's weight and input,
+        module: the module it belongs to: ``blocks.0.attn.qkv`` for a Linear's weight and input,
             ``blocks.0.attn`` for the operands of attention.
         slot: which tensor of that module.
         kind: what its values are like: ``qkv``, ``proj``, ``fc1``, ``fc2``, ``head``, ``patch_embed`` ... for weights;
             ``image``, ``norm``, ``attention``, ``gelu``, ``features``, ``q``, ``k``, ``softmax``, ``v`` for activations.
-        stage: index of the restartable part of the model that holds it (see :mod:`pmq.models.stages`).
+        stage: index of the restartable part of the model that holds it (see :mod:`pmq.graph.stages`).
         shape: of a weight ``(O, I, ...)``; of an activation ``(tokens, channels)`` for one image.
         heads: attention heads that q, k, softmax and v divide into; 1 for all else.
+        same: name of the component before it that is the same tensor, which another operator reads; empty without.
     """
 
     module: str
@@ -37,6 +38,7 @@ class Component:
     stage: int
     shape: tuple[int, ...]
     heads: int = 1
+    same: str = ""
 
     @property
     def name(self) -> str:

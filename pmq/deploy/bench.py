@@ -52,7 +52,7 @@ class Maker:
         weight, source = self._inventory[f"{name}.weight"], self._inventory[f"{name}.input"]
         macs = next(op.macs for op in self._inventory.operators if op.name == name)
         rows = macs * source.shape[-1] // weight.numel
-        windows = 1 if weight.kind == "patch_embed" else max(1, rows // source.numel)
+        windows = 1 if len(weight.shape) > 2 else max(1, rows // source.numel)
         return (batch_size * windows, *source.shape)
 
     def _make(self, name: str, mode: Mode) -> DeployLayer:

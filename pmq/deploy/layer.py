@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from pmq.core.choice import FLOAT, Choice
 from pmq.core.component import Inventory
-from pmq.core.errors import PmqError
+from pmq.graph import Layer
 from pmq.quant import Quantized
 from pmq.quant.weights import QuantizedWeight, from_rows
 
@@ -20,18 +19,56 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
+class Convolution:
+    """How a convolution goes over its input: for each side a stride, zeros before and behind, and a dilation."""
+
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    groups: int = 1
+    transposed: bool = False
+    output_padding: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, layer: Layer) -> Convolution | None:
+        """Read it off a layer; nothing of a linear."""
+        if layer.kind == "linear":
+            return None
+        sides = layer.weight.ndim - 2
+        if layer.transposed:
+            padding, dilation = layer.sides(1, 0), layer.sides(4, 1)
+            return cls(layer.sides(0, 1), tuple((p, p) for p in padding), dilation, layer.groups, True, layer.sides(2, 0))
+        dilation = layer.sides(2, 1)
+        given = layer.settings[1] if len(layer.settings) > 1 else 0
+        if isinstance(given, str):
+            total = [d * (k - 1) if given == "same" else 0 for d, k in zip(dilation, layer.weight.shape[2:], strict=True)]
+            padding_of = tuple((t // 2, t - t // 2) for t in total)
+        else:
+            padding_of = tuple((p, p) for p in layer.sides(1, 0))
+        assert len(padding_of) == sides
+        return cls(layer.sides(0, 1), padding_of, dilation, layer.groups)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it adds nothing, skips nothing and is of one group."""
+        simple = not any(map(any, self.padding)) and set(self.dilation) == {1}
+        return simple and self.groups == 1 and not self.transposed
+
+
+@dataclass(frozen=True)
 class DeployLayer:
-    """A Linear, or a patch embedding whose patches do not overlap.
+    """A linear layer or a convolution.
 
     Attributes:
         name: of the module.
         weight: how the weight is stored; ``source``: what the input is rounded to.
-        value: of the weight ``(O, I)``, dequantized; ``(O, C, H, W)`` of a patch embedding.
-        codes: its integers ``(O, I)`` around zero, if it has any.
+        value: of the weight ``(O, I)`` or ``(O, I / groups, ...)``, dequantized.
+        codes: its integers ``(O, ...)`` around zero, all but the first axis being one, if it has any.
         scales: ``(O, G)``, one for each group of inputs.
         bias: ``(O,)``.
         grid: scale and zero point of the input's 8-bit integers.
-        image: ``(C, H, W)`` of a patch embedding's input.
+        image: ``(C, H, W)`` of a convolution's input.
+        convolution: how it goes over its input; nothing of a linear.
     """
 
     name: str
@@ -43,6 +80,7 @@ class DeployLayer:
     bias: Array | None = None
     grid: tuple[float, int] | None = None
     image: tuple[int, ...] = ()
+    convolution: Convolution | None = None
 
     def plain(self) -> DeployLayer:
         """The same in FP32."""
@@ -50,34 +88,31 @@ class DeployLayer:
 
     @property
     def patch(self) -> tuple[int, int] | None:
-        """Height and width of a patch; nothing for a Linear."""
-        return (int(self.value.shape[2]), int(self.value.shape[3])) if self.value.ndim == 4 else None
+        """Height and width of patches that lie side by side; nothing where a layer multiplies others."""
+        convolution = self.convolution
+        if convolution is None or not convolution.plain or self.value.ndim != 4 or self.value.shape[2:] != convolution.stride:
+            return None
+        return int(self.value.shape[2]), int(self.value.shape[3])
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Outputs and inputs."""
+        """Outputs, and the inputs that each is made of."""
         return int(self.value.shape[0]), int(np.prod(self.value.shape[1:]))
 
 
 def deploy_layers(
     model: nn.Module, inventory: Inventory, quantized: Quantized, weights: dict[str, QuantizedWeight]
 ) -> list[DeployLayer]:
-    """Describe every layer of a model that was restored from ``quantized`` and whose quantized weights are ``weights``.
-
-    Raises:
-        PmqError: a layer is something that no runtime here has a kernel for.
-    """
+    """Describe every layer of a model that was restored from ``quantized`` and whose quantized weights are ``weights``."""
     modules = {c.module: model.get_submodule(c.module) for c in inventory if c.slot == "weight"}
     layers = [_layer(name, module, quantized, weights.get(f"{name}.weight")) for name, module in modules.items()]
-    images = {c.module: c.shape for c in inventory if c.slot == "input" and isinstance(modules[c.module], nn.Conv2d)}
-    return [replace(layer, image=images.get(layer.name, ())) for layer in layers]
+    images = {c.module: c.shape for c in inventory if c.slot == "input"}
+    return [layer if layer.convolution is None else replace(layer, image=images[layer.name]) for layer in layers]
 
 
 def _layer(name: str, module: Any, quantized: Quantized, weight: QuantizedWeight | None) -> DeployLayer:
     choice = quantized.assignment[f"{name}.weight"]
     source = quantized.assignment.get(f"{name}.input", FLOAT)
-    if isinstance(module, nn.Conv2d) and not is_patch_embedding(module):
-        raise PmqError(f"layer {name!r} is a convolution whose patches overlap, which cannot be deployed")
     codes = scales = grid = None
     if weight is not None and "scale" in weight.quantizer.parameters:
         outputs, middle = weight.shape[0], weight.quantizer.parameters["zero_point"]
@@ -88,16 +123,11 @@ def _layer(name: str, module: Any, quantized: Quantized, weight: QuantizedWeight
     if parameters is not None and set(parameters) == {"scale", "zero_point"}:
         grid = (parameters["scale"][0], int(parameters["zero_point"][0]))
     bias = None if module.bias is None else module.bias.detach().numpy()
-    return DeployLayer(name, choice, source, module.weight.detach().numpy(), codes, scales, bias, grid)
+    value, convolution = module.weight.detach().numpy(), Convolution.of(module)
+    return DeployLayer(name, choice, source, value, codes, scales, bias, grid, (), convolution)
 
 
 def nibbles(codes: Array) -> NDArray[np.uint8]:
     """Pack codes below 16 ``(..., n)`` two a byte, the first in the low half; an odd last side ends with a zero."""
     even = np.pad(codes.astype(np.uint8), [(0, 0)] * (codes.ndim - 1) + [(0, codes.shape[-1] % 2)])
     return cast(NDArray[np.uint8], even[..., 0::2] | (even[..., 1::2] << 4))
-
-
-def is_patch_embedding(module: nn.Conv2d) -> bool:
-    """Whether a convolution is a product with the patches of its input."""
-    plain = module.groups == 1 and module.dilation == (1, 1) and module.padding in (0, (0, 0))
-    return plain and module.kernel_size == module.stride and isinstance(module.weight, torch.Tensor)

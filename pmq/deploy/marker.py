@@ -9,20 +9,31 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pmq.deploy.layer import Convolution
+from pmq.graph import Layer
+
 
 class Marker(nn.Module):
     """Stands for a layer while a graph is taken; an exporter's subclass says what it leaves there."""
 
-    def __init__(self, name: str, layer: nn.Linear | nn.Conv2d) -> None:
+    def __init__(self, name: str, layer: Layer) -> None:
         super().__init__()
-        self.name, self.outputs = name, int(layer.weight.shape[0])
-        self.patch = layer.kernel_size if isinstance(layer, nn.Conv2d) else None
+        self.name, self.outputs = name, layer.outputs
+        self.convolution, self.kernel = Convolution.of(layer), tuple(layer.weight.shape[2:])
 
     def shape(self, x: Tensor) -> tuple[Any, ...]:
         """Of the layer's output."""
-        if self.patch is None:
+        how = self.convolution
+        if how is None:
             return (*x.shape[:-1], self.outputs)
-        return (x.shape[0], self.outputs, x.shape[2] // int(self.patch[0]), x.shape[3] // int(self.patch[1]))
+        sides = []
+        for i, size in enumerate(x.shape[2:]):
+            reach, padding = how.dilation[i] * (self.kernel[i] - 1) + 1, sum(how.padding[i])
+            if how.transposed:
+                sides.append((size - 1) * how.stride[i] + reach - padding + how.output_padding[i])
+            else:
+                sides.append((size + padding - reach) // how.stride[i] + 1)
+        return (x.shape[0], self.outputs, *sides)
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

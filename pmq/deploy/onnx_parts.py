@@ -71,6 +71,32 @@ class PartBuilder:
             product = self.node("MatMul", [x, weight], PRODUCT)
             self.node("Add", [product, self.constant("bias", layer.bias)], "sum", y)
 
+    def convolution(self, layer: DeployLayer, x: str, weight: str, y: str) -> None:
+        """Convolve with a float weight, add the bias."""
+        how = layer.convolution
+        assert how is not None
+        attributes = self.sides(layer) | ({"output_padding": list(how.output_padding)} if how.transposed else {})
+        bias = [] if layer.bias is None else [self.constant("bias", layer.bias)]
+        self.node("ConvTranspose" if how.transposed else "Conv", [x, weight, *bias], PRODUCT, y, **attributes)
+
+    def sides(self, layer: DeployLayer) -> dict[str, Any]:
+        """Attributes of a convolution."""
+        how = layer.convolution
+        assert how is not None
+        pads = [before for before, _ in how.padding] + [behind for _, behind in how.padding]
+        return {"strides": list(how.stride), "pads": pads, "dilations": list(how.dilation), "group": how.groups}
+
+    def kernel(self, layer: DeployLayer) -> str:
+        """The weight of a convolution in FP32, stored as FP16 or bfloat16 where it is chosen so."""
+        value = np.ascontiguousarray(layer.value, np.float32)
+        if layer.weight.quantizer == "bfloat16":
+            upper = (value.view(np.uint32) >> 16).astype(np.uint16)
+            weight = self.packed("weight", upper, TensorProto.BFLOAT16, value.shape)
+            return self.node("Cast", [weight], "widened", to=TensorProto.FLOAT)
+        if layer.weight.quantizer == "half":
+            return self.node("Cast", [self.constant("weight", value.astype(np.float16))], "widened", to=TensorProto.FLOAT)
+        return self.constant("weight", value)
+
     def patches(self, layer: DeployLayer, x: str) -> str:
         """Lay an image ``(B, C, H, W)`` out as ``(B, H / h, W / w, C * h * w)``, a row for each patch."""
         assert layer.patch is not None

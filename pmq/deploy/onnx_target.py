@@ -85,6 +85,8 @@ def _stored(node: Any, known: Mapping[str, Any], makers: Mapping[str, Any]) -> s
     attributes = {a.name: a.i for a in node.attribute}
     if node.op_type == "MatMulIntegerToFloat":
         return f"w{_bits(known[node.input[1]])} x {_bits(known[node.input[4]])}"
+    if node.op_type == "ConvInteger":
+        return f"w{_bits(known[node.input[1]])} x {_bits(known[node.input[2]])}"
     if node.op_type == "MatMulNBits":
         return f"w{attributes['bits']}-group{attributes['block_size']} x fp32"
     made = makers.get(node.input[1])

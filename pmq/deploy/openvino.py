@@ -16,6 +16,7 @@ from pmq.deploy.session import FP32, NATIVE, Port, Session, named
 
 if TYPE_CHECKING:
     from pmq.deploy.layer import DeployLayer
+    from pmq.deploy.onnx_parts import PartBuilder
 
 
 @register
@@ -58,6 +59,8 @@ class OpenVino(OnnxTarget):
         from pmq.deploy.onnx_parts import INT4, PartBuilder
 
         b = PartBuilder(layer)
+        if layer.convolution is not None and layer.patch is None:
+            return _convolution(b, layer, x, y)
         to = y if layer.patch is None else f"{layer.name}/output"
         if layer.grid is not None:
             scale, zero = b.grid(layer)
@@ -97,6 +100,20 @@ class OpenVinoBf16(OpenVino):
     precision = "bf16"
     modes = (INT8, BFLOAT16)
     elsewhere = "16-bfloat16"
+
+
+def _convolution(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> Any:
+    """A convolution whose input and weight are quantized, or one in FP32."""
+    if layer.grid is None:
+        b.convolution(layer, x, b.kernel(layer), y)
+        return b.part
+    assert layer.codes is not None and layer.scales is not None
+    scale, zero = b.grid(layer)
+    x = b.node("DequantizeLinear", [b.node("QuantizeLinear", [x, scale, zero], "quantized"), scale, zero], "dequantized")
+    weight = b.constant("weight", layer.codes.reshape(layer.value.shape).astype(np.int8))
+    scales = b.constant("weight.scale", np.ascontiguousarray(layer.scales[:, 0]))
+    b.convolution(layer, x, b.node("DequantizeLinear", [weight, scales], "widened", axis=0), y)
+    return b.part
 
 
 def _port(of: Any) -> Port:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from pmq.core.component import Inventory
 from pmq.core.errors import PmqError
 from pmq.core.patches import PatchMap
-from pmq.models import leave_out, row_units
+from pmq.graph import CapturedModel
+from pmq.graph.rows import leave_out, row_units
 
 
-def leave_out_tokens(model: nn.Module, inventory: Inventory, patches: PatchMap) -> None:
+def leave_out_tokens(model: CapturedModel, inventory: Inventory, patches: PatchMap) -> None:
     """Make ``model``, in place, compute the tokens that a static map keeps, by gathering their rows and putting them back.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pmq.core.errors import PmqError
-from pmq.models.rows import RowUnit
+from pmq.graph.rows import RowUnit
 from pmq.patches.allocate import Reallocation, solve
 from pmq.patches.sensitivity import TokenErrors
 from pmq.patches.tokens import Patchable

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from pmq.core.errors import PmqError
+from pmq.graph.macs import unfused
 from pmq.models.describe import input_size
-from pmq.models.trace import unfused
 from pmq.prune.units import Unit
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pmq.core.progress import track
 from pmq.core.pruning import PruningPlan
-from pmq.models import split_stages
+from pmq.graph import captured
 from pmq.prune.losses import BATCH
 from pmq.prune.statistics import LeastSquares, Weighed
 from pmq.prune.units import EMBEDDING, prunable_units
@@ -42,24 +42,24 @@ def recover(
         row_weights: module -> how much each row of its output matters ``(N, T)``; all the same without.
         strength: see ``STRENGTH``.
     """
-    before, after = split_stages(exact), split_stages(pruned)
+    image = images[:1].to(next(exact.parameters()).device)
+    before, after = captured(exact, image), captured(pruned, image)
     units = [u for u in prunable_units(pruned) if u.name in plan.units and plan.units[u.name].share < 1]
     stream = plan.units[EMBEDDING].indices if EMBEDDING in plan.units else slice(None)
     device = next(exact.parameters()).device
     wanted, given = ([batch.to(device) for batch in images.split(BATCH)] for _ in range(2))
-    for index in track(range(len(before)), "recovering"):
-        prefix = before.prefixes[index - 1] + "." if 0 < index <= len(before.prefixes) else ""
-        here = [u for u in units if prefix and u.name.startswith(prefix)] if before.prefixes else units
+    for index, cut in enumerate(track(before.program.cuts, "recovering")):
+        here = [unit for unit in units if unit.last in cut.modules]
         sums = {unit.last: LeastSquares() for unit in here}
         weighed = Weighed(row_weights)
 
         def add(name: str, x: Tensor, y: Tensor, weight: Tensor, sums: dict[str, LeastSquares] = sums) -> None:
             sums[name].update(x[:, plan.units[name.rpartition(".")[0]].indices], y[:, stream], weight)
 
-        with weighed.listening(exact, list(sums), add):
+        with weighed.listening(before, list(sums), add):
             wanted = [before.run(x, index, index + 1) for x in weighed.counted(wanted)]
         for name, of in sums.items():
-            layer: Any = pruned.get_submodule(name)
+            layer: Any = after.get_submodule(name)  # its parameters are those of the module pruned
             layer.weight.data.copy_(of.solve(layer.weight.detach(), strength)[0])
             if layer.bias is None:
                 continue
@@ -68,7 +68,7 @@ def recover(
             def see(name: str, x: Tensor, y: Tensor, weight: Tensor, seen: LeastSquares = seen) -> None:
                 seen.update(x[:, :0], x, weight)
 
-            with weighed.listening(pruned, [name], see):
+            with weighed.listening(after, [name], see):
                 for x in weighed.counted(given):
                     after.run(x, index, index + 1)
             layer.bias.data.copy_(of.wanted - layer.weight.double() @ seen.wanted)

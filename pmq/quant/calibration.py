@@ -16,9 +16,10 @@ from pmq.core.errors import PmqError
 from pmq.core.memory import freed_at_once
 from pmq.core.progress import track
 from pmq.core.task import CLASSIFICATION, Task
-from pmq.quant.compensation import SecondMoment, output_rows, rows_of
+from pmq.graph import CapturedModel, TapFunction
+from pmq.quant.compensation import SecondMoment, has_rows, output_rows, rows_of
 from pmq.quant.gradients import log_likelihoods, squared_gradients
-from pmq.quant.instrument import Instrument, TapFunction
+from pmq.quant.instrument import Instrument
 from pmq.quant.quantizers import QUANTIZERS, Quantizer
 from pmq.quant.samples import Samples
 from pmq.quant.weights import fit
@@ -35,7 +36,7 @@ class Calibration:
         samples: values of each activation.
         known: parameters of activations that need no samples, by component.
         info: which images the samples are from.
-        moments: second moments of each layer's input, by module; with gradients only.
+        moments: second moments of each layer's input rows, by module, of layers that have rows; with gradients only.
         order: components in the order in which a forward pass meets them.
         row_weights: squared gradient at each row of each layer's output ``(N, T)``, by module; with gradients only.
     """
@@ -77,7 +78,7 @@ def _known(parameters: Mapping[str, list[float]], choice: Choice) -> Quantizer:
 
 
 def calibrate(
-    model: nn.Module,
+    model: CapturedModel,
     inventory: Inventory,
     images: Tensor,
     seed: int = 0,
@@ -176,7 +177,8 @@ class _Seen:
             for module, square in zip(modules, squares[len(names) :], strict=True):
                 layer = self.instrument.layer(f"{module}.weight")
                 rows = output_rows(layer, square).mean(1)
-                moments.setdefault(module, SecondMoment()).update(rows_of(layer, self.layers[module][0]), rows)
+                if has_rows(layer):
+                    moments.setdefault(module, SecondMoment()).update(rows_of(layer, self.layers[module][0]), rows)
                 weights[module] = rows.reshape(n_images, -1).cpu()
         return weights
 

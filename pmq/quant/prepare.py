@@ -5,27 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pmq.core.choice import Choice
 from pmq.core.component import Component, Inventory
 from pmq.core.errors import PmqError
 from pmq.core.recipe import Recipe
 from pmq.core.task import CLASSIFICATION, Task
+from pmq.graph import CapturedModel
 from pmq.models.equivalence import TOLERANCE, Equivalence, Rewriting
 from pmq.quant.calibration import Calibration, calibrate
 from pmq.quant.compensation import SecondMoment, compensated
 from pmq.quant.instrument import Instrument
 from pmq.quant.simulator import Cutter, Rounding, Simulator, nearest
 from pmq.quant.transforms import Setting, apply_transforms
-from pmq.quant.weights import QuantizedWeight
+from pmq.quant.weights import QuantizedWeight, quantize_weight
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A model rewritten by a recipe's transforms, and its calibration on ``images``."""
 
-    model: nn.Module
+    model: CapturedModel
     inventory: Inventory
     recipe: Recipe
     calibration: Calibration
@@ -45,7 +46,7 @@ class Prepared:
 
 @torch.no_grad()
 def prepare(
-    model: nn.Module,
+    model: CapturedModel,
     inventory: Inventory,
     images: Tensor,
     recipe: Recipe,
@@ -64,7 +65,7 @@ def prepare(
     return Prepared(model, inventory, recipe, calibration, images, task, rewritings)
 
 
-def _check_instrument(model: nn.Module, inventory: Inventory, equivalence: Equivalence) -> None:
+def _check_instrument(model: CapturedModel, inventory: Inventory, equivalence: Equivalence) -> None:
     """Raise unless the model computes what it is with every component reached and nothing quantized."""
     with Instrument(model, inventory) as instrument:
         for component in inventory:
@@ -90,5 +91,7 @@ class Compensating:
 
     def __call__(self, component: Component, weight: Tensor, choice: Choice, columns: Tensor | None = None) -> QuantizedWeight:
         """Quantize."""
+        if component.module not in self._moments:  # of a convolution in groups, or a transposed one
+            return quantize_weight(weight, choice)
         moment = self._moments[component.module].compute()
         return compensated(weight, choice, moment if columns is None else moment[columns][:, columns])

@@ -19,6 +19,7 @@ from pmq.core.errors import PmqError
 from pmq.core.patches import PatchMap
 from pmq.core.recipe import Recipe
 from pmq.core.tensors import TensorFile
+from pmq.graph import CapturedModel
 from pmq.models.weights import parameters_file
 from pmq.quant.calibration import Calibration, images_sha256
 from pmq.quant.prepare import Prepared
@@ -104,7 +105,7 @@ def _digest(prepared: Prepared, assignment: Assignment) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def realise(model: nn.Module, inventory: Inventory, quantized: Quantized) -> Simulator:
+def realise(model: CapturedModel, inventory: Inventory, quantized: Quantized) -> Simulator:
     """Make ``model``, in place, compute with the quantized tensors and quantizers; its own weights are overwritten.
 
     Raises:

@@ -17,7 +17,16 @@ from pmq.core.recipe import Recipe
 from pmq.core.task import CLASSIFICATION, Task
 from pmq.models.outputs import to_logits
 from pmq.quant.calibration import BATCH
-from pmq.quant.compensation import RowMean, SecondMoment, compensated, logit_scale, output_rows, ridge_corrected, rows_of
+from pmq.quant.compensation import (
+    RowMean,
+    SecondMoment,
+    compensated,
+    has_rows,
+    logit_scale,
+    output_rows,
+    ridge_corrected,
+    rows_of,
+)
 from pmq.quant.compensation.moments import EVEN
 from pmq.quant.quantizers import Quantizer
 from pmq.quant.reconstruction import Checkpoints, Streams, learn_block, row_weights
@@ -26,7 +35,7 @@ from pmq.quant.spill import Spill
 from pmq.quant.stream import Stream
 from pmq.quant.token_samples import TokenSamples
 from pmq.quant.tokens import TokenTaps
-from pmq.quant.weights import QuantizedWeight, fit
+from pmq.quant.weights import QuantizedWeight, fit, quantize_weight
 
 
 class Sequence:
@@ -121,7 +130,7 @@ class Sequence:
         means = {module: RowMean() for module in modules}
 
         def hook(module: str) -> Any:
-            def add(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+            def add(layer: Any, args: tuple[Tensor], output: Tensor) -> None:
                 means[module].update(output_rows(layer, output), self._row_weights(module, exact.batch, output))
 
             return add
@@ -176,10 +185,13 @@ class Sequence:
 
     def _weight(self, component: Component, choice: Choice, stage: int, stream: Stream, wanted: Tensor) -> None:
         layer = self.simulator.instrument.layer(component.name)
+        if not has_rows(layer):
+            self._rowless_weight(component, choice, stage, stream, wanted)
+            return
         moment, mean = SecondMoment(), RowMean()
 
         def add(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-            rows = rows_of(layer, args[0] if layer.input is None else layer.input(args[0]))
+            rows = rows_of(layer, layer.tapped("input", args[0]))
             weights = self._row_weights(component.module, stream.batch, rows)
             mean.update(rows, weights)
             if self.recipe.ridge:  # beside them the inputs before they were quantized
@@ -200,6 +212,25 @@ class Sequence:
         self.simulator.instrument.set_weight(component.name, weight)
         if layer.bias is not None:
             layer.bias.data.copy_(wanted - weight.flatten(1) @ mean.compute())
+
+    def _rowless_weight(self, component: Component, choice: Choice, stage: int, stream: Stream, wanted: Tensor) -> None:
+        """Round a weight that multiplies no rows to the nearest level, and make the mean of its layer's output that of FP32."""
+        layer, mean = self.simulator.instrument.layer(component.name), RowMean()
+        original = self.simulator.instrument.weights[component.name].detach()
+        self.weights[component.name] = quantized = quantize_weight(original, choice)
+        self.simulator.instrument.set_weight(component.name, quantized.dequantize())
+        if layer.bias is None:
+            return
+
+        def add(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+            mean.update(output_rows(layer, output), self._row_weights(component.module, stream.batch, output))
+
+        handle = layer.register_forward_hook(add)
+        try:
+            stream.listen(stage)
+        finally:
+            handle.remove()
+        layer.bias.data.add_(wanted - mean.compute())
 
     def _row_weights(self, module: str, batch: int, like: Tensor) -> Tensor:
         weights = self.calibration.row_weights[module][batch * BATCH : (batch + 1) * BATCH]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pmq.core.choice import FLOAT, Choice, Kept
 from pmq.core.component import Component, Inventory
 from pmq.core.progress import track
-from pmq.models import split_stages
+from pmq.graph import CapturedModel
 from pmq.quant.calibration import Calibration
 from pmq.quant.instrument import Instrument
 from pmq.quant.integer import IntegerLinear, IntegerWeight
@@ -72,7 +72,7 @@ class Simulator:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: CapturedModel,
         inventory: Inventory,
         calibration: Calibration,
         rounding: Rounding = nearest,
@@ -83,7 +83,6 @@ class Simulator:
         self._kept: dict[str, tuple[Kept, tuple[str, ...]]] = {}
         self._cuts: dict[str, Cut] = {}
         self.model, self.inventory, self.calibration, self.rounding = model, inventory, calibration, rounding
-        self._stages = split_stages(model)
         self.instrument = Instrument(model, inventory)
         self._components = {c.name: c for c in inventory}
         self._current: dict[str, Choice] = dict.fromkeys(inventory.names, FLOAT)
@@ -155,19 +154,16 @@ class Simulator:
 
     def run(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Run stages ``start`` to ``stop`` (exclusive) of the model as it is quantized now; a component names its stage."""
-        return self._stages.run(x, start, stop)
+        return self.model.run(x, start, stop)
 
     @property
     def n_stages(self) -> int:
         """How many stages :meth:`run` knows."""
-        return len(self._stages)
+        return len(self.model.program.stages)
 
     def block_parameters(self, stage: int) -> list[nn.Parameter]:
         """Parameters of the block that a stage is; none of what comes before and after the blocks."""
-        prefixes = self._stages.prefixes
-        if not 0 < stage <= len(prefixes):
-            return []
-        return list(self.model.get_submodule(prefixes[stage - 1]).parameters())
+        return self.model.parameters_of(stage) if 0 < stage < self.n_stages - 1 else []
 
     def prepare(self, choices: Mapping[str, Sequence[Choice]]) -> None:
         """Quantize weights and fit quantizers for all ``choices`` now rather than when they are first used."""

@@ -10,8 +10,8 @@ from torch import Tensor
 from pmq.core.choice import FLOAT
 from pmq.core.component import Component
 from pmq.core.patches import PatchMap
+from pmq.graph import TapFunction
 from pmq.quant.calibration import Calibration
-from pmq.quant.instrument import TapFunction
 from pmq.quant.quantizers import Quantizer
 from pmq.quant.simulator import Simulator
 from pmq.quant.token_scores import Ranker

@@ -15,8 +15,8 @@ from pmq.core.validation import shown, validated
 
 #: kinds a space may speak of even where the model at hand has none
 KINDS = (
-    *("patch_embed", "qkv", "proj", "fc1", "fc2", "reduction", "head", "linear"),
-    *("image", "norm", "attention", "gelu", "hidden", "features", "q", "k", "softmax", "v"),
+    *("patch_embed", "qkv", "proj", "fc1", "fc2", "reduction", "head", "linear", "conv", "depthwise", "conv_transpose"),
+    *("image", "norm", "attention", "gelu", "hidden", "features", "q", "k", "softmax", "v", "product"),
 )
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from pmq.core.choice import Assignment, Choice
 from pmq.core.component import Component
 from pmq.core.progress import track
+from pmq.graph import TapFunction
 from pmq.quant import Simulator
-from pmq.quant.compensation import output_rows, rows_of
-from pmq.quant.instrument import TapFunction
+from pmq.quant.compensation import has_rows, output_rows, rows_of
 from pmq.sensitivity.base import Found, Probe
 
 #: images at once, at most
@@ -120,6 +120,26 @@ class Recorder:
         layer = self.simulator.instrument.layer(component.name)
         return rows_of(layer, self.inputs[component.name]).unflatten(0, (n_images, -1))
 
+    def has_rows(self, component: Component) -> bool:
+        """Whether a weight multiplies rows."""
+        return has_rows(self.simulator.instrument.layer(component.name))
+
+    def output_change(self, component: Component, change: Tensor) -> Tensor:
+        """What the change of a weight adds to its layer's output."""
+        layer = self.simulator.instrument.layer(component.name)
+        return layer.operator(self.inputs[component.name], change, None, *layer.settings)
+
+    def weight_gradient(self, component: Component, gradient: Tensor) -> Tensor:
+        """Gradient of a weight, given that of its layer's output, summed over all images."""
+        weight = torch.zeros_like(self.simulator.exact(component)).requires_grad_()
+        with torch.enable_grad():
+            (found,) = torch.autograd.grad(self.output_change(component, weight), weight, gradient)
+        return found
+
+    def by_image(self, component: Component, values: Tensor, n_images: int) -> Tensor:
+        """Lay what is shaped like an activation out image by image: ``(B, K)``."""
+        return self.simulator.instrument.images_first(component.name, values).reshape(n_images, -1)
+
     def output_rows(self, component: Component, like_output: Tensor, n_images: int) -> Tensor:
         """What is shaped like the output of a weight's layer as rows, image by image: ``(B, T, O)``."""
         layer = self.simulator.instrument.layer(component.name)
@@ -136,8 +156,11 @@ def inner_products(
     """
     draws = gradients.shape[0]
     if component.role == "activation":
+        flat = torch.stack([recorder.by_image(component, draw, n_images) for draw in gradients])
+        return torch.stack([(flat * recorder.by_image(component, d, n_images)).sum(-1) for d in changes])
+    if not recorder.has_rows(component):
         flat = gradients.reshape(draws, n_images, -1)
-        return torch.stack([(flat * d.reshape(n_images, -1)).sum(-1) for d in changes])
+        return torch.stack([(flat * recorder.output_change(component, d).reshape(n_images, -1)).sum(-1) for d in changes])
     delta = torch.stack([d.reshape(-1) for d in changes], 1)
     g = torch.stack([recorder.output_rows(component, draw, n_images) for draw in gradients])
     by_image = torch.einsum("dbno,bni->dboi", g, recorder.rows(component, n_images)).reshape(draws * n_images, -1)

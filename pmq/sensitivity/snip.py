@@ -38,7 +38,5 @@ class ConnectionSensitivity(Metric):
 def _absolute(recorder: Recorder, component: Component, changes: Sequence[Tensor], gradients: Tensor, n_images: int) -> Tensor:
     (gradient,) = gradients
     if component.role == "weight":
-        g = recorder.output_rows(component, gradient, n_images).flatten(0, 1)
-        gradient = g.T @ recorder.rows(component, n_images).flatten(0, 1)
-        return torch.stack([(gradient * d.flatten(1)).abs().sum() for d in changes])
+        gradient = recorder.weight_gradient(component, gradient)
     return torch.stack([(gradient * d).abs().sum() for d in changes])

@@ -35,9 +35,8 @@ class NoiseToSignal(Metric):
                 for component in components:
                     name, output = component.name, recorder.outputs[component.name]
                     signal[name] = signal.get(name, 0.0) + float(output.double().square().sum())
-                    rows = recorder.rows(component, len(batch)) if component.role == "weight" else None
                     for choice, d in zip(choices[name], recorder.changes(component, choices[name]), strict=True):
-                        error = d if rows is None else rows @ d.flatten(1).T
+                        error = recorder.output_change(component, d) if component.role == "weight" else d
                         noise[name, choice] = noise.get((name, choice), 0.0) + float(error.double().square().sum())
         for (name, choice), value in noise.items():
             yield name, choice, value / max(signal[name], 1e-30)

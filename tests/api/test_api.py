@@ -9,7 +9,8 @@ import torch
 import pmq
 from pmq.api.again import solve_again
 from pmq.core import Budget, PmqError
-from pmq.models import model_info, take_inventory
+from pmq.graph import analyse
+from pmq.models import model_info
 from pmq.search import Space, UniformCosts, read_space
 from tests.conftest import Tiny, make_tiny
 
@@ -131,7 +132,7 @@ def test_another_budget_needs_no_model(found, tmp_path: Path) -> None:
     path, allocation = solve_again(found.run, "5bit")
     assert pmq.Allocation.load(path) == allocation
     w5a5 = Budget.parse("5bit").resolve(
-        UniformCosts(Space(read_space("default"), take_inventory(make_tiny(), torch.zeros(1, 3, 32, 32))))
+        UniformCosts(Space(read_space("default"), analyse(make_tiny(), torch.zeros(1, 3, 32, 32))[1]))
     )
     assert w5a5.allow(*allocation.budget.achieved.values())
     assert allocation.budget.achieved["bit_ops"] > 0.95 * w5a5.bit_ops

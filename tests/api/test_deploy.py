@@ -13,7 +13,8 @@ from pmq.api.again import solve_again
 from pmq.api.profile import known_latency
 from pmq.core import PmqError
 from pmq.cost import CostModel, LatencyTable
-from pmq.models import create_model, take_inventory
+from pmq.graph import analyse
+from pmq.models import create_model
 from tests.conftest import make_tiny
 from tests.shallow import few_bits
 
@@ -124,7 +125,7 @@ def test_tokens_stay_left_out_when_carried_out_anew(images: torch.Tensor, table:
     deployed = pmq.deploy(
         make_tiny(), mapped, "onnxruntime", images[24:], tmp_path, calibration_images=images[:8], recalibrate=True, rounds=3
     )
-    costs = CostModel(take_inventory(make_tiny(), images[:1]))
+    costs = CostModel(analyse(make_tiny(), images[:1])[1])
     assert deployed.promised_bytes == costs.size_bytes(mapped.assignment, mapped.patches)
     assert deployed.promised_bytes != costs.size_bytes(mapped.assignment)
     assert deployed.whole_latency_ms is not None

@@ -22,7 +22,7 @@ from pmq.core.rundir import CHOSEN
 from pmq.cost import CostModel, LatencyTable
 from pmq.deploy import TARGETS
 from pmq.deploy.widths import WidthBench
-from pmq.models import take_inventory
+from pmq.graph import analyse
 from pmq.search import Space, Tables, read_space
 from pmq.sensitivity import SensitivityTable
 from tests.conftest import make_tiny
@@ -116,7 +116,7 @@ def test_a_joint_search_meets_its_budget_with_a_pruned_model(found: pmq.api.Sear
     assert any(unit.share < 1 for unit in plan.units.values())
     assert achieved["size_bytes"] <= found.limits.size_bytes * 1.01
     shape = pmq.simulate(make_tiny(), allocation)
-    inventory = take_inventory(pmq.api.pruned.pruned_copy(make_tiny(), plan, None, True), images[:1])
+    _, inventory = analyse(pmq.api.pruned.pruned_copy(make_tiny(), plan, None, True), images[:1])
     assert achieved["size_bytes"] == CostModel(inventory).size_bytes(allocation.assignment)
     assert shape(images[:2]).shape == (2, 7)
     rows = pd.read_csv(found.run / "widths.csv")
@@ -128,7 +128,7 @@ def test_a_joint_search_meets_its_budget_with_a_pruned_model(found: pmq.api.Sear
 
 def test_its_tables_follow_the_widths(found: pmq.api.SearchResult) -> None:
     points = found.points[found.points["genome_id"] >= 0]
-    bits_alone = Space(read_space("default"), take_inventory(make_tiny(), torch.zeros(1, 3, 32, 32)))
+    bits_alone = Space(read_space("default"), analyse(make_tiny(), torch.zeros(1, 3, 32, 32))[1])
     cheapest = Tables.build(bits_alone, SensitivityTable.zeros(bits_alone.choices)).cheapest()
     assert points["front"].sum() > 5
     assert points["bit_ops"].min() < 0.8 * cheapest[1]

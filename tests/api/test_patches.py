@@ -12,7 +12,7 @@ from pmq.api.search import resolve_budget
 from pmq.core import Allocation, PmqError
 from pmq.core.patches import PatchMap, TokenBits
 from pmq.cost import LatencyTable
-from pmq.models import take_inventory
+from pmq.graph import analyse
 from pmq.search import Space
 from tests.conftest import make_tiny
 from tests.shallow import few_bits
@@ -96,7 +96,7 @@ def test_a_search_keeps_its_budget_with_the_map(kind: str, images: torch.Tensor)
     assert found.allocation.patches.kind == kind
     assert found.allocation.patches.simulated
     assert achieved["bit_ops"] <= limits["bit_ops"]
-    space = Space(FEW, take_inventory(make_tiny(), images[:1]))
+    space = Space(FEW, analyse(make_tiny(), images[:1])[1])
     assert achieved["size_bytes"] <= resolve_budget(pmq.Budget.parse("4bit"), space).size_bytes
     assert found.without_patches is not None
     with pytest.raises(PmqError, match="kind 'both'"):

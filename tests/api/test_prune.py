@@ -12,7 +12,8 @@ from pmq.api.pruned import load_pruned
 from pmq.core import Allocation, PmqError
 from pmq.core.rundir import CHOSEN
 from pmq.cost import CostModel
-from pmq.models import model_label, take_inventory
+from pmq.graph import analyse
+from pmq.models import model_label
 from pmq.prune import plan_of
 from tests.conftest import make_tiny
 
@@ -36,7 +37,7 @@ def test_a_plan_read_again_gives_the_same_weights(pruned: pmq.api.Pruned, images
     assert plan == pruned.allocation.pruning == plan_of(found)
     assert plan.recovered
     assert not pruned.cut.pruning.recovered
-    inventory = take_inventory(found, images[:1])
+    inventory = analyse(found, images[:1])[1]
     achieved = pruned.allocation.budget.achieved
     assert achieved["size_bytes"] == 4 * plan.parameters
     assert achieved == CostModel(inventory).costs(pruned.allocation.assignment)

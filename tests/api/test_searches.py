@@ -12,7 +12,8 @@ import pmq
 from pmq.core import Budget, PmqError
 from pmq.core import recipe as recipes
 from pmq.cost import CostModel
-from pmq.models import model_info, take_inventory
+from pmq.graph import analyse
+from pmq.models import model_info
 from tests.conftest import make_tiny
 from tests.shallow import few_bits
 
@@ -43,7 +44,7 @@ def test_same_seed_same_front_in_whatever_batches_images_come(found, images: tor
 
 def test_budgets_are_never_exceeded(images: torch.Tensor) -> None:
     model = make_tiny()
-    costs = CostModel(take_inventory(model, images[:1]))
+    costs = CostModel(analyse(model, images[:1])[1])
     for budget in ("3bit", "w3a6", "0.2x", "bitops=0.02G,size=0.02MB"):
         result = pmq.search(model, images, budget, space=FEW, recipe="fast", calib_images=4, held_out=8)
         size, ops = costs.size_bytes(result.allocation.assignment), costs.bit_ops(result.allocation.assignment)
@@ -63,7 +64,7 @@ def test_feature_extractor_is_searched_on_its_features(images: torch.Tensor) -> 
 
 @pytest.mark.parametrize("name", ["swin", "distilled"])
 def test_other_families(name: str, images: torch.Tensor) -> None:
-    from tests.models.test_components import zoo
+    from tests.graph.test_inventory import zoo
 
     result = pmq.search(zoo(name), images, "4bit", space=FEW, calib_images=4, held_out=8)
     assert pmq.simulate(zoo_again(name, result), result.allocation)(images[:2]).shape == (2, 5)
@@ -71,7 +72,7 @@ def test_other_families(name: str, images: torch.Tensor) -> None:
 
 def zoo_again(name: str, result: pmq.api.SearchResult) -> torch.nn.Module:
     """The random models of the zoo differ each time: make the allocation's own by its hash."""
-    from tests.models.test_components import zoo
+    from tests.graph.test_inventory import zoo
 
     torch.manual_seed(0)
     model = zoo(name)

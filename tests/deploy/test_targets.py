@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import pmq
 from pmq.core import Choice, PmqError
@@ -20,10 +21,10 @@ from pmq.deploy.labels import TARGET
 from pmq.deploy.layer import deploy_layers
 from pmq.deploy.profile import profile_layers
 from pmq.deploy.proof import bits_check, latency_check, layer_errors, layers_check, outputs_of, size_check
-from pmq.models import take_inventory
+from pmq.graph import analyse, take_inventory
 from pmq.quant import Quantized, prepare, quantize, realise, restore
 from pmq.search import Space, read_space
-from tests.conftest import Tiny, make_tiny
+from tests.conftest import Tiny
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
 
@@ -83,7 +84,7 @@ class TestTargetConformance:
     def test_a_batch_may_be_left_open(self, target: Target, tiny: Tiny, tmp_path: Path) -> None:
         if not target.open_batch:
             with pytest.raises(PmqError, match="no open batch size"):
-                pmq.deploy(tiny.model, "w8a8", target.name, tiny.images, tmp_path, dynamic_batch=True)
+                pmq.deploy(tiny.module, "w8a8", target.name, tiny.images, tmp_path, dynamic_batch=True)
             return
         inventory, quantized, _ = carried_out(tiny.model, tiny.images, target, "mixed")
         path = tmp_path / f"m{target.suffix}"
@@ -146,9 +147,9 @@ def test_other_families(name: str, options: dict[str, Any], target: Target, tmp_
     import timm
 
     torch.manual_seed(0)
-    model = timm.create_model(name, pretrained=False, num_classes=7, **options).eval()
-    size = options["img_size"]
-    images = torch.randn(4, 3, size, size)
+    module = timm.create_model(name, pretrained=False, num_classes=7, **options).eval()
+    images = torch.randn(4, 3, options["img_size"], options["img_size"])
+    model, _ = analyse(module, images[:1])
     inventory, quantized, _ = carried_out(model, images, target, "int8")
     layers, files = written(target, model, images[:1], inventory, quantized, tmp_path / f"m{target.suffix}")
     simulator = realise(copy.deepcopy(model), inventory, quantized)
@@ -159,12 +160,41 @@ def test_other_families(name: str, options: dict[str, Any], target: Target, tmp_
     assert float((found - wanted).norm() / wanted.norm()) < 0.05
 
 
-def test_overlapping_patches_are_told(tiny: Tiny) -> None:
-    model = make_tiny()
-    model.patch_embed.proj.stride = (4, 4)
-    quantized = Quantized(tiny.space.uniform(32, 32), find_recipe("minmax"), {}, None)  # type: ignore[arg-type]
-    with pytest.raises(PmqError, match="overlap"):
-        deploy_layers(model, tiny.inventory, quantized, {})
+class Convolving(nn.Module):
+    """Convolutions of all kinds before a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16)
+        self.depthwise, self.point = nn.Conv2d(16, 16, (3, 5), padding="same", groups=16), nn.Conv2d(16, 32, 1)
+        self.grouped, self.up = nn.Conv2d(32, 32, 3, groups=4, dilation=2), nn.ConvTranspose2d(32, 16, 2, 2)
+        self.head = nn.Linear(16, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.depthwise(self.norm(self.stem(x)).relu()).relu()
+        x = self.up(self.grouped(self.point(x).relu()).relu())
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "openvino-bf16"])
+@pytest.mark.parametrize("mode", ["int8", "half", "bf16"])
+def test_convolutions_of_all_kinds(name: str, mode: str, tmp_path: Path) -> None:
+    target = installed(name)
+    if mode not in read_space(name).modes:
+        pytest.skip("the target has no such mode")
+    torch.manual_seed(0)
+    images = torch.randn(4, 3, 32, 32)
+    model, _ = analyse(Convolving().eval(), images[:1])
+    inventory, quantized, _ = carried_out(model, images, target, mode)
+    layers, files = written(target, model, images[:1], inventory, quantized, tmp_path / "m.onnx")
+    simulator = realise(copy.deepcopy(model), inventory, quantized)
+    errors = layer_errors(target, layers, simulator, images[:1])
+    assert layers_check(errors).passed, errors
+    assert bits_check(target.stored(files[0]), quantized.assignment, inventory).passed
+    found = outputs_of(target.session(files[0]), images)
+    with torch.no_grad():
+        wanted = simulator.model(images)
+    assert float((found - wanted).norm() / wanted.norm()) < 0.05
 
 
 def test_checks_fail_where_they_should() -> None:

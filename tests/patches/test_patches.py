@@ -17,7 +17,7 @@ from pmq.api.reallocator import Reallocator
 from pmq.core import Allocation, PmqError
 from pmq.core.patches import PatchMap, TokenBits
 from pmq.cost import CostModel
-from pmq.models import take_inventory
+from pmq.graph import analyse
 from pmq.patches.allocate import pooled, shrunk, solve
 from pmq.patches.sensitivity import TokenErrors
 from pmq.patches.tokens import patchable
@@ -134,7 +134,7 @@ def test_all_tokens_at_their_own_bits_are_the_allocation_itself(
         with torch.no_grad():
             wanted = pmq.simulate(make_tiny(), allocation)(images[:4])
             torch.testing.assert_close(pmq.simulate(make_tiny(), same)(images[:4]), wanted, rtol=1e-4, atol=1e-4)
-        costs = CostModel(take_inventory(make_tiny(), images[:1]))
+        costs = CostModel(analyse(make_tiny(), images[:1])[1])
         assert costs.bit_ops(allocation.assignment, patches) == costs.bit_ops(allocation.assignment)
 
 
@@ -164,7 +164,7 @@ def test_windows_have_static_maps_of_their_layers(images: torch.Tensor) -> None:
     model = timm.create_model("swin_tiny_patch4_window7_224", pretrained=False, **options).eval()
     big = torch.randn(24, 3, 56, 56)
     found = pmq.search(model, big, "4bit", space=FEW, calib_images=8, held_out=8, rounds=1).allocation
-    places = patchable(take_inventory(model, big[:1]), found.assignment)
+    places = patchable(analyse(model, big[:1])[1], found.assignment)
     windowed = {p.component.slot for name, p in places.items() if name.startswith("layers.0")}
     assert windowed == {"input"}  # of the last stage's one window all queries read all keys
     assert places["layers.0.blocks.0.mlp.fc1.input"].tokens == places["layers.0.blocks.0.attn.qkv.input"].tokens == 196

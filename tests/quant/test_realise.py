@@ -11,18 +11,18 @@ from pmq.core import Choice, PmqError
 from pmq.core.recipe import RECIPES
 from pmq.core.task import Task
 from pmq.core.tensors import TensorFile
-from pmq.models import take_inventory
+from pmq.graph import analyse
 from pmq.quant import Prepared, prepare, quantize, realise
 from pmq.quant.divergence import kl_divergence
 from pmq.search import Space, read_space
-from tests.conftest import Tiny, make_tiny
+from tests.conftest import Tiny, make_captured, make_tiny
 from tests.quant.test_transforms import make
 
 
 @pytest.fixture(scope="module", params=sorted(RECIPES))
 def prepared(request: pytest.FixtureRequest) -> Prepared:
-    model, images = make_tiny(), torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    return prepare(model, take_inventory(model, images[:1]), images, RECIPES[request.param])
+    images = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    return prepare(*analyse(make_tiny(), images[:1]), images, RECIPES[request.param])
 
 
 def uniform(prepared: Prepared, weights: int, activations: int) -> dict[str, Choice]:
@@ -61,7 +61,7 @@ def test_tensors_compute_what_was_simulated(prepared: Prepared) -> None:
     assignment = uniform(prepared, 4, 6) | {"blocks.0.mlp.fc1.weight": Choice(bits=32, quantizer="none")}
     quantized = quantize(prepared, assignment)
     assert torch.equal(prepared.model(prepared.images), prepared.model(prepared.images))
-    models = [copy.deepcopy(prepared.model), make_tiny()]
+    models = [copy.deepcopy(prepared.model), make_captured()]
     outputs = [realise(m, prepared.inventory, quantized).model(prepared.images) for m in models]
     assert torch.equal(outputs[0], outputs[1])
     if not prepared.recipe.sequential:
@@ -86,9 +86,9 @@ def test_better_recipes_are_better() -> None:
     images = torch.randn(200, 3, 32, 32, generator=torch.Generator().manual_seed(5))
     wanted, errors = make_tiny()(images), {}
     for name in ("minmax", "mse", "fast", "best"):
-        model = make_tiny()
+        model, inventory = analyse(make_tiny(), images[:1])
         calibration = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(6))
-        prepared = prepare(model, take_inventory(model, images[:1]), calibration, RECIPES[name])
+        prepared = prepare(model, inventory, calibration, RECIPES[name])
         found = realise(copy.deepcopy(model), prepared.inventory, quantize(prepared, uniform(prepared, 3, 4))).model
         errors[name] = float(kl_divergence(wanted, found(images)).mean())
     assert errors["best"] < errors["minmax"]
@@ -98,10 +98,9 @@ def test_better_recipes_are_better() -> None:
 @pytest.mark.parametrize("name", ["no bias", "normed", "distilled", "swin", "headless", "constant channels"])
 @torch.no_grad()
 def test_every_family_can_be_carried_out(name: str) -> None:
-    model, images = make(name)
-    fresh = make(name)[0]
-    wanted = model(images)
-    inventory = take_inventory(model, images[:1])
+    module, images = make(name)
+    wanted = module(images)
+    (model, inventory), (fresh, _) = analyse(module, images[:1]), analyse(make(name)[0], images[:1])
     prepared = prepare(
         model, inventory, images, RECIPES["best"], task=Task("classification" if name != "headless" else "features")
     )
@@ -112,33 +111,33 @@ def test_every_family_can_be_carried_out(name: str) -> None:
 
 @torch.no_grad()
 def test_biases_make_mean_outputs_those_of_fp32(tiny: Tiny) -> None:
-    model = make_tiny()
+    model = make_captured()
     prepared = prepare(model, tiny.inventory, tiny.images, RECIPES["best"])
-    quantized = quantize(prepared, uniform(prepared, 3, 3))
+    quantized = quantize(prepared, uniform(prepared, 4, 4))
     found = realise(copy.deepcopy(model), tiny.inventory, quantized).model
-    plain = quantize(Prepared(model, tiny.inventory, RECIPES["fast"], prepared.calibration, tiny.images), uniform(prepared, 3, 3))
+    plain = quantize(Prepared(model, tiny.inventory, RECIPES["fast"], prepared.calibration, tiny.images), uniform(prepared, 4, 4))
     other = realise(copy.deepcopy(model), tiny.inventory, plain).model
     means = [m(tiny.images).mean(0) for m in (model, found, other)]
     assert float((means[1] - means[0]).norm()) < 0.5 * float((means[2] - means[0]).norm())
 
 
 def test_tensors_of_another_model_are_refused(tiny: Tiny) -> None:
-    prepared = prepare(make_tiny(), tiny.inventory, tiny.images, RECIPES["mse"])
+    prepared = prepare(make_captured(), tiny.inventory, tiny.images, RECIPES["mse"])
     quantized = quantize(prepared, uniform(prepared, 4, 4))
     arrays = quantized.tensors.arrays()
     for name, told in (("blocks.0.norm1.weight", "have no"), ("blocks.1.mlp.fc2.weight.codes", "have no")):
         less = TensorFile.of({k: v for k, v in arrays.items() if k != name})
         with pytest.raises(PmqError, match=told):
-            realise(make_tiny(), tiny.inventory, type(quantized)(**{**quantized.__dict__, "tensors": less}))
+            realise(make_captured(), tiny.inventory, type(quantized)(**{**quantized.__dict__, "tensors": less}))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("recipe", ["mse", "best"])
 def test_scales_of_tokens_need_nothing_from_the_allocation(tiny: Tiny, recipe: str) -> None:
-    prepared = prepare(make_tiny(), tiny.inventory, tiny.images, RECIPES[recipe])
+    prepared = prepare(make_captured(), tiny.inventory, tiny.images, RECIPES[recipe])
     dynamic = Choice(bits=8, quantizer="dynamic", granularity="token")
     assignment = {n: dynamic if tiny.inventory[n].kind == "norm" else c for n, c in uniform(prepared, 8, 8).items()}
     quantized = quantize(prepared, assignment)
     assert quantized.parameters["blocks.0.mlp.fc1.input"] == {}
-    output, wanted = realise(make_tiny(), tiny.inventory, quantized).model(tiny.images), make_tiny()(tiny.images)
+    output, wanted = realise(make_captured(), tiny.inventory, quantized).model(tiny.images), make_tiny()(tiny.images)
     assert float((output - wanted).norm() / wanted.norm()) < 0.1

@@ -13,13 +13,13 @@ import torch
 from pmq.core import Choice, PmqError
 from pmq.core.recipe import RECIPES, find_recipe
 from pmq.core.task import Task
-from pmq.models import take_inventory
+from pmq.graph import CapturedModel, analyse
 from pmq.quant import prepare, quantize, quantize_weight, realise, sequence
 from pmq.quant.quantizers import Affine, Codebook, Log, Power
 from pmq.quant.quantizers.base import Quantizer
 from pmq.quant.reconstruction import Effort, LearnedActivation, LearnedWeight, block
 from pmq.search import Space, read_space
-from tests.conftest import Tiny, make_tiny
+from tests.conftest import Tiny, make_captured, make_tiny
 from tests.quant.test_transforms import make
 
 LEARNING = RECIPES["best"].model_copy(update={"reconstruct": 40})
@@ -77,15 +77,20 @@ def uniform(inventory, bits: int) -> dict[str, Choice]:
 def test_learning_brings_the_outputs_of_blocks_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sequence, "row_weights", lambda *_: None)  # all rows count the same
     monkeypatch.setattr(block, "Effort", partial(Effort, rounding_rate=3e-2, exact=0.0))
-    model, images = make_tiny(), torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(5))
-    prepared = prepare(model, take_inventory(model, images[:1]), images, LEARNING)
-    wanted, errors, codes = prepared.model.forward_intermediates(images, intermediates_only=True), {}, {}
+    images = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    model, inventory = analyse(make_tiny(), images[:1])
+    prepared = prepare(model, inventory, images, LEARNING)
+    errors, codes = {}, {}
+
+    def blocks(of: CapturedModel) -> list[torch.Tensor]:
+        return [of.run(images, 0, stage) for stage in (2, 3)]
+
+    wanted = blocks(prepared.model)
     for steps in (0, 100):
         recipe = LEARNING.model_copy(update={"reconstruct": steps})
         quantized = quantize(dataclasses.replace(prepared, recipe=recipe), uniform(prepared.inventory, 3))
         codes[steps] = quantized.tensors.arrays()["blocks.0.attn.qkv.weight.codes"]
-        found = realise(copy.deepcopy(model), prepared.inventory, quantized).model
-        outputs = found.forward_intermediates(images, intermediates_only=True)
+        outputs = blocks(realise(copy.deepcopy(model), prepared.inventory, quantized).model)
         errors[steps] = [float((a - b).square().mean()) for a, b in zip(outputs, wanted, strict=True)]
     assert all(after < 0.9 * before for before, after in zip(errors[0], errors[100], strict=True)), errors
     assert (codes[0] != codes[100]).any()
@@ -97,7 +102,7 @@ class _Killed(Exception):
 
 @torch.no_grad()
 def test_a_killed_run_goes_on_and_ends_the_same(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared = prepare(make_tiny(), tiny.inventory, tiny.images, LEARNING)
+    prepared = prepare(make_captured(), tiny.inventory, tiny.images, LEARNING)
     assignment = uniform(tiny.inventory, 4)
     whole = quantize(prepared, assignment)
     learn, calls = block.learn, []
@@ -124,12 +129,12 @@ def test_a_killed_run_goes_on_and_ends_the_same(tiny: Tiny, tmp_path: Path, monk
 @pytest.mark.parametrize("name", ["no bias", "normed", "distilled", "swin", "headless", "constant channels"])
 @torch.no_grad()
 def test_every_family_can_learn(name: str) -> None:
-    model, images = make(name)
-    wanted = model(images)
-    inventory = take_inventory(model, images[:1])
+    module, images = make(name)
+    wanted = module(images)
+    (model, inventory), (fresh, _) = analyse(module, images[:1]), analyse(make(name)[0], images[:1])
     recipe = LEARNING.model_copy(update={"reconstruct": 3})
     prepared = prepare(model, inventory, images, recipe, task=Task("classification" if name != "headless" else "features"))
-    output = realise(make(name)[0], inventory, quantize(prepared, uniform(inventory, 8))).model(images)
+    output = realise(fresh, inventory, quantize(prepared, uniform(inventory, 8))).model(images)
     assert float((output - wanted).norm() / wanted.norm()) < 0.1
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from pmq.core import FLOAT, Choice, PmqError
-from pmq.models import take_inventory
+from pmq.graph import analyse
 from pmq.quant import Calibration, Instrument, Simulator, calibrate, quantize_weight
 from pmq.quant.quantizers import Affine
 from tests.conftest import Tiny, make_tiny
@@ -40,7 +40,8 @@ def test_simulates_what_hand_written_attention_computes(tiny: Tiny, simulator: S
     assignment = {n: c for n, c in tiny.space.uniform(4, 4).items() if n.startswith("blocks.0.attn")}
     simulator.apply(assignment)
     x = torch.randn(3, 17, 32)
-    got = tiny.model.blocks[0].attn(x)
+    got = tiny.model.run(x, 1, 2)
+    block = tiny.module.blocks[0]
 
     def q(name: str, value: torch.Tensor) -> torch.Tensor:
         full = f"blocks.0.attn.{name}"
@@ -51,21 +52,21 @@ def test_simulates_what_hand_written_attention_computes(tiny: Tiny, simulator: S
 
     weights = {n: simulator.instrument.weights[f"blocks.0.attn.{n}.weight"] for n in ("qkv", "proj")}
     weights = {n: quantize_weight(w.detach(), assignment[f"blocks.0.attn.{n}.weight"]).dequantize() for n, w in weights.items()}
-    attention = simulator.model.blocks[0].attn
-    qkv = nn.functional.linear(q("qkv.input", x), weights["qkv"], attention.qkv.bias)
+    attention = block.attn
+    qkv = nn.functional.linear(q("qkv.input", block.norm1(x)), weights["qkv"], attention.qkv.bias)
     heads = [t.unflatten(-1, (2, 16)).transpose(1, 2) for t in qkv.chunk(3, -1)]
     query, key, value = (q(n, t) for n, t in zip("qkv", heads, strict=True))
     softmax = q("softmax", (query * attention.scale @ key.transpose(-2, -1)).softmax(-1))
     out = (softmax @ value).transpose(1, 2).flatten(2)
-    want = nn.functional.linear(q("proj.input", out), weights["proj"], attention.proj.bias)
+    attended = x + nn.functional.linear(q("proj.input", out), weights["proj"], attention.proj.bias)
+    want = attended + block.mlp(block.norm2(attended))
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
 def test_normalised_queries_and_keys_are_quantized_after_their_norm() -> None:
-    model = make_tiny(qk_norm=True)
     x = torch.randn(4, 3, 32, 32)
-    inventory = take_inventory(model, x[:1])
+    model, inventory = analyse(make_tiny(qk_norm=True), x[:1])
     calibration = calibrate(model, inventory, x)
     seen = {}
     with Instrument(model, inventory) as instrument:
@@ -117,7 +118,7 @@ def test_what_a_width_removes_is_zero_until_it_is_kept_again(tiny: Tiny) -> None
 
     kept = torch.arange(64)
     name, half = "blocks.0.mlp.fc2.weight", Choice(bits=4, granularity="channel", symmetric=True)
-    weight = tiny.model.blocks[0].mlp.fc2.weight.detach()
+    weight = tiny.module.blocks[0].mlp.fc2.weight.detach()
     unit = Kept(unit=PrunedUnit.of("hidden", 128, range(64)))
     whole = Kept(unit=PrunedUnit.of("hidden", 128, range(128)))
 

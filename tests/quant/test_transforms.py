@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from pmq.graph import CapturedModel, captured
 from pmq.models import create_model
 from pmq.models.torchvision_ops import ensure_torchvision
 from pmq.quant.transforms import TRANSFORMS, Setting
@@ -16,6 +17,12 @@ MODELS = (
     *("vit", "distilled", "registers, scaled, averaged", "normed", "no bias", "headless"),
     *("swin", "swin, padded windows", "embedded", "constant channels"),
 )
+
+
+def captured_of(name: str) -> tuple[CapturedModel, torch.Tensor]:
+    """The same, captured."""
+    module, images = make(name)
+    return captured(module, images[:1]), images
 
 
 def make(name: str) -> tuple[nn.Module, torch.Tensor]:
@@ -55,7 +62,7 @@ def make(name: str) -> tuple[nn.Module, torch.Tensor]:
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_outputs_stay(name: str) -> None:
-    model, images = make(name)
+    model, images = captured_of(name)
     wanted = model(images)
     before = {n: p.clone() for n, p in model.named_parameters()}
     order = ("fold_norms", "rotate_residual", "rotate_heads", "scale_channels", "center_channels", "center_values")
@@ -69,9 +76,9 @@ def test_outputs_stay(name: str) -> None:
 
 @torch.no_grad()
 def test_rotation_evens_an_outlying_channel_and_needs_folded_norms() -> None:
-    model, images = make("vit")
-    for block in model.blocks:
-        block.mlp.fc2.bias[3] += 30.0
+    model, images = captured_of("vit")
+    for block in (0, 1):
+        model.get_submodule(f"blocks.{block}.mlp.fc2").bias[3] += 30.0
     first = {n: p.clone() for n, p in model.named_parameters()}
     TRANSFORMS["rotate_residual"](model, Setting(images))
     assert all(torch.equal(p, first[n]) for n, p in model.named_parameters())
@@ -79,7 +86,8 @@ def test_rotation_evens_an_outlying_channel_and_needs_folded_norms() -> None:
     peaks = []
     for _ in range(2):
         seen = []
-        handle = model.blocks[1].norm1.register_forward_hook(lambda m, a, y, kept=seen: kept.append(y))
+        qkv = model.get_submodule("blocks.1.attn.qkv")
+        handle = qkv.register_forward_hook(lambda m, args, y, kept=seen: kept.append(args[0]))
         model(images)
         handle.remove()
         peaks.append(float(seen[0].abs().max()))
@@ -89,15 +97,15 @@ def test_rotation_evens_an_outlying_channel_and_needs_folded_norms() -> None:
 
 @torch.no_grad()
 def test_channels_become_centred_and_even() -> None:
-    model, images = make("vit")
-    for norm in (m for m in model.modules() if isinstance(m, nn.LayerNorm)):
-        norm.weight[5] *= 50
-        norm.bias[7] += 9
+    model, images = captured_of("vit")
+    for pair in norm_pairs(model):
+        pair.norm.weight[5] *= 50
+        pair.norm.bias[7] += 9
     for transform in ("scale_channels", "center_channels"):
         TRANSFORMS[transform](model, Setting(images))
     for pair in norm_pairs(model)[:-1]:  # the last is read at the class token alone
         seen = []
-        handle = pair.norm.register_forward_hook(lambda m, a, y, kept=seen: kept.append(y.flatten(0, -2)))
+        handle = pair.readers[0].layer.register_forward_hook(lambda m, args, y, kept=seen: kept.append(args[0].flatten(0, -2)))
         model(images)
         handle.remove()
         assert float(seen[0].mean(0).abs().max()) < 1e-3
@@ -108,10 +116,10 @@ def test_channels_become_centred_and_even() -> None:
 def test_other_seeds_rotate_otherwise() -> None:
     weights = []
     for seed in (0, 0, 1):
-        model, images = make("vit")
+        model, images = captured_of("vit")
         for transform in ("fold_norms", "rotate_residual", "rotate_heads"):
             with torch.no_grad():
                 TRANSFORMS[transform](model, Setting(images, seed))
-        weights.append(model.blocks[0].mlp.fc1.weight.detach().clone())
+        weights.append(model.get_submodule("blocks.0.mlp.fc1").weight.detach().clone())
     assert torch.equal(weights[0], weights[1])
     assert not torch.allclose(weights[0], weights[2])

@@ -11,7 +11,7 @@ import torch
 from pmq.core import Limits, PmqError
 from pmq.core.pruning import PrunedUnit, PruningPlan, WidthOptions
 from pmq.cost import CostModel
-from pmq.models import take_inventory
+from pmq.graph import analyse
 from pmq.prune import apply_plan
 from pmq.search import ExactSolver, Space, Tables, nsga2, read_space, within
 from pmq.search.joint import JointSolver
@@ -31,7 +31,7 @@ WIDTHS = [
 
 
 def laid_out(name: str, seed: int = 0) -> tuple[Space, Tables]:
-    inventory = take_inventory(make_tiny(), torch.zeros(1, 3, 32, 32))
+    inventory = analyse(make_tiny(), torch.zeros(1, 3, 32, 32))[1]
     space = Space(read_space(name), inventory, widths=WIDTHS)
     rng, table = np.random.default_rng(seed), SensitivityTable("drawn")
     for decision in space.decisions:
@@ -52,7 +52,7 @@ def test_costs_are_those_of_the_pruned_model(name: str) -> None:
         assignment = space.assignment(genome)
         units = {w.name: assignment[w.name].unit for w in WIDTHS}
         model = apply_plan(copy.deepcopy(make_tiny()), PruningPlan(importance="x", recovered=False, units=units))
-        costs = CostModel(take_inventory(model, torch.zeros(1, 3, 32, 32)))
+        costs = CostModel(analyse(model, torch.zeros(1, 3, 32, 32))[1])
         _, size, ops = tables.evaluate(genome[None])[0]
         # groups that end within a row, and scales of heads that are gone, are left out of the account
         assert size == pytest.approx(costs.size_bytes(assignment), rel=0.01)
@@ -117,6 +117,6 @@ def test_ties_across_blocks_do_not_go_with_widths() -> None:
     )
     if tied is None:
         pytest.skip("the space has no ties to copy")
-    space = Space(tied, take_inventory(make_tiny(), torch.zeros(1, 3, 32, 32)), widths=WIDTHS)
+    space = Space(tied, analyse(make_tiny(), torch.zeros(1, 3, 32, 32))[1], widths=WIDTHS)
     with pytest.raises(PmqError, match="to other blocks"):
         Tables.build(space, SensitivityTable.zeros(space.choices))

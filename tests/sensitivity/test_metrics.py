@@ -8,7 +8,7 @@ from scipy.stats import kendalltau
 
 from pmq.core import FLOAT, Choice, PmqError
 from pmq.core.task import CLASSIFICATION, Task
-from pmq.models import take_inventory
+from pmq.graph import analyse
 from pmq.quant import Simulator, calibrate, output_error
 from pmq.sensitivity import METRICS, Probe, SensitivityTable
 from tests.conftest import Tiny, make_tiny
@@ -70,9 +70,8 @@ class TestMetricConformance:
         assert sum(worse) >= 0.9 * len(worse)  # estimates of a trace by few draws can fail
 
     def test_feature_extractors_are_measured_on_their_features(self, name: str) -> None:
-        model = make_tiny(num_classes=0)
         images = torch.randn(4, 3, 32, 32)
-        inventory = take_inventory(model, images[:1])
+        model, inventory = analyse(make_tiny(num_classes=0), images[:1])
         with Simulator(model, inventory, calibrate(model, inventory, images)) as simulator:
             choices = {"blocks.0.mlp.fc1.weight": [Choice(bits=b, symmetric=True) for b in (3, 6)]}
             table = METRICS[name].measure(Probe(simulator, images, task=Task("features")), choices)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pmq.graph import Layer
+
 #: part of the weight that every row of a layer's input has, however little the output depends on it
 EVEN = 0.1
 
@@ -48,19 +50,27 @@ class SecondMoment(RowMean):
         return (x * weight[:, None]).T @ x
 
 
-def rows_of(layer: nn.Module, x: Tensor) -> Tensor:
-    """Lay a layer's input out as the rows ``(T, I)`` that its weight ``(O, I)`` multiplies; a convolution's patches."""
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    convolution = getattr(layer, "convolution", None)
-    if convolution is not None:
-        stride, padding, dilation, _ = convolution
-        x = nn.functional.unfold(x, weight.shape[2:], dilation, padding, stride).transpose(1, 2)
+def has_rows(layer: Layer) -> bool:
+    """Whether a layer's weight multiplies rows: a linear's, or an undivided convolution's patches."""
+    return (
+        layer.kind in ("linear", "conv1d", "conv2d") and layer.groups == 1 and not any(isinstance(s, str) for s in layer.settings)
+    )
+
+
+def rows_of(layer: Layer, x: Tensor) -> Tensor:
+    """Lay a layer's input out as the rows ``(T, I)`` that its weight ``(O, I)`` multiplies, image by image."""
+    if layer.kind != "linear":
+        stride, padding, dilation = (layer.sides(i, default) for i, default in enumerate((1, 0, 1)))
+        if x.ndim == 3:  # of one dimension: an image of one row
+            x, stride, padding, dilation = x[:, :, None], (1, *stride), (0, *padding), (1, *dilation)
+        size = layer.weight.shape[2:] if layer.weight.ndim == 4 else (1, layer.weight.shape[2])
+        x = nn.functional.unfold(x, size, dilation, padding, stride).transpose(1, 2)
+    else:
+        x = layer.images_first("input", x)
     return x.reshape(-1, x.shape[-1])
 
 
-def output_rows(layer: nn.Module, y: Tensor) -> Tensor:
-    """Lay a layer's output out as rows ``(T, O)``, in the order of :func:`rows_of`."""
-    if getattr(layer, "convolution", None) is not None:
-        y = y.flatten(2).transpose(1, 2)
+def output_rows(layer: Layer, y: Tensor) -> Tensor:
+    """Lay a layer's output out as rows ``(T, O)``, image by image, in the order of :func:`rows_of`."""
+    y = layer.images_first("output", y) if layer.kind == "linear" else y.flatten(2).transpose(1, 2)
     return y.reshape(-1, y.shape[-1])

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pmq.core.registry import Registry
+from pmq.graph import CapturedModel
 from pmq.models.equivalence import Equivalence, Rewriting
 
 BATCH = 16
@@ -27,11 +28,13 @@ class Setting:
         return (batch.to(device) for batch in self.images.split(BATCH))
 
 
-Transform = Callable[[nn.Module, Setting], None]
+Transform = Callable[[CapturedModel, Setting], None]
 TRANSFORMS: Registry[Transform] = Registry("transform")
 
 
-def apply_transforms(model: nn.Module, names: Sequence[str], setting: Setting, equivalence: Equivalence) -> tuple[Rewriting, ...]:
+def apply_transforms(
+    model: CapturedModel, names: Sequence[str], setting: Setting, equivalence: Equivalence
+) -> tuple[Rewriting, ...]:
     """Apply transforms to ``model`` in place, in order; each proves itself on images or is undone."""
     return tuple(equivalence.apply(name, model, partial(TRANSFORMS[name], model, setting)) for name in names)
 

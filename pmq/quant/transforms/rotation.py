@@ -3,87 +3,78 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pmq.models.attention import is_attention
+from pmq.graph import CapturedModel
 from pmq.quant.transforms.base import Setting, register
+from pmq.quant.transforms.heads import attentions, each_value
 from pmq.quant.transforms.statistics import channel_statistics
-from pmq.quant.transforms.structure import residual_streams, set_
+from pmq.quant.transforms.streams import residual_streams, turn_tensor
+from pmq.quant.transforms.structure import add_to_bias, set_
 
 
 @register("rotate_residual")
-def rotate_residual(model: nn.Module, setting: Setting) -> None:
-    """Rotate residual streams about the all-ones direction, so that LayerNorm, once folded, commutes with it.
+def rotate_residual(model: CapturedModel, setting: Setting) -> None:
+    """Rotate residual streams, so that the norms that read them, once folded, commute with it.
 
-    QuaRot (2404.00456) does this for RMSNorm; a rotation that keeps ``(1, ..., 1)`` keeps each token's mean and variance
-    as well. Streams read through norms that still have an affine of their own are left alone.
+    QuaRot (2404.00456) does this for RMSNorm, with which every rotation commutes; one that keeps ``(1, ..., 1)`` keeps each
+    token's mean and variance as well, and so LayerNorm. Streams read through norms that still have an affine of their own
+    are left alone.
     """
     generator = torch.Generator().manual_seed(setting.seed)
-    for stream in residual_streams(model):
-        if not all(_is_folded(pair.norm) for pair in stream.pairs):
+    for stream in residual_streams(model)[0]:
+        if not all(norm.folded for norm in stream.norms):
             continue
-        turn = rotation_about_ones(stream.width, generator).to(stream.writers[0].weight.device)
+        centers = any(norm.centers for norm in stream.norms)
+        turn = (rotation_about_ones if centers else orthogonal)(stream.width, generator).to(stream.writers[0].layer.weight.device)
         for writer in stream.writers:
-            weight = writer.weight.double()
-            set_(writer.weight, torch.tensordot(turn.T, weight, 1))
-            if writer.bias is not None:
-                set_(writer.bias, writer.bias.double() @ turn)
-        for tensor in stream.tensors:
-            set_(tensor, tensor.double() @ turn)
-        for pair in stream.pairs:
-            for reader in pair.readers:
-                parts = reader.weight.double().unflatten(1, (-1, stream.width))
-                set_(reader.weight, (parts @ turn).flatten(1))
+            writer.turn(turn)
+        for tensor, axis, index in stream.tensors:
+            set_(tensor, turn_tensor(tensor.data, axis, index, turn))
+        for reader in stream.readers:
+            reader.turn(turn)
 
 
 @register("rotate_heads")
-def rotate_heads(model: nn.Module, setting: Setting) -> None:
-    """Rotate q and k of each head together, which their product does not see, and v, which ``proj`` undoes.
+def rotate_heads(model: CapturedModel, setting: Setting) -> None:
+    """Rotate q and k of each head together, which their product does not see, and v, which the layer behind undoes.
 
-    Hadamard where the head's width is a power of two, random orthogonal else. A head's queries and keys may be rotated
-    because vision transformers encode positions outside of them.
+    Hadamard where the head's width is a power of two, random orthogonal else. Queries and keys are rotated only where
+    nothing lies between the layers that make them and their product: no norm, and no rotation by position.
     """
     generator = torch.Generator().manual_seed(setting.seed)
-    for attention in _attentions(model):
-        heads = attention.num_heads
-        weight = attention.qkv.weight.double()
-        bias = None if attention.qkv.bias is None else attention.qkv.bias.double()
-        width = weight.shape[0] // 3 // heads
-        turn = orthogonal(width, generator).to(weight.device)
-        parts = [p for p in range(3) if p == 2 or (_is_identity(attention, "q_norm") and _is_identity(attention, "k_norm"))]
-        if not _is_identity(attention, "norm"):
-            parts = [p for p in parts if p != 2]
-        blocks = weight.reshape(3, heads, width, -1).clone()
-        shifts = None if bias is None else bias.reshape(3, heads, width).clone()
-        for part in parts:
-            blocks[part] = torch.einsum("de,hdi->hei", turn, blocks[part])
-            if shifts is not None:
-                shifts[part] = shifts[part] @ turn
-        set_(attention.qkv.weight, blocks.reshape(weight.shape))
-        if shifts is not None:
-            set_(attention.qkv.bias, shifts.reshape(-1))
-        if 2 in parts:
-            proj = attention.proj.weight.double()
-            set_(attention.proj.weight, (proj.reshape(-1, heads, width) @ turn).reshape(proj.shape))
+    for heads in attentions(model):
+        known = heads.q or heads.v
+        if known is None:
+            continue
+        turn = orthogonal(known.rows.shape[1], generator).to(known.layer.weight.device)
+        if heads.q is not None and heads.k is not None and heads.q.rows.shape == heads.k.rows.shape:
+            heads.q.turn(turn)
+            heads.k.turn(turn)
+        if heads.v is not None and heads.mixed is not None and heads.v.rows.shape == heads.mixed.columns.shape:
+            width = heads.v.rows.shape[1]
+            turn = turn if len(turn) == width else orthogonal(width, generator).to(turn)
+            heads.v.turn(turn)
+            heads.mixed.turn(turn)
 
 
 @register("center_values")
-def center_values(model: nn.Module, setting: Setting) -> None:
-    """Subtract from each channel of v its mean; rows of softmax sum to one, so ``proj``'s bias adds it again.
+def center_values(model: CapturedModel, setting: Setting) -> None:
+    """Subtract from each channel of v its mean; rows of softmax sum to one, so the bias of the layer behind adds it again.
 
     What is left of v is smaller, and an error in the sum of a quantized softmax row multiplies less.
     """
-    attentions = [a for a in _attentions(model) if a.qkv.bias is not None and a.proj.bias is not None]
-    attentions = [a for a in attentions if _is_identity(a, "norm")]
-    statistics = channel_statistics(model, [a.qkv for a in attentions], setting, of_output=True)
-    for attention, (mean, _) in zip(attentions, statistics, strict=True):
-        values = mean.chunk(3)[2]
-        bias = attention.qkv.bias.double()
-        set_(attention.qkv.bias, torch.cat([*bias.chunk(3)[:2], bias.chunk(3)[2] - values]))
-        set_(attention.proj.bias, attention.proj.bias.double() + attention.proj.weight.double() @ values)
+    values = [(v, mixed) for v, mixed in each_value(model) if v.layer.bias is not None and mixed.layer.bias is not None]
+    statistics = channel_statistics(model, [v.layer for v, _ in values], setting, of_output=True)
+    for (v, mixed), (mean, _) in zip(values, statistics, strict=True):
+        rows, columns = v.rows.reshape(-1), mixed.columns.reshape(-1)
+        assert v.layer.bias is not None
+        shift = torch.zeros_like(mean)
+        shift[rows] = mean[rows]
+        set_(v.layer.bias, v.layer.bias.double() - shift)
+        add_to_bias(mixed.layer, mixed.layer.weight.double().flatten(1)[:, columns] @ mean[rows])
 
 
 def rotation_about_ones(n: int, generator: torch.Generator) -> Tensor:
@@ -115,15 +106,3 @@ def orthogonal(n: int, generator: torch.Generator) -> Tensor:
 def _random_orthogonal(n: int, generator: torch.Generator) -> Tensor:
     q, r = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, generator=generator))
     return q * r.diagonal().sign()
-
-
-def _attentions(model: nn.Module) -> list[Any]:
-    return [m for m in model.modules() if is_attention(m) and isinstance(getattr(m, "proj", None), nn.Linear)]
-
-
-def _is_identity(module: nn.Module, name: str) -> bool:
-    return isinstance(getattr(module, name, None), nn.Identity | type(None))
-
-
-def _is_folded(norm: nn.LayerNorm) -> bool:
-    return bool((norm.weight == 1).all()) and not bool(norm.bias.any())

@@ -1,152 +1,212 @@
-"""Where a model's LayerNorms, residual streams and attentions are, as far as they may be rewritten exactly."""
+"""Where norms, gains, residual streams and attentions are in a captured graph, as far as they may be rewritten exactly."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import reduce
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor, fx, nn
+
+from pmq.graph import CapturedModel, Layer
+from pmq.graph.channels import Channels, Follower
+from pmq.graph.operators import aten, packet
+
+NORMS = (aten.layer_norm, aten.rms_norm)
 
 
-@dataclass
+@dataclass(frozen=True)
+class Reader:
+    """A layer that reads channels: column ``j`` of its weight multiplies channel ``index[j]``."""
+
+    layer: Layer
+    index: Tensor
+
+    def columns(self, per_channel: Tensor) -> Tensor:
+        """Lay a value of each channel out so that it multiplies the weight."""
+        return per_channel[self.index].reshape(1, -1, *[1] * (self.layer.weight.ndim - 2))
+
+    def turn(self, rotation: Tensor) -> None:
+        """Make the layer compute of ``x @ rotation`` what it did of ``x``; neighbours side by side turn each by itself."""
+        weight = self.layer.weight.double()
+        turned = weight.clone()
+        for columns in _parts(self.index, len(rotation)):
+            own = rotation[self.index[columns]][:, self.index[columns]]
+            turned[:, columns] = torch.tensordot(weight[:, columns], own, ([1], [0])).movedim(-1, 1)
+        set_(self.layer.weight, turned)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A layer whose output ``o`` is channel ``index[o]``."""
+
+    layer: Layer
+    index: Tensor
+
+    def turn(self, rotation: Tensor) -> None:
+        """Make the layer give ``y @ rotation`` in place of ``y``."""
+        own = rotation[self.index][:, self.index]
+        set_(self.layer.weight, torch.tensordot(own.T, self.layer.weight.double(), 1))
+        if self.layer.bias is not None:
+            set_(self.layer.bias, self.layer.bias.double() @ own)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A norm's affine parameters; ``bias`` is none of an RMSNorm's, or of a LayerNorm without."""
+
+    node: fx.Node
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    centers: bool
+
+    @property
+    def folded(self) -> bool:
+        """Whether its affine does nothing."""
+        return bool((self.weight == 1).all()) and (self.bias is None or not bool(self.bias.any()))
+
+
+@dataclass(frozen=True)
 class NormPair:
-    """A LayerNorm and the Linears that read its output, and nobody else does."""
+    """A norm and the layers that read its output, and nobody else does."""
 
-    norm: nn.LayerNorm
-    readers: list[nn.Linear]
+    norm: Norm
+    readers: list[Reader]
 
 
 @dataclass
 class ResidualStream:
-    """What writes a residual stream of ``width`` channels, and the norms it is read through.
+    """What writes a residual stream of ``width`` channels, and what reads it.
 
     Attributes:
-        writers: Linears and convolutions whose output is added to the stream.
-        tensors: parameters ``(..., width)`` added to it.
-        pairs: the norms that read it; one over ``k * width`` channels reads ``k`` neighbours side by side.
+        writers: layers whose output is added to the stream.
+        tensors: parameters added to it, with the axis of channels and the channel at each place of it.
+        norms: that read it; one over ``k * width`` channels reads ``k`` neighbours side by side.
+        readers: layers that read it, through these norms or directly.
     """
 
     width: int
-    writers: list[nn.Linear | nn.Conv2d] = field(default_factory=list)
-    tensors: list[nn.Parameter] = field(default_factory=list)
-    pairs: list[NormPair] = field(default_factory=list)
+    writers: list[Writer] = field(default_factory=list)
+    tensors: list[tuple[nn.Parameter, int, Tensor]] = field(default_factory=list)
+    norms: list[Norm] = field(default_factory=list)
+    readers: list[Reader] = field(default_factory=list)
 
 
-def norm_pairs(model: nn.Module) -> list[NormPair]:
-    """All pairs of a norm and its readers that are known to be exclusive."""
-    found = [pair for module in model.modules() for pair in _pairs_of(module)]
-    return found + _final_pair(model)
-
-
-def _pairs_of(module: Any) -> list[NormPair]:
-    from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
-    from timm.models.vision_transformer import Block
-
-    if type(module) is Block or (type(module) is SwinTransformerBlock and not _pads(module)):
-        candidates = [(module.norm1, _part(module, "attn.qkv")), (module.norm2, _part(module, "mlp.fc1"))]
-    elif type(module) is SwinTransformerBlock:  # zeros are padded after norm1, which a shift would not reach
-        candidates = [(module.norm2, _part(module, "mlp.fc1"))]
-    elif type(module) is PatchMerging:
-        candidates = [(module.norm, module.reduction)]
-    else:
-        return []
-    return [NormPair(n, [r]) for n, r in candidates if _plain_norm(n) and isinstance(r, nn.Linear)]
-
-
-def _final_pair(model: Any) -> list[NormPair]:
-    from timm.models.deit import VisionTransformerDistilled
-    from timm.models.swin_transformer import SwinTransformer
-    from timm.models.vision_transformer import VisionTransformer
-
-    if type(model) is SwinTransformer:
-        norm, readers = model.norm, [model.head.fc]
-    elif type(model) in (VisionTransformer, VisionTransformerDistilled) and getattr(model, "attn_pool", None) is None:
-        norm = model.norm if isinstance(model.fc_norm, nn.Identity) else model.fc_norm
-        readers = [model.head, *([model.head_dist] if hasattr(model, "head_dist") else [])]
-    else:
-        return []
-    return [NormPair(norm, readers)] if _plain_norm(norm) and all(isinstance(r, nn.Linear) for r in readers) else []
-
-
-def _part(block: Any, path: str) -> Any:
-    """What a block has at a dotted path, or nothing: attentions and MLPs of other kinds are built into the same blocks."""
-    return reduce(lambda module, name: getattr(module, name, None), path.split("."), block)
-
-
-def _plain_norm(norm: Any) -> bool:
-    return isinstance(norm, nn.LayerNorm) and norm.weight is not None and norm.bias is not None
-
-
-def _pads(block: Any) -> bool:
-    return any(size % window for size, window in zip(block.input_resolution, block.window_size, strict=True))
-
-
-def residual_streams(model: nn.Module) -> list[ResidualStream]:
-    """The streams that may be rotated: all that write to them and read from them is known."""
-    from timm.models.deit import VisionTransformerDistilled
-    from timm.models.swin_transformer import SwinTransformer
-    from timm.models.vision_transformer import VisionTransformer
-
-    if type(model) in (VisionTransformer, VisionTransformerDistilled):
-        return _vit_stream(model)
-    if type(model) is SwinTransformer:
-        return _swin_streams(model)
-    return []
-
-
-def _vit_stream(m: Any) -> list[ResidualStream]:
-    final = _final_pair(m)
-    pairs = [_pairs_of(block) for block in m.blocks]
-    between = (m.norm_pre, _part(m, "patch_embed.norm"), *([m.norm] if not isinstance(m.fc_norm, nn.Identity) else []))
-    if not final or not all(len(p) == 2 for p in pairs) or not all(isinstance(n, nn.Identity) for n in between):
-        return []
-    stream = ResidualStream(m.embed_dim, [_part(m, "patch_embed.proj")])
-    names = ("cls_token", "reg_token", "dist_token", "pos_embed")
-    stream.tensors = [t for n in names if (t := getattr(m, n, None)) is not None]
-    for block, own in zip(m.blocks, pairs, strict=True):
-        stream.writers += [_part(block, "attn.proj"), _part(block, "mlp.fc2")]
-        stream.pairs += own
-    stream.pairs += final
-    return [stream] if _all_known(stream) else []
-
-
-def _swin_streams(m: Any) -> list[ResidualStream]:
-    """One a stage but the first, whose stream is written by a norm, which no rotation commutes with."""
-    streams = []
-    for index, layer in enumerate(m.layers):
-        if index == 0:
+def norm_pairs(model: CapturedModel) -> list[NormPair]:
+    """All norms over the last axis whose readers are layers alone, in the order of the graph."""
+    follower, pairs = Follower(model), []
+    for node in model.program.graph.nodes:
+        norm = _norm(model, node)
+        if norm is None:
             continue
-        stream = ResidualStream(layer.blocks[0].dim, [layer.downsample.reduction])
-        last = index + 1 == len(m.layers)
-        pairs = [_pairs_of(block) for block in layer.blocks]
-        after = _final_pair(m) if last else _pairs_of(m.layers[index + 1].downsample)
-        if not after or not all(len(p) == 2 for p in pairs):
+        readers = [
+            _reader(model, *leaf) for leaf in follower.leaves(node, follower.start(node, -1, len(norm.weight)), pools=True)
+        ]
+        known = [reader for reader in readers if reader is not None]
+        if readers and len(known) == len(readers):
+            pairs.append(NormPair(norm, known))
+    return pairs
+
+
+def _norm(model: CapturedModel, node: fx.Node) -> Norm | None:
+    """The affine parameters of a norm over the last axis, which no other node uses."""
+    if packet(node) not in NORMS or len(node.args[1]) != 1:  # type: ignore[arg-type]
+        return None
+    given = list(node.args[2 : 4 if packet(node) is aten.layer_norm else 3])
+    named = [parameter_of(model, part) if part is not None else None for part in given]
+    if not named or named[0] is None or any(part is not None and name is None for part, name in zip(given, named, strict=True)):
+        return None
+    centers = packet(node) is aten.layer_norm
+    return Norm(node, named[0], named[1] if len(named) > 1 else None, centers)
+
+
+def parameter_of(model: CapturedModel, node: Any) -> nn.Parameter | None:
+    """The parameter that a node names, if it names one that no other node reads."""
+    if not isinstance(node, fx.Node) or node.op != "get_attr" or len(node.users) != 1:
+        return None
+    owner, _, leaf = str(node.target).rpartition(".")
+    tensor = getattr(model.get_submodule(owner), leaf)
+    return tensor if isinstance(tensor, nn.Parameter) else None
+
+
+def _layer(model: CapturedModel, node: fx.Node) -> Layer | None:
+    """The layer called at a node, if it is called there alone and multiplies each position by itself."""
+    if node.op != "call_module":
+        return None
+    layer = model.get_submodule(str(node.target))
+    calls = sum(other.op == "call_module" and other.target == node.target for other in model.program.graph.nodes)
+    if not isinstance(layer, Layer) or calls != 1:
+        return None
+    return layer if layer.kind == "linear" or (layer.kind == "conv2d" and layer.groups == 1) else None
+
+
+def _axis(layer: Layer) -> int:
+    """Where the channels of what a layer reads and gives lie."""
+    return -1 if layer.kind == "linear" else 1
+
+
+def _reader(
+    model: CapturedModel, node: fx.Node, source: fx.Node, channels: Channels | None, kernels: bool = False
+) -> Reader | None:
+    """The layer that reads channels at a node; of convolutions such of single positions, unless ``kernels`` may be larger."""
+    layer = _layer(model, node)
+    if layer is None or channels is None or (channels.padded and not kernels):
+        return None
+    if layer.kind != "linear" and not kernels and not _is_pointwise(layer):
+        return None
+    index = channels.along(_axis(layer))
+    return None if index is None or len(index) != layer.weight.shape[1] else Reader(layer, index)
+
+
+def _is_pointwise(layer: Layer) -> bool:
+    padding = layer.settings[1] if len(layer.settings) > 1 else 0
+    none = not any(padding) if isinstance(padding, list | tuple) else padding == 0
+    return all(side == 1 for side in layer.weight.shape[2:]) and none
+
+
+def _parts(index: Tensor, width: int) -> Iterator[Tensor]:
+    """Positions in groups that have each channel once, the first of each channel, the second, and so on."""
+    order = index.argsort(stable=True)
+    counts = torch.bincount(index, minlength=width)
+    assert bool((counts == counts[0]).all()), "some channel is read less often than others"
+    yield from order.reshape(width, int(counts[0])).T.sort(dim=1)[0]
+
+
+def scaled_layers(model: CapturedModel) -> Iterator[tuple[Writer, nn.Parameter, Tensor]]:
+    """Layers whose output is multiplied by a parameter, channel by channel, for nobody else to read; and its gain of each."""
+    follower = Follower(model)
+    for node in model.program.graph.nodes:
+        layer = _layer(model, node)
+        if layer is None:
             continue
-        for block in layer.blocks:
-            stream.writers += [_part(block, "attn.proj"), _part(block, "mlp.fc2")]
-        stream.pairs = [p for own in pairs for p in own] + after
-        streams.append(stream)
-    return [stream for stream in streams if _all_known(stream)]
-
-
-def _all_known(stream: ResidualStream) -> bool:
-    return all(isinstance(writer, nn.Linear | nn.Conv2d) for writer in stream.writers)
-
-
-def scaled_writers(model: nn.Module) -> list[tuple[nn.Parameter, nn.Linear]]:
-    """LayerScale gains and the Linears before them."""
-    from timm.models.vision_transformer import Block, LayerScale
-
-    return [
-        (scale.gamma, linear)
-        for block in model.modules()
-        if type(block) is Block
-        for scale, linear in ((block.ls1, _part(block, "attn.proj")), (block.ls2, _part(block, "mlp.fc2")))
-        if isinstance(scale, LayerScale) and isinstance(linear, nn.Linear)
-    ]
+        leaves = list(follower.leaves(node, follower.start(node, _axis(layer), layer.outputs)))
+        if len(leaves) != 1 or packet(leaves[0][0]) is not aten.mul:
+            continue
+        product, source, channels = leaves[0]
+        if channels is None:
+            continue
+        gain = next((parameter_of(model, a) for a in product.args if a is not source), None)
+        if gain is None or channels.padded:
+            continue
+        by_value, shape = channels.whole().reshape(-1), follower.shape(product)
+        if shape != channels.shape:
+            continue
+        gains = torch.zeros(layer.outputs, dtype=torch.float64, device=gain.device)
+        spread = gain.detach().double().expand(shape).reshape(-1)
+        gains[by_value.to(gain.device)] = spread
+        if bool((gains[by_value.to(gain.device)] == spread).all()):
+            yield Writer(layer, torch.arange(layer.outputs)), gain, gains
 
 
 def set_(parameter: Tensor, value: Tensor) -> None:
     """Overwrite a parameter with what was computed in double precision."""
     parameter.data.copy_(value)
+
+
+def add_to_bias(layer: Layer, value: Tensor) -> None:
+    """Add to a layer's bias, which it may not have had."""
+    if layer.bias is None:
+        layer.bias = nn.Parameter(value.to(layer.weight), requires_grad=False)
+    else:
+        set_(layer.bias, layer.bias.double() + value)

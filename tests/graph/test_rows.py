@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from pmq.models import leave_out, row_units, take_inventory
+from pmq.graph import analyse
+from pmq.graph.rows import leave_out, row_units
 from pmq.models.torchvision_ops import ensure_torchvision
 from tests.conftest import make_tiny
 
@@ -16,8 +17,7 @@ IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def test_finds_attentions_and_mlps() -> None:
-    model = make_tiny()
-    units = row_units(model, take_inventory(model, IMAGES[:1]))
+    units = row_units(*analyse(make_tiny(), IMAGES[:1]))
     assert [(u.module, u.kind, len(u.activations), u.rows) for u in units] == [
         (f"blocks.{block}.{part}", kind, size, 17)
         for block in (0, 1)
@@ -27,28 +27,28 @@ def test_finds_attentions_and_mlps() -> None:
 
 @pytest.mark.parametrize("qk_norm", [False, True])
 def test_what_only_patches_read_changes_nothing(qk_norm: bool) -> None:
-    model = make_tiny(qk_norm=qk_norm)
+    model, inventory = analyse(make_tiny(qk_norm=qk_norm), IMAGES[:1])
     shorter = copy.deepcopy(model)
-    for unit in row_units(model, take_inventory(model, IMAGES[:1]))[-2:]:
+    for unit in row_units(model, inventory)[-2:]:
         leave_out(shorter, unit, [0])
     with torch.no_grad():
         torch.testing.assert_close(shorter(IMAGES), model(IMAGES), rtol=1e-5, atol=1e-5)
 
 
 def test_tokens_left_out_get_the_bias_alone() -> None:
-    model = make_tiny()
-    mlp = model.blocks[0].mlp
+    module = make_tiny()
+    block = module.blocks[0]
+    model, inventory = analyse(module, IMAGES[:1])
     x = torch.randn(2, 17, 32)
-    wanted = mlp(x)
-    wanted[:, [1, 5]] = mlp.fc2.bias
-    attn = model.blocks[0].attn
-    attended = attn(x)
-    attended[:, [1, 5]] = attn.proj.bias
+    attended = block.attn(block.norm1(x))
+    attended[:, [1, 5]] = block.attn.proj.bias
+    wanted = x + attended
+    mixed = block.mlp(block.norm2(wanted))
+    mixed[:, [1, 5]] = block.mlp.fc2.bias
     kept = [t for t in range(17) if t not in (1, 5)]
-    for unit in row_units(model, take_inventory(model, IMAGES[:1]))[:2]:
+    for unit in row_units(model, inventory)[:2]:
         leave_out(model, unit, kept)
-    torch.testing.assert_close(mlp(x), wanted)
-    torch.testing.assert_close(attn(x), attended, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.run(x, 1, 2), wanted + mixed, rtol=1e-4, atol=1e-4)
 
 
 class Elsewhere(nn.Module):
@@ -68,7 +68,7 @@ class Elsewhere(nn.Module):
 def test_rows_of_several_calls_or_of_a_batch_are_not_left_out(how: str) -> None:
     model = make_tiny()
     model.blocks[0].mlp = Elsewhere(model.blocks[0].mlp, how)
-    units = row_units(model, take_inventory(model, IMAGES[:1]))
+    units = row_units(*analyse(model, IMAGES[:1]))
     assert [u.module for u in units] == ["blocks.0.attn", "blocks.1.attn", "blocks.1.mlp"]
 
 
@@ -77,14 +77,20 @@ def test_windows_have_mlps_alone() -> None:
     import timm
 
     options = {"img_size": 56, "embed_dim": 24, "depths": (1, 1), "num_heads": (2, 2), "num_classes": 7}
-    model: nn.Module = timm.create_model("swin_tiny_patch4_window7_224", pretrained=False, **options).eval()
+    module: nn.Module = timm.create_model("swin_tiny_patch4_window7_224", pretrained=False, **options).eval()
     image = torch.randn(2, 3, 56, 56)
-    units = row_units(model, take_inventory(model, image[:1]))
+    model, inventory = analyse(module, image[:1])
+    units = row_units(model, inventory)
     assert [u.module.rpartition(".")[2] for u in units] == ["mlp", "mlp"]
     assert units[0].rows == 196
-    x = torch.randn(2, 14, 14, 24)
-    mlp = model.get_submodule(units[0].module)
-    wanted = mlp(x)
-    wanted[:, 0, 3] = mlp.fc2.bias
+    mlp = module.get_submodule(units[0].module)
+
+    def without(_: nn.Module, args: object, y: torch.Tensor) -> torch.Tensor:
+        y = y.clone()
+        y[:, 3] = mlp.fc2.bias
+        return y
+
+    mlp.register_forward_hook(without)
     leave_out(model, units[0], [t for t in range(196) if t != 3])
-    torch.testing.assert_close(mlp(x), wanted)
+    with torch.no_grad():
+        torch.testing.assert_close(model(image), module(image))

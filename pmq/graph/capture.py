@@ -1,0 +1,191 @@
+"""Capture a model as one graph of torch's operators, whatever modules it is written in."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import getitem
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram, export
+from torch.export.graph_signature import InputKind
+
+from pmq.core.errors import PmqError, one_line
+from pmq.graph.nodes import drop_unread, same_shape
+from pmq.graph.operators import aten, functional
+
+#: images that a graph is captured with: a batch of one may be taken for no batch
+BATCH = 2
+#: operators that pass on what they are given, where nothing is trained and nobody else holds the tensor
+_SAME = (aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.detach, aten.alias, aten.lift_fresh_copy, aten.lift_fresh)
+#: operators that say something about their operand and give nothing
+_SILENT = (aten._assert_tensor_metadata, aten._assert_async, aten._assert_scalar, aten.sym_constrain_range_for_size)
+#: operators that pass on what they are given, where its shape and its type are what they make of it
+_IDLE = (aten.to, aten._to_copy, aten.type_as, aten.slice, aten.pad, aten.constant_pad_nd, aten.expand)
+
+
+def capture(model: nn.Module, image: Tensor) -> tuple[fx.Graph, dict[str, Tensor]]:
+    """Capture ``model``, in evaluation mode, as a graph over any number of images like ``image`` ``(1, C, H, W)``.
+
+    Returns:
+        The graph, whose only placeholder is the batch and whose ``get_attr`` nodes name tensors; and these tensors by name,
+        the model's own parameters and buffers among them. What does nothing outside of training is left out; operators that
+        write into their operands give new tensors instead.
+
+    Raises:
+        PmqError: the model branches on values of its activations, or calls what torch cannot follow.
+    """
+    program = _exported(model, image)
+    try:
+        graph = _as_graph(program)
+    except _Written:
+        with _quiet(), torch.no_grad():
+            graph = _as_graph(program.run_decompositions({}))  # which takes as long again
+    return graph, _tensors(program)
+
+
+class _Written(Exception):
+    """An operator writes into a part of a tensor that others read."""
+
+
+def _as_graph(program: ExportedProgram) -> fx.Graph:
+    graph = fx.Graph()
+    env: dict[fx.Node, Any] = {}
+    for spec, node in zip(program.graph_signature.input_specs, _placeholders(program.graph), strict=True):
+        if spec.kind == InputKind.USER_INPUT:
+            env[node] = graph.placeholder("image")
+        else:
+            env[node] = graph.get_attr(str(spec.target))
+        env[node].meta = dict(node.meta)
+    results = _inline(program.graph_module, env, graph)
+    if len(results) != 1:
+        raise PmqError(f"the model gives {len(results)} tensors, not one; say which counts")
+    graph.output(results[0])
+    drop_unread(graph)
+    return graph
+
+
+def _exported(model: nn.Module, image: Tensor) -> ExportedProgram:
+    images = torch.cat([image] * BATCH)
+    try:
+        with torch.no_grad(), _quiet(), _plain_attention():
+            return export(model, (images,), dynamic_shapes=({0: Dim.AUTO},), strict=False)
+    except Exception as error:  # whatever a model's forward raises when it is traced
+        raise PmqError(
+            f"model {type(model).__name__} cannot be captured as a graph{_where(error)}: {one_line(error)}; "
+            "its forward must not decide by values of tensors"
+        ) from None
+
+
+def _where(error: BaseException) -> str:
+    """The line of the model's own code that an error comes from, as far as can be told."""
+    trace, found = error.__traceback__, ""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if "/torch/" not in file and "/pmq/" not in file:
+            found = f" ({file}, line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Say nothing of what torch finds noteworthy while it traces."""
+    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._export", "torch.fx", "torch._dynamo")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Let ``nn.MultiheadAttention`` call operators rather than one function that does all of it."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _placeholders(graph: fx.Graph) -> list[fx.Node]:
+    return [node for node in graph.nodes if node.op == "placeholder"]
+
+
+def _tensors(program: ExportedProgram) -> dict[str, Tensor]:
+    constants = {str(name): value for name, value in program.constants.items() if isinstance(value, Tensor)}
+    return {**constants, **program.state_dict}
+
+
+def _inline(module: fx.GraphModule, env: dict[fx.Node, Any], graph: fx.Graph) -> list[Any]:
+    """Copy a graph's nodes to the end of ``graph``, ``env`` naming what its placeholders are; give its results."""
+    for node in module.graph.nodes:
+        if node.op == "get_attr" and node not in env:
+            env[node] = getattr(module, node.target)
+        elif node.op == "call_function":
+            env[node] = _copied(module, node, env, graph)
+        elif node.op == "output":
+            found = fx.map_arg(node.args[0], lambda n: env[n])
+            return list(found) if isinstance(found, list | tuple) else [found]
+    raise AssertionError("a graph without an output")
+
+
+def _copied(module: fx.GraphModule, node: fx.Node, env: dict[fx.Node, Any], graph: fx.Graph) -> Any:
+    """Copy a node, unless it does nothing; give what takes its place."""
+    name = getattr(node.target, "__name__", "")
+    if name in ("wrap_with_autocast", "wrap_with_set_grad_enabled"):
+        arguments = list(node.args)
+        inner = next(i for i, a in enumerate(arguments) if isinstance(a, fx.Node) and a.op == "get_attr")
+        body: fx.GraphModule = getattr(module, arguments[inner].target)  # type: ignore[union-attr,arg-type]
+        given = [fx.map_arg(a, lambda n: env[n]) for a in arguments[inner + 1 :]]
+        return _inline(body, dict(zip(_placeholders(body.graph), given, strict=True)), graph)
+    if name == "getitem" and isinstance(env.get(node.args[0]), list):  # type: ignore[arg-type]
+        return env[node.args[0]][node.args[1]]  # type: ignore[index]
+    packet = getattr(node.target, "overloadpacket", None)
+    if packet in _SILENT:
+        return None
+    if packet in _SAME or (packet in _IDLE and _idle(node, packet)):
+        return env[node.args[0]]  # type: ignore[index]
+    written = functional(node.target)
+    new = graph.node_copy(node, lambda n: env[n])
+    if written is not None:
+        new.target = written
+        before = node.args[0]
+        assert isinstance(before, fx.Node)
+        if _is_seen(before, node):
+            raise _Written
+        env[before] = new
+    return new
+
+
+def _is_seen(before: fx.Node, node: fx.Node) -> bool:
+    """Whether anything behind ``node``, which writes into ``before``, reads what that is a view of."""
+    order = {other: place for place, other in enumerate(node.graph.nodes)}
+    while before.op == "call_function" and (getattr(before.target, "is_view", False) or before.target is getitem):
+        before = before.args[0]  # type: ignore[assignment]
+        if any(order[user] > order[node] for user in before.users):
+            return True
+    return before.op != "call_function"
+
+
+def _idle(node: fx.Node, packet: Any) -> bool:
+    """Whether an operator gives just what it is given."""
+    source = node.args[0]
+    if not isinstance(source, fx.Node) or not same_shape(source, node):
+        return False
+    if packet in (aten.pad, aten.constant_pad_nd):
+        return not any(node.args[1])  # type: ignore[arg-type]
+    if packet is aten.slice:
+        return len(node.args) < 5 or bool(node.args[4] == 1)
+    return bool(source.meta["val"].dtype == node.meta["val"].dtype)

@@ -1,0 +1,89 @@
+"""What of a graph does not depend on the images: weights that are computed, biases that are put together, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pmq.graph.nodes import drop_unread, path_of
+from pmq.graph.operators import MULTIPLIES, packet
+
+
+class Constants:
+    """Tells nodes that no image reaches, and computes them.
+
+    Args:
+        graph: captured.
+        tensors: that its ``get_attr`` nodes name.
+    """
+
+    def __init__(self, graph: fx.Graph, tensors: Mapping[str, Tensor]) -> None:
+        self._graph, self._tensors = graph, tensors
+        self._depends: set[fx.Node] = set()
+        for node in graph.nodes:
+            if node.op == "placeholder" or any(source in self._depends for source in node.all_input_nodes):
+                self._depends.add(node)
+        self._values: dict[fx.Node, Any] = {}
+
+    def holds(self, node: Any) -> bool:
+        """Whether an operand is the same for all images."""
+        return isinstance(node, fx.Node) and node not in self._depends
+
+    @torch.no_grad()
+    def value(self, node: fx.Node) -> Any:
+        """What a node gives that no image reaches."""
+        if node not in self._values:
+            if node.op == "get_attr":
+                self._values[node] = self._tensors[str(node.target)]
+            else:
+                arguments, settings = (fx.map_arg(part, self.value) for part in (node.args, node.kwargs))
+                self._values[node] = node.target(*arguments, **settings)  # type: ignore[operator,arg-type]
+        return self._values[node]
+
+    def fold_products(self) -> tuple[dict[str, Tensor], list[tuple[str, int]]]:
+        """Compute, once and for all, what no image reaches and takes products to compute, such as a network of positions.
+
+        Returns:
+            What the graph's new ``get_attr`` nodes name, as parameters, so that they are kept with all others; and for each
+            product the module that it is of, with its multiply-accumulates.
+        """
+        tainted = set[fx.Node]()
+        for node in self._graph.nodes:
+            if self.holds(node) and (packet(node) in MULTIPLIES or any(source in tainted for source in node.all_input_nodes)):
+                tainted.add(node)
+        folded: dict[str, Tensor] = {}
+        products = [
+            (path_of(node), self._macs(node)) for node in self._graph.nodes if node in tainted and packet(node) in MULTIPLIES
+        ]
+        for node in [n for n in tainted if any(user not in tainted for user in n.users)]:
+            value = self.value(node)
+            if not isinstance(value, Tensor):
+                continue
+            name, count = f"{path_of(node)}.folded".lstrip("."), 1
+            while name in self._tensors or name in folded:
+                count += 1
+                name = f"{path_of(node)}.folded{count}".lstrip(".")
+            folded[name] = nn.Parameter(value.detach().clone(), requires_grad=False) if value.is_floating_point() else value
+            with self._graph.inserting_before(node):
+                new = self._graph.get_attr(name)
+            new.meta = dict(node.meta)
+            node.replace_all_uses_with(new)
+        drop_unread(self._graph)
+        return folded, products
+
+    def _macs(self, node: fx.Node) -> int:
+        arguments, settings = (fx.map_arg(part, self.value) for part in (node.args, node.kwargs))
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            node.target(*arguments, **settings)  # type: ignore[operator,arg-type]
+        return int(sum(counter.flop_counts["Global"].values()) // 2)
+
+    def sources(self, node: fx.Node) -> list[str]:
+        """Names of the tensors that a node is computed of, in the order in which they are met."""
+        if node.op == "get_attr":
+            return [str(node.target)]
+        return list(dict.fromkeys(name for source in node.all_input_nodes for name in self.sources(source)))

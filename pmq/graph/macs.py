@@ -1,0 +1,55 @@
+"""Count multiply-accumulates of a model as torch counts them, below all modules: an account that knows nothing of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@torch.no_grad()
+def count_macs(model: nn.Module, image: Tensor) -> int:
+    """Count all that ``model`` multiplies for ``image`` ``(1, C, H, W)``."""
+    counter = FlopCounterMode(display=False, custom_mapping=_VECTORS)
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in wanted:  # torch's counter would hook its gradient
+        parameter.requires_grad_(False)
+    try:
+        with unfused(model), counter:
+            model(image)
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+    return int(sum(counter.flop_counts["Global"].values()) // 2)
+
+
+@contextmanager
+def unfused(model: nn.Module) -> Iterator[None]:
+    """Compute attention product by product: timm's, torch's function, and torch's module."""
+    fused: list[Any] = [module for module in model.modules() if getattr(module, "fused_attn", False)]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    for module in fused:
+        module.fused_attn = False
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module in fused:
+            module.fused_attn = True
+
+
+def _matrix_by_vector(*shapes: Any, out_shape: Any = None, **options: Any) -> int:
+    """Twice the values of the matrix, which is the last operand but one."""
+    return 2 * prod(shapes[-2])
+
+
+#: products with a vector, which torch does not count
+_VECTORS = {operator: _matrix_by_vector for operator in (torch.ops.aten.mv, torch.ops.aten.addmv, torch.ops.aten.dot)}

@@ -1,0 +1,72 @@
+"""Torch's operators by what they do: which multiply, which only move values, which keep a softmax a softmax."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+aten: Any = torch.ops.aten
+
+#: products of an activation and a weight, weight and bias being the second and the third operand
+LAYERS = (aten.linear, aten.conv1d, aten.conv2d, aten.conv3d, aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d)
+#: products of two operands of any kind
+PRODUCTS = (aten.matmul, aten.bmm, aten.mm)
+#: all that multiplies
+MULTIPLIES = (
+    *LAYERS,
+    *PRODUCTS,
+    *(aten.einsum, aten.scaled_dot_product_attention, aten.addmm, aten.baddbmm, aten.addbmm, aten.mv, aten.dot, aten.bilinear),
+    *(
+        aten.convolution,
+        aten._convolution,
+        aten.tensordot,
+        aten.inner,
+        aten.vdot,
+        aten.addmv,
+        aten.ger,
+        aten.outer,
+        aten.chain_matmul,
+    ),
+)
+#: operators that move values and change none
+MOVES = (
+    *(aten.view, aten.reshape, aten._unsafe_view, aten.permute, aten.transpose, aten.t, aten.numpy_T, aten.mT, aten.flatten),
+    *(aten.unflatten, aten.unsqueeze, aten.squeeze, aten.expand, aten.expand_as, aten.contiguous, aten.clone, aten.unbind),
+    *(aten.split, aten.split_with_sizes, aten.chunk, aten.select, aten.slice, aten.movedim, aten.swapaxes, aten.view_as),
+    *(aten.reshape_as, aten.narrow, aten.to, aten.type_as, aten._to_copy, aten.roll, aten.flip, aten.tensor_split),
+)
+#: operators on each value by itself
+SCALES = (aten.mul, aten.div)
+
+
+def packet(node: Any) -> Any:
+    """The operator of a node without its overload; nothing where it calls none."""
+    if not isinstance(node, fx.Node) or node.op != "call_function":
+        return None
+    return getattr(node.target, "overloadpacket", node.target)
+
+
+def moves(node: Any) -> bool:
+    """Whether a node moves values of its first operand and changes none."""
+    return packet(node) in MOVES or packet(node) is operator.getitem
+
+
+def is_integer(node: Any) -> bool:
+    """Whether a node gives a number, such as how many images there are, and no tensor."""
+    return isinstance(node, fx.Node) and isinstance(
+        node.meta.get("val"), int | float | bool | torch.SymInt | torch.SymFloat | torch.SymBool
+    )
+
+
+def functional(target: Any) -> Any:
+    """The operator that gives what ``target`` writes into its first operand; nothing where it writes into none."""
+    schema = getattr(target, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return None
+    name = target.overloadpacket.__name__
+    if not name.endswith("_"):
+        return None
+    return getattr(getattr(aten, name[:-1]), target._overloadname)

@@ -1,0 +1,173 @@
+"""Residual streams: found from a norm that reads one, by all that writes to it and all that reads it."""
+
+from __future__ import annotations
+
+from operator import getitem
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from pmq.graph import CapturedModel
+from pmq.graph.channels import _POOLS, Channels, Follower
+from pmq.graph.operators import aten, moves, packet
+from pmq.quant.transforms.structure import (
+    NormPair,
+    ResidualStream,
+    Writer,
+    _axis,
+    _layer,
+    _reader,
+    norm_pairs,
+    parameter_of,
+)
+
+
+class _Unknown(Exception):
+    """Something writes to a stream, or reads it, that a rotation may not pass."""
+
+
+def residual_streams(model: CapturedModel) -> tuple[list[ResidualStream], list[str]]:
+    """Give the streams that may be rotated, and why others may not: all that writes to one and reads it must be known."""
+    pairs = {pair.norm.node: pair for pair in norm_pairs(model)}
+    streams, reasons, seen = [], [], set[fx.Node]()
+    for pair in pairs.values():
+        source = pair.norm.node.args[0]
+        assert isinstance(source, fx.Node)
+        if source in seen:
+            continue
+        search = _Search(model, pairs)
+        try:
+            streams.append(search.explore(source, len(pair.norm.weight)))
+        except _Unknown as reason:
+            reasons.append(str(reason))
+        seen |= search.channels.keys()
+    return streams, list(dict.fromkeys(reasons))
+
+
+class _Search:
+    def __init__(self, model: CapturedModel, pairs: dict[fx.Node, NormPair]) -> None:
+        self.model, self.pairs, self.follower = model, pairs, Follower(model)
+        self.channels: dict[fx.Node, Channels] = {}
+        self.left: list[fx.Node] = []
+
+    def explore(self, node: fx.Node, width: int) -> ResidualStream:
+        """The stream that a node is a value of; a norm over neighbours side by side begins with what wrote these."""
+        self.stream = ResidualStream(width)
+        self._join(node, self.follower.start(node, -1, width))
+        while self.left:
+            found = self.left.pop()
+            self._written(found, self.channels[found])
+            for reader in list(found.users):
+                self._read(reader, found, self.channels[found])
+        if not self.stream.writers or not self.stream.norms:
+            raise _Unknown(f"{node.name} is written by no layer")
+        return self.stream
+
+    def _join(self, node: Any, channels: Channels | None) -> None:
+        if channels is None or not isinstance(node, fx.Node):
+            raise _Unknown(f"channels are mixed at {node}")
+        if node in self.channels:
+            if not torch.equal(self.channels[node].whole(), channels.whole()):
+                raise _Unknown(f"channels meet in two orders at {node.name}")
+            return
+        self.channels[node] = channels
+        self.left.append(node)
+
+    def _written(self, node: fx.Node, channels: Channels) -> None:
+        """What gives a value of the stream."""
+        operator = packet(node)
+        layer = _layer(self.model, node)
+        if layer is not None:
+            index = channels.along(_axis(layer))
+            if index is None or len(index) != self.stream.width or len(index.unique()) != len(index):
+                raise _Unknown(f"{node.target} writes to a part of the stream")
+            self.stream.writers.append(Writer(layer, index))
+        elif node.op == "get_attr":
+            self._parameter(node, channels)
+        elif operator is aten.add:
+            for term in node.args[:2]:
+                self._join(term, self._broadcast(term, channels))
+        elif operator is aten.cat:
+            self._joined(node, channels)
+        elif operator is aten.mul and self._is_one(node.args[1]):
+            self._join(node.args[0], channels)
+        elif (moves(node) and operator is not getitem) or operator in _POOLS:
+            self._join(node.args[0], self.follower.came(node, node.args[0], channels))  # type: ignore[arg-type]
+        else:
+            raise _Unknown(f"{node.name} writes to the stream")
+
+    def _broadcast(self, term: Any, channels: Channels) -> Channels | None:
+        """Channels of a term of a sum, which may have fewer axes and smaller ones than the sum."""
+        if not isinstance(term, fx.Node) or term.meta.get("val") is None:
+            return None
+        shape = self.follower.shape(term)
+        index = channels.index[(0,) * (channels.index.ndim - len(shape))]
+        if any(size == 1 and n != 1 for size, n in zip(shape, index.shape, strict=True)):
+            return None
+        return Channels(index, shape, channels.padded)
+
+    def _joined(self, node: fx.Node, channels: Channels) -> None:
+        parts: Any = node.args[0]
+        axis = int(node.args[1]) if len(node.args) > 1 else 0  # type: ignore[arg-type]
+        sizes = [self.follower.shape(part)[axis] for part in parts]
+        for part, own in zip(parts, channels.whole().split(sizes, axis), strict=True):
+            self._join(part, Channels.of(own, channels.padded))
+
+    def _parameter(self, node: fx.Node, channels: Channels) -> None:
+        if any(user not in self.channels and user not in self.left for user in node.users) and len(node.users) != 1:
+            raise _Unknown(f"{node.target} is read elsewhere")
+        owner, _, leaf = str(node.target).rpartition(".")
+        tensor = getattr(self.model.get_submodule(owner), leaf)
+        for axis in range(tensor.ndim):
+            index = channels.along(axis)
+            if isinstance(tensor, torch.nn.Parameter) and index is not None and tensor.shape[axis] == self.stream.width:
+                self.stream.tensors.append((tensor, axis, index))
+                return
+        raise _Unknown(f"{node.target} is added to the stream")
+
+    def _is_one(self, node: Any) -> bool:
+        parameter = parameter_of(self.model, node)
+        return parameter is not None and bool((parameter == 1).all())
+
+    def _read(self, reader: fx.Node, node: fx.Node, channels: Channels) -> None:
+        """What reads a value of the stream."""
+        operator, width = packet(reader), self.stream.width
+        if reader in self.channels:
+            return
+        if reader in self.pairs:
+            index, pair = channels.along(-1), self.pairs[reader]
+            if index is None or len(index) % width:
+                raise _Unknown(f"{reader.name} reads a part of the stream")
+            self.stream.norms.append(pair.norm)
+            self.stream.readers += [type(r)(r.layer, index[r.index]) for r in pair.readers]
+        elif operator is aten.add:
+            if self.follower.shape(reader) != channels.shape:
+                raise _Unknown(f"{reader.name} spreads the stream")
+            self._join(reader, channels)
+        elif operator is aten.cat:
+            self._beside(reader, node, channels)
+        elif operator is aten.mul and node is reader.args[0] and self._is_one(reader.args[1]):
+            self._join(reader, channels)
+        elif moves(reader) or operator in _POOLS:
+            found = self.follower.passed(reader, node, channels)
+            for user, own in [(u, found[u.args[1]]) for u in reader.users] if isinstance(found, list) else [(reader, found)]:  # type: ignore[index]
+                self._join(user, own)
+        else:
+            direct = _reader(self.model, reader, node, channels, kernels=True)
+            if direct is None:
+                raise _Unknown(f"{reader.target if reader.op == 'call_module' else reader.name} reads the stream")
+            self.stream.readers.append(direct)
+
+    def _beside(self, reader: fx.Node, node: fx.Node, channels: Channels) -> None:
+        """A concatenation along another axis than that of the channels."""
+        axis = int(reader.args[1]) % len(channels.shape) if len(reader.args) > 1 else 0  # type: ignore[arg-type]
+        if channels.index.shape[axis] != 1:
+            raise _Unknown(f"{reader.name} lays channels side by side")
+        self._join(reader, Channels(channels.index, self.follower.shape(reader), channels.padded))
+
+
+def turn_tensor(tensor: Tensor, axis: int, index: Tensor, rotation: Tensor) -> Tensor:
+    """Rotate a parameter's channels, which lie along ``axis``: double."""
+    own = rotation[index][:, index]
+    return torch.tensordot(tensor.double(), own, ([axis], [0])).movedim(-1, axis)
