@@ -118,7 +118,7 @@ def make_run(out: Path, points: int = 40, seed: int = 0, info: ModelInfo = INFO)
     }
     settings |= {"recipe": recipe.model_dump(), "metric": table.metric, "widths": None, "seed": 0, "versions": {"pmq": "0"}}
     settings |= {"held_out": {"sha256": "2" * 64, "n_images": 8}, "limits": asdict(limits)}
-    subject: Any = SimpleNamespace(inventory=of, module=None)
+    subject: Any = SimpleNamespace(inventory=of, module=None, model=SimpleNamespace(program=SimpleNamespace(cuts=[])))
     write_run(
         RunDir(out, settings), result, subject, subject, space, Archive(genomes, costs, tables.cost_names), {"line": "pmq search"}
     )

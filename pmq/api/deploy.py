@@ -22,7 +22,7 @@ from pmq.core import FLOAT, Allocation, PmqError
 from pmq.core.allocation import pmq_version
 from pmq.core.coverage import check_coverage, coverage
 from pmq.core.patches import PatchMap
-from pmq.core.paths import named_path
+from pmq.core.paths import architecture, named_path
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.task import AUTO, Task
 from pmq.cost import CostModel, LatencyTable
@@ -138,7 +138,7 @@ def deploy(
     metadata = described(subject.info.data_config, subject.info.num_classes, class_names(subject.module), subject.task.name) | {
         TARGET: target
     }
-    stem = f"{subject.info.name.split('.')[0]}-{target}"
+    stem = f"{architecture(subject.info.name)}-{target}"
     files = runtime.save(runtime.build(skeleton, layers), out / f"{stem}.failed{runtime.suffix}", metadata)  # until it is proved
     session, stored = runtime.session(files[0], threads), runtime.stored(files[0])
     simulator = realise(copy.deepcopy(subject.model), subject.inventory, quantized)

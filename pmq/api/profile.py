@@ -12,6 +12,7 @@ from pmq.api.widths import Shapes, groups_of
 from pmq.core import PmqError
 from pmq.core.files import is_file
 from pmq.core.own_files import check_output
+from pmq.core.paths import architecture
 from pmq.core.progress import message
 from pmq.cost import LatencyTable
 from pmq.deploy import TARGETS
@@ -103,5 +104,5 @@ def known_latency(
 
 def latency_path(results: Path, name: str, target: str, threads: int = 1, batch_size: int = 1) -> Path:
     """Where a latency table is kept; of timm's ``arch.tag`` the tag is in the file's name."""
-    architecture, _, tag = name.partition(".")
-    return results / architecture / f"latency-{target}-b{batch_size}-t{threads}{tag and '-' + tag}.json"
+    tag = name.removeprefix(architecture(name)).strip(".") if ":" not in name else ""
+    return results / architecture(name) / f"latency-{target}-b{batch_size}-t{threads}{tag and '-' + tag}.json"

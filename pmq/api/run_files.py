@@ -12,9 +12,11 @@ from pmq.api.points import Archive
 from pmq.api.subject import Subject
 from pmq.core import Allocation
 from pmq.core.files import write_csv, write_text
+from pmq.core.own_files import GRAPH
 from pmq.core.rundir import CHOSEN, DECISIONS, LATENCY, LAYERS, SPENT, RunDir
 from pmq.cost import CostModel, component_bytes
 from pmq.cost.spent import spent
+from pmq.graph.record import graph_record
 from pmq.prune import plan_of
 from pmq.search import Space
 
@@ -46,6 +48,7 @@ def write_run(
     if space.latency is not None:
         space.latency.save(path / LATENCY)
     write_text(path / "inventory.json", json.dumps(subject.inventory.to_dict(), indent=1) + "\n")
+    write_text(path / GRAPH, json.dumps(graph_record(subject.model)) + "\n")
     points = result.points.copy()
     points["genome"] = [_digits(archive.genomes[i]) if i >= 0 else "" for i in points.pop("genome_id")]
     interesting = points["front"] | points["kl"].notna() | points["feature_error"].notna()

@@ -38,7 +38,7 @@ from pmq.core.choice import Kept
 from pmq.core.coverage import EVERYTHING, Coverage, check_coverage, coverage
 from pmq.core.files import check_target
 from pmq.core.own_files import MANIFEST
-from pmq.core.paths import named_path
+from pmq.core.paths import architecture, named_path
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.rundir import RunDir
 from pmq.core.task import AUTO
@@ -278,7 +278,7 @@ class _Clock:
 def _named(results: Path, settings: dict[str, Any]) -> Path:
     """Name a run after model and budget, and by what else determines its result."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return results / settings["model"]["name"].split(".")[0] / f"{settings['budget'].replace(',', '_')}-{digest}"
+    return results / architecture(settings["model"]["name"]) / f"{settings['budget'].replace(',', '_')}-{digest}"
 
 
 def resolve_budget(budget: Budget, space: Space, reserved: int = 0) -> Limits:

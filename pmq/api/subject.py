@@ -15,6 +15,7 @@ from pmq.graph import CapturedModel, captured, take_inventory
 from pmq.models import create_model, model_info
 from pmq.models.adopt import adopt
 from pmq.models.describe import input_size, model_name
+from pmq.models.equivalence import check_captured
 from pmq.models.finite import check_finite
 from pmq.models.outputs import scaled
 from pmq.models.picked import pick_output
@@ -76,9 +77,12 @@ class Subject:
         if crop_pct is not None:
             info = info.model_copy(update={"data_config": info.data_config | {"crop_pct": crop_pct}})
         model = captured(module, image)
+        check_captured(module, model, image if images is None else images)
         inventory = take_inventory(model, image)
         if not inventory.components:
-            raise PmqError(f"model {info.name!r} has no component that can be quantized; ViT, DeiT and Swin have")
+            raise PmqError(
+                f"model {info.name!r} has no component that can be quantized; it has no layers that multiply by weights"
+            )
         return cls(module, model, info, inventory, meant)
 
 

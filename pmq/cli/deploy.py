@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,8 @@ def deploy(
     target: Annotated[str | None, typer.Option(help="runtime: onnxruntime, ...; by default the allocation's")] = None,
     checkpoint: o.Checkpoint = None,
     num_classes: o.NumClasses = None,
+    model_kwargs: o.ModelKwargs = None,
+    input_size: o.InputSize = None,
     pretrained: o.PretrainedOrRemembered = None,
     data: o.Data = None,
     split: o.Split = None,
@@ -43,6 +45,7 @@ def deploy(
     from pmq.api.evaluate import read_what
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
+    from pmq.core.paths import file_name
     from pmq.core.progress import message
     from pmq.cost import LatencyTable
     from pmq.deploy import TARGETS
@@ -61,14 +64,15 @@ def deploy(
         except PmqError as error:
             message(f"latency is not proved: {error}")
             table = None
-    flags = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "pretrained": pretrained}
+    flags: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "pretrained": pretrained}
+    flags |= {"model_kwargs": model_kwargs, "input_size": input_size}
     given = remembered([str(run or name)], allocations, **flags, data=data, split=split, crop_pct=crop_pct)
     module, images = open_subject(**given, workers=workers, device="cpu", threads=None)
     used = max([calib_images, *(a.calibration.images_used for a in allocations if a.calibration)])
     drawn = next((a.calibration.seed for a in allocations if a.calibration and a.calibration.seed is not None), seed)
     indices = images.evaluation_indices(used, drawn, min(limit, len(images.evaluation)))
     proof = images.evaluation.first_readable(indices, len(indices))
-    folder = out or (run or results / (given["model"] or "embedded") / Path(name).stem) / "deploy" / target
+    folder = out or (run or results / file_name(given["model"] or "embedded") / Path(name).stem) / "deploy" / target
     need = recalibrate or not (allocations or item == "fp32")
     found = run_deploy(
         module,

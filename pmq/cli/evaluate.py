@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +21,8 @@ def evaluate(
     model: o.Model = None,
     checkpoint: o.Checkpoint = None,
     num_classes: o.NumClasses = None,
+    model_kwargs: o.ModelKwargs = None,
+    input_size: o.InputSize = None,
     pretrained: o.PretrainedOrRemembered = None,
     data: o.Data = None,
     split: o.Split = None,
@@ -57,7 +59,8 @@ def evaluate(
         check_output(results_file, ".csv", [*names, checkpoint])
     items = [read_what(name, carried_out=not recalibrate) for name in names]
     allocations = [item for item in items if isinstance(item, Allocation)]
-    flags = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "pretrained": pretrained}
+    flags: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "pretrained": pretrained}
+    flags |= {"model_kwargs": model_kwargs, "input_size": input_size}
     given = remembered(names, allocations, **flags, data=data, split=split, crop_pct=crop_pct)
     module, images = open_subject(**given, workers=workers, device=device, threads=threads)
     if limit is not None and limit > len(images.evaluation):

@@ -24,6 +24,8 @@ def finetune(
     amp: Annotated[bool, typer.Option("--amp", help="multiply in bfloat16: faster on GPUs")] = False,
     checkpoint: o.Checkpoint = None,
     num_classes: o.NumClasses = None,
+    model_kwargs: o.ModelKwargs = None,
+    input_size: o.InputSize = None,
     pretrained: o.Pretrained = True,
     data: o.Data = None,
     split: o.Split = None,
@@ -53,6 +55,7 @@ def finetune(
         raise PmqError(f"{pruned!r} is no pruned model; `pmq prune` writes one")
     flags = {"model": pruned, "checkpoint": checkpoint, "data": data, "split": split, "crop_pct": crop_pct}
     given = of_pruned(flags) | {"model": check_named(allocation.model.name), "num_classes": num_classes, "pretrained": pretrained}
+    given |= {"model_kwargs": model_kwargs, "input_size": input_size}
     folder = out or Path(f"{Path(pruned) if is_dir(Path(pruned)) else Path(pruned).with_suffix('')}-finetuned")
     check_target(folder / CHOSEN)
     if given["checkpoint"] is not None:

@@ -7,9 +7,19 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="timm's arch.tag; without it the embedded model")]
+Model = Annotated[
+    str | None,
+    typer.Argument(metavar="[MODEL]", help="timm's arch.tag, hf:NAME, or package.module:function; without it the embedded model"),
+]
 Checkpoint = Annotated[Path | None, typer.Option(help="safetensors, or a torch file of tensors only")]
 NumClasses = Annotated[int | None, typer.Option(help="overrides the number of classes; 0 makes a feature extractor", min=0)]
+ModelKwargs = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE ...", help="further arguments of what makes the model, such as img_size=384 in_chans=1"),
+]
+InputSize = Annotated[
+    tuple[int, int, int] | None, typer.Option(metavar="C H W", help="channels, height and width of the images that it is to see")
+]
 Pretrained = Annotated[bool, typer.Option(help="without a checkpoint: timm's published weights, or random ones")]
 PretrainedOrRemembered = Annotated[
     bool | None, typer.Option("--pretrained/--no-pretrained", help="as the run remembers; else timm's published weights")

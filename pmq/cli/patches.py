@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +22,8 @@ def patches(
     score: Annotated[str | None, typer.Option(help="what ranks patches: range, received, class_range, ...")] = None,
     checkpoint: o.Checkpoint = None,
     num_classes: o.NumClasses = None,
+    model_kwargs: o.ModelKwargs = None,
+    input_size: o.InputSize = None,
     pretrained: o.PretrainedOrRemembered = None,
     data: o.Data = None,
     crop_pct: o.CropPct = None,
@@ -51,7 +53,8 @@ def patches(
     file = Path(name) / CHOSEN if is_dir(Path(name)) else Path(name)
     inputs = [file, file.with_suffix(".safetensors"), checkpoint]
     target = check_output(out or file.with_name(f"patches-{kind}.json"), ".json", inputs, (".safetensors",))
-    flags = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "pretrained": pretrained}
+    flags: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "pretrained": pretrained}
+    flags |= {"model_kwargs": model_kwargs, "input_size": input_size}
     run = run_of(name)
     given = remembered([str(run or name)], [allocation], **flags, data=data, split=None, crop_pct=crop_pct)
     module, images = open_subject(**given, workers=workers, device="cpu", threads=None)

@@ -17,6 +17,8 @@ def profile(
     target: o.Target = "onnxruntime",
     checkpoint: o.Checkpoint = None,
     num_classes: o.NumClasses = None,
+    model_kwargs: o.ModelKwargs = None,
+    input_size: o.InputSize = None,
     pretrained: o.Pretrained = True,
     space: Annotated[str | None, typer.Option(help="whose choices; the target's own without")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="images at once", min=1)] = 1,
@@ -37,7 +39,7 @@ def profile(
 
     if out is not None:
         check_output(out, ".json", [model, checkpoint])  # before the model is loaded
-    module = open_model(model, checkpoint, num_classes, pretrained)
+    module = open_model(model, checkpoint, num_classes, pretrained, model_kwargs, input_size)
     name = model_label(module)
     path = check_target(out or latency_path(results, name, target, threads, batch_size))
     table = run_profile(module, target, space=space, batch_size=batch_size, threads=threads, rounds=rounds, prune=prune, out=path)

@@ -33,6 +33,8 @@ def prune(
     recover: Annotated[bool, typer.Option(help="fit the layers behind what was removed anew, in closed form")] = True,
     checkpoint: o.Checkpoint = None,
     num_classes: o.NumClasses = None,
+    model_kwargs: o.ModelKwargs = None,
+    input_size: o.InputSize = None,
     pretrained: o.Pretrained = True,
     data: o.Data = None,
     split: o.Split = None,
@@ -70,10 +72,13 @@ def prune(
 
         TARGETS[target].require()
     ratios = _ratios(part or [])
-    flags = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "pretrained": pretrained}
+    flags: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "pretrained": pretrained}
+    flags |= {"model_kwargs": model_kwargs, "input_size": input_size}
     given: dict[str, Any] = flags | {"data": data, "split": split, "crop_pct": crop_pct}
     module, images = open_subject(**given, workers=workers, device=device, threads=threads)
-    name = model_info(module).name.split(".")[0]
+    from pmq.core.paths import architecture
+
+    name = architecture(model_info(module).name)
     others = {"structures": structure, "parts": ratios or None, "round_to": round_to, "calib_images": calib_images, "seed": seed}
     folder = out or results / name / f"pruned-{importance}-{ratio:g}-{scope}{'' if recover else '-cut'}{_digest(others)}"
     check_target(folder / CHOSEN)

@@ -23,6 +23,8 @@ def rank(
     count: Annotated[int, typer.Option(help="random allocations over all budgets, and as many at one", min=5)] = 100,
     checkpoint: o.Checkpoint = None,
     num_classes: o.NumClasses = None,
+    model_kwargs: o.ModelKwargs = None,
+    input_size: o.InputSize = None,
     pretrained: o.Pretrained = True,
     data: o.Data = None,
     crop_pct: o.CropPct = None,
@@ -53,7 +55,9 @@ def rank(
     budgets = budget.split(",")
     for text in (*budgets, one_budget):
         Budget.parse(text)  # before the model is loaded
-    module, images = open_subject(model, checkpoint, num_classes, pretrained, data, None, crop_pct, workers, device, threads)
+    module, images = open_subject(
+        model, checkpoint, num_classes, pretrained, data, None, crop_pct, workers, device, threads, model_kwargs, input_size
+    )
     needed = calib_images + probe_images + held_out + truth_images
     ranks = run_rank(
         module,

@@ -62,7 +62,11 @@ def of_pruned(given: dict[str, Any]) -> dict[str, Any]:
 
     run = run_of(given["model"]) if given["model"] else None
     command = {} if run is None else _remembered_of(run)
-    found = {k: command.get(k) for k in ("checkpoint", "data", "split", "crop_pct") if given.get(k) is None}
+    found = {
+        k: command.get(k)
+        for k in ("checkpoint", "data", "split", "crop_pct", "model_kwargs", "input_size")
+        if given.get(k) is None
+    }
     check_at_hand(found.get("data"))
     return given | found if command else given
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +17,8 @@ def search(
     budget: Annotated[str, typer.Option(help="4bit, w4a8, 0.15x, size=3MB, bitops=4G, latency=12ms, or several")] = "4bit",
     checkpoint: o.Checkpoint = None,
     num_classes: o.NumClasses = None,
+    model_kwargs: o.ModelKwargs = None,
+    input_size: o.InputSize = None,
     pretrained: o.Pretrained = True,
     data: o.Data = None,
     split: o.Split = None,
@@ -73,7 +75,8 @@ def search(
     target = target or ("onnxruntime" if asked.limits.latency_ms is not None else None)
     if target is not None:
         TARGETS[target].require()
-    flags = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "data": data, "split": split}
+    flags: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "data": data, "split": split}
+    flags |= {"model_kwargs": model_kwargs, "input_size": input_size}
     given = of_pruned(flags | {"pretrained": pretrained, "crop_pct": crop_pct})
     module, images = open_subject(**given, workers=workers, device=device, threads=threads)
     reference = before_pruning(module, given["checkpoint"], num_classes, given["pretrained"])

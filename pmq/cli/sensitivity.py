@@ -16,6 +16,8 @@ def sensitivity(
     metric: Annotated[str, typer.Option(help="measured, fisher, or both with a comma")] = "measured",
     checkpoint: o.Checkpoint = None,
     num_classes: o.NumClasses = None,
+    model_kwargs: o.ModelKwargs = None,
+    input_size: o.InputSize = None,
     pretrained: o.Pretrained = True,
     data: o.Data = None,
     crop_pct: o.CropPct = None,
@@ -40,7 +42,9 @@ def sensitivity(
 
     if out is not None:
         check_output(out, ".csv", [checkpoint])
-    module, images = open_subject(model, checkpoint, num_classes, pretrained, data, None, crop_pct, workers, device, threads)
+    module, images = open_subject(
+        model, checkpoint, num_classes, pretrained, data, None, crop_pct, workers, device, threads, model_kwargs, input_size
+    )
     table = run_sensitivity(
         module,
         images.calibration_images(2 * calib_images, seed),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
@@ -11,14 +13,43 @@ if TYPE_CHECKING:
     from pmq.data import Data
 
 
-def open_model(model: str | None, checkpoint: Path | None, num_classes: int | None, pretrained: bool) -> nn.Module:
+def open_model(
+    model: str | None,
+    checkpoint: Path | None,
+    num_classes: int | None,
+    pretrained: bool,
+    model_kwargs: Sequence[str] | None = None,
+    input_size: Sequence[int] | None = None,
+) -> nn.Module:
     """Create a model by its name, or rebuild the pruned one that ``model`` is the file or the folder of."""
     from pmq.api.pruned import is_pruned_file, load_pruned
     from pmq.models import create_model
 
     if model is not None and is_pruned_file(model):
         return load_pruned(Path(model))
-    return create_model(model, checkpoint, num_classes, pretrained)
+    options = _options(model_kwargs or ())
+    return create_model(model, checkpoint, num_classes, pretrained, options=options, input_size=input_size)
+
+
+def _options(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read ``key=value``: values are what Python would read, and texts where it would read nothing.
+
+    >>> _options(["img_size=384", "act_layer=gelu", "size=(3, 4)"])
+    {'img_size': 384, 'act_layer': 'gelu', 'size': (3, 4)}
+    """
+    from pmq.core import PmqError
+    from pmq.core.validation import shown
+
+    found = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise PmqError(f"--model-kwargs {shown(pair)} is not KEY=VALUE, such as img_size=384")
+        try:
+            found[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            found[key] = text
+    return found
 
 
 def before_pruning(module: nn.Module, checkpoint: Path | None, num_classes: int | None, pretrained: bool) -> nn.Module | None:
@@ -52,6 +83,8 @@ def open_subject(
     workers: int,
     device: str,
     threads: int | None,
+    model_kwargs: Sequence[str] | None = None,
+    input_size: Sequence[int] | None = None,
 ) -> tuple[nn.Module, Data]:
     """Create the model on its device and open its images."""
     import torch
@@ -63,7 +96,7 @@ def open_subject(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    module = open_model(model, checkpoint, num_classes, pretrained)
+    module = open_model(model, checkpoint, num_classes, pretrained, model_kwargs, input_size)
     images = open_data(data, model_info(module), split, crop_pct, workers)
     try:
         module = module.to(device)

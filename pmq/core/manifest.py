@@ -36,6 +36,8 @@ class Command(_Lenient):
     model: str | None = None
     checkpoint: str | None = None
     num_classes: int | None = Field(default=None, ge=0)
+    model_kwargs: list[str] | None = None
+    input_size: tuple[int, int, int] | None = None
     pretrained: bool | None = None
     data: str | None = None
     split: str | None = None

@@ -19,6 +19,8 @@ LAYERS = Path("allocations") / "without-patches.json"
 DECISIONS = Path("decisions.json")
 #: the model's components
 INVENTORY = Path("inventory.json")
+#: the graph that was captured of it
+GRAPH = Path("graph.json")
 #: where the chosen allocation's bytes, bit operations and milliseconds go
 SPENT = Path("spent.csv")
 #: measured milliseconds, in the run of a search that knew them
@@ -31,7 +33,7 @@ DEPLOYMENT = "deployment.json"
 _TENSORS = tuple(path.with_suffix(".safetensors") for path in (CHOSEN, LAYERS))
 #: written once, when a run is done, which then knows their hashes
 RESULTS = (
-    *(FRONT, POINTS, ROUNDS, SENSITIVITY, SPENT, DECISIONS, INVENTORY, LATENCY, CHOSEN, LAYERS, *_TENSORS),
+    *(FRONT, POINTS, ROUNDS, SENSITIVITY, SPENT, DECISIONS, INVENTORY, GRAPH, LATENCY, CHOSEN, LAYERS, *_TENSORS),
     *(Path("costs.csv"), Path("widths.csv")),
 )
 #: beside these what no other command may write over

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from pmq.core.errors import PmqError
@@ -16,3 +17,21 @@ def named_path(name: Path | str, what: str) -> Path:
     if name == "":
         raise PmqError(f"the name of the {what} is empty; give one, or None for the default")
     return Path(name)
+
+
+def file_name(model: str) -> str:
+    """What files and folders of a model are called, whose name may be an address.
+
+    >>> file_name("deit_tiny_patch16_224"), file_name("hf:google/vit-base-patch16-224"), file_name("models.mine:make")
+    ('deit_tiny_patch16_224', 'google-vit-base-patch16-224', 'models.mine-make')
+    """
+    return re.sub(r"[^\w.-]+", "-", model.removeprefix("hf:")).strip("-.") or "model"
+
+
+def architecture(model: str) -> str:
+    """A model's name for files without the tag of its weights, which timm's names have behind a point.
+
+    >>> architecture("deit_tiny_patch16_224.fb_in1k"), architecture("hf:facebook/dinov2-small")
+    ('deit_tiny_patch16_224', 'facebook-dinov2-small')
+    """
+    return file_name(model if ":" in model else model.split(".")[0])

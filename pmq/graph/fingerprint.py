@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 #: attributes that say where weights come from, and nothing of what is computed
-_DESCRIBES = ("pretrained_cfg", "default_cfg", "pruning_plan", "pruned_from")
+_DESCRIBES = ("pretrained_cfg", "default_cfg", "pruning_plan", "pruned_from", "made_with")
 _OWN = frozenset(vars(nn.Module()))
 _PLAIN = (int, float, bool, str, bytes, complex, torch.dtype, torch.device, torch.memory_format, type(None), type(...))
 

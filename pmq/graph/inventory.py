@@ -168,4 +168,4 @@ def _uncovered(model: CapturedModel, left: int) -> Iterator[Uncovered]:
     for path in model.once:
         yield Uncovered(path, "the same for all images: computed once")
     if left and not found:
-        yield Uncovered("", "multiplied outside of all operators that are known", left)
+        yield Uncovered("", "computed, but what is taken of the output does not depend on it", left)

@@ -38,7 +38,9 @@ def model_name(model: nn.Module) -> str:
 def model_label(model: nn.Module) -> str:
     """Tell a model's name, and if it is pruned, how: what latencies are kept by."""
     name, plan = model_name(model), getattr(model, "pruning_plan", None)
-    return name if plan is None else f"{name}{'-' if '.' in name else '.'}pruned-{plan.digest}"
+    for added in (getattr(model, "made_with", ""), plan and f"pruned-{plan.digest}"):
+        name += f"{'-' if '.' in name else '.'}{added}" if added else ""
+    return name
 
 
 def class_names(model: nn.Module) -> list[str]:

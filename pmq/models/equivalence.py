@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pmq.core.errors import PmqError
 from pmq.core.progress import message
 
 #: largest relative difference of outputs that counts as rounding, see :func:`relative_error`
@@ -69,6 +70,21 @@ class Equivalence:
             return relative_error(self._exact, _in_double(model, self._images))
         except RuntimeError:  # a forward that names a precision of its own cannot be run in another
             return error
+
+
+@torch.no_grad()
+def check_captured(module: nn.Module, model: nn.Module, images: Tensor) -> None:
+    """Raise unless ``model``, a graph captured of ``module``, computes the same on ``images`` ``(N, C, H, W)``.
+
+    Raises:
+        PmqError: it does not: the module's forward decides by what it is given, or by chance.
+    """
+    error = Equivalence(module, images.to(next(module.parameters()).device)).error(model)
+    if error > TOLERANCE:
+        raise PmqError(
+            f"the graph captured of {type(module).__name__} computes something else than it does (relative error {error:.2g}); "
+            "its forward must not depend on chance, on values of tensors, or on how many images it is given"
+        )
 
 
 def relative_error(wanted: Tensor, found: Tensor) -> float:

@@ -14,7 +14,7 @@ from pmq.core.errors import PmqError, one_line
 from pmq.core.progress import message
 
 #: parts of an output that are taken before others
-PREFERRED = ("logits", "pooler_output", "last_hidden_state")
+PREFERRED = ("logits", "image_embeds", "pooler_output", "last_hidden_state")
 #: what a user's forward raises on an image that it cannot take
 FAILURES = (RuntimeError, AssertionError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 Key = str | int

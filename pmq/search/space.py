@@ -208,6 +208,8 @@ class Space:
                 merged = list(dict.fromkeys(n for name in names for n in groups[name]))
                 for name in merged:
                     groups[name] = merged
+        if self.file.shared:
+            self._share(own, groups)
         decisions = []
         for component in self.inventory:
             name = component.name
@@ -223,6 +225,17 @@ class Space:
                 raise PmqError(f"search space {self.name!r} ties {name!r} to {other!r}, but their bits differ")
             decisions.append(Decision(tuple(group), tuple(own[member] for member in group)))
         return decisions
+
+    def _share(self, own: Mapping[str, Sequence[Choice]], groups: dict[str, list[str]]) -> None:
+        """Tie components that are one tensor, which several operators read, where they have the same bits to choose from."""
+        for component in self.inventory:
+            first, name = component.same, component.name
+            if not first or first not in own or name not in own:
+                continue
+            if [c.bits for c in own[first]] == [c.bits for c in own[name]]:
+                merged = list(dict.fromkeys([*groups[first], *groups[name]]))
+                for member in merged:
+                    groups[member] = merged
 
     def _moded_layers(self) -> dict[str, Decision]:
         """By the name of each layer's first component, the decision over its modes."""

@@ -79,7 +79,8 @@ class SpaceFile(_Strict):
 
     ``weight`` and ``activation`` hold for all; ``components`` refines them for a kind (``softmax``) or a name pattern
     (``blocks.0.*``), the later entry winning; ``pins`` fixes bits by kind or pattern. With ``modes`` a layer's weight and
-    input choose one of those together, whatever else is said of them.
+    input choose one of those together, whatever else is said of them. Activations that are one tensor, which several operators
+    read, have the same bits unless ``shared`` is off.
     """
 
     name: str
@@ -89,6 +90,7 @@ class SpaceFile(_Strict):
     components: dict[str, Options] = Field(default_factory=dict)
     pins: dict[str, Bits] = Field(default_factory=dict)
     ties: list[Tie] = Field(default_factory=list)
+    shared: bool = True
     modes: dict[str, Mode] = Field(default_factory=dict)
 
 

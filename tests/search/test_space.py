@@ -2,11 +2,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from torch import nn
 
 from pmq.core import Choice, Limits, PmqError
 from pmq.cost import CostModel, LatencyTable
 from pmq.cost.latency import layer_key
+from pmq.graph import analyse
 from pmq.search import ExactSolver, Space, SpaceFile, Tables, nsga2, read_space, within
 from pmq.search.space_file import spaces_folder
 from pmq.sensitivity import SensitivityTable
@@ -209,3 +212,28 @@ def test_measured_milliseconds_are_a_cost_to_keep_to(tiny: Tiny) -> None:
     with pytest.raises(PmqError, match="measured elsewhere"):
         table.check({"cpu": "y"})
     table.check({"cpu": "y"}, force=True)
+
+
+def shares(shared: bool) -> Space:
+    class Separate(nn.Module):
+        """An attention whose queries, keys and values are made by layers of their own."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v, self.head = (nn.Linear(12, 12) for _ in range(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.flatten(2).relu().mT.repeat(1, 1, 4)
+            q, k, v = self.q(x), self.k(x), self.v(x)
+            return self.head(((q @ k.mT).softmax(-1) @ v).mean(1))
+
+    _, inventory = analyse(Separate().eval(), torch.zeros(1, 3, 8, 8))
+    return Space(SpaceFile(**(read_space("default").model_dump() | {"shared": shared})), inventory)
+
+
+def test_a_tensor_that_several_operators_read_has_one_choice() -> None:
+    space = shares(True)
+    assert ("q.input", "k.input", "v.input") in {d.components for d in space.decisions}
+    apart = shares(False)
+    assert len(apart.decisions) == len(space.decisions) + 2
+    assert all(len(d.components) == 1 for d in apart.decisions)
