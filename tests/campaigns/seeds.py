@@ -155,7 +155,7 @@ def _latency_table(path: Path) -> None:
         for i, (layer, pairs) in enumerate(modes.items())
     }
     here = fingerprint(TARGETS["onnxruntime"])
-    said = {"target": "onnxruntime", "model": model_label(subject.model), "batch_size": 1, "threads": 1, "fingerprint": here}
+    said = {"target": "onnxruntime", "model": model_label(subject.module), "batch_size": 1, "threads": 1, "fingerprint": here}
     LatencyTable(**said, layers=layers, rest_ms=0.1, margin=0.02, spread=0.01).save(path)
 
 
