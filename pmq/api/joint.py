@@ -48,7 +48,9 @@ class Joint:
         self._subject, self._images, self._recipe, self._seed = subject, images, recipe, seed
         units = prunable_units(subject.module)
         if not units:
-            raise PmqError(f"model {subject.info.name!r} has nothing to prune; ViT, DeiT and Swin have; search without --prune")
+            raise PmqError(
+                f"model {subject.info.name!r} has nothing to prune; blocks of timm's ViT, DeiT and Swin have; drop --prune"
+            )
         self._mixed = copy.deepcopy(subject.module)
         self._weights = row_weights(self._mixed, [unit.last for unit in units], images, subject.task, seed)
         scores = concentrate(self._mixed, [unit for unit in units if unit.can_mix], images, self._weights)

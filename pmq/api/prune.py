@@ -116,7 +116,8 @@ def prune(
     units = [u for u in prunable_units(subject.module, "embedding" in structures) if _prunes(u, structures)]
     if not units:
         raise PmqError(
-            f"model {subject.info.name!r} has nothing to prune by {', '.join(structures)}; ViT, DeiT and Swin have MLPs"
+            f"model {subject.info.name!r} has nothing to prune by {', '.join(structures)}; "
+            "blocks of timm's ViT, DeiT and Swin have"
         )
     if importance != Reconstruction.name:
         require_torch_pruning()

@@ -16,7 +16,7 @@ from pmq.models.weights import weights_sha256
 
 
 def model_info(model: nn.Module, image: Sequence[int] | None = None) -> ModelInfo:
-    """Describe any timm-built module: its name, classes, weights and preprocessing; a pruned one as what it was before.
+    """Describe any module: its name, classes, weights and preprocessing; a pruned one as what it was before.
 
     ``image`` is the shape ``(C, H, W)`` of the images it will see, where that is known.
     """
