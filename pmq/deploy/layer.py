@@ -87,12 +87,17 @@ class DeployLayer:
         return replace(self, weight=FLOAT, source=FLOAT, codes=None, scales=None, grid=None)
 
     @property
-    def patch(self) -> tuple[int, int] | None:
-        """Height and width of patches that lie side by side; nothing where a layer multiplies others."""
+    def tile(self) -> tuple[int, int] | None:
+        """Height and width of what a convolution multiplies side by side: a patch, or a single position; nothing of others."""
         convolution = self.convolution
         if convolution is None or not convolution.plain or self.value.ndim != 4 or self.value.shape[2:] != convolution.stride:
             return None
         return int(self.value.shape[2]), int(self.value.shape[3])
+
+    @property
+    def patch(self) -> tuple[int, int] | None:
+        """The same, of more than a single position."""
+        return None if self.tile == (1, 1) else self.tile
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -99,8 +99,8 @@ class PartBuilder:
 
     def patches(self, layer: DeployLayer, x: str) -> str:
         """Lay an image ``(B, C, H, W)`` out as ``(B, H / h, W / w, C * h * w)``, a row for each patch."""
-        assert layer.patch is not None
-        (channels, *image), (height, width) = layer.image, layer.patch
+        assert layer.tile is not None
+        (channels, *image), (height, width) = layer.image, layer.tile
         rows, columns = image[0] // height, image[1] // width
         split = self._reshape(x, "split", [0, channels, rows, height, columns, width])
         turned = self.node("Transpose", [split], "turned", perm=[0, 2, 4, 1, 3, 5])

@@ -58,16 +58,16 @@ class OnnxRuntime(OnnxTarget):
         from pmq.deploy.onnx_parts import PRODUCT, PartBuilder
 
         b = PartBuilder(layer)
-        if layer.convolution is not None and layer.patch is None:
+        if layer.convolution is not None and layer.tile is None:
             return _convolution(b, layer, x, y)
         outputs, inputs = layer.shape
-        rows_to = None if layer.patch is None else f"{layer.name}/output"
+        rows_to = None if layer.tile is None else f"{layer.name}/output"
         to = rows_to or y
         if layer.grid is not None:
             assert layer.codes is not None and layer.scales is not None
             scale, zero = b.grid(layer)
             x = b.node("QuantizeLinear", [x, scale, zero], "quantized")
-            if layer.patch:
+            if layer.tile:
                 x = b.patches(layer, x)
             weight = b.constant("weight", layer.codes.T.astype(np.int8))
             given = [x, weight, scale, b.constant("weight.scale", layer.scales[:, 0]), zero]
@@ -75,7 +75,7 @@ class OnnxRuntime(OnnxTarget):
                 given += ["", b.constant("bias", layer.bias)]
             b.node("MatMulIntegerToFloat", given, PRODUCT, to, CONTRIB)
         else:
-            if layer.patch:
+            if layer.tile:
                 x = b.patches(layer, x)
             if layer.codes is not None:
                 assert layer.scales is not None and layer.weight.group_size is not None
@@ -89,7 +89,7 @@ class OnnxRuntime(OnnxTarget):
                 b.node("MatMulNBits", given, PRODUCT, to, CONTRIB, **attributes)
             else:
                 b.product(layer, x, b.float_weight(layer), to)
-        if layer.patch:
+        if layer.tile:
             b.map(to, y)
         return b.part
 

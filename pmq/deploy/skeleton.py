@@ -115,10 +115,24 @@ def fill(skeleton: onnx.ModelProto, layers: list[DeployLayer], emit: Emit) -> on
         part = emit(named[name], node.input[0], node.output[0])
         nodes += part.nodes
         model.graph.initializer.extend(part.constants)
+    _shorten(model.graph, nodes)
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(kept)
     return _with_domains(model)
+
+
+def _shorten(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    """Give all tensors but weights short names: those of layers would be a good part of a small model's file."""
+    weights = {tensor.name for tensor in graph.initializer if tensor.name.endswith(".weight")}
+    held = {"", *weights, *(port.name for port in (*graph.input, *graph.output))}
+    short: dict[str, str] = {}
+    for tensor in graph.initializer:
+        if tensor.name not in held:
+            tensor.name = short.setdefault(tensor.name, f"c{len(short)}")
+    for node in nodes:
+        for names in (node.input, node.output):
+            names[:] = [name if name in held else short.setdefault(name, f"v{len(short)}") for name in names]
 
 
 def _with_domains(model: onnx.ModelProto) -> onnx.ModelProto:

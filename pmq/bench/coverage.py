@@ -1,0 +1,162 @@
+"""What pmq works on: ``python -m pmq.bench.coverage MODEL... [--list FILE] [--targets NAME...] --out FILE.csv``.
+
+Each model is made with random weights, its norms and biases perturbed, in a process of its own. A row of the table says how
+much of it is searched, whether its multiply-accumulates are those that torch counts, which transforms were undone, how far
+W8A8 and W4A4 are from FP32 on a few images, and what came of W8A8 as a file: the parts of the proof that failed, and its speed
+against FP32 in the same runtime. Models are of timm, ``tv:NAME`` of torchvision, ``hf:FOLDER`` or ``package.module:function``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+import pmq
+from pmq.api.subject import Subject
+from pmq.bench.transforms import perturb
+from pmq.core.files import write_csv
+from pmq.core.progress import message, track
+from pmq.core.recipe import RECIPES
+from pmq.graph import captured
+from pmq.graph.macs import count_macs
+from pmq.models import create_model, model_info
+from pmq.models.equivalence import Equivalence
+from pmq.quant.transforms import Setting, apply_transforms
+
+#: images to calibrate, to compare on and to prove with
+IMAGES = 4
+#: seconds after which a model is given up
+LIMIT = 1200
+
+
+def made(name: str) -> tuple[nn.Module, Tensor]:
+    """A model with random weights, and images for it."""
+    if name.startswith("tv:"):
+        import torchvision.models
+
+        torch.manual_seed(0)
+        module = torchvision.models.get_model(name.removeprefix("tv:"), weights=None)
+    else:
+        module = create_model(name, pretrained=False)
+    module = perturb(module.eval())
+    size = model_info(module).data_config["input_size"]
+    return module, torch.randn(2 * IMAGES, *size, generator=torch.Generator().manual_seed(0))
+
+
+def coverage_of(name: str, targets: list[str]) -> dict[str, Any]:
+    """The row of a model."""
+    start = time.perf_counter()
+    module, images = made(name)
+    subject = Subject.of(module, "cpu", images)
+    inventory, seconds = subject.inventory, time.perf_counter() - start
+    once = {entry.module for entry in inventory.uncovered if not entry.macs}
+    row: dict[str, Any] = {
+        "model": name,
+        "parameters_m": round(sum(p.numel() for p in module.parameters()) / 1e6, 2),
+        "gmacs": round(inventory.total_macs / 1e9, 3),
+        "macs_searched": 100 * (inventory.covered_share or 0),
+        "bytes_searched": 100 * inventory.covered_bytes,
+        "macs_agree": count_macs(subject.model, images[:1]) == inventory.macs,
+        "uncovered": "; ".join(str(entry) for entry in inventory.uncovered if entry.macs),
+        "computed_once": len(once),
+        "components": len(inventory.components),
+        "stages": len(subject.model.program.stages),
+        "capture_s": round(seconds, 1),
+    }
+    equivalence = Equivalence(subject.module, images[:IMAGES])
+    model = captured(subject.module, images[:1])
+    found = apply_transforms(model, RECIPES["best"].transforms, Setting(images[:IMAGES]), equivalence)
+    row["undone"] = " ".join(rewriting.name for rewriting in found if not rewriting.kept)
+    row["transform_error"] = equivalence.error(model)
+    row |= _simulated(module, images)
+    for target in targets:
+        row |= _deployed(module, images, target)
+    return row
+
+
+def _simulated(module: nn.Module, images: Tensor) -> dict[str, Any]:
+    options: dict[str, Any] = {"calibration_images": images[:IMAGES], "recipe": "mse", "partial": True}
+    table = pmq.evaluate(module, ["w8a8", "w4a4"], [images[IMAGES:]], **options)
+    rows = table.to_dict("records")
+    return {
+        f"{name}_{key}": row[key]
+        for name, row in zip(("w8a8", "w4a4"), rows, strict=True)
+        for key in ("agreement", "kl", "feature_error")
+    }
+
+
+def _deployed(module: nn.Module, images: Tensor, target: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as out:
+        try:
+            options: dict[str, Any] = {"calibration_images": images[:IMAGES], "recipe": "mse", "rounds": 5, "partial": True}
+            found = pmq.deploy(module, "w8a8", target, images[IMAGES:], out, **options)
+        except pmq.PmqError as error:
+            return {f"{target}_failed": str(error)[:200]}
+    size = found.proof["size"]
+    failed = [name for name, check in found.proof.items() if not check.passed]
+    return {
+        f"{target}_failed": " ".join(failed),
+        f"{target}_ratio": found.fp32_latency_ms / found.latency_ms,
+        f"{target}_worst_layer": found.proof["layers"].found,
+        f"{target}_bytes_over": size.found - size.limit,
+        f"{target}_agreement": found.proof["agreement"].found,
+    }
+
+
+def _in_a_process(name: str, targets: list[str]) -> dict[str, Any]:
+    line = [sys.executable, "-m", "pmq.bench.coverage", "--one", name, "--targets", *targets]
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=LIMIT)
+        said = "" if not done.returncode else (done.stderr.strip().splitlines() or ["killed"])[-1]
+    except subprocess.TimeoutExpired:
+        said = f"not done after {LIMIT} s"
+    if said:
+        message(f"{name}: {said}")
+        return {"model": name, "failed": said[:200]}
+    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return row
+
+
+def rows(names: list[str], targets: list[str], known: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The rows so far, after each model; those that are ``known`` are not made again."""
+    found = {row["model"]: row for row in known}
+    for name in track(names, "covering"):
+        if name not in found:
+            found[name] = _in_a_process(name, targets)
+        yield [found[n] for n in names if n in found]
+
+
+def main() -> None:
+    """Write the table, a row after each model; what the file has already is not done again."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", help="names")
+    parser.add_argument("--list", type=Path, help="file with a name a line")
+    parser.add_argument("--targets", nargs="*", default=["onnxruntime", "openvino"])
+    parser.add_argument("--out", type=Path, help="CSV to write")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        torch.set_num_threads(1)
+        print(json.dumps(coverage_of(args.one, args.targets)))
+        return
+    names = [*args.models, *(args.list.read_text(encoding="utf-8").split() if args.list else [])]
+    if not names or args.out is None:
+        parser.error("give names of models, or a file with --list, and --out")
+    known = pd.read_csv(args.out).to_dict("records") if args.out.is_file() else []
+    for found in rows(names, args.targets, known):
+        write_csv(args.out, pd.DataFrame(found))
+
+
+if __name__ == "__main__":
+    main()
