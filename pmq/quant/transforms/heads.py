@@ -47,9 +47,14 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Heads:
-    """An attention with what is known of its operands; what is not known is missing."""
+    """An attention, or one of its two products, with what is known of its operands; what is not known is missing.
+
+    ``scores`` and ``mixes`` tell which of the products it has.
+    """
 
     name: str
+    scores: bool
+    mixes: bool
     q: Operand | None
     k: Operand | None
     v: Operand | None
@@ -64,11 +69,11 @@ def attentions(model: CapturedModel) -> list[Heads]:
         module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, Attention) and not module.grouped:
             q, k, v = (operands.get((node, place)) for place in range(3))
-            found.append(Heads(str(node.target), q, k, v, _mixed(model, follower, node)))
+            found.append(Heads(str(node.target), True, True, q, k, v, _mixed(model, follower, node)))
         elif isinstance(module, Product) and module.slots == ("q", "k") and module.transposed:
-            found.append(Heads(str(node.target), operands.get((node, 0)), operands.get((node, 1)), None, None))
+            found.append(Heads(str(node.target), True, False, operands.get((node, 0)), operands.get((node, 1)), None, None))
         elif isinstance(module, Product) and module.slots == ("softmax", "v") and not module.transposed:
-            found.append(Heads(str(node.target), None, None, operands.get((node, 1)), _mixed(model, follower, node)))
+            found.append(Heads(str(node.target), False, True, None, None, operands.get((node, 1)), _mixed(model, follower, node)))
     return found
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from pmq.core.progress import message
 from pmq.graph import CapturedModel
+from pmq.graph.nodes import path_of
 from pmq.quant.transforms.base import Setting, register
 from pmq.quant.transforms.heads import attentions, each_value
 from pmq.quant.transforms.statistics import channel_statistics
 from pmq.quant.transforms.streams import residual_streams, turn_tensor
 from pmq.quant.transforms.structure import add_to_bias, set_
+
+#: how many reasons are told in a line
+_NAMED = 3
 
 
 @register("rotate_residual")
@@ -24,8 +30,10 @@ def rotate_residual(model: CapturedModel, setting: Setting) -> None:
     are left alone.
     """
     generator = torch.Generator().manual_seed(setting.seed)
-    for stream in residual_streams(model)[0]:
+    streams, reasons = residual_streams(model)
+    for stream in streams:
         if not all(norm.folded for norm in stream.norms):
+            reasons.append(f"norms that read what {path_of(stream.norms[0].node)} reads have an affine of their own")
             continue
         centers = any(norm.centers for norm in stream.norms)
         turn = (rotation_about_ones if centers else orthogonal)(stream.width, generator).to(stream.writers[0].layer.weight.device)
@@ -35,6 +43,7 @@ def rotate_residual(model: CapturedModel, setting: Setting) -> None:
             set_(tensor, turn_tensor(tensor.data, axis, index, turn))
         for reader in stream.readers:
             reader.turn(turn)
+    _tell("residual streams are not rotated where", reasons)
 
 
 @register("rotate_heads")
@@ -45,8 +54,15 @@ def rotate_heads(model: CapturedModel, setting: Setting) -> None:
     nothing lies between the layers that make them and their product: no norm, and no rotation by position.
     """
     generator = torch.Generator().manual_seed(setting.seed)
+    apart: dict[str, list[str]] = {}
     for heads in attentions(model):
         known = heads.q or heads.v
+        for part, missing in (
+            ("queries and keys", heads.scores and not (heads.q and heads.k)),
+            ("values", heads.mixes and not heads.v),
+        ):
+            if missing:
+                apart.setdefault(part, []).append(heads.name)
         if known is None:
             continue
         turn = orthogonal(known.rows.shape[1], generator).to(known.layer.weight.device)
@@ -58,6 +74,15 @@ def rotate_heads(model: CapturedModel, setting: Setting) -> None:
             turn = turn if len(turn) == width else orthogonal(width, generator).to(turn)
             heads.v.turn(turn)
             heads.mixed.turn(turn)
+    for part, names in apart.items():
+        _tell(f"{part} are not rotated where something lies between their layer and their product:", names)
+
+
+def _tell(what: str, reasons: Sequence[str]) -> None:
+    """Say in one line what is left as it is, and why."""
+    if reasons:
+        others = f", and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
+        message(f"{what} {'; '.join(reasons[:_NAMED])}{others}")
 
 
 @register("center_values")

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from pmq.graph import CapturedModel
 from pmq.graph.channels import _POOLS, Channels, Follower
+from pmq.graph.nodes import path_of
 from pmq.graph.operators import aten, moves, packet
 from pmq.quant.transforms.structure import (
     NormPair,
@@ -45,6 +46,14 @@ def residual_streams(model: CapturedModel) -> tuple[list[ResidualStream], list[s
     return streams, list(dict.fromkeys(reasons))
 
 
+def _named(node: Any) -> str:
+    """What a node is, as a user may find it: a layer, a parameter, or an operator and the module that it is of."""
+    if not isinstance(node, fx.Node) or node.op in ("call_module", "get_attr"):
+        return str(getattr(node, "target", node))
+    path = path_of(node)
+    return f"{getattr(packet(node), '__name__', node.name)}{path and f' of {path}'}"
+
+
 class _Search:
     def __init__(self, model: CapturedModel, pairs: dict[fx.Node, NormPair]) -> None:
         self.model, self.pairs, self.follower = model, pairs, Follower(model)
@@ -61,15 +70,15 @@ class _Search:
             for reader in list(found.users):
                 self._read(reader, found, self.channels[found])
         if not self.stream.writers or not self.stream.norms:
-            raise _Unknown(f"{node.name} is written by no layer")
+            raise _Unknown(f"{_named(node)} is written by no layer")
         return self.stream
 
     def _join(self, node: Any, channels: Channels | None) -> None:
         if channels is None or not isinstance(node, fx.Node):
-            raise _Unknown(f"channels are mixed at {node}")
+            raise _Unknown(f"{_named(node)} mixes channels")
         if node in self.channels:
             if not torch.equal(self.channels[node].whole(), channels.whole()):
-                raise _Unknown(f"channels meet in two orders at {node.name}")
+                raise _Unknown(f"channels meet in two orders at {_named(node)}")
             return
         self.channels[node] = channels
         self.left.append(node)
@@ -81,7 +90,7 @@ class _Search:
         if layer is not None:
             index = channels.along(_axis(layer))
             if index is None or len(index) != self.stream.width or len(index.unique()) != len(index):
-                raise _Unknown(f"{node.target} writes to a part of the stream")
+                raise _Unknown(f"{_named(node)} writes to a part of it")
             self.stream.writers.append(Writer(layer, index))
         elif node.op == "get_attr":
             self._parameter(node, channels)
@@ -95,7 +104,7 @@ class _Search:
         elif (moves(node) and operator is not getitem) or operator in _POOLS:
             self._join(node.args[0], self.follower.came(node, node.args[0], channels))  # type: ignore[arg-type]
         else:
-            raise _Unknown(f"{node.name} writes to the stream")
+            raise _Unknown(f"{_named(node)} writes to it")
 
     def _broadcast(self, term: Any, channels: Channels) -> Channels | None:
         """Channels of a term of a sum, which may have fewer axes and smaller ones than the sum."""
@@ -116,7 +125,7 @@ class _Search:
 
     def _parameter(self, node: fx.Node, channels: Channels) -> None:
         if any(user not in self.channels and user not in self.left for user in node.users) and len(node.users) != 1:
-            raise _Unknown(f"{node.target} is read elsewhere")
+            raise _Unknown(f"{_named(node)} is read elsewhere too")
         owner, _, leaf = str(node.target).rpartition(".")
         tensor = getattr(self.model.get_submodule(owner), leaf)
         for axis in range(tensor.ndim):
@@ -124,7 +133,7 @@ class _Search:
             if isinstance(tensor, torch.nn.Parameter) and index is not None and tensor.shape[axis] == self.stream.width:
                 self.stream.tensors.append((tensor, axis, index))
                 return
-        raise _Unknown(f"{node.target} is added to the stream")
+        raise _Unknown(f"{_named(node)} is added to it")
 
     def _is_one(self, node: Any) -> bool:
         parameter = parameter_of(self.model, node)
@@ -138,12 +147,12 @@ class _Search:
         if reader in self.pairs:
             index, pair = channels.along(-1), self.pairs[reader]
             if index is None or len(index) % width:
-                raise _Unknown(f"{reader.name} reads a part of the stream")
+                raise _Unknown(f"{_named(reader)} reads a part of it")
             self.stream.norms.append(pair.norm)
             self.stream.readers += [type(r)(r.layer, index[r.index]) for r in pair.readers]
         elif operator is aten.add:
             if self.follower.shape(reader) != channels.shape:
-                raise _Unknown(f"{reader.name} spreads the stream")
+                raise _Unknown(f"{_named(reader)} spreads it")
             self._join(reader, channels)
         elif operator is aten.cat:
             self._beside(reader, node, channels)
@@ -156,14 +165,14 @@ class _Search:
         else:
             direct = _reader(self.model, reader, node, channels, kernels=True)
             if direct is None:
-                raise _Unknown(f"{reader.target if reader.op == 'call_module' else reader.name} reads the stream")
+                raise _Unknown(f"{_named(reader)} reads it")
             self.stream.readers.append(direct)
 
     def _beside(self, reader: fx.Node, node: fx.Node, channels: Channels) -> None:
         """A concatenation along another axis than that of the channels."""
         axis = int(reader.args[1]) % len(channels.shape) if len(reader.args) > 1 else 0  # type: ignore[arg-type]
         if channels.index.shape[axis] != 1:
-            raise _Unknown(f"{reader.name} lays channels side by side")
+            raise _Unknown(f"{_named(reader)} lays channels side by side")
         self._join(reader, Channels(channels.index, self.follower.shape(reader), channels.padded))
 
 
