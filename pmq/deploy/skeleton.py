@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx
+import onnxscript.optimizer
 import torch
 from torch import Tensor, nn
 
+from pmq.core.errors import PmqError, one_line
 from pmq.deploy.layer import DeployLayer
 from pmq.deploy.marker import Marker, marked
 
@@ -22,6 +24,9 @@ INPUT, OUTPUT = "image", "output"
 OPSET = 21
 #: of ONNX's file format that goes with it
 IR_VERSION = 10
+
+#: values of a constant that is computed when a file is written
+FOLDED = 4096
 
 
 @dataclass
@@ -59,18 +64,31 @@ def take_skeleton(model: nn.Module, layers: list[str], image: Tensor, dynamic_ba
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            marked(model, layers, _Symbol),
-            (image,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=shapes,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                marked(model, layers, _Symbol),
+                (image,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=shapes,
+                verbose=False,
+                optimize=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise PmqError(f"torch's ONNX exporter cannot take this model: {_cause(error)}; simulate it instead") from None
     assert program is not None
+    # Larger constants are left to be computed by the runtime while it loads the file: they would be there for each layer.
+    onnxscript.optimizer.optimize(program.model, output_size_limit=FOLDED)
     return _slim(program.model_proto)
+
+
+def _cause(error: BaseException) -> str:
+    """What an exception began with."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return one_line(error)
 
 
 def single(layer: DeployLayer, shape: tuple[int, ...]) -> onnx.ModelProto:

@@ -159,6 +159,8 @@ def _copied(module: fx.GraphModule, node: fx.Node, env: dict[fx.Node, Any], grap
         return env[node.args[0]]  # type: ignore[index]
     written = functional(node.target)
     new = graph.node_copy(node, lambda n: env[n])
+    if packet in (aten.view, aten._unsafe_view) and node.target is not aten.view.dtype:
+        new.target = aten.reshape.default  # what is quantized may lie in memory otherwise than what was traced
     if written is not None:
         new.target = written
         before = node.args[0]

@@ -148,7 +148,10 @@ class Product(Tapped):
 
 
 class Attention(Tapped):
-    """``softmax(q @ k.mT * scale + mask) @ v`` with operands ``(..., T, D)``: fused, as long as nothing is tapped.
+    """``softmax(q @ k.mT * scale + mask) @ v`` with operands ``(..., T, D)``: fused, unless it is to be ``written_out``.
+
+    What is tapped is written out, and all attentions of a model on which there is an instrument are: sums of floats in another
+    order would make figures depend on which operands happen to be looked at.
 
     Args:
         scale: of the products; ``1 / sqrt(D)`` without.
@@ -161,13 +164,15 @@ class Attention(Tapped):
     def __init__(self, scale: float | None = None, causal: bool = False, grouped: bool = False) -> None:
         super().__init__()
         self.scale, self.causal, self.grouped = scale, causal, grouped
+        self.written_out = False
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend."""
-        if not self.functions:
+        if not (self.written_out or self.functions or torch.compiler.is_exporting()):  # exporters stumble over the fused one
             settings: dict[str, Any] = {"enable_gqa": True} if self.grouped else {}
             return nn.functional.scaled_dot_product_attention(q, k, v, mask, is_causal=self.causal, scale=self.scale, **settings)
-        q, k, v = self.tapped("q", q), self.tapped("k", k), self.tapped("v", v)
+        # In one piece heads are quantized, and multiplied, faster than as views of what a joint layer gave.
+        q, k, v = (self.tapped(slot, x.contiguous()) for slot, x in (("q", q), ("k", k), ("v", v)))
         if self.grouped:
             k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], -3) for x in (k, v))
         scale = 1 / math.sqrt(q.shape[-1]) if self.scale is None else self.scale

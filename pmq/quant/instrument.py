@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pmq.core.component import Inventory
-from pmq.graph import CapturedModel, Layer, TapFunction, Tapped, component_of
+from pmq.graph import Attention, CapturedModel, Layer, TapFunction, Tapped, component_of
 
 
 class Instrument:
@@ -21,6 +21,9 @@ class Instrument:
         self._places: dict[str, tuple[Tapped, str]] = {}
         self._heads = {component.name: component.heads for component in inventory}
         found = model.tapped
+        self._attentions = [module for module in found.values() if isinstance(module, Attention)]
+        for attention in self._attentions:
+            attention.written_out = True
         for path, module in found.items():
             for slot in (*(["weight"] if isinstance(module, Layer) else []), *module.slots):
                 self._places[f"{component_of(path, slot)}.{slot}"] = (module, slot)
@@ -67,6 +70,8 @@ class Instrument:
         """Let the model be as it was."""
         for module, _ in self._places.values():
             module.untapped()
+        for attention in self._attentions:
+            attention.written_out = False
         for name, weight in self.weights.items():
             layer = self.layer(name)
             layer.weight, layer.product, layer.learned = weight, None, None
