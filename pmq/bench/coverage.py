@@ -32,6 +32,7 @@ from pmq.graph import captured
 from pmq.graph.macs import count_macs
 from pmq.models import create_model, model_info
 from pmq.models.equivalence import Equivalence
+from pmq.models.torchvision_ops import ensure_torchvision
 from pmq.quant.transforms import Setting, apply_transforms
 
 #: images to calibrate, to compare on and to prove with
@@ -43,6 +44,7 @@ LIMIT = 1200
 def made(name: str) -> tuple[nn.Module, Tensor]:
     """A model with random weights, and images for it."""
     if name.startswith("tv:"):
+        ensure_torchvision()
         import torchvision.models
 
         torch.manual_seed(0)

@@ -38,6 +38,8 @@ def perturb(model: nn.Module, seed: int = 0) -> nn.Module:
     for parameter in model.parameters():
         if parameter.ndim == 1:
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+        elif not bool(parameter.any()):  # as some heads begin
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return model
 
 
