@@ -32,7 +32,7 @@ def given(**flags: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_models_name_in_a_file_fetches_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pmq.models.create._timm_model", lambda *_, **__: pytest.fail("a model was made"))
+    monkeypatch.setattr("pmq.models.create._model", lambda *_, **__: pytest.fail("a model was made"))
     with pytest.raises(PmqError, match="name the model yourself if you trust it"):
         remembered([], [allocation(name)], **given())
     plan = PruningPlan(importance="magnitude", recovered=False, units={})

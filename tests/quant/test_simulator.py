@@ -14,11 +14,12 @@ def test_fp32_changes_nothing_and_closing_restores_the_model(tiny: Tiny) -> None
     before = tiny.model(tiny.images)
     modules = {n: type(m) for n, m in tiny.model.named_modules()}
     with Simulator(tiny.model, tiny.inventory, tiny.calibration) as simulator:
-        assert torch.equal(tiny.model(tiny.images), before)
+        inside = tiny.model(tiny.images)  # where attention is written out
+        torch.testing.assert_close(inside, before, rtol=1e-5, atol=1e-6)
         simulator.apply(tiny.space.uniform(4, 4))
         assert not torch.allclose(tiny.model(tiny.images), before)
         simulator.apply({})
-        assert torch.equal(tiny.model(tiny.images), before)
+        assert torch.equal(tiny.model(tiny.images), inside)
         simulator.apply(tiny.space.uniform(3, 3))
     assert {n: type(m) for n, m in tiny.model.named_modules()} == modules
     assert torch.equal(tiny.model(tiny.images), before)
