@@ -111,7 +111,7 @@ def deploy(
     if calibration_images is not None:
         calibration_images = as_images(calibration_images).cpu()
         check_finite(subject.module, calibration_images)
-    reference = subject.model if reference is None else take_in(reference, "cpu", images)
+    reference = subject.module if reference is None else take_in(reference, "cpu", images)
     if isinstance(what, Allocation):
         subject = pruned_like(subject, what, calibration_images if recalibrate else None)
     planned = _assignment(what, subject, target)

@@ -207,7 +207,7 @@ class Fresh:
 
 def _facts(subject: Subject) -> dict[str, Any]:
     config = subject.info.data_config
-    params = sum(p.numel() for p in subject.model.parameters())
+    params = sum(p.numel() for p in subject.module.parameters())
     return {
         "model": subject.info.name,
         "img_size": config["input_size"][-1],

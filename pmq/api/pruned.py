@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -25,11 +27,16 @@ from pmq.quant import Quantized, restore
 
 
 @undisturbed
-def load_pruned(what: Allocation | Path | str, model: nn.Module | None = None) -> nn.Module:
+def load_pruned(
+    what: Allocation | Path | str,
+    model: nn.Module | None = None,
+    options: Mapping[str, Any] | None = None,
+    input_size: Sequence[int] | None = None,
+) -> nn.Module:
     """Rebuild a pruned model in FP32 from the file that :func:`pmq.prune` wrote, or from what it gave.
 
     No checkpoint is needed. ``model`` is one of the same architecture, with any weights, where its name does not tell all
-    that it was built with.
+    that it was built with; or ``options`` and ``input_size`` say that, as of :func:`pmq.create_model`.
 
     Raises:
         PmqError: it is no pruned model, its bits are chosen already, or its tensors are missing.
@@ -49,7 +56,9 @@ def load_pruned(what: Allocation | Path | str, model: nn.Module | None = None) -
     if allocation.tensors is None:
         raise PmqError(f"the .safetensors file beside {str(what)!r} is missing; put it there, or prune anew")
     if model is None:
-        whole = create_model(check_named(info.name), num_classes=info.num_classes, pretrained=False)
+        whole = create_model(
+            check_named(info.name), num_classes=info.num_classes, pretrained=False, options=options, input_size=input_size
+        )
     else:
         whole = take_in(model, like=info)
     model = apply_plan(whole, plan, info.weights_sha256)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -53,9 +53,9 @@ def finetune(
     allocation = read_what(pruned)
     if not isinstance(allocation, Allocation) or allocation.pruning is None:
         raise PmqError(f"{pruned!r} is no pruned model; `pmq prune` writes one")
-    flags = {"model": pruned, "checkpoint": checkpoint, "data": data, "split": split, "crop_pct": crop_pct}
+    flags: dict[str, Any] = {"model": pruned, "checkpoint": checkpoint, "data": data, "split": split, "crop_pct": crop_pct}
+    flags |= {"model_kwargs": model_kwargs, "input_size": input_size}
     given = of_pruned(flags) | {"model": check_named(allocation.model.name), "num_classes": num_classes, "pretrained": pretrained}
-    given |= {"model_kwargs": model_kwargs, "input_size": input_size}
     folder = out or Path(f"{Path(pruned) if is_dir(Path(pruned)) else Path(pruned).with_suffix('')}-finetuned")
     check_target(folder / CHOSEN)
     if given["checkpoint"] is not None:

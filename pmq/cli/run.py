@@ -61,7 +61,7 @@ def of_pruned(given: dict[str, Any]) -> dict[str, Any]:
     from pmq.data.open import check_at_hand
 
     run = run_of(given["model"]) if given["model"] else None
-    command = {} if run is None else _remembered_of(run)
+    command = {} if run is None else started_with(run)
     found = {
         k: command.get(k)
         for k in ("checkpoint", "data", "split", "crop_pct", "model_kwargs", "input_size")
@@ -71,7 +71,7 @@ def of_pruned(given: dict[str, Any]) -> dict[str, Any]:
     return given | found if command else given
 
 
-def _remembered_of(run: Path) -> dict[str, Any]:
+def started_with(run: Path) -> dict[str, Any]:
     """How a run was started, by flags; nothing of what is no run, or does not tell."""
     from pmq.core.manifest import known_manifest
 
@@ -90,7 +90,7 @@ def remembered(names: list[str], allocations: list[Allocation], **given: Any) ->
 
     typed = dict(given)
     for name in names:
-        command = _remembered_of(Path(name))
+        command = started_with(Path(name))
         if command and given["model"] in (None, command["model"]):
             given = {k: v if v is not None else command.get(k) for k, v in given.items()}
             break

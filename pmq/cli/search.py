@@ -79,7 +79,8 @@ def search(
     flags |= {"model_kwargs": model_kwargs, "input_size": input_size}
     given = of_pruned(flags | {"pretrained": pretrained, "crop_pct": crop_pct})
     module, images = open_subject(**given, workers=workers, device=device, threads=threads)
-    reference = before_pruning(module, given["checkpoint"], num_classes, given["pretrained"])
+    before = {name: given[name] for name in ("checkpoint", "num_classes", "pretrained", "model_kwargs", "input_size")}
+    reference = before_pruning(module, **before)
     table = None if target is None else known_latency(module, target, results, latency, force=force, prune=prune)
     found = run_search(
         module,

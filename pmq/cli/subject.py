@@ -23,10 +23,14 @@ def open_model(
 ) -> nn.Module:
     """Create a model by its name, or rebuild the pruned one that ``model`` is the file or the folder of."""
     from pmq.api.pruned import is_pruned_file, load_pruned
+    from pmq.cli.run import run_of, started_with
     from pmq.models import create_model
 
     if model is not None and is_pruned_file(model):
-        return load_pruned(Path(model))
+        run = run_of(model)
+        made = {} if run is None else started_with(run)
+        options = _options(model_kwargs or made.get("model_kwargs") or ())
+        return load_pruned(Path(model), options=options, input_size=input_size or made.get("input_size"))
     options = _options(model_kwargs or ())
     return create_model(model, checkpoint, num_classes, pretrained, options=options, input_size=input_size)
 
@@ -52,18 +56,25 @@ def _options(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def before_pruning(module: nn.Module, checkpoint: Path | None, num_classes: int | None, pretrained: bool) -> nn.Module | None:
+def before_pruning(
+    module: nn.Module,
+    checkpoint: Path | None,
+    num_classes: int | None,
+    pretrained: bool,
+    model_kwargs: Sequence[str] | None = None,
+    input_size: Sequence[int] | None = None,
+) -> nn.Module | None:
     """Give the model that a pruned one was made of, if it can be had; nothing for one that is not pruned."""
     from pmq.core import PmqError
     from pmq.core.progress import message
-    from pmq.models import create_model, model_info
+    from pmq.models import model_info
     from pmq.prune import plan_of
 
     if plan_of(module) is None:
         return None
     info, why = model_info(module), "its weights are others"
     try:
-        found = create_model(info.name, checkpoint, num_classes, pretrained)
+        found = open_model(info.name, checkpoint, num_classes, pretrained, model_kwargs, input_size)
         if model_info(found).weights_sha256 == info.weights_sha256:
             return found.to(next(module.parameters()).device)
     except PmqError as error:

@@ -25,6 +25,7 @@ from pmq.models.torchvision_ops import ensure_torchvision
 #: what timm, and what it loads weights with, raises on names, options and files it cannot serve
 _FAILURES = (
     *(RuntimeError, OSError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError, EOFError),
+    ArithmeticError,
     *(HTTPException, SafetensorError, pickle.PickleError),
 )
 

@@ -44,15 +44,19 @@ def made_elsewhere(name: str, num_classes: int | None, pretrained: bool, options
         sys.path.insert(0, here)
     try:
         make = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, SyntaxError) as error:
-        raise PmqError(f"model {name!r}: {one_line(error)}; it names a function as package.module:function") from None
+    except Exception as error:  # whatever a module of the user's does when it is imported
+        raise PmqError(f"model {name!r}: {_said(error)}; it names a function as package.module:function") from None
     try:
         made = make(**settings)
-    except TypeError as error:
-        raise PmqError(f"model {name!r} cannot be made with {settings}: {one_line(error)}; see --model-kwargs") from None
+    except Exception as error:  # or the function when it is called
+        raise PmqError(f"model {name!r} cannot be made with {settings}: {_said(error)}; see --model-kwargs") from None
     if not isinstance(made, nn.Module):
         raise PmqError(f"model {name!r} gives {type(made).__name__}, no torch module")
     return _told(made, name, {})
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")
 
 
 def _of_transformers(name: str, num_classes: int | None, pretrained: bool, options: dict[str, Any]) -> nn.Module:
@@ -70,7 +74,7 @@ def _of_transformers(name: str, num_classes: int | None, pretrained: bool, optio
     except Exception as error:  # whatever a network, a file or a configuration stumbles over
         hint = "without a network, NAME may be a folder" if pretrained else "see its configuration"
         raise PmqError(f"transformers cannot make {name!r}: {one_line(error)}; {hint}") from None
-    return _told(made, name, _config_of(transformers, name, config))
+    return _told(made, HUGGING_FACE + name, _config_of(transformers, name, config))
 
 
 def _class_of(transformers: Any, config: Any) -> Any:

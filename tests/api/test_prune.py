@@ -88,6 +88,8 @@ def test_a_pruned_model_is_searched_mapped_and_deployed(pruned: pmq.api.Pruned, 
     assert made.proof["size"].passed
     assert made.unpruned_latency_ms is not None
     assert made.promised_bytes == found.allocation.budget.achieved["size_bytes"]
+    of_itself = pmq.deploy(model, "w8a8", "onnxruntime", images[24:], tmp_path / "own", calibration_images=images[:8], rounds=3)
+    assert of_itself.unpruned_latency_ms is None  # the model before pruning is not at hand
     floats = pmq.deploy(whole, pruned.allocation, "onnxruntime", images[24:], tmp_path / "fp32", rounds=3)
     assert floats.passed
     assert floats.size_bytes < 0.75 * 4 * sum(p.numel() for p in whole.parameters())

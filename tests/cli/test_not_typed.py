@@ -49,7 +49,7 @@ def test_a_name_that_was_typed_is_taken() -> None:
 
 @pytest.mark.parametrize("data", ["hfds/user/images", "root::wds/images"])
 def test_data_that_a_run_remembers_fetches_nothing(data: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sys.modules["pmq.cli.run"], "_remembered_of", lambda _: given(data=data))
+    monkeypatch.setattr(sys.modules["pmq.cli.run"], "started_with", lambda _: given(data=data))
     for fill in (lambda: remembered(["run"], [], **given()), lambda: of_pruned(given(model=str(tmp_path)))):
         with pytest.raises(PmqError, match="name it with --data if you trust it"):
             fill()

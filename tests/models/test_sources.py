@@ -84,6 +84,7 @@ def test_a_function_of_ones_own_makes_a_model(tmp_path: Path, monkeypatch: pytes
         "from torch import nn\n\ndef make(width=4, num_classes=3):\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(12, width), nn.GELU(), nn.Linear(width, num_classes))\n"
         "\ndef number():\n    return 3\n"
+        "\ndef fails():\n    return 1 / 0\n"
     )
     monkeypatch.chdir(tmp_path)
     model: Any = create_model("own_models:make", num_classes=5, options={"width": 8})
@@ -91,11 +92,25 @@ def test_a_function_of_ones_own_makes_a_model(tmp_path: Path, monkeypatch: pytes
     assert model[3].out_features == 5
     assert model_info(model, (3, 2, 2)).name == "own_models:make"
     assert not model.training
-    for name, told in (("own_models:gone", "no attribute"), ("gone_models:make", "No module"), ("own_models:number", "int")):
+    (tmp_path / "torn_models.py").write_text("import torch\nwidth = undefined\n")
+    for name, told in (
+        *(("own_models:gone", "no attribute"), ("gone_models:make", "No module"), ("own_models:number", "int")),
+        *(("own_models:fails", "ZeroDivisionError"), ("torn_models:make", "NameError")),
+    ):
         with pytest.raises(PmqError, match=told):
             create_model(name)
     with pytest.raises(PmqError, match="--model-kwargs"):
         create_model("own_models:make", options={"height": 2})
+
+
+def test_a_model_of_transformers_is_named_as_it_was_asked_for(tmp_path: Path) -> None:
+    t = pytest.importorskip("transformers")
+    config = t.ViTConfig(**SMALL, image_size=32, patch_size=8, num_labels=3, architectures=["ViTForImageClassification"])
+    config.save_pretrained(tmp_path)
+    model: Any = create_model(f"hf:{tmp_path}", pretrained=False)
+    assert model_info(model).name == f"hf:{tmp_path}"
+    assert model_info(model).data_config["input_size"] == [3, 32, 32]
+    assert model(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 3)
 
 
 def test_timms_models_take_arguments_and_sizes() -> None:
@@ -109,6 +124,8 @@ def test_timms_models_take_arguments_and_sizes() -> None:
     assert model_info(convolving).data_config["input_size"] == [3, 64, 64]
     with pytest.raises(PmqError, match="timm cannot create"):
         create_model("vit_tiny_patch16_224", None, 3, False, options={"height": 2})
+    with pytest.raises(PmqError, match="by zero"):
+        create_model("vit_tiny_patch16_224", None, 3, False, options={"num_heads": 0})
 
 
 def test_a_forward_that_decides_by_values_is_refused_with_its_line() -> None:
