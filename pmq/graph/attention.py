@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import fx
 
-from pmq.graph.operators import aten, moves, packet
+from pmq.graph.operators import aten, moves, origin, packet, readers
 
 _SOFTMAX = (aten.softmax, aten._softmax)
 #: what may lie between products of q and k and their softmax: scales, biases, masks
@@ -18,22 +18,10 @@ _BETWEEN = (
 
 def is_softmax(node: Any) -> bool:
     """Whether an operand is a softmax whose values were moved at most."""
-    while isinstance(node, fx.Node) and moves(node):
-        node = node.args[0]
-    return packet(node) in _SOFTMAX
+    return packet(origin(node)) in _SOFTMAX
 
 
 def reaches_softmax(node: fx.Node) -> bool:
     """Whether a softmax is taken of a product, scaled and with biases and masks added to it."""
-    seen: set[fx.Node] = set()
-    left = list(node.users)
-    while left:
-        user = left.pop()
-        if user in seen:
-            continue
-        seen.add(user)
-        if packet(user) in _SOFTMAX:
-            return True
-        if moves(user) or packet(user) in _BETWEEN:
-            left += user.users
-    return False
+    passed = readers(node, lambda reader: moves(reader) or packet(reader) in _BETWEEN)
+    return any(packet(reader) in _SOFTMAX for reader, _ in passed)

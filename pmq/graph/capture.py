@@ -15,6 +15,7 @@ from torch.export import Dim, ExportedProgram, export
 from torch.export.graph_signature import InputKind
 
 from pmq.core.errors import PmqError, one_line
+from pmq.graph.macs import without_fast_path
 from pmq.graph.nodes import drop_unread, same_shape
 from pmq.graph.operators import aten, functional
 
@@ -72,7 +73,7 @@ def _as_graph(program: ExportedProgram) -> fx.Graph:
 def _exported(model: nn.Module, image: Tensor) -> ExportedProgram:
     images = torch.cat([image] * BATCH)
     try:
-        with torch.no_grad(), _quiet(), _plain_attention():
+        with torch.no_grad(), _quiet(), without_fast_path():
             return export(model, (images,), dynamic_shapes=({0: Dim.AUTO},), strict=False)
     except Exception as error:  # whatever a model's forward raises when it is traced
         raise PmqError(
@@ -106,17 +107,6 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Let ``nn.MultiheadAttention`` call operators rather than one function that does all of it."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _placeholders(graph: fx.Graph) -> list[fx.Node]:

@@ -17,7 +17,7 @@ from pmq.graph.nodes import shape_of
 from pmq.graph.operators import aten, is_integer, moves, packet
 
 #: operators that mix positions by fixed weights that sum to one, each channel by itself
-_POOLS = (aten.mean, aten.adaptive_avg_pool2d, aten.avg_pool2d)
+POOLS = (aten.mean, aten.adaptive_avg_pool2d, aten.avg_pool2d)
 #: what stands for values that are no channel's: zeros that were padded
 NONE = -1
 
@@ -87,7 +87,7 @@ class Follower:
         ``pools`` passes averages over positions as well.
         """
         for reader in node.users:
-            if reader.args[:1] == (node,) and (moves(reader) or (pools and packet(reader) in _POOLS)):
+            if reader.args[:1] == (node,) and (moves(reader) or (pools and packet(reader) in POOLS)):
                 for part, further in self._forward(reader, node, channels):
                     if further is None:
                         yield reader, node, None
@@ -107,7 +107,7 @@ class Follower:
 
     def passed(self, reader: fx.Node, node: fx.Node, channels: Channels) -> Any:
         """Channels of what an operator that moves or averages values gives, or a list of them; nothing where they are mixed."""
-        if packet(reader) in _POOLS:
+        if packet(reader) in POOLS:
             return self._pooled(reader, channels)
         numbers = self._run(reader, node, channels.whole() + 1)  # what an operator fills up with are zeros
         if isinstance(numbers, list | tuple):
@@ -116,7 +116,7 @@ class Follower:
 
     def came(self, reader: fx.Node, node: fx.Node, channels: Channels) -> Channels | None:
         """Undo :meth:`passed` for an operator that gives one tensor: channels of the tensor that it reads."""
-        if packet(reader) in _POOLS:
+        if packet(reader) in POOLS:
             return self._unpooled(reader, node, channels)
         shape = self.shape(node)
         count = int(torch.Size(shape).numel())

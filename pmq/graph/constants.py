@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from pmq.graph.macs import macs_of
 from pmq.graph.nodes import drop_unread, path_of
 from pmq.graph.operators import MULTIPLIES, packet
 
@@ -77,10 +77,8 @@ class Constants:
 
     def _macs(self, node: fx.Node) -> int:
         arguments, settings = (fx.map_arg(part, self.value) for part in (node.args, node.kwargs))
-        counter = FlopCounterMode(display=False)
-        with counter, torch.no_grad():
-            node.target(*arguments, **settings)  # type: ignore[operator,arg-type]
-        return int(sum(counter.flop_counts["Global"].values()) // 2)
+        with torch.no_grad():
+            return macs_of(lambda: node.target(*arguments, **settings))  # type: ignore[operator,arg-type]
 
     def sources(self, node: fx.Node) -> list[str]:
         """Names of the tensors that a node is computed of, in the order in which they are met."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from torch import fx
 
 from pmq.graph.attention import is_softmax
-from pmq.graph.operators import aten, moves, packet
-from pmq.graph.taps import Layer
+from pmq.graph.operators import aten, moves, origin, packet, readers
+from pmq.graph.taps import SLOTS, Layer
 
 #: kind of a weight by the last part of its module's name
 BY_NAME = {"qkv": "qkv", "proj": "proj", "fc1": "fc1", "fc2": "fc2", "reduction": "reduction"}
@@ -33,7 +33,7 @@ def weight_kind(path: str, layer: Layer, node: fx.Node) -> str:
     if layer.kind != "linear":
         if layer.groups > 1:
             return "depthwise" if layer.weight.shape[1] == 1 else "conv"
-        return "patch_embed" if _embeds_patches(layer) and _origin(node.args[0]).op == "placeholder" else "conv"
+        return "patch_embed" if _embeds_patches(layer) and origin(node.args[0]).op == "placeholder" else "conv"
     if _is_last(node):
         return "head"
     name = path.rpartition(".")[2].partition(":")[0]
@@ -41,7 +41,7 @@ def weight_kind(path: str, layer: Layer, node: fx.Node) -> str:
         return BY_NAME[name]
     if _reaches(node, _is_attention, lambda n: moves(n) or packet(n) in _TO_ATTENTION):
         return "qkv"
-    if _is_mixed(_origin(node.args[0])):
+    if _is_mixed(origin(node.args[0])):
         return "proj"
     if _reaches(node, lambda n, _: packet(n) in ACTIVATIONS, moves):
         return "fc1"
@@ -62,7 +62,7 @@ def input_kind(weight: str, source: Any) -> str:
 
 
 def _producer(node: Any) -> str:
-    node = _origin(node)
+    node = origin(node)
     if node.op == "placeholder":
         return "image"
     operator = packet(node)
@@ -72,61 +72,35 @@ def _producer(node: Any) -> str:
         return "gelu"
     if operator in ACTIVATIONS:
         return "hidden"
-    if operator is aten.mul and any(packet(_origin(a)) in ACTIVATIONS for a in node.args if isinstance(a, fx.Node)):
+    if operator is aten.mul and any(packet(origin(a)) in ACTIVATIONS for a in node.args if isinstance(a, fx.Node)):
         return "hidden"  # a gate, or an activation function that is written out
     return "attention" if _is_mixed(node) else "linear"
 
 
-def _origin(node: Any) -> Any:
-    """What gave the values that a node moves."""
-    while moves(node):
-        node = node.args[0]
-    return node
-
-
 def _is_mixed(node: fx.Node) -> bool:
     """Whether a node gives values mixed by attention."""
-    leaf = str(node.target).rpartition(".")[2].partition(":")[0]
-    return node.op == "call_module" and leaf in ("attention", "av")
+    return "v" in node.meta.get(SLOTS, ())
 
 
 def _is_attention(node: fx.Node, source: fx.Node) -> bool:
     """Whether a node multiplies what it reads as queries, keys or values."""
-    leaf = str(node.target).rpartition(".")[2].partition(":")[0]
-    if node.op != "call_module" or leaf not in ("attention", "qk", "av"):
-        return False
-    return leaf != "av" or not is_softmax(source)
+    slots = node.meta.get(SLOTS, ())
+    return "q" in slots or ("v" in slots and not is_softmax(source))
 
 
 def _is_last(node: fx.Node) -> bool:
     """Whether what a layer gives is what the model gives, moved or averaged at most."""
-    readers = list(node.users)
-    while readers:
-        reader = readers.pop()
-        if reader.op == "output":
-            continue
-        if not moves(reader) and packet(reader) not in (aten.add, aten.div, aten.mul):
-            return False
-        if any(
-            isinstance(a, fx.Node) and a.op != "call_module" and not moves(a) and packet(a) not in (aten.add,)
-            for a in reader.args
-        ):
-            return False
-        readers += reader.users
-    return True
+    return all(reader.op == "output" or _averages(reader) for reader, _ in readers(node, _averages))
+
+
+def _averages(node: fx.Node) -> bool:
+    """Whether a node moves values, or adds and scales what layers give."""
+    if not moves(node) and packet(node) not in (aten.add, aten.div, aten.mul):
+        return False
+    terms = [a for a in node.args if isinstance(a, fx.Node)]
+    return all(a.op == "call_module" or moves(a) or packet(a) is aten.add for a in terms)
 
 
 def _reaches(node: fx.Node, wanted: Callable[[fx.Node, fx.Node], bool], through: Callable[[fx.Node], bool]) -> bool:
     """Whether what a node gives comes to a reader that is ``wanted``, passing only what may be passed ``through``."""
-    return any(wanted(reader, source) for reader, source in _readers(node, through))
-
-
-def _readers(node: fx.Node, through: Callable[[fx.Node], bool]) -> Iterator[tuple[fx.Node, fx.Node]]:
-    seen, left = set[fx.Node](), [node]
-    while left:
-        source = left.pop()
-        for reader in source.users:
-            yield reader, source
-            if reader not in seen and through(reader):
-                seen.add(reader)
-                left.append(reader)
+    return any(wanted(reader, source) for reader, source in readers(node, through))

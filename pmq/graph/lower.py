@@ -12,7 +12,7 @@ from pmq.graph.attention import is_softmax, reaches_softmax
 from pmq.graph.constants import Constants
 from pmq.graph.nodes import batch_axis, drop_unread, path_of, shape_of
 from pmq.graph.operators import LAYERS, PRODUCTS, aten, packet
-from pmq.graph.taps import Attention, Layer, Product, Tapped
+from pmq.graph.taps import SLOTS, Attention, Layer, Product, Tapped
 
 
 def lower(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> dict[str, Tapped]:
@@ -76,18 +76,18 @@ class _Lowering:
         places = _origin(weight), None if bias is None else _origin(bias)
         key = (operator, *places, repr(settings))
         if key not in self._layers:
-            sources = [name for name in self.constants.sources(weight) if name.endswith("weight")] or self.constants.sources(
-                weight
-            )
-            name = self._name(_module_of(sources[0]), layer=True)
-            value = self.constants.value(weight)
-            value = value if isinstance(value, nn.Parameter) else value.detach().clone().contiguous()
-            added = None if bias is None else self.constants.value(bias)
-            if added is not None and not isinstance(added, nn.Parameter):
-                added = added.detach().clone().contiguous()
-            self.modules[name] = Layer(operator, value, added, settings)
+            sources = self.constants.sources(weight)
+            named = next((source for source in sources if source.endswith("weight")), sources[0])
+            name = self._name(_module_of(named), layer=True)
+            added = None if bias is None else self._own(bias)
+            self.modules[name] = Layer(operator, self._own(weight), added, settings)
             self._layers[key] = name
         self._call(node, self._layers[key], (x,))
+
+    def _own(self, node: fx.Node) -> Tensor:
+        """A parameter of the model, or a copy of what is computed of some."""
+        value: Tensor = self.constants.value(node)
+        return value if isinstance(value, nn.Parameter) else value.detach().clone().contiguous()
 
     def _attention(self, node: fx.Node) -> None:
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
@@ -120,7 +120,6 @@ class _Lowering:
             total = self.graph.call_function(aten.add.Tensor, (scaled, added)) if beta else scaled
         for new in (product, scaled, total):
             new.meta = dict(node.meta)
-        self.constants = self.constants
         node.replace_all_uses_with(total)
         self.graph.erase_node(node)
         self._product(product, a, b, product.target)  # type: ignore[arg-type]
@@ -136,8 +135,8 @@ class _Lowering:
     def _call(self, node: fx.Node, name: str, args: tuple[Any, ...]) -> None:
         with self.graph.inserting_before(node):
             new = self.graph.call_module(name, args)
-        new.meta = dict(node.meta)
         module = self.modules[name]
+        new.meta = {**node.meta, SLOTS: module.slots}
         for slot, operand in (*zip(_given(module), args, strict=False), ("output", node)):
             axis = batch_axis(operand)
             if axis:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
 from typing import Any
@@ -16,16 +16,21 @@ from torch.utils.flop_counter import FlopCounterMode
 @torch.no_grad()
 def count_macs(model: nn.Module, image: Tensor) -> int:
     """Count all that ``model`` multiplies for ``image`` ``(1, C, H, W)``."""
-    counter = FlopCounterMode(display=False, custom_mapping=_VECTORS)
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in wanted:  # torch's counter would hook its gradient
         parameter.requires_grad_(False)
     try:
-        with unfused(model), counter:
-            model(image)
+        with unfused(model):
+            return macs_of(lambda: model(image))
     finally:
         for parameter in wanted:
             parameter.requires_grad_(True)
+
+
+def macs_of(compute: Callable[[], object]) -> int:
+    """Count all that a function multiplies."""
+    with FlopCounterMode(display=False, custom_mapping=_VECTORS) as counter:
+        compute()
     return int(sum(counter.flop_counts["Global"].values()) // 2)
 
 
@@ -33,17 +38,25 @@ def count_macs(model: nn.Module, image: Tensor) -> int:
 def unfused(model: nn.Module) -> Iterator[None]:
     """Compute attention product by product: timm's, torch's function, and torch's module."""
     fused: list[Any] = [module for module in model.modules() if getattr(module, "fused_attn", False)]
-    fast = torch.backends.mha.get_fastpath_enabled()
     for module in fused:
         module.fused_attn = False
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), without_fast_path():
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         for module in fused:
             module.fused_attn = True
+
+
+@contextmanager
+def without_fast_path() -> Iterator[None]:
+    """Let ``nn.MultiheadAttention`` call operators rather than one function that does all of it."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _matrix_by_vector(*shapes: Any, out_shape: Any = None, **options: Any) -> int:

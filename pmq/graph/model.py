@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from pmq.graph.nodes import calls_of
 from pmq.graph.stages import Cut, cut_stages
 from pmq.graph.taps import Tapped
 
@@ -17,7 +18,7 @@ class Program:
     """What a captured model does: its graph, cut into stages, each a Python function. Copies of a model share it."""
 
     def __init__(self, graph: fx.Graph) -> None:
-        self.graph = graph
+        self.graph, self.calls = graph, calls_of(graph)
         self.cuts: list[Cut] = cut_stages(graph)
         self.stages: list[Stage] = [_compiled(cut.graph) for cut in self.cuts]
 
@@ -78,6 +79,12 @@ class CapturedModel(nn.Module):
             x = stage(self, x)
         return x
 
+    def tensor(self, name: str) -> Tensor:
+        """A tensor that the graph reads by itself."""
+        owner, _, leaf = name.rpartition(".")
+        found: Tensor = getattr(self.get_submodule(owner), leaf)
+        return found
+
     def parameters_of(self, stage: int) -> list[nn.Parameter]:
         """Parameters that a stage computes with, in the order in which it meets them."""
         found: dict[int, nn.Parameter] = {}
@@ -85,16 +92,14 @@ class CapturedModel(nn.Module):
             if node.op == "call_module":
                 found |= {id(p): p for p in self.get_submodule(str(node.target)).parameters()}
             elif node.op == "get_attr":
-                owner, _, leaf = str(node.target).rpartition(".")
-                tensor = getattr(self.get_submodule(owner), leaf)
+                tensor = self.tensor(str(node.target))
                 found |= {id(tensor): tensor} if isinstance(tensor, nn.Parameter) else {}
         return list(found.values())
 
     @property
     def tapped(self) -> dict[str, Tapped]:
         """All modules that multiply, by name, in the order of the graph."""
-        names = dict.fromkeys(str(node.target) for node in self.program.graph.nodes if node.op == "call_module")
-        found = {name: self.get_submodule(name) for name in names}
+        found = {name: self.get_submodule(name) for name in self.program.calls}
         return {name: module for name, module in found.items() if isinstance(module, Tapped)}
 
 

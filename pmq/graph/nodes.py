@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
 from torch import Tensor, fx
@@ -38,6 +39,11 @@ def same_shape(one: fx.Node, other: fx.Node) -> bool:
     """Whether two nodes give tensors of the same shape."""
     a, b = shape_of(one), shape_of(other)
     return a is not None and b is not None and len(a) == len(b) and all(str(x) == str(y) for x, y in zip(a, b, strict=True))
+
+
+def calls_of(graph: fx.Graph) -> Counter[str]:
+    """How often each module is called."""
+    return Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
 
 
 def drop_unread(graph: fx.Graph) -> None:

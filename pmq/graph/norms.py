@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pmq.graph.constants import Constants
-from pmq.graph.nodes import drop_unread
+from pmq.graph.nodes import calls_of, drop_unread
 from pmq.graph.operators import aten, packet
 from pmq.graph.taps import Layer, Tapped
 
@@ -18,10 +18,7 @@ from pmq.graph.taps import Layer, Tapped
 def fold_batch_norms(graph: fx.Graph, tensors: Mapping[str, Tensor], modules: Mapping[str, Tapped]) -> None:
     """Make layers, in place, do what the batch norm behind them does, where nothing else reads them and they are called once."""
     constants = Constants(graph, tensors)
-    calls: dict[Any, int] = {}
-    for node in graph.nodes:
-        if node.op == "call_module":
-            calls[node.target] = calls.get(node.target, 0) + 1
+    calls = calls_of(graph)
     for node in list(graph.nodes):
         if packet(node) is not aten.batch_norm or node.args[5]:
             continue

@@ -1,8 +1,9 @@
-"""Torch's operators by what they do: which multiply, which only move values, which keep a softmax a softmax."""
+"""Torch's operators by what they do: which multiply, which move values; and where values come from and go to."""
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,17 +20,8 @@ MULTIPLIES = (
     *LAYERS,
     *PRODUCTS,
     *(aten.einsum, aten.scaled_dot_product_attention, aten.addmm, aten.baddbmm, aten.addbmm, aten.mv, aten.dot, aten.bilinear),
-    *(
-        aten.convolution,
-        aten._convolution,
-        aten.tensordot,
-        aten.inner,
-        aten.vdot,
-        aten.addmv,
-        aten.ger,
-        aten.outer,
-        aten.chain_matmul,
-    ),
+    *(aten.convolution, aten._convolution, aten.tensordot, aten.inner, aten.vdot, aten.addmv, aten.ger, aten.outer),
+    aten.chain_matmul,
 )
 #: operators that move values and change none
 MOVES = (
@@ -38,8 +30,6 @@ MOVES = (
     *(aten.split, aten.split_with_sizes, aten.chunk, aten.select, aten.slice, aten.movedim, aten.swapaxes, aten.view_as),
     *(aten.reshape_as, aten.narrow, aten.to, aten.type_as, aten._to_copy, aten.roll, aten.flip, aten.tensor_split),
 )
-#: operators on each value by itself
-SCALES = (aten.mul, aten.div)
 
 
 def packet(node: Any) -> Any:
@@ -52,6 +42,25 @@ def packet(node: Any) -> Any:
 def moves(node: Any) -> bool:
     """Whether a node moves values of its first operand and changes none."""
     return packet(node) in MOVES or packet(node) is operator.getitem
+
+
+def origin(node: Any) -> Any:
+    """What gave the values that a node moves."""
+    while moves(node):
+        node = node.args[0]
+    return node
+
+
+def readers(node: fx.Node, through: Callable[[fx.Node], bool]) -> Iterator[tuple[fx.Node, fx.Node]]:
+    """Give each node that what ``node`` gives comes to, passing what may be passed ``through``, with the node that it reads."""
+    seen, left = set[fx.Node](), [node]
+    while left:
+        source = left.pop()
+        for reader in source.users:
+            yield reader, source
+            if reader not in seen and through(reader):
+                seen.add(reader)
+                left.append(reader)
 
 
 def is_integer(node: Any) -> bool:

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 #: receives an activation, gives what the model goes on with
 TapFunction = Callable[[Tensor], Tensor]
 
+#: where a node that calls such a module tells the slots of its operands
+SLOTS = "slots"
+
 
 class Tapped(nn.Module):
     """Base of modules whose activations may be looked at or changed, by the name of their slot."""

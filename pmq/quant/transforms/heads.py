@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from pmq.graph import Attention, CapturedModel, Layer, Product
-from pmq.graph.channels import Channels, Follower
-from pmq.quant.transforms.structure import _axis, _layer
+from pmq.graph.channels import NONE, Channels, Follower
+from pmq.quant.transforms.structure import channel_axis, layer_at
 
 
 @dataclass(frozen=True)
@@ -82,15 +82,15 @@ def _operands(model: CapturedModel) -> dict[tuple[fx.Node, int], Operand]:
     follower = Follower(model)
     found: dict[tuple[fx.Node, int], Operand] = {}
     for node in model.program.graph.nodes:
-        layer = _layer(model, node)
+        layer = layer_at(model, node)
         if layer is None:
             continue
-        leaves = list(follower.leaves(node, follower.start(node, _axis(layer), layer.outputs)))
+        leaves = list(follower.leaves(node, follower.start(node, channel_axis(layer), layer.outputs)))
         rows = [None if channels is None else _by_head(channels) for _, _, channels in leaves]
         counts = torch.zeros(layer.outputs, dtype=torch.int64)
-        for leaf, own in zip(leaves, rows, strict=True):
-            read = torch.arange(layer.outputs) if own is None and leaf[2] is None else (leaf[2].whole() if own is None else own)  # type: ignore[union-attr]
-            counts[read.unique()] += 1
+        for _, _, channels in leaves:
+            read = torch.arange(layer.outputs) if channels is None else channels.index.unique()
+            counts[read[read != NONE]] += 1
         for (reader, source, _), own in zip(leaves, rows, strict=True):
             places = [place for place, a in enumerate(reader.args) if a is source]
             if own is not None and len(places) == 1 and bool((counts[own.reshape(-1)] == 1).all()):
@@ -122,8 +122,8 @@ def _mixed(model: CapturedModel, follower: Follower, node: fx.Node) -> Mixed | N
     if len(leaves) != 1:
         return None
     reader, _, channels = leaves[0]
-    layer = _layer(model, reader)
-    index = None if layer is None or channels is None or channels.padded else channels.along(_axis(layer))
+    layer = layer_at(model, reader)
+    index = None if layer is None or channels is None or channels.padded else channels.along(channel_axis(layer))
     if (
         layer is None
         or index is None

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, fx
 
 from pmq.graph import CapturedModel
-from pmq.graph.channels import _POOLS, Channels, Follower
+from pmq.graph.channels import POOLS, Channels, Follower
 from pmq.graph.nodes import path_of
 from pmq.graph.operators import aten, moves, packet
 from pmq.quant.transforms.structure import (
     NormPair,
     ResidualStream,
     Writer,
-    _axis,
-    _layer,
-    _reader,
+    channel_axis,
+    layer_at,
     norm_pairs,
     parameter_of,
+    reader_at,
 )
 
 
@@ -86,9 +86,9 @@ class _Search:
     def _written(self, node: fx.Node, channels: Channels) -> None:
         """What gives a value of the stream."""
         operator = packet(node)
-        layer = _layer(self.model, node)
+        layer = layer_at(self.model, node)
         if layer is not None:
-            index = channels.along(_axis(layer))
+            index = channels.along(channel_axis(layer))
             if index is None or len(index) != self.stream.width or len(index.unique()) != len(index):
                 raise _Unknown(f"{_named(node)} writes to a part of it")
             self.stream.writers.append(Writer(layer, index))
@@ -101,7 +101,7 @@ class _Search:
             self._joined(node, channels)
         elif operator is aten.mul and self._is_one(node.args[1]):
             self._join(node.args[0], channels)
-        elif (moves(node) and operator is not getitem) or operator in _POOLS:
+        elif (moves(node) and operator is not getitem) or operator in POOLS:
             self._join(node.args[0], self.follower.came(node, node.args[0], channels))  # type: ignore[arg-type]
         else:
             raise _Unknown(f"{_named(node)} writes to it")
@@ -126,8 +126,7 @@ class _Search:
     def _parameter(self, node: fx.Node, channels: Channels) -> None:
         if any(user not in self.channels and user not in self.left for user in node.users) and len(node.users) != 1:
             raise _Unknown(f"{_named(node)} is read elsewhere too")
-        owner, _, leaf = str(node.target).rpartition(".")
-        tensor = getattr(self.model.get_submodule(owner), leaf)
+        tensor = self.model.tensor(str(node.target))
         for axis in range(tensor.ndim):
             index = channels.along(axis)
             if isinstance(tensor, torch.nn.Parameter) and index is not None and tensor.shape[axis] == self.stream.width:
@@ -158,12 +157,15 @@ class _Search:
             self._beside(reader, node, channels)
         elif operator is aten.mul and node is reader.args[0] and self._is_one(reader.args[1]):
             self._join(reader, channels)
-        elif moves(reader) or operator in _POOLS:
+        elif moves(reader) or operator in POOLS:
             found = self.follower.passed(reader, node, channels)
-            for user, own in [(u, found[u.args[1]]) for u in reader.users] if isinstance(found, list) else [(reader, found)]:  # type: ignore[index]
-                self._join(user, own)
+            if isinstance(found, list):
+                for user in reader.users:
+                    self._join(user, found[user.args[1]])  # type: ignore[index]
+            else:
+                self._join(reader, found)
         else:
-            direct = _reader(self.model, reader, node, channels, kernels=True)
+            direct = reader_at(self.model, reader, node, channels, kernels=True)
             if direct is None:
                 raise _Unknown(f"{_named(reader)} reads it")
             self.stream.readers.append(direct)

@@ -101,7 +101,7 @@ def norm_pairs(model: CapturedModel) -> list[NormPair]:
         if norm is None:
             continue
         readers = [
-            _reader(model, *leaf) for leaf in follower.leaves(node, follower.start(node, -1, len(norm.weight)), pools=True)
+            reader_at(model, *leaf) for leaf in follower.leaves(node, follower.start(node, -1, len(norm.weight)), pools=True)
         ]
         known = [reader for reader in readers if reader is not None]
         if readers and len(known) == len(readers):
@@ -125,44 +125,40 @@ def parameter_of(model: CapturedModel, node: Any) -> nn.Parameter | None:
     """The parameter that a node names, if it names one that no other node reads."""
     if not isinstance(node, fx.Node) or node.op != "get_attr" or len(node.users) != 1:
         return None
-    owner, _, leaf = str(node.target).rpartition(".")
-    tensor = getattr(model.get_submodule(owner), leaf)
+    tensor = model.tensor(str(node.target))
     return tensor if isinstance(tensor, nn.Parameter) else None
 
 
-def _layer(model: CapturedModel, node: fx.Node) -> Layer | None:
+def layer_at(model: CapturedModel, node: fx.Node) -> Layer | None:
     """The layer called at a node, if it is called there alone and multiplies each position by itself."""
     if node.op != "call_module":
         return None
     layer = model.get_submodule(str(node.target))
-    calls = sum(other.op == "call_module" and other.target == node.target for other in model.program.graph.nodes)
-    if not isinstance(layer, Layer) or calls != 1:
+    if not isinstance(layer, Layer) or model.program.calls[str(node.target)] != 1:
         return None
     return layer if layer.kind == "linear" or (layer.kind == "conv2d" and layer.groups == 1) else None
 
 
-def _axis(layer: Layer) -> int:
+def channel_axis(layer: Layer) -> int:
     """Where the channels of what a layer reads and gives lie."""
     return -1 if layer.kind == "linear" else 1
 
 
-def _reader(
+def reader_at(
     model: CapturedModel, node: fx.Node, source: fx.Node, channels: Channels | None, kernels: bool = False
 ) -> Reader | None:
     """The layer that reads channels at a node; of convolutions such of single positions, unless ``kernels`` may be larger."""
-    layer = _layer(model, node)
+    layer = layer_at(model, node)
     if layer is None or channels is None or (channels.padded and not kernels):
         return None
     if layer.kind != "linear" and not kernels and not _is_pointwise(layer):
         return None
-    index = channels.along(_axis(layer))
+    index = channels.along(channel_axis(layer))
     return None if index is None or len(index) != layer.weight.shape[1] else Reader(layer, index)
 
 
 def _is_pointwise(layer: Layer) -> bool:
-    padding = layer.settings[1] if len(layer.settings) > 1 else 0
-    none = not any(padding) if isinstance(padding, list | tuple) else padding == 0
-    return all(side == 1 for side in layer.weight.shape[2:]) and none
+    return all(side == 1 for side in layer.weight.shape[2:]) and not any(layer.sides(1, 0))
 
 
 def _parts(index: Tensor, width: int) -> Iterator[Tensor]:
@@ -177,10 +173,10 @@ def scaled_layers(model: CapturedModel) -> Iterator[tuple[Writer, nn.Parameter, 
     """Layers whose output is multiplied by a parameter, channel by channel, for nobody else to read; and its gain of each."""
     follower = Follower(model)
     for node in model.program.graph.nodes:
-        layer = _layer(model, node)
+        layer = layer_at(model, node)
         if layer is None:
             continue
-        leaves = list(follower.leaves(node, follower.start(node, _axis(layer), layer.outputs)))
+        leaves = list(follower.leaves(node, follower.start(node, channel_axis(layer), layer.outputs)))
         if len(leaves) != 1 or packet(leaves[0][0]) is not aten.mul:
             continue
         product, source, channels = leaves[0]
