@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +21,8 @@ from torch import Tensor, nn
 
 import pmq
 from pmq.api.subject import Subject
+from pmq.bench.apart import named, tables
 from pmq.bench.transforms import perturb
-from pmq.core.files import write_csv
-from pmq.core.progress import message, track
 from pmq.core.recipe import RECIPES
 from pmq.graph import captured
 from pmq.graph.macs import count_macs
@@ -37,8 +33,6 @@ from pmq.quant.transforms import Setting, apply_transforms
 
 #: images to calibrate, to compare on and to prove with
 IMAGES = 4
-#: seconds after which a model is given up
-LIMIT = 1200
 
 
 def made(name: str) -> tuple[nn.Module, Tensor]:
@@ -116,29 +110,6 @@ def _deployed(module: nn.Module, images: Tensor, target: str) -> dict[str, Any]:
     }
 
 
-def _in_a_process(name: str, targets: list[str]) -> dict[str, Any]:
-    line = [sys.executable, "-m", "pmq.bench.coverage", "--one", name, "--targets", *targets]
-    try:
-        done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=LIMIT)
-        said = "" if not done.returncode else (done.stderr.strip().splitlines() or ["killed"])[-1]
-    except subprocess.TimeoutExpired:
-        said = f"not done after {LIMIT} s"
-    if said:
-        message(f"{name}: {said}")
-        return {"model": name, "failed": said[:200]}
-    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return row
-
-
-def rows(names: list[str], targets: list[str], known: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """The rows so far, after each model; those that are ``known`` are not made again."""
-    found = {row["model"]: row for row in known}
-    for name in track(names, "covering"):
-        if name not in found:
-            found[name] = _in_a_process(name, targets)
-        yield [found[n] for n in names if n in found]
-
-
 def main() -> None:
     """Write the table, a row after each model; what the file has already is not done again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -152,12 +123,12 @@ def main() -> None:
         torch.set_num_threads(1)
         print(json.dumps(coverage_of(args.one, args.targets)))
         return
-    names = [*args.models, *(args.list.read_text(encoding="utf-8").split() if args.list else [])]
+    names = named(args.models, args.list)
     if not names or args.out is None:
         parser.error("give names of models, or a file with --list, and --out")
     known = pd.read_csv(args.out).to_dict("records") if args.out.is_file() else []
-    for found in rows(names, args.targets, known):
-        write_csv(args.out, pd.DataFrame(found))
+    for _ in tables("pmq.bench.coverage", names, "covering", args.out, known, ["--targets", *args.targets]):
+        pass
 
 
 if __name__ == "__main__":

@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import nn
 
+from pmq.bench.apart import named, tables
 from pmq.cli.output import print_table
-from pmq.core.files import write_csv
-from pmq.core.progress import message, track
 from pmq.core.recipe import RECIPES
 from pmq.graph import analyse
 from pmq.models import create_model, model_info
@@ -61,18 +57,6 @@ def transform_errors(name: str, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def _in_a_process(name: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "pmq.bench.transforms", "--one", name], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        said = (done.stderr.splitlines() or ["killed"])[-1]
-        message(f"{name}: {said}")
-        return {"model": name, "undone": said[:80], "error": math.nan}
-    row: dict[str, Any] = json.loads(done.stdout)
-    return row
-
-
 def main() -> None:
     """Print the table; exit with status 1 if an error above the tolerance is left, or a model could not be looked at."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -84,15 +68,12 @@ def main() -> None:
     if args.one:
         print(json.dumps(transform_errors(args.one)))
         return
-    names = [*args.models, *(args.list.read_text(encoding="utf-8").split() if args.list else [])]
+    names = named(args.models, args.list)
     if not names:
         parser.error("no models: give timm's names, or a file with --list")
-    rows = []
-    for name in track(names, "transforming"):
-        rows.append(_in_a_process(name))
-        table = pd.DataFrame(rows)
-        if args.out is not None:
-            write_csv(args.out, table)  # after each model: a run of many may be stopped
+    *_, table = tables("pmq.bench.transforms", names, "transforming", args.out)
+    if "error" not in table:  # of none could anything be said
+        sys.exit(1)
     shown = [[*(f"{v:.1e}" if isinstance(v, float) else v for v in row)] for row in table.itertuples(index=False)]
     print_table(f"relative error of outputs after each transform; above {TOLERANCE:g} it is undone", list(table.columns), shown)
     sys.exit(int(not (table["error"] <= TOLERANCE).all()))

@@ -51,16 +51,19 @@ class PartBuilder:
         return self.constant("input.scale", scale), self.constant("input.zero", zero)
 
     def float_weight(self, layer: DeployLayer) -> str:
-        """The weight ``(I, O)`` in FP32, stored as FP16 where it is chosen so."""
-        half, value = layer.weight.quantizer == "half", np.ascontiguousarray(layer.value.reshape(layer.shape).T)
-        weight = self.constant("weight", value.astype(np.float16 if half else np.float32))
-        return self.node("Cast", [weight], "widened", to=TensorProto.FLOAT) if half else weight
+        """The weight ``(I, O)`` in FP32, stored as it is chosen."""
+        return self._floats(layer, layer.value.reshape(layer.shape).T)
 
-    def bfloat16(self, layer: DeployLayer) -> str:
-        """The weight ``(I, O)`` in FP32, stored as bfloat16."""
-        value = np.ascontiguousarray(layer.value.reshape(layer.shape).T, np.float32)
-        upper = (value.view(np.uint32) >> 16).astype(np.uint16)  # of values that are rounded already
-        weight = self.packed("weight", upper, TensorProto.BFLOAT16, value.shape)
+    def _floats(self, layer: DeployLayer, value: Array) -> str:
+        """A weight in FP32, stored as FP16 or bfloat16 where it is chosen so."""
+        value = np.ascontiguousarray(value, np.float32)
+        if layer.weight.quantizer == "half":
+            weight = self.constant("weight", value.astype(np.float16))
+        elif layer.weight.quantizer == "bfloat16":
+            upper = (value.view(np.uint32) >> 16).astype(np.uint16)  # of values that are rounded already
+            weight = self.packed("weight", upper, TensorProto.BFLOAT16, value.shape)
+        else:
+            return self.constant("weight", value)
         return self.node("Cast", [weight], "widened", to=TensorProto.FLOAT)
 
     def product(self, layer: DeployLayer, x: str, weight: str, y: str) -> None:
@@ -86,16 +89,14 @@ class PartBuilder:
         pads = [before for before, _ in how.padding] + [behind for _, behind in how.padding]
         return {"strides": list(how.stride), "pads": pads, "dilations": list(how.dilation), "group": how.groups}
 
+    def float_convolution(self, layer: DeployLayer, x: str, y: str) -> None:
+        """Convolve in FP32, the weight stored as it is chosen."""
+        self.convolution(layer, x, self._floats(layer, layer.value), y)
+
     def kernel(self, layer: DeployLayer) -> str:
-        """The weight of a convolution in FP32, stored as FP16 or bfloat16 where it is chosen so."""
-        value = np.ascontiguousarray(layer.value, np.float32)
-        if layer.weight.quantizer == "bfloat16":
-            upper = (value.view(np.uint32) >> 16).astype(np.uint16)
-            weight = self.packed("weight", upper, TensorProto.BFLOAT16, value.shape)
-            return self.node("Cast", [weight], "widened", to=TensorProto.FLOAT)
-        if layer.weight.quantizer == "half":
-            return self.node("Cast", [self.constant("weight", value.astype(np.float16))], "widened", to=TensorProto.FLOAT)
-        return self.constant("weight", value)
+        """The integers of a convolution's weight."""
+        assert layer.codes is not None
+        return self.constant("weight", layer.codes.reshape(layer.value.shape).astype(np.int8))
 
     def patches(self, layer: DeployLayer, x: str) -> str:
         """Lay an image ``(B, C, H, W)`` out as ``(B, H / h, W / w, C * h * w)``, a row for each patch."""

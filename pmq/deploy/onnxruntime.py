@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,7 +60,8 @@ class OnnxRuntime(OnnxTarget):
 
         b = PartBuilder(layer)
         if layer.convolution is not None and layer.tile is None:
-            return _convolution(b, layer, x, y)
+            (b.float_convolution if layer.grid is None else partial(_integers, b))(layer, x, y)
+            return b.part
         outputs, inputs = layer.shape
         rows_to = None if layer.tile is None else f"{layer.name}/output"
         to = rows_to or y
@@ -94,30 +96,24 @@ class OnnxRuntime(OnnxTarget):
         return b.part
 
 
-def _convolution(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> Any:
-    """A convolution: of integers, whose sums are scaled after it, or in FP32."""
+def _integers(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> None:
+    """A convolution of integers, whose sums are scaled after it."""
     from onnx import TensorProto
 
     from pmq.deploy.onnx_parts import PRODUCT
 
-    if layer.grid is None:
-        b.convolution(layer, x, b.kernel(layer), y)
-        return b.part
-    assert layer.codes is not None and layer.scales is not None
+    assert layer.grid is not None and layer.scales is not None
     scale, zero = b.grid(layer)
     quantized = b.node("QuantizeLinear", [x, scale, zero], "quantized")
-    weight = b.constant("weight", layer.codes.reshape(layer.value.shape).astype(np.int8))
-    sums = b.node("ConvInteger", [quantized, weight, zero], PRODUCT, **b.sides(layer))
+    sums = b.node("ConvInteger", [quantized, b.kernel(layer), zero], PRODUCT, **b.sides(layer))
     floats = b.node("Cast", [sums], "floats", to=TensorProto.FLOAT)
     sides = (-1, *[1] * (layer.value.ndim - 2))
-    assert layer.grid is not None
     factor = b.constant("scale", (layer.scales[:, 0] * np.float32(layer.grid[0])).astype(np.float32).reshape(sides))
     if layer.bias is None:
         b.node("Mul", [floats, factor], "scaled", y)
     else:
         scaled = b.node("Mul", [floats, factor], "scaled")
         b.node("Add", [scaled, b.constant("bias", layer.bias.reshape(sides))], "sum", y)
-    return b.part
 
 
 def _port(of: Any) -> Port:

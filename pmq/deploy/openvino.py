@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,7 +60,8 @@ class OpenVino(OnnxTarget):
 
         b = PartBuilder(layer)
         if layer.convolution is not None and layer.patch is None:
-            return _convolution(b, layer, x, y)
+            (b.float_convolution if layer.grid is None else partial(_integers, b))(layer, x, y)
+            return b.part
         to = y if layer.patch is None else f"{layer.name}/output"
         if layer.grid is not None:
             scale, zero = b.grid(layer)
@@ -68,9 +69,7 @@ class OpenVino(OnnxTarget):
             x = b.node("DequantizeLinear", [x, scale, zero], "dequantized")
         if layer.patch:
             x = b.patches(layer, x)
-        if layer.weight.quantizer == "bfloat16":
-            weight = b.bfloat16(layer)
-        elif layer.codes is None:
+        if layer.codes is None:
             weight = b.float_weight(layer)
         else:
             assert layer.scales is not None
@@ -102,18 +101,13 @@ class OpenVinoBf16(OpenVino):
     elsewhere = "16-bfloat16"
 
 
-def _convolution(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> Any:
-    """A convolution whose input and weight are quantized, or one in FP32."""
-    if layer.grid is None:
-        b.convolution(layer, x, b.kernel(layer), y)
-        return b.part
-    assert layer.codes is not None and layer.scales is not None
+def _integers(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> None:
+    """A convolution whose input and weight are quantized."""
+    assert layer.scales is not None
     scale, zero = b.grid(layer)
     x = b.node("DequantizeLinear", [b.node("QuantizeLinear", [x, scale, zero], "quantized"), scale, zero], "dequantized")
-    weight = b.constant("weight", layer.codes.reshape(layer.value.shape).astype(np.int8))
     scales = b.constant("weight.scale", np.ascontiguousarray(layer.scales[:, 0]))
-    b.convolution(layer, x, b.node("DequantizeLinear", [weight, scales], "widened", axis=0), y)
-    return b.part
+    b.convolution(layer, x, b.node("DequantizeLinear", [b.kernel(layer), scales], "widened", axis=0), y)
 
 
 def _port(of: Any) -> Port:

@@ -31,16 +31,17 @@ def cut_stages(graph: fx.Graph) -> list[Cut]:
     place = {node: i for i, node in enumerate(flow)}
     last = {node: max((place.get(user, len(flow)) for user in node.users if user not in fixed), default=-1) for node in flow}
     batch = str(shape_of(flow[0])[0])  # type: ignore[index]
-    starts, alive = [0], set[fx.Node]()
-    for i, node in enumerate(flow[:-1]):
+    calls = [i for i, node in enumerate(flow) if node.op == "call_module"]
+    starts, alive, called = [0], set[fx.Node](), -1
+    for i, node in enumerate(flow[: calls[-1]] if calls else []):  # behind the last call there is nothing to restart for
+        called = i if node.op == "call_module" else called
         alive = {n for n in (*alive, node) if last[n] > i}
-        if len(alive) == 1 and _is_border(next(iter(alive)), batch):
-            since = any(n.op == "call_module" for n in flow[starts[-1] : i + 1])
-            after = any(n.op == "call_module" for n in flow[i + 1 :])
-            if since and after and node.op != "placeholder":
-                starts.append(i + 1)
-            elif after and len(starts) == 2:  # what is done to embedded patches before the first block is part of the stem
-                starts[1] = i + 1
+        if len(alive) != 1 or not _is_border(next(iter(alive)), batch):
+            continue
+        if called >= starts[-1]:
+            starts.append(i + 1)
+        elif len(starts) == 2:  # what is done to embedded patches before the first block is part of the stem
+            starts[1] = i + 1
     parts = [flow[a:b] for a, b in zip(starts, [*starts[1:], len(flow)], strict=True)]
     ends = [_alive_after(part, last, place) for part in parts[:-1]]
     result = next(node for node in graph.nodes if node.op == "output").args[0]

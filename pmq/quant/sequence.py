@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pmq.core.patches import PatchMap
 from pmq.core.progress import track
 from pmq.core.recipe import Recipe
 from pmq.core.task import CLASSIFICATION, Task
+from pmq.graph import Layer
 from pmq.models.outputs import to_logits
 from pmq.quant.calibration import BATCH
 from pmq.quant.compensation import (
@@ -198,11 +199,7 @@ class Sequence:
                 rows = torch.cat([rows, rows_of(layer, args[0])], 1)
             moment.update(rows, weights)
 
-        handle = layer.register_forward_hook(add)
-        try:
-            stream.listen(stage)
-        finally:
-            handle.remove()
+        _listen(layer, add, stage, stream)
         original, second = self.simulator.instrument.weights[component.name].detach(), moment.compute()
         if self.recipe.ridge:
             inputs = len(second) // 2
@@ -225,16 +222,21 @@ class Sequence:
         def add(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
             mean.update(output_rows(layer, output), self._row_weights(component.module, stream.batch, output))
 
-        handle = layer.register_forward_hook(add)
-        try:
-            stream.listen(stage)
-        finally:
-            handle.remove()
+        _listen(layer, add, stage, stream)
         layer.bias.data.add_(wanted - mean.compute())
 
     def _row_weights(self, module: str, batch: int, like: Tensor) -> Tensor:
         weights = self.calibration.row_weights[module][batch * BATCH : (batch + 1) * BATCH]
         return weights.reshape(-1).to(like.device)
+
+
+def _listen(layer: Layer, hear: Callable[..., None], stage: int, stream: Stream) -> None:
+    """Run a stage for what a hook hears of a layer."""
+    handle = layer.register_forward_hook(hear)
+    try:
+        stream.listen(stage)
+    finally:
+        handle.remove()
 
 
 def _learnable(name: str, assignment: Mapping[str, Choice], found: Mapping[str, object]) -> bool:

@@ -128,28 +128,24 @@ def test_timms_models_take_arguments_and_sizes() -> None:
         create_model("vit_tiny_patch16_224", None, 3, False, options={"num_heads": 0})
 
 
-def test_a_forward_that_decides_by_values_is_refused_with_its_line() -> None:
-    class Deciding(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(12, 3)
+class Otherwise(nn.Module):
+    """A layer whose output is made something of that no graph has."""
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            y: torch.Tensor = self.layer(x.flatten(1))
-            return y if y.sum() > 0 else -y
+    def __init__(self, how: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.layer, self.how = nn.Linear(12, 3), how
 
-    with pytest.raises(PmqError, match=r"cannot be captured as a graph \(.*test_sources.py, line \d+\)"):
-        Subject.of(Deciding().eval(), images=torch.randn(4, 3, 2, 2))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.how(self.layer(x.flatten(1)))
 
 
-def test_a_forward_that_draws_is_refused() -> None:
-    class Drawing(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(12, 3)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.layer(x.flatten(1)) + torch.rand(3)
-
-    with pytest.raises(PmqError, match="must not depend on chance"):
-        Subject.of(Drawing().eval(), images=torch.randn(4, 3, 2, 2))
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        (lambda y: y if y.sum() > 0 else -y, r"cannot be captured as a graph \(.*test_sources.py, line \d+\)"),
+        (lambda y: y + torch.rand(3), "must not depend on chance"),
+    ],
+)
+def test_a_forward_that_decides_by_values_or_draws_is_refused(how: Callable[[torch.Tensor], torch.Tensor], told: str) -> None:
+    with pytest.raises(PmqError, match=told):
+        Subject.of(Otherwise(how).eval(), images=torch.randn(4, 3, 2, 2))

@@ -1,0 +1,68 @@
+"""From a module to its captured model: capture, put modules in place of what multiplies, fold; known graphs are taken again."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from torch import Tensor, fx, nn
+
+from pmq.core.component import Inventory
+from pmq.graph.capture import capture
+from pmq.graph.constants import Constants
+from pmq.graph.fingerprint import fingerprint
+from pmq.graph.inventory import take_inventory
+from pmq.graph.lower import lower
+from pmq.graph.macs import count_macs
+from pmq.graph.model import CapturedModel
+from pmq.graph.nodes import copied
+from pmq.graph.norms import fold_batch_norms
+
+#: how many captured graphs are kept for modules that differ from others in the values of their tensors alone
+KEPT = 8
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A graph, tensors that it reads and the module does not name, and what it multiplies for one image."""
+
+    graph: fx.Graph
+    constants: dict[str, Tensor]
+    total_macs: int
+
+
+_KNOWN: dict[Hashable, _Known] = {}
+
+
+def captured(model: nn.Module, image: Tensor) -> CapturedModel:
+    """Capture ``model`` for images like ``image`` ``(1, C, H, W)``; its parameters are shared where they are as they were."""
+    graph, tensors, total = _traced(model, image)
+    modules = lower(graph, tensors)
+    folded, once = Constants(graph, tensors).fold_products()
+    tensors = {**tensors, **folded}
+    fold_batch_norms(graph, tensors, modules)
+    macs = total - sum(of for _, of in once)
+    return CapturedModel(graph, modules, tensors, macs, tuple(dict.fromkeys(path for path, _ in once)))
+
+
+def _traced(model: nn.Module, image: Tensor) -> tuple[fx.Graph, dict[str, Tensor], int]:
+    """A graph of its own, the tensors that it names, and multiply-accumulates; traced only if no such module was before."""
+    key = fingerprint(model, image)
+    known = _KNOWN.get(key) if key is not None else None
+    if known is not None:
+        tensors = {**known.constants, **dict(model.named_buffers()), **dict(model.named_parameters())}
+        return copied(known.graph), tensors, known.total_macs
+    graph, tensors = capture(model, image)
+    total = count_macs(model, image)
+    if key is not None:
+        while len(_KNOWN) >= KEPT:
+            _KNOWN.pop(next(iter(_KNOWN)))
+        own = model.state_dict(keep_vars=True).keys()
+        _KNOWN[key] = _Known(copied(graph), {n: t for n, t in tensors.items() if n not in own}, total)
+    return graph, tensors, total
+
+
+def analyse(model: nn.Module, image: Tensor) -> tuple[CapturedModel, Inventory]:
+    """Capture ``model`` for images like ``image`` ``(1, C, H, W)`` and list its components."""
+    found = captured(model, image)
+    return found, take_inventory(found, image)
