@@ -39,7 +39,7 @@ class Cuts:
 
     @torch.no_grad()
     def _cuts(self, options: WidthOptions, choice: Kept) -> dict[str, Cut]:
-        first, last = options.layers
+        last = options.layers[-1]
         weight = self._weights[f"{last}.weight"]
         kept = torch.tensor(choice.unit.indices, device=weight.device)
         moment = self._moments[last].compute().double()
@@ -50,9 +50,13 @@ class Cuts:
         found = {f"{last}.weight": Cut(choice.label, fitted, columns=kept)}
         if choice.unit.kind == "attention" and len(kept) * choice.unit.heads != choice.unit.size * choice.unit.kept_heads:
             # Without k's rows products lose these channels; q's are multiplied by what is the same for all keys then.
-            made, size = self._weights[f"{first}.weight"], choice.unit.size
-            rows = torch.cat([torch.arange(size), size + kept.cpu(), torch.arange(2 * size, 3 * size)]).to(weight.device)
-            found[f"{first}.weight"] = Cut(choice.label, made[rows], rows=rows)
+            assert options.keys is not None
+            layer, places = options.keys
+            made = self._weights[f"{layer}.weight"]
+            left = torch.ones(len(made), dtype=torch.bool)
+            left[torch.tensor(places)[~torch.isin(torch.arange(choice.unit.size), kept.cpu())]] = False
+            rows = left.nonzero()[:, 0].to(weight.device)
+            found[f"{layer}.weight"] = Cut(choice.label, made[rows], rows=rows)
         return found
 
 
@@ -65,7 +69,7 @@ def measure_widths(probe: Probe, space: Space, run: RunDir | None) -> Sensitivit
     device = next(simulator.model.parameters()).device
     inputs, at = [batch.to(device) for batch in probe.images.split(probe.batch_size)], 0
     for options in track(space.widths, "measuring widths"):
-        stage = space.inventory[f"{options.layers[1]}.weight"].stage
+        stage = space.inventory[f"{options.layers[-1]}.weight"].stage
         inputs, at = [simulator.run(x, at, stage) for x in inputs], stage
         for unit in options.options[:-1]:
             choice = Kept(unit=unit)

@@ -14,7 +14,7 @@ from pmq.core import Assignment, PmqError
 from pmq.core.choice import Kept
 from pmq.core.pruning import PruningPlan
 from pmq.core.recipe import Recipe
-from pmq.prune import Reconstruction, concentrate, plan_of, prunable_units
+from pmq.prune import Reconstruction, concentrate, plan_of, provable_units
 from pmq.prune.losses import row_weights
 from pmq.quant import Prepared, prepare
 
@@ -46,10 +46,13 @@ class Joint:
         if plan_of(subject.module) is not None:
             raise PmqError("this model is pruned already; search the one that it was made of with --prune")
         self._subject, self._images, self._recipe, self._seed = subject, images, recipe, seed
-        units = prunable_units(subject.module)
+        known = provable_units(subject.module)
+        known.say()
+        units = known.found
         if not units:
             raise PmqError(
-                f"model {subject.info.name!r} has nothing to prune; blocks of timm's ViT, DeiT and Swin have; drop --prune"
+                f"model {subject.info.name!r} has nothing to prune: it has no MLP of linear layers and no attention between such "
+                "that can be cut; drop --prune"
             )
         self._mixed = copy.deepcopy(subject.module)
         self._weights = row_weights(self._mixed, [unit.last for unit in units], images, subject.task, seed)

@@ -66,7 +66,7 @@ def profile(
             raise PmqError(f"target {target!r} takes too long to build a model to time widths on it; profile without --prune")
         shapes = Shapes(subject, groups_of(laid_out.file, target))
         bench = WidthBench(runtime, shapes.whole, laid_out.modes, size, threads, rounds)
-        table = table.model_copy(update={"units": bench.saved(shapes.alike())})
+        table = table.model_copy(update={"units": bench.saved(shapes.alike()), "unit_layers": shapes.layers})
         table = bench.corrected(table, shapes.mixed(MIXTURES))
     if out is not None:
         table.save(Path(out))

@@ -23,7 +23,7 @@ from pmq.core.pruning import PruningPlan
 from pmq.core.rundir import CHOSEN
 from pmq.core.task import AUTO
 from pmq.models.weights import weights_sha256
-from pmq.prune import IMPORTANCES, Unit, concentrate, plan_of, prunable_units, select
+from pmq.prune import IMPORTANCES, Unit, concentrate, plan_of, provable_units, select
 from pmq.prune.apply import check_stream
 from pmq.prune.groups import require_torch_pruning
 from pmq.prune.losses import RowWeights, row_weights
@@ -113,11 +113,13 @@ def prune(
         raise PmqError("this model is pruned already; prune the one that it was made of")
     if "embedding" in structures:
         check_stream(subject.module)
-    units = [u for u in prunable_units(subject.module, "embedding" in structures) if _prunes(u, structures)]
+    known = provable_units(subject.module, "embedding" in structures)
+    units = [unit for unit in known.found if _prunes(unit, structures)]
+    known.say()
     if not units:
         raise PmqError(
-            f"model {subject.info.name!r} has nothing to prune by {', '.join(structures)}; "
-            "blocks of timm's ViT, DeiT and Swin have"
+            f"model {subject.info.name!r} has nothing to prune by {', '.join(structures)}: it has no MLP of linear layers and "
+            "no attention between such that can be cut"
         )
     if importance != Reconstruction.name:
         require_torch_pruning()

@@ -21,7 +21,7 @@ from pmq.core.task import Task
 from pmq.models import create_model, model_info
 from pmq.models.create import check_named
 from pmq.models.weights import parameters_file
-from pmq.prune import apply_plan, concentrate, plan_of, prunable_units, recover
+from pmq.prune import apply_plan, concentrate, find_units, plan_of, recover
 from pmq.prune.losses import RowWeights, row_weights
 from pmq.quant import Quantized, restore
 
@@ -105,7 +105,7 @@ def pruned_like(subject: Subject, allocation: Allocation, images: Tensor | None 
 
 def pruned_copy(model: nn.Module, plan: PruningPlan, images: Tensor | None, task: Task, seed: int = 0) -> nn.Module:
     """Prune a copy; by ``images`` ``(N, C, H, W)``, if there are any, mix its heads and recover it, where the plan says so."""
-    mixed, units = copy.deepcopy(model), [unit for unit in prunable_units(model) if unit.name in plan.units]
+    mixed, units = copy.deepcopy(model), [unit for unit in find_units(model).found if unit.name in plan.units]
     if images is None:
         return apply_plan(mixed, plan)
     weights = row_weights(model, [unit.last for unit in units], images, task, seed)

@@ -36,11 +36,12 @@ def width_options(model: nn.Module, unit: Unit, ranks: Tensor | None, lost: Tens
     for heads in range(1, unit.heads):
         kept = select([unit], {unit.name: lost}, 1 - heads / unit.heads, ("heads",))[unit.name]
         found.setdefault(kept.kept, kept)
-    whole = PrunedUnit.of(unit.kind, unit.size, range(unit.size), unit.heads)
+    whole = unit.keeping(range(unit.size))
     fitting = {text: kept for text, kept in found.items() if len(kept.indices) % whole_groups == 0}
     options = tuple(sorted((fitting | {whole.kept: whole}).values(), key=lambda kept: (kept.share, kept.kept_heads)))
-    bias = getattr(model.get_submodule(WidthOptions(unit.name, options).layers[0]), "bias", None)
-    return WidthOptions(unit.name, options, 4.0 * (bias.numel() if isinstance(bias, Tensor) else 0))
+    biases = [getattr(model.get_submodule(name), "bias", None) for name in unit.makers]
+    keys = (unit.operands[1][0], tuple(unit.operands[1][1].reshape(-1).tolist())) if unit.operands else None
+    return WidthOptions(unit.name, options, 4.0 * sum(b.numel() for b in biases if isinstance(b, Tensor)), keys)
 
 
 def groups_of(space: SpaceFile, target: str | None) -> int:
@@ -56,7 +57,12 @@ class Shapes:
         self._subject, self._whole_groups = subject, whole_groups
         self._kinds: dict[tuple[object, ...], list[Unit]] = {}
         for unit in prunable_units(subject.module):
-            self._kinds.setdefault((unit.kind, unit.size, unit.heads, unit.whole), []).append(unit)
+            self._kinds.setdefault((unit.kind, unit.size, unit.heads, unit.whole, len(unit.makers)), []).append(unit)
+
+    @property
+    def layers(self) -> dict[str, tuple[str, ...]]:
+        """Layers of each unit."""
+        return {unit.name: (*unit.makers, unit.last) for units in self._kinds.values() for unit in units}
 
     @property
     def whole(self) -> Narrower:
@@ -66,8 +72,8 @@ class Shapes:
     def alike(self) -> Iterator[Narrower]:
         """Each width, all units of a kind and size having it."""
         for units in self._kinds.values():
-            for option in self._options(units[0])[:-1]:
-                yield self._narrower({unit.name: option for unit in units})
+            for options in list(zip(*(self._options(unit) for unit in units), strict=True))[:-1]:
+                yield self._narrower({unit.name: option for unit, option in zip(units, options, strict=True)})
 
     def mixed(self, count: int, seed: int = 0) -> Iterator[Narrower]:
         """Random widths of all units, around levels from the narrowest to the whole."""

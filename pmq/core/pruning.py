@@ -25,7 +25,9 @@ class _Strict(BaseModel):
 class PrunedUnit(_Strict):
     """Channels that are removed together: what is left of ``size``, which divide into ``heads``.
 
-    A head of which nothing is left is removed; the others keep equally many channels.
+    A head of which nothing is left is removed; the others keep equally many channels. ``layers`` are those that make the
+    channels, and last the one that reads them; ``products`` are operators that take less with them. Without any they are
+    what timm's ViT calls them.
 
     >>> unit = PrunedUnit(kind="attention", size=6, heads=2, kept="3-4")
     >>> unit.indices, unit.kept_heads, unit.share
@@ -36,6 +38,8 @@ class PrunedUnit(_Strict):
     size: int = Field(ge=1, le=1 << 20)
     heads: int = Field(default=1, ge=1)
     kept: Ranges
+    layers: tuple[str, ...] = ()
+    products: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> PrunedUnit:
@@ -70,9 +74,20 @@ class PrunedUnit(_Strict):
         """Of its channels, that are kept."""
         return len(self.indices) / self.size
 
+    def layers_at(self, name: str) -> tuple[str, ...]:
+        """Layers that make the channels of the unit ``name``, and last the one that reads them."""
+        own = ("fc1", "fc2") if self.kind == "hidden" else ("qkv", "proj")
+        return self.layers or tuple(f"{name}.{layer}" for layer in own)
+
+    def products_at(self, name: str) -> tuple[str, ...]:
+        """Products of activations that take less where less of the unit ``name`` is kept."""
+        if self.layers or self.kind != "attention":
+            return self.products
+        return (f"{name}.q@k", f"{name}.attn@v")
+
     @classmethod
-    def of(cls, kind: Kind, size: int, indices: Iterable[int], heads: int = 1) -> PrunedUnit:
-        """Write indices down."""
+    def of(cls, kind: Kind, size: int, indices: Iterable[int], heads: int = 1, **where: tuple[str, ...]) -> PrunedUnit:
+        """Write indices down; ``where`` are ``layers`` and ``products``."""
         runs: list[list[int]] = []
         for index in sorted(indices):
             if runs and index == runs[-1][1] + 1:
@@ -80,7 +95,7 @@ class PrunedUnit(_Strict):
             else:
                 runs.append([index, index])
         kept = ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
-        return cls(kind=kind, size=size, heads=heads, kept=kept)
+        return cls(kind=kind, size=size, heads=heads, kept=kept, **where)
 
 
 class PruningPlan(_Strict):
@@ -115,21 +130,22 @@ class WidthOptions:
     Attributes:
         name: of its module.
         options: from the least to all of it.
-        rest_bytes: of what shrinks with it and is no component's: biases of the layer that makes its channels.
+        rest_bytes: of what shrinks with it and is no component's: biases of the layers that make its channels.
+        keys: of an attention whose heads may get narrower the layer that makes the keys, and which of its outputs is each
+            channel.
     """
 
     name: str
     options: tuple[PrunedUnit, ...]
     rest_bytes: float = 0.0
+    keys: tuple[str, tuple[int, ...]] | None = None
 
     @property
-    def layers(self) -> tuple[str, str]:
-        """The layer that makes the channels, and the one that reads them."""
-        both = ("fc1", "fc2") if self.options[0].kind == "hidden" else ("qkv", "proj")
-        return f"{self.name}.{both[0]}", f"{self.name}.{both[1]}"
+    def layers(self) -> tuple[str, ...]:
+        """Layers that make the channels, and last the one that reads them."""
+        return self.options[0].layers_at(self.name)
 
     @property
     def operators(self) -> tuple[str, ...]:
         """Products that take less where less is kept."""
-        inside = () if self.options[0].kind == "hidden" else (f"{self.name}.q@k", f"{self.name}.attn@v")
-        return (*self.layers, *inside)
+        return (*self.layers, *self.options[0].products_at(self.name))

@@ -12,7 +12,7 @@ from pmq.core.choice import FLOAT, Choice, Kept
 from pmq.core.errors import PmqError
 from pmq.core.files import quoted, read_json, write_text
 from pmq.core.patches import PatchMap
-from pmq.core.pruning import PruningPlan, WidthOptions
+from pmq.core.pruning import PruningPlan
 from pmq.core.validation import validated
 
 
@@ -44,6 +44,7 @@ class LatencyTable(BaseModel):
         fingerprint: machine, runtime and versions: elsewhere the figures mean nothing.
         layers: layer -> what it does (:func:`layer_key`) -> milliseconds, its share of moving data included.
         rest_ms: all else; ``elsewhere`` labels the choice of what is no weight and no input of a layer there.
+        unit_layers: MLP or attention -> its layers; without, those whose names begin with its own.
         units: MLP or attention -> what is kept of it (:class:`pmq.core.choice.Kept`) -> what both its layers do -> milliseconds
             that it takes less.
         margin: share of its sum by which a model may be slower: a budget in milliseconds is met with so much to spare.
@@ -61,6 +62,7 @@ class LatencyTable(BaseModel):
     rest_ms: float
     elsewhere: str = FLOAT.label
     units: dict[str, dict[str, dict[str, float]]] = Field(default_factory=dict)
+    unit_layers: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     margin: float = Field(default=0.0, ge=0)
     spread: float = Field(default=0.0, ge=0)
 
@@ -69,10 +71,15 @@ class LatencyTable(BaseModel):
         empty = next((layer for layer, row in self.layers.items() if not row or (self.units and PLAIN not in row)), None)
         if empty is not None:
             raise ValueError(f"layer {empty!r} lacks {PLAIN!r}, which others are compared with")
-        bare = next((unit for unit in self.units if not any(layer.startswith(f"{unit}.") for layer in self.layers)), None)
+        bare = next((unit for unit in self.units if not self.layers_of(unit)), None)
         if bare is not None:
             raise ValueError(f"unit {bare!r} has no layer")
         return self
+
+    def layers_of(self, unit: str) -> dict[str, dict[str, float]]:
+        """Rows of the layers that take less where less of a unit is kept: those told, or else those that lie in it."""
+        told = self.unit_layers.get(unit)
+        return {n: row for n, row in self.layers.items() if (n.startswith(f"{unit}.") if told is None else n in told)}
 
     def decision_ms(self, choices: Mapping[str, Choice], kept: Mapping[str, float] | None = None) -> float:
         """Milliseconds of components that are chosen together; what is in FP32 and no layer is part of the rest.
@@ -117,7 +124,7 @@ class LatencyTable(BaseModel):
         row = self.units.get(unit, {}).get(label)
         if row is None or key not in row or layer not in self.layers:
             raise PmqError(f"{unit!r} at {label} and {key!r} was not profiled on target {self.target!r}; profile with --prune")
-        taken = {name: of.get(key, of[PLAIN]) for name, of in self.layers.items() if name.startswith(f"{unit}.")}
+        taken = {name: of.get(key, of[PLAIN]) for name, of in self.layers_of(unit).items()}
         return row[key] * max(taken[layer], 1e-9) / max(sum(taken.values()), 1e-9 * len(taken))
 
     def whole_ms(self, keys: Mapping[str, str]) -> float:
@@ -129,7 +136,7 @@ class LatencyTable(BaseModel):
         total = 0.0
         for name, unit in plan.units.items() if self.units else ():
             if unit.share < 1:
-                layers = WidthOptions(name, (unit,)).layers
+                layers = unit.layers_at(name)
                 own = {f"{n}.{slot}": assignment[f"{n}.{slot}"] for n in layers for slot in ("weight", "input")}
                 total += self.saved_ms(name, Kept(unit=unit).label, own)
         return total

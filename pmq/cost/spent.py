@@ -8,7 +8,6 @@ from typing import Any
 from pmq.core.choice import Choice, Kept
 from pmq.core.component import Inventory
 from pmq.core.patches import PatchMap
-from pmq.core.pruning import WidthOptions
 from pmq.cost.latency import layer_key
 from pmq.cost.table import CostModel, component_bytes, grid_ops
 
@@ -42,7 +41,7 @@ def spent(costs: CostModel, assignment: Mapping[str, Choice], patches: PatchMap 
             key = layer_key(assignment[f"{module}.weight"], assignment[f"{module}.input"]) if module in table.layers else ""
             of["latency_ms"] = table.layers[module][key] if key else 0.0
         for name, unit in costs.pruning.units.items() if costs.pruning and table.units else ():
-            for layer in WidthOptions(name, (unit,)).layers if unit.share < 1 else ():
+            for layer in unit.layers_at(name) if unit.share < 1 else ():
                 key = layer_key(assignment[f"{layer}.weight"], assignment[f"{layer}.input"])
                 rows[layer]["latency_ms"] -= table.layer_saved_ms(name, Kept(unit=unit).label, layer, key)
     whole = costs.costs(assignment, patches)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 from pmq.core.choice import Kept
 from pmq.core.component import Inventory
 from pmq.core.progress import track
-from pmq.core.pruning import PrunedUnit, WidthOptions
+from pmq.core.pruning import PrunedUnit
 from pmq.cost.latency import PLAIN, LatencyTable
 from pmq.deploy.base import Target
 from pmq.deploy.bench import ROUNDS, Bench, Maker, Mode, mode_key
@@ -135,7 +136,7 @@ class WidthBench:
         floats = [PLAIN, min(self.keys, key=lambda k: self._whole_ms(table, k))]
         units: Saved = {}
         for name, by_label in table.units.items():
-            layers = [row for layer, row in table.layers.items() if layer.startswith(f"{name}.")]
+            layers = table.layers_of(name).values()
             taken = {key: sum(row.get(key, row[PLAIN]) for row in layers) for key in self.keys}
             units[name] = {}
             for label, row in by_label.items():
@@ -150,8 +151,8 @@ class WidthBench:
 
 
 def _kind(unit: str) -> str:
-    """Units of the same name do the same."""
-    return unit.rpartition(".")[2]
+    """Units whose names differ in numbers alone do the same."""
+    return re.sub(r"\d+", "#", unit)
 
 
 def _savings(table: LatencyTable, shape: Narrower, keys: Mapping[str, str], column: tuple[str, str]) -> float:
@@ -160,7 +161,7 @@ def _savings(table: LatencyTable, shape: Narrower, keys: Mapping[str, str], colu
     total = 0.0
     for name, unit in shape.widths.items():
         if _kind(name) == kind and unit.share < 1:
-            layers = WidthOptions(name, (unit,)).layers
+            layers = unit.layers_at(name)
             label = Kept(unit=unit).label
             total += sum(table.layer_saved_ms(name, label, layer, key) for layer in layers if keys[layer] == key)
     return total

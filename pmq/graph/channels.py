@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from pmq.graph.model import CapturedModel
 from pmq.graph.nodes import shape_of
 from pmq.graph.operators import aten, is_integer, moves, packet
+from pmq.graph.taps import Layer
 
 #: operators that mix positions by fixed weights that sum to one, each channel by itself
 POOLS = (aten.mean, aten.adaptive_avg_pool2d, aten.avg_pool2d)
@@ -45,15 +46,15 @@ class Channels:
         return self.index.reshape(-1).expand(self.shape[axis])
 
     @classmethod
-    def of(cls, values: Tensor, padded: bool = False) -> Channels | None:
-        """Summarise the channel of each value; nothing where that is not a matter of axes."""
+    def of(cls, values: Tensor, padded: bool = False, others: bool = False) -> Channels:
+        """Summarise the channel of each value; ``others`` says that what is no channel is somebody else's, and no padding."""
         shape = tuple(values.shape)
         for axis, size in enumerate(shape):
             if size > 1:
                 most = values.amax(axis, keepdim=True)
-                if bool(((values == most) | (values == NONE)).all()):
+                if bool(((values == most) | ((values == NONE) & (not others))).all()):
                     values = most
-        return cls(values, shape, padded or bool((values == NONE).any()))
+        return cls(values, shape, padded or (not others and bool((values == NONE).any())))
 
     def whole(self) -> Tensor:
         """The channel of each value."""
@@ -114,13 +115,19 @@ class Follower:
             return [Channels.of(part - 1, channels.padded) for part in numbers]
         return Channels.of(numbers - 1, channels.padded)
 
-    def came(self, reader: fx.Node, node: fx.Node, channels: Channels) -> Channels | None:
-        """Undo :meth:`passed` for an operator that gives one tensor: channels of the tensor that it reads."""
+    def came(
+        self, reader: fx.Node, node: fx.Node, channels: Channels, part: int | None = None, others: bool = False
+    ) -> Channels | None:
+        """Undo :meth:`passed`: channels of the tensor that an operator reads, given those of what it gives, or of a ``part``.
+
+        What it does not give is padding, or with ``others`` somebody else's.
+        """
         if packet(reader) in POOLS:
             return self._unpooled(reader, node, channels)
         shape = self.shape(node)
         count = int(torch.Size(shape).numel())
         places = self._run(reader, node, torch.arange(1, count + 1).reshape(shape))
+        places = places if part is None else places[part]
         wanted = channels.whole().reshape(-1)
         places = places.reshape(-1)
         inside = places > 0
@@ -128,7 +135,7 @@ class Follower:
         found[places[inside] - 1] = wanted[inside]
         if not bool((found[places[inside] - 1] == wanted[inside]).all()):
             return None
-        return Channels.of(found.reshape(shape), channels.padded)
+        return Channels.of(found.reshape(shape), channels.padded, others)
 
     def _pooled(self, reader: fx.Node, channels: Channels) -> Channels | None:
         shape, rank = self.shape(reader), len(channels.shape)
@@ -174,6 +181,21 @@ class Follower:
         if is_integer(argument):
             return _for_one(argument.meta["val"])
         return torch.empty(1, dtype=values.dtype).expand(self.shape(argument))  # of which the shape counts
+
+
+def layer_at(model: CapturedModel, node: fx.Node) -> Layer | None:
+    """The layer called at a node, if it is called there alone and multiplies each position by itself."""
+    if node.op != "call_module":
+        return None
+    layer = model.get_submodule(str(node.target))
+    if not isinstance(layer, Layer) or model.program.calls[str(node.target)] != 1:
+        return None
+    return layer if layer.kind == "linear" or (layer.kind == "conv2d" and layer.groups == 1) else None
+
+
+def channel_axis(layer: Layer) -> int:
+    """Where the channels of what a layer reads and gives lie."""
+    return -1 if layer.kind == "linear" else 1
 
 
 def _for_one(size: Any) -> int:

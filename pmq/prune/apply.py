@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -10,9 +11,16 @@ from torch import Tensor, nn
 
 from pmq.core.errors import PmqError, one_line
 from pmq.core.pruning import PrunedUnit, PruningPlan
+from pmq.graph.channels import NONE
 from pmq.models.weights import weights_sha256
-from pmq.prune.groups import embedding_group, example
-from pmq.prune.units import Unit, prunable_units
+from pmq.prune.groups import embedding_group
+from pmq.prune.units import Unit, example, stream_of, units_of
+
+#: what attentions call the number of their heads, the width of one, that of all, and the factor of products
+_HEADS = ("num_heads", "num_attention_heads", "n_heads", "nheads", "heads")
+_WIDTH = ("head_dim", "attention_head_size", "head_size", "dim_head", "d_head", "key_dim")
+_ALL = ("attn_dim", "all_head_size", "all_head_dim", "inner_dim")
+_SCALE = ("scale", "scaling", "softmax_scale")
 
 
 @torch.no_grad()
@@ -26,7 +34,7 @@ def apply_plan(model: nn.Module, plan: PruningPlan, pruned_from: str | None = No
     """
     if plan_of(model) is not None:
         raise PmqError("this model is pruned already; prune the one that it was made of")
-    units = {unit.name: unit for unit in prunable_units(model, embedding=True)}
+    units = {unit.name: unit for unit in units_of(model)}
     for name, pruned in plan.units.items():
         unit = units.get(name)
         if unit is None:
@@ -41,7 +49,7 @@ def apply_plan(model: nn.Module, plan: PruningPlan, pruned_from: str | None = No
     before = pruned_from or weights_sha256(model)
     for name, pruned in plan.units.items():
         if pruned.share < 1:
-            _APPLY[pruned.kind](model, units[name], pruned)
+            cut(model, units[name], pruned)
     remembering: Any = model
     remembering.pruning_plan, remembering.pruned_from = plan, before
     return model
@@ -53,32 +61,53 @@ def plan_of(model: nn.Module) -> PruningPlan | None:
     return plan
 
 
-def _hidden(model: nn.Module, unit: Unit, pruned: PrunedUnit) -> None:
-    mlp: Any = model.get_submodule(unit.name)
+def cut(model: nn.Module, unit: Unit, pruned: PrunedUnit) -> None:
+    """Keep of a unit of ``model`` what ``pruned`` does, in place."""
+    if unit.kind == "embedding":
+        _embedding(model, unit, pruned)
+        return
     kept = torch.tensor(pruned.indices)
-    keep_outputs(mlp.fc1, kept)
-    keep_inputs(mlp.fc2, kept)
+    if unit.kind == "attention":
+        _attention(model, unit, pruned, kept)
+    for name, channels in unit.makers.items():
+        keep_outputs(_linear(model, name), (torch.isin(channels, kept) | (channels == NONE)).nonzero()[:, 0])
+    keep_inputs(_linear(model, unit.last), kept)
 
 
-def _attention(model: nn.Module, unit: Unit, pruned: PrunedUnit) -> None:
-    attention: Any = model.get_submodule(unit.name)
-    kept, width = torch.tensor(pruned.indices), unit.size // unit.heads
-    keep_outputs(attention.qkv, torch.cat([third * unit.size + kept for third in range(3)]))
-    keep_inputs(attention.proj, kept)
-    heads = pruned.kept_heads
+def _linear(model: nn.Module, name: str) -> nn.Linear:
+    layer = model.get_submodule(name)
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
+def _attention(model: nn.Module, unit: Unit, pruned: PrunedUnit, kept: Tensor) -> None:
+    """Change what modules of an attention remember, and what they hold for each head or channel."""
+    width, heads = unit.size // unit.heads, pruned.kept_heads
     left = len(kept) // heads
     if left != width:  # the products are scaled by the width that a head has; q makes good for that
-        q = attention.qkv.weight[: len(kept)], *([] if attention.qkv.bias is None else [attention.qkv.bias[: len(kept)]])
-        for part in q:
-            part.mul_((left / width) ** 0.5)
-        attention.scale = left**-0.5
-    attention.num_heads = heads
-    for attribute, value in (("head_dim", left), ("attn_dim", len(kept))):
-        if hasattr(attention, attribute):
-            setattr(attention, attribute, value)
-    table = getattr(attention, "relative_position_bias_table", None)
-    if table is not None:  # a column for each head
-        attention.relative_position_bias_table = _parameter(table[:, (kept // width).unique()], table)
+        name, rows = unit.operands[0]
+        q = _linear(model, name)
+        for part in (q.weight, *([] if q.bias is None else [q.bias])):
+            part[rows.reshape(-1)] *= (left / width) ** 0.5
+    per_head = (kept // width).unique()
+    for module in model.get_submodule(unit.owner).modules():
+        if isinstance(module, nn.Linear):
+            continue
+        for names, old, new in ((_HEADS, unit.heads, heads), (_WIDTH, width, left), (_ALL, unit.size, len(kept))):
+            for attribute in names:
+                if getattr(module, attribute, None) == old:
+                    setattr(module, attribute, new)
+        for attribute in _SCALE:
+            value = getattr(module, attribute, None)
+            if left != width and isinstance(value, float) and math.isclose(value, width**-0.5, rel_tol=1e-6):
+                setattr(module, attribute, left**-0.5)
+        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            for size, index in ((unit.size, kept), (unit.heads, per_head)):
+                axes = [axis for axis, n in enumerate(tensor.shape) if n == size]
+                if size > 1 and len(axes) == 1 and len(index) < size:
+                    value = tensor.index_select(axes[0], index.to(tensor.device))
+                    setattr(module, name, _parameter(value, tensor) if isinstance(tensor, nn.Parameter) else value)
+                    break
 
 
 def _embedding(model: nn.Module, unit: Unit, pruned: PrunedUnit) -> None:
@@ -97,7 +126,7 @@ def check_stream(model: nn.Module) -> None:
     Raises:
         PmqError: it has none that is known, or some part of it computes with a width of its own.
     """
-    stream = next((unit for unit in prunable_units(model, embedding=True) if unit.kind == "embedding"), None)
+    stream = stream_of(model)
     reason = "it is no ViT whose patches one layer embeds"
     if stream is not None:
         halved = copy.deepcopy(model)
@@ -108,9 +137,6 @@ def check_stream(model: nn.Module) -> None:
         except RuntimeError as error:  # of shapes that do not meet
             reason = one_line(error)
     raise PmqError(f"the residual stream of this model cannot be narrowed: {reason}; drop structure 'embedding'")
-
-
-_APPLY = {"hidden": _hidden, "attention": _attention, "embedding": _embedding}
 
 
 def keep_outputs(layer: nn.Linear, kept: Tensor) -> None:

@@ -11,8 +11,7 @@ from torch import nn
 
 from pmq.core.errors import PmqError
 from pmq.graph.macs import unfused
-from pmq.models.describe import input_size
-from pmq.prune.units import Unit
+from pmq.prune.units import Unit, example
 
 
 class Groups:
@@ -36,10 +35,7 @@ class Groups:
             first = self._model.get_submodule(unit.name)
             remove = tp.prune_conv_out_channels if isinstance(first, nn.Conv2d) else tp.prune_linear_out_channels
             return self._graph.get_pruning_group(first, remove, kept)
-        if unit.kind == "hidden":
-            fc1 = self._model.get_submodule(f"{unit.name}.fc1")
-            return self._graph.get_pruning_group(fc1, tp.prune_linear_out_channels, kept)
-        # From the layer behind an attention: there its channels are not yet divided into q, k and v.
+        # From the layer that reads them: there an attention's channels are not yet divided into q, k and v.
         return self._graph.get_pruning_group(self._model.get_submodule(unit.last), tp.prune_linear_in_channels, kept)
 
 
@@ -59,9 +55,3 @@ def require_torch_pruning() -> Any:
     except ImportError:
         raise PmqError("pruning needs 'torch-pruning', which is not installed; pip install 'pmq[prune]'") from None
     return torch_pruning
-
-
-def example(model: nn.Module) -> torch.Tensor:
-    """An image ``(1, C, H, W)`` of chance for ``model``."""
-    image = torch.randn(1, *input_size(model), generator=torch.Generator().manual_seed(0))
-    return image.to(next(model.parameters()).device)

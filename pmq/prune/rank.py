@@ -86,29 +86,35 @@ class _Seen:
     """Covariances of one attention, and what follows from them."""
 
     def __init__(self, model: nn.Module, unit: Unit, row_weights: Tensor | None) -> None:
-        self._attention: Any = model.get_submodule(unit.name)
-        self._heads, self._row_weights = unit.heads, row_weights
+        self._layers: list[Any] = [model.get_submodule(name) for name, _ in unit.operands]
+        self._rows = [rows for _, rows in unit.operands]
+        self._last: Any = model.get_submodule(unit.last)
+        self._columns = torch.arange(unit.size).reshape(unit.heads, -1)
+        self._row_weights = row_weights
         self._q, self._k, self._z = _Covariance(), _Covariance(), _Covariance()
 
     def listen(self, batch: int) -> list[Any]:
-        def products(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-            q, k, _ = (self._by_head(third) for third in output.chunk(3, -1))
-            self._q.update(q)
-            self._k.update(k)
+        def made(covariance: _Covariance, rows: Tensor) -> Any:
+            def add(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+                covariance.update(_by_head(output, rows))
+
+            return add
 
         def mixed(layer: nn.Module, args: tuple[Tensor]) -> None:
             weight = None
             if self._row_weights is not None:
                 weight = self._row_weights[batch * BATCH : (batch + 1) * BATCH].reshape(-1).to(args[0].device)
-            self._z.update(self._by_head(args[0]), weight)
+            self._z.update(_by_head(args[0], self._columns), weight)
 
-        return [self._attention.qkv.register_forward_hook(products), self._attention.proj.register_forward_pre_hook(mixed)]
-
-    def _by_head(self, x: Tensor) -> Tensor:
-        return x.reshape(-1, self._heads, x.shape[-1] // self._heads).transpose(0, 1)
+        q, k, _ = self._layers
+        return [
+            q.register_forward_hook(made(self._q, self._rows[0])),
+            k.register_forward_hook(made(self._k, self._rows[1])),
+            self._last.register_forward_pre_hook(mixed),
+        ]
 
     def rewrite(self) -> Tensor:
-        attention, heads = self._attention, self._heads
+        """Change the basis of each head; give the score of each channel."""
         root_q, root_k, root_z = (
             _root(self._q.compute()),
             _root(self._k.compute(centred=True)),
@@ -117,19 +123,22 @@ class _Seen:
         u, strength, _ = torch.linalg.svd(root_q @ root_k)
         forward_q = torch.linalg.solve(root_q, u * strength[:, None, :].sqrt()).mT  # q' = F q, and k' = F^-T k
         forward_k = torch.linalg.inv(forward_q).mT
-        proj = attention.proj.weight.double().unflatten(1, (heads, -1)).transpose(0, 1)  # (heads, O, D)
+        proj = self._last.weight.double()[:, self._columns].transpose(0, 1)  # (heads, O, D)
         _, gain, v = torch.linalg.svd(proj @ root_z, full_matrices=False)
         forward_v = gain[:, :, None].sqrt() * torch.linalg.solve(root_z, v, left=False)
-        forward = torch.stack([forward_q, forward_k, forward_v])
-        weight = attention.qkv.weight.double().unflatten(0, (3, heads, -1))
-        attention.qkv.weight.data.copy_((forward @ weight).flatten(0, 2))
-        if attention.qkv.bias is not None:
-            bias = attention.qkv.bias.double().unflatten(0, (3, heads, -1, 1))
-            attention.qkv.bias.data.copy_((forward @ bias).flatten())
+        for layer, rows, forward in zip(self._layers, self._rows, (forward_q, forward_k, forward_v), strict=True):
+            layer.weight.data[rows] = (forward @ layer.weight.double()[rows]).to(layer.weight)
+            if layer.bias is not None:
+                layer.bias.data[rows] = (forward @ layer.bias.double()[rows][..., None])[..., 0].to(layer.bias)
         back = proj @ torch.linalg.inv(forward_v)
-        attention.proj.weight.data.copy_(back.transpose(0, 1).flatten(1))
+        self._last.weight.data[:, self._columns] = back.transpose(0, 1).to(self._last.weight)
         shares = [s.square() / s.square().sum() for s in (strength, gain)]
         return ((shares[0] + shares[1]) / 2).flatten().cpu()
+
+
+def _by_head(x: Tensor, places: Tensor) -> Tensor:
+    """Channels of rows ``(..., C)`` by head: ``(heads, T, D)``."""
+    return x.reshape(-1, x.shape[-1])[:, places].transpose(0, 1)
 
 
 def _root(covariance: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from pmq.core.pruning import PruningPlan
 from pmq.graph import captured
 from pmq.prune.losses import BATCH
 from pmq.prune.statistics import LeastSquares, Weighed
-from pmq.prune.units import EMBEDDING, prunable_units
+from pmq.prune.units import EMBEDDING, find_units
 
 #: pull towards the layer's own weights, relative to the mean square of its inputs
 STRENGTH = 0.1
@@ -44,17 +44,16 @@ def recover(
     """
     image = images[:1].to(next(exact.parameters()).device)
     before, after = captured(exact, image), captured(pruned, image)
-    units = [u for u in prunable_units(pruned) if u.name in plan.units and plan.units[u.name].share < 1]
+    units = {u.last: u for u in find_units(exact).found if u.name in plan.units and plan.units[u.name].share < 1}
     stream = plan.units[EMBEDDING].indices if EMBEDDING in plan.units else slice(None)
     device = next(exact.parameters()).device
     wanted, given = ([batch.to(device) for batch in images.split(BATCH)] for _ in range(2))
     for index, cut in enumerate(track(before.program.cuts, "recovering")):
-        here = [unit for unit in units if unit.last in cut.modules]
-        sums = {unit.last: LeastSquares() for unit in here}
+        sums = {last: LeastSquares() for last in units if last in cut.modules}
         weighed = Weighed(row_weights)
 
         def add(name: str, x: Tensor, y: Tensor, weight: Tensor, sums: dict[str, LeastSquares] = sums) -> None:
-            sums[name].update(x[:, plan.units[name.rpartition(".")[0]].indices], y[:, stream], weight)
+            sums[name].update(x[:, plan.units[units[name].name].indices], y[:, stream], weight)
 
         with weighed.listening(before, list(sums), add):
             wanted = [before.run(x, index, index + 1) for x in weighed.counted(wanted)]

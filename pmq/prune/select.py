@@ -93,7 +93,7 @@ def _kept(unit: Unit, score: Tensor, share: float, structure: str, round_to: int
         width = by_head.shape[1]
         count = min(width, max(min(round_to, width), round(width * share / round_to) * round_to))
         kept = [head * width + int(i) for head, row in enumerate(by_head) for i in _most(row, count)]
-    return PrunedUnit.of(unit.kind, unit.size, kept, unit.heads)
+    return unit.keeping(kept)
 
 
 def _most(score: Tensor, count: int) -> list[int]:

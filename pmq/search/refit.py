@@ -73,7 +73,7 @@ def _group(space: Space, name: str) -> tuple[str, int]:
         component = space.inventory[name]
         return f"{component.role} {component.kind}", component.stage
     options = next(w for w in space.widths if w.name == name)
-    return f"kept {options.options[0].kind}", space.inventory[f"{options.layers[0]}.weight"].stage
+    return f"kept {options.options[0].kind}", space.inventory[f"{options.layers[-1]}.weight"].stage
 
 
 def _indices(labels: Sequence[object]) -> Genomes:

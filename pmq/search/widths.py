@@ -63,12 +63,12 @@ class Widths:
                 if unit[where[name]] not in (where[name], u):
                     raise PmqError(f"search space {space.name!r} ties {name!r} to other blocks; search it without --prune")
                 unit[where[name]] = u
-            first, last = options.layers
+            last = options.layers[-1]
             for d in {where[name] for name in inside}:
                 decision = decisions[d]
                 for name, choices in zip(decision.components, decision.choices, strict=True):
                     for k, choice in enumerate(choices):
-                        if name in (f"{first}.weight", f"{last}.weight"):
+                        if name.removesuffix(".weight") in options.layers and name.endswith(".weight"):
                             fixed = name == f"{last}.weight" and choice.granularity in ("channel", "tensor")
                             size[d, k] += component_bytes(inventory[name], choice)
                             size[d, k] -= grid_bytes(inventory[name], choice) if fixed else 0

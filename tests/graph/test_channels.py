@@ -8,9 +8,9 @@ import torch
 from pmq.core.recipe import RECIPES
 from pmq.graph import captured
 from pmq.graph.channels import Channels, Follower
+from pmq.graph.heads import attentions
 from pmq.models.torchvision_ops import ensure_torchvision
 from pmq.quant.transforms import TRANSFORMS, Setting
-from pmq.quant.transforms.heads import attentions
 from pmq.quant.transforms.streams import residual_streams
 from pmq.quant.transforms.structure import norm_pairs, scaled_layers
 from tests.conftest import make_captured

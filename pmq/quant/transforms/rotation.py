@@ -10,9 +10,9 @@ from torch import Tensor
 
 from pmq.core.progress import message
 from pmq.graph import CapturedModel
+from pmq.graph.heads import attentions, each_value
 from pmq.graph.nodes import path_of
 from pmq.quant.transforms.base import Setting, register
-from pmq.quant.transforms.heads import attentions, each_value
 from pmq.quant.transforms.statistics import channel_statistics
 from pmq.quant.transforms.streams import residual_streams, turn_tensor
 from pmq.quant.transforms.structure import add_to_bias, set_

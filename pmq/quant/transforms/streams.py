@@ -9,15 +9,13 @@ import torch
 from torch import Tensor, fx
 
 from pmq.graph import CapturedModel
-from pmq.graph.channels import POOLS, Channels, Follower
+from pmq.graph.channels import POOLS, Channels, Follower, channel_axis, layer_at
 from pmq.graph.nodes import path_of
 from pmq.graph.operators import aten, moves, packet
 from pmq.quant.transforms.structure import (
     NormPair,
     ResidualStream,
     Writer,
-    channel_axis,
-    layer_at,
     norm_pairs,
     parameter_of,
     reader_at,

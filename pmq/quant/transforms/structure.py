@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pmq.graph import CapturedModel, Layer
-from pmq.graph.channels import Channels, Follower
+from pmq.graph.channels import Channels, Follower, channel_axis, layer_at
 from pmq.graph.operators import aten, packet
 
 NORMS = (aten.layer_norm, aten.rms_norm)
@@ -127,21 +127,6 @@ def parameter_of(model: CapturedModel, node: Any) -> nn.Parameter | None:
         return None
     tensor = model.tensor(str(node.target))
     return tensor if isinstance(tensor, nn.Parameter) else None
-
-
-def layer_at(model: CapturedModel, node: fx.Node) -> Layer | None:
-    """The layer called at a node, if it is called there alone and multiplies each position by itself."""
-    if node.op != "call_module":
-        return None
-    layer = model.get_submodule(str(node.target))
-    if not isinstance(layer, Layer) or model.program.calls[str(node.target)] != 1:
-        return None
-    return layer if layer.kind == "linear" or (layer.kind == "conv2d" and layer.groups == 1) else None
-
-
-def channel_axis(layer: Layer) -> int:
-    """Where the channels of what a layer reads and gives lie."""
-    return -1 if layer.kind == "linear" else 1
 
 
 def reader_at(

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from pmq.graph import Attention, CapturedModel, Layer, Product
-from pmq.graph.channels import NONE, Channels, Follower
-from pmq.quant.transforms.structure import channel_axis, layer_at
+from pmq.graph.channels import NONE, Channels, Follower, channel_axis, layer_at
+from pmq.graph.model import CapturedModel
+from pmq.graph.taps import Attention, Layer, Product
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,12 @@ def attentions(model: CapturedModel) -> list[Heads]:
         module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, Attention) and not module.grouped:
             q, k, v = (operands.get((node, place)) for place in range(3))
-            found.append(Heads(str(node.target), True, True, q, k, v, _mixed(model, follower, node)))
+            found.append(Heads(str(node.target), True, True, q, k, v, mixed_at(model, follower, node)))
         elif isinstance(module, Product) and module.slots == ("q", "k") and module.transposed:
             found.append(Heads(str(node.target), True, False, operands.get((node, 0)), operands.get((node, 1)), None, None))
         elif isinstance(module, Product) and module.slots == ("softmax", "v") and not module.transposed:
-            found.append(Heads(str(node.target), False, True, None, None, operands.get((node, 1)), _mixed(model, follower, node)))
+            v = operands.get((node, 1))
+            found.append(Heads(str(node.target), False, True, None, None, v, mixed_at(model, follower, node)))
     return found
 
 
@@ -111,7 +112,7 @@ def _by_head(channels: Channels) -> Tensor | None:
     return heads if heads.unique().numel() == heads.numel() else None
 
 
-def _mixed(model: CapturedModel, follower: Follower, node: fx.Node) -> Mixed | None:
+def mixed_at(model: CapturedModel, follower: Follower, node: fx.Node) -> Mixed | None:
     """The layer that reads what an attention gives."""
     shape = follower.shape(node)
     if len(shape) < 3:
