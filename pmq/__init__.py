@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         search,
         sensitivity,
         simulate,
+        with_output,
     )
 
 _ROOMS = ("search", "sensitivity", "evaluate", "deploy", "prune", "report")
@@ -47,6 +48,7 @@ _FUNCTIONS = (
     "rank",
     "reallocate",
     "simulate",
+    "with_output",
 )
 
 __all__ = [
@@ -70,6 +72,7 @@ __all__ = [
     "search",
     "sensitivity",
     "simulate",
+    "with_output",
 ]
 
 

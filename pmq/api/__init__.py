@@ -14,6 +14,7 @@ from pmq.api.search import SearchResult, search
 from pmq.api.sensitivity import sensitivity
 from pmq.api.simulate import simulate
 from pmq.models import create_model
+from pmq.models.prepared import with_output
 from pmq.report import plot_run as plot
 from pmq.report import write_report as report
 
@@ -38,4 +39,5 @@ __all__ = [
     "search",
     "sensitivity",
     "simulate",
+    "with_output",
 ]

@@ -128,6 +128,12 @@ def deploy(
         )
         floats_ms -= 0.0 if plan is None else latency.pruned_ms(dict.fromkeys(subject.inventory.names, FLOAT), plan)
     quantized = _quantized(what, subject, planned, recipe, calibration_images, seed, recalibrate)
+    if dynamic_batch and subject.model.closed:
+        raise PmqError(
+            "the graph of this model, which decides by the number of images, is of a single one; deploy without --dynamic-batch"
+        )
+    if len(getattr(subject.module, "outputs_taken", ())) > 1:
+        raise PmqError("a file gives one output, and several of this model's were asked for; name one of them")
     restored = copy.deepcopy(subject.model)
     layers = deploy_layers(restored, subject.inventory, quantized, restore(restored, quantized))
     names = [layer.name for layer in layers]

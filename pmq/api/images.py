@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -11,6 +11,9 @@ from torch import Tensor
 
 from pmq.core.errors import PmqError
 from pmq.core.progress import message
+
+#: what images and labels are called in batches that hold them by name, as those of Hugging Face do
+_IMAGES, _LABELS = ("pixel_values", "images", "image"), ("labels", "label")
 
 
 def as_images(images: Any) -> Tensor:
@@ -21,7 +24,9 @@ def as_images(images: Any) -> Tensor:
     """
     if not isinstance(images, Tensor) or images.ndim != 4:
         found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise PmqError(f"images must come as tensors (B, C, H, W) or (tensor, labels) pairs, not {found}")
+        raise PmqError(
+            f"images must come as tensors (B, C, H, W), pairs (tensor, labels) or dictionaries with pixel_values, not {found}"
+        )
     if not images.is_floating_point():
         met = str(images.dtype).removeprefix("torch.")
         raise PmqError(f"images are {met}, so not preprocessed; give them as floats, scaled and normalised as for the model")
@@ -32,8 +37,16 @@ def as_images(images: Any) -> Tensor:
 
 
 def first_of(batch: Any) -> Any:
-    """The images of a batch, which may be a pair of images and labels."""
+    """The images of a batch, which may be a pair of images and labels, or hold them by a name."""
+    if isinstance(batch, Mapping):
+        return next((batch[name] for name in _IMAGES if name in batch), batch)
     return batch[0] if isinstance(batch, list | tuple) and batch else batch
+
+
+def _labels_of(batch: Any) -> Any:
+    if isinstance(batch, Mapping):
+        return next((batch[name] for name in _LABELS if name in batch), None)
+    return batch[1] if isinstance(batch, list | tuple) and len(batch) > 1 else None
 
 
 def tell_type(images: Any) -> None:
@@ -78,4 +91,4 @@ def pairs(batches: Iterable[Any]) -> tuple[Tensor, Iterator[tuple[Tensor, Tensor
 
 
 def _pair(batch: Any) -> tuple[Tensor, Tensor | None]:
-    return as_images(first_of(batch)), batch[1] if isinstance(batch, list | tuple) and len(batch) > 1 else None
+    return as_images(first_of(batch)), _labels_of(batch)

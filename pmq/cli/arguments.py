@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from typer.core import TyperCommand
 
 from pmq.core import PmqError
 
+#: flags that take several values, as in timm's scripts, and what these look like
+_SEVERAL = {
+    "--model-kwargs": re.compile(r"[^-=][^=]*=.*"),
+    "--mean": re.compile(r"-?[\d.]+(e-?\d+)?"),
+    "--std": re.compile(r"-?[\d.]+(e-?\d+)?"),
+}
 
-def _repeated(args: list[str], flag: str) -> list[str]:
-    """Give a flag again before each further ``KEY=VALUE`` behind it, as timm's scripts take several.
 
-    >>> _repeated(["vit", "--model-kwargs", "a=1", "b=2", "--json"], "--model-kwargs")
+def _repeated(args: list[str]) -> list[str]:
+    """Give a flag that takes several values again before each of them.
+
+    >>> _repeated(["vit", "--model-kwargs", "a=1", "b=2", "--json"])
     ['vit', '--model-kwargs', 'a=1', '--model-kwargs', 'b=2', '--json']
+    >>> _repeated(["--mean", "0.5", "0.4", "vit"])
+    ['--mean', '0.5', '--mean', '0.4', 'vit']
     """
     found: list[str] = []
-    for position, argument in enumerate(args):
-        further = len(found) > 1 and found[-2] == flag and position > 1 and args[position - 1] != flag
-        if further and "=" in argument and not argument.startswith("-"):
+    for argument in args:
+        flag = found[-2] if len(found) > 1 and found[-1] not in _SEVERAL else ""
+        if flag in _SEVERAL and _SEVERAL[flag].fullmatch(argument):
             found.append(flag)
         found.append(argument)
     return found
@@ -29,7 +39,7 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse, after a look at what is given."""
-        args = _repeated(args, "--model-kwargs")
+        args = _repeated(args)
         given = self.make_parser(ctx).parse_args(list(args))[0]
         for of in self.get_params(ctx):
             value = given.get(of.name)

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import number, print_json, print_table, say
 from pmq.cli.run import latency_of, latest_or, remembered, run_of, show_report
+from pmq.cli.source import NOTHING, Source, grouped
 
 
+@grouped
 def deploy(
     what: Annotated[str, typer.Argument(help="allocation file, run directory, latest, fp32, or uniform as w8a8")] = "latest",
     model: o.Model = None,
     target: Annotated[str | None, typer.Option(help="runtime: onnxruntime, ...; by default the allocation's")] = None,
-    checkpoint: o.Checkpoint = None,
-    num_classes: o.NumClasses = None,
-    model_kwargs: o.ModelKwargs = None,
-    input_size: o.InputSize = None,
-    pretrained: o.PretrainedOrRemembered = None,
-    data: o.Data = None,
-    split: o.Split = None,
-    crop_pct: o.CropPct = None,
+    source: Source = NOTHING,
     recipe: o.Recipe = "best",
     calib_images: o.CalibImages = 32,
     recalibrate: Annotated[bool, typer.Option("--recalibrate", help="carry it out anew from images, not its tensors")] = False,
@@ -64,15 +59,13 @@ def deploy(
         except PmqError as error:
             message(f"latency is not proved: {error}")
             table = None
-    flags: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "pretrained": pretrained}
-    flags |= {"model_kwargs": model_kwargs, "input_size": input_size}
-    given = remembered([str(run or name)], allocations, **flags, data=data, split=split, crop_pct=crop_pct)
-    module, images = open_subject(**given, workers=workers, device="cpu", threads=None)
+    source = remembered([str(run or name)], allocations, source.of(model))
+    module, images = open_subject(source, workers, "cpu", None)
     used = max([calib_images, *(a.calibration.images_used for a in allocations if a.calibration)])
     drawn = next((a.calibration.seed for a in allocations if a.calibration and a.calibration.seed is not None), seed)
     indices = images.evaluation_indices(used, drawn, min(limit, len(images.evaluation)))
     proof = images.evaluation.first_readable(indices, len(indices))
-    folder = out or (run or results / file_name(given["model"] or "embedded") / Path(name).stem) / "deploy" / target
+    folder = out or (run or results / file_name(source.model or "embedded") / Path(name).stem) / "deploy" / target
     need = recalibrate or not (allocations or item == "fp32")
     found = run_deploy(
         module,
@@ -89,7 +82,7 @@ def deploy(
         dynamic_batch=dynamic_batch,
         threads=threads,
         rounds=rounds,
-        crop_pct=given["crop_pct"],
+        crop_pct=source.crop_pct,
         seed=seed,
     )
     if json:

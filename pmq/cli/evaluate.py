@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import costs, print_json, print_table
 from pmq.cli.run import latest_or, remembered
+from pmq.cli.source import NOTHING, Source, grouped
 
 
+@grouped
 def evaluate(
     what: Annotated[
         str,
         typer.Argument(help="allocation file, run directory, latest, fp32, or uniform as w4a4; several with commas"),
     ] = "latest",
     model: o.Model = None,
-    checkpoint: o.Checkpoint = None,
-    num_classes: o.NumClasses = None,
-    model_kwargs: o.ModelKwargs = None,
-    input_size: o.InputSize = None,
-    pretrained: o.PretrainedOrRemembered = None,
-    data: o.Data = None,
-    split: o.Split = None,
-    crop_pct: o.CropPct = None,
+    source: Source = NOTHING,
     space: o.Space = "default",
     recipe: o.Recipe = "best",
     reconstruct: o.Reconstruct = False,
@@ -56,13 +51,11 @@ def evaluate(
 
     names = [str(latest_or(None, results)) if name == "latest" else name for name in what.split(",")]
     if results_file is not None:
-        check_output(results_file, ".csv", [*names, checkpoint])
+        check_output(results_file, ".csv", [*names, source.checkpoint])
     items = [read_what(name, carried_out=not recalibrate) for name in names]
     allocations = [item for item in items if isinstance(item, Allocation)]
-    flags: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "pretrained": pretrained}
-    flags |= {"model_kwargs": model_kwargs, "input_size": input_size}
-    given = remembered(names, allocations, **flags, data=data, split=split, crop_pct=crop_pct)
-    module, images = open_subject(**given, workers=workers, device=device, threads=threads)
+    source = remembered(names, allocations, source.of(model))
+    module, images = open_subject(source, workers, device, threads)
     if limit is not None and limit > len(images.evaluation):
         raise PmqError(f"--limit {limit} is more than the {len(images.evaluation)} images of {images.evaluation.name}")
     calibrated = [a.calibration for a in allocations if a.calibration is not None]
@@ -86,7 +79,7 @@ def evaluate(
         amp=amp,
         checkpoints=results / ".learned",
         recalibrate=recalibrate,
-        crop_pct=given["crop_pct"],
+        crop_pct=source.crop_pct,
         seed=seed,
     )
     table["allocation"] = names

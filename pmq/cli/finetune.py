@@ -5,15 +5,17 @@ from __future__ import annotations
 import json as json_module
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import print_json, print_table, say
 from pmq.cli.run import command_of, of_pruned, show_report
+from pmq.cli.source import NOTHING, Source, grouped
 
 
+@grouped
 def finetune(
     pruned: Annotated[str, typer.Argument(help="folder or allocation file of a pruned model, which pmq prune writes")],
     epochs: Annotated[int, typer.Option(help="how often each image is seen", min=1)] = 10,
@@ -22,14 +24,7 @@ def finetune(
     held_out: Annotated[int, typer.Option(help="further images that tell which epoch is the best", min=8)] = 256,
     vary: Annotated[bool, typer.Option(help="mirror and magnify images")] = True,
     amp: Annotated[bool, typer.Option("--amp", help="multiply in bfloat16: faster on GPUs")] = False,
-    checkpoint: o.Checkpoint = None,
-    num_classes: o.NumClasses = None,
-    model_kwargs: o.ModelKwargs = None,
-    input_size: o.InputSize = None,
-    pretrained: o.Pretrained = True,
-    data: o.Data = None,
-    split: o.Split = None,
-    crop_pct: o.CropPct = None,
+    source: Source = NOTHING,
     limit: Annotated[int | None, typer.Option(help="images to evaluate on; all without", min=1)] = None,
     batch_size: o.BatchSize = 32,
     workers: o.Workers = 0,
@@ -53,28 +48,24 @@ def finetune(
     allocation = read_what(pruned)
     if not isinstance(allocation, Allocation) or allocation.pruning is None:
         raise PmqError(f"{pruned!r} is no pruned model; `pmq prune` writes one")
-    flags: dict[str, Any] = {"model": pruned, "checkpoint": checkpoint, "data": data, "split": split, "crop_pct": crop_pct}
-    flags |= {"model_kwargs": model_kwargs, "input_size": input_size}
-    given = of_pruned(flags) | {"model": check_named(allocation.model.name), "num_classes": num_classes, "pretrained": pretrained}
+    source = of_pruned(source.of(pruned)).of(check_named(allocation.model.name))
     folder = out or Path(f"{Path(pruned) if is_dir(Path(pruned)) else Path(pruned).with_suffix('')}-finetuned")
     check_target(folder / CHOSEN)
-    if given["checkpoint"] is not None:
-        given["checkpoint"] = Path(given["checkpoint"])
-    module, images = open_subject(**given, workers=workers, device=device, threads=threads)
-    source = images.calibration
-    drawn = source.draw(seed)
+    module, images = open_subject(source, workers, device, threads)
+    learned = images.calibration
+    drawn = learned.draw(seed)
     most = len(drawn) // 2 if images.shared else len(drawn)
     count = min(train_images or most, most - held_out)
     if count < batch_size:
         raise PmqError(
-            f"{source.name} has {most} images to learn from, {held_out} are held out; lower --held-out or --batch-size"
+            f"{learned.name} has {most} images to learn from, {held_out} are held out; lower --held-out or --batch-size"
         )
     found = run_finetune(
         module,
         allocation,
-        source,
+        learned,
         drawn[held_out : held_out + count],
-        source.first_readable(drawn, held_out),
+        learned.first_readable(drawn, held_out),
         epochs=epochs,
         rate=lr,
         batch_size=batch_size,
@@ -86,9 +77,9 @@ def finetune(
     )
     indices = images.evaluation_indices(held_out + count if images.shared else 0, seed, limit)
     batches = images.evaluation.batches(batch_size, indices)
-    table = run_evaluate(module, [allocation, found.allocation], batches, crop_pct=given["crop_pct"], seed=seed)
+    table = run_evaluate(module, [allocation, found.allocation], batches, crop_pct=source.crop_pct, seed=seed)
     before, after = json_module.loads(table.to_json(orient="records"))
-    add_to_manifest(folder, {PRUNED: after, "command": command_of(given)})
+    add_to_manifest(folder, {PRUNED: after, "command": command_of(source)})
     if json:
         print_json(
             {"run": str(folder), "allocation": str(folder / CHOSEN), "history": found.history} | after | {"before": before}

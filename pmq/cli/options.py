@@ -20,13 +20,26 @@ ModelKwargs = Annotated[
 InputSize = Annotated[
     tuple[int, int, int] | None, typer.Option(metavar="C H W", help="channels, height and width of the images that it is to see")
 ]
-Pretrained = Annotated[bool, typer.Option(help="without a checkpoint: timm's published weights, or random ones")]
-PretrainedOrRemembered = Annotated[
-    bool | None, typer.Option("--pretrained/--no-pretrained", help="as the run remembers; else timm's published weights")
+ImgSize = Annotated[int | None, typer.Option(help="height and width of the images that it is to see", min=1)]
+InChans = Annotated[int | None, typer.Option(help="channels of the images that it is to see", min=1)]
+Output = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="which output counts, where there are several: a name, or some with commas"),
+]
+Pretrained = Annotated[
+    bool | None,
+    typer.Option(
+        "--pretrained/--no-pretrained", help="without a checkpoint: timm's published weights, the default, or random ones"
+    ),
 ]
 Data = Annotated[str | None, typer.Option(help="folder with train and val, or class folders; or a timm dataset, torch/cifar10")]
 Split = Annotated[str | None, typer.Option(help="folder or split to evaluate on")]
 CropPct = Annotated[float | None, typer.Option(help="overrides the data config's crop", min=0.1, max=1.0)]
+Mean = Annotated[list[float] | None, typer.Option(metavar="M ...", help="overrides the data config's mean of each channel")]
+Std = Annotated[
+    list[float] | None, typer.Option(metavar="S ...", help="overrides the data config's standard deviation of each channel")
+]
+Interpolation = Annotated[str | None, typer.Option(help="overrides the data config's: bilinear, bicubic, lanczos, nearest, ...")]
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", help="images at once", min=1)]
 Workers = Annotated[int, typer.Option("--workers", "-j", help="processes that read images ahead", min=0, max=1024)]
 Threads = Annotated[int | None, typer.Option(help="threads of one operation; all cores by default", min=1, max=1024)]

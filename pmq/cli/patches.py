@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,21 +12,17 @@ from pmq.cli import options as o
 from pmq.cli.output import costs as printed
 from pmq.cli.output import print_json, print_table, say
 from pmq.cli.run import latency_of, latest_or, remembered, run_of, show_report
+from pmq.cli.source import NOTHING, Source, grouped
 
 
+@grouped
 def patches(
     what: Annotated[str, typer.Argument(help="allocation file, run directory, or latest")] = "latest",
     model: o.Model = None,
     kind: Annotated[str, typer.Option(help="static: bits of each position; dynamic: of ranks, image by image")] = "static",
     share: Annotated[float, typer.Option(help="of the allocation's bit operations", min=0.01, max=1.0)] = 1.0,
     score: Annotated[str | None, typer.Option(help="what ranks patches: range, received, class_range, ...")] = None,
-    checkpoint: o.Checkpoint = None,
-    num_classes: o.NumClasses = None,
-    model_kwargs: o.ModelKwargs = None,
-    input_size: o.InputSize = None,
-    pretrained: o.PretrainedOrRemembered = None,
-    data: o.Data = None,
-    crop_pct: o.CropPct = None,
+    source: Source = NOTHING,
     workers: o.Workers = 0,
     seed: o.Seed = 0,
     out: Annotated[Path | None, typer.Option(help="file to write; by default beside the allocation")] = None,
@@ -51,18 +47,16 @@ def patches(
     if not isinstance(allocation, Allocation):
         raise PmqError(f"{what!r} is no allocation; give the file or the run of one, which `pmq search` writes")
     file = Path(name) / CHOSEN if is_dir(Path(name)) else Path(name)
-    inputs = [file, file.with_suffix(".safetensors"), checkpoint]
+    inputs = [file, file.with_suffix(".safetensors"), source.checkpoint]
     target = check_output(out or file.with_name(f"patches-{kind}.json"), ".json", inputs, (".safetensors",))
-    flags: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "pretrained": pretrained}
-    flags |= {"model_kwargs": model_kwargs, "input_size": input_size}
     run = run_of(name)
-    given = remembered([str(run or name)], [allocation], **flags, data=data, split=None, crop_pct=crop_pct)
-    module, images = open_subject(**given, workers=workers, device="cpu", threads=None)
+    source = remembered([str(run or name)], [allocation], source.of(model))
+    module, images = open_subject(source, workers, "cpu", None)
     info = allocation.calibration
     used = info.images_used if info else 0
     drawn = info.seed if info and info.seed is not None else seed
     calibration = images.calibration_images(used if used > 8 else CALIB_IMAGES + HELD_OUT, drawn)
-    crop = given["crop_pct"]
+    crop = source.crop_pct
     table, by = latency_of(run), score or SCORE
     found = reallocate(module, allocation, calibration, kind, share=share, score=by, latency=table, crop_pct=crop, seed=seed)
     found.save(target)

@@ -10,16 +10,14 @@ import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import print_json, print_table, say
+from pmq.cli.source import NOTHING, Source, grouped
 
 
+@grouped
 def profile(
     model: o.Model = None,
     target: o.Target = "onnxruntime",
-    checkpoint: o.Checkpoint = None,
-    num_classes: o.NumClasses = None,
-    model_kwargs: o.ModelKwargs = None,
-    input_size: o.InputSize = None,
-    pretrained: o.Pretrained = True,
+    source: Source = NOTHING,
     space: Annotated[str | None, typer.Option(help="whose choices; the target's own without")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="images at once", min=1)] = 1,
     threads: Annotated[int, typer.Option(help="threads of the runtime", min=1)] = 1,
@@ -38,8 +36,8 @@ def profile(
     from pmq.models import model_label
 
     if out is not None:
-        check_output(out, ".json", [model, checkpoint])  # before the model is loaded
-    module = open_model(model, checkpoint, num_classes, pretrained, model_kwargs, input_size)
+        check_output(out, ".json", [model, source.checkpoint])  # before the model is loaded
+    module = open_model(source.of(model))
     name = model_label(module)
     path = check_target(out or latency_path(results, name, target, threads, batch_size))
     table = run_profile(module, target, space=space, batch_size=batch_size, threads=threads, rounds=rounds, prune=prune, out=path)

@@ -13,11 +13,13 @@ import typer
 from pmq.cli import options as o
 from pmq.cli.output import costs, print_json, print_table, say
 from pmq.cli.run import command_of, show_report
+from pmq.cli.source import NOTHING, Source, grouped
 
 #: options by which a folder is not told from others
 ROUND_TO, IMAGES, SEED = 8, 256, 0
 
 
+@grouped
 def prune(
     model: o.Model = None,
     ratio: Annotated[float, typer.Option(help="of channels to remove")] = 0.25,
@@ -31,14 +33,7 @@ def prune(
     part: Annotated[list[str] | None, typer.Option(help="ratios of single parts, as blocks.0.mlp=0.5; patterns do")] = None,
     round_to: Annotated[int, typer.Option(help="widths are multiples of it", min=1)] = ROUND_TO,
     recover: Annotated[bool, typer.Option(help="fit the layers behind what was removed anew, in closed form")] = True,
-    checkpoint: o.Checkpoint = None,
-    num_classes: o.NumClasses = None,
-    model_kwargs: o.ModelKwargs = None,
-    input_size: o.InputSize = None,
-    pretrained: o.Pretrained = True,
-    data: o.Data = None,
-    split: o.Split = None,
-    crop_pct: o.CropPct = None,
+    source: Source = NOTHING,
     calib_images: Annotated[int, typer.Option(help="images that importance and recovery look at", min=1)] = IMAGES,
     target: Annotated[str | None, typer.Option(help="runtime to quantize and deploy the pruned model for, and time it")] = None,
     limit: Annotated[int | None, typer.Option(help="images to evaluate on; all without", min=1)] = None,
@@ -72,10 +67,8 @@ def prune(
 
         TARGETS[target].require()
     ratios = _ratios(part or [])
-    flags: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "pretrained": pretrained}
-    flags |= {"model_kwargs": model_kwargs, "input_size": input_size}
-    given: dict[str, Any] = flags | {"data": data, "split": split, "crop_pct": crop_pct}
-    module, images = open_subject(**given, workers=workers, device=device, threads=threads)
+    source = source.of(model)
+    module, images = open_subject(source, workers, device, threads)
     from pmq.core.paths import architecture
 
     name = architecture(model_info(module).name)
@@ -96,7 +89,7 @@ def prune(
         round_to=round_to,
         recovery=recover,
         calib_images=calib_images,
-        crop_pct=crop_pct,
+        crop_pct=source.crop_pct,
         seed=seed,
         out=folder,
         task=task,
@@ -106,12 +99,12 @@ def prune(
     if recover:
         rows["recovered"] = found.allocation
     batches = track(images.evaluation.batches(batch_size, indices), "evaluating", total=-(-len(indices) // batch_size))
-    table = run_evaluate(module, list(rows.values()), batches, crop_pct=crop_pct, seed=seed, task=task)
+    table = run_evaluate(module, list(rows.values()), batches, crop_pct=source.crop_pct, seed=seed, task=task)
     table["allocation"] = list(rows)
     records = json_module.loads(table.to_json(orient="records"))
     plan = found.allocation.pruning
     assert plan is not None
-    add_to_manifest(folder, {PRUNED: records[-1] | {"parameters": plan.parameters}, "command": command_of(given)})
+    add_to_manifest(folder, {PRUNED: records[-1] | {"parameters": plan.parameters}, "command": command_of(source)})
     deployed = []
     if target is not None:
         pruned = load_pruned(found.allocation)

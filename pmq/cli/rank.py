@@ -9,8 +9,10 @@ import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import print_json, print_table, say
+from pmq.cli.source import NOTHING, Source, grouped
 
 
+@grouped
 def rank(
     model: o.Model = None,
     metric: Annotated[
@@ -21,13 +23,7 @@ def rank(
     ] = "4bit,5bit,6bit",
     one_budget: Annotated[str, typer.Option(help="budget of the random allocations that all cost the same")] = "4.5bit",
     count: Annotated[int, typer.Option(help="random allocations over all budgets, and as many at one", min=5)] = 100,
-    checkpoint: o.Checkpoint = None,
-    num_classes: o.NumClasses = None,
-    model_kwargs: o.ModelKwargs = None,
-    input_size: o.InputSize = None,
-    pretrained: o.Pretrained = True,
-    data: o.Data = None,
-    crop_pct: o.CropPct = None,
+    source: Source = NOTHING,
     space: o.Space = "default",
     recipe: o.Recipe = "best",
     calib_images: o.CalibImages = 32,
@@ -55,9 +51,7 @@ def rank(
     budgets = budget.split(",")
     for text in (*budgets, one_budget):
         Budget.parse(text)  # before the model is loaded
-    module, images = open_subject(
-        model, checkpoint, num_classes, pretrained, data, None, crop_pct, workers, device, threads, model_kwargs, input_size
-    )
+    module, images = open_subject(source.of(model), workers, device, threads)
     needed = calib_images + probe_images + held_out + truth_images
     ranks = run_rank(
         module,

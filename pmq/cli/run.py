@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from pmq.cli.output import say
 
 if TYPE_CHECKING:
+    from pmq.cli.source import Source
     from pmq.core import Allocation
     from pmq.cost import LatencyTable
 
 
-def command_of(given: dict[str, Any]) -> dict[str, Any]:
+def command_of(source: Source) -> dict[str, Any]:
     """What a manifest remembers of how it was started: the line, and the flags that say which model and images."""
-    flags = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
-    return {"line": shlex.join(["pmq", *sys.argv[1:]])} | flags
+    return {"line": shlex.join(["pmq", *sys.argv[1:]])} | source.flags()
 
 
 def latest_or(run: Path | None, results: Path) -> Path:
@@ -56,19 +56,17 @@ def show_report(run: Path | None, json: bool) -> None:
             say(f"report: {page}")
 
 
-def of_pruned(given: dict[str, Any]) -> dict[str, Any]:
-    """Fill flags the user did not give from the folder of the pruned model that ``given["model"]`` is, if it is."""
+def of_pruned(source: Source) -> Source:
+    """Fill flags the user did not give from the folder of the pruned model that the source's model is, if it is."""
     from pmq.data.open import check_at_hand
 
-    run = run_of(given["model"]) if given["model"] else None
+    run = run_of(source.model) if source.model else None
     command = {} if run is None else started_with(run)
-    found = {
-        k: command.get(k)
-        for k in ("checkpoint", "data", "split", "crop_pct", "model_kwargs", "input_size")
-        if given.get(k) is None
-    }
-    check_at_hand(found.get("data"))
-    return given | found if command else given
+    own = {"model", "num_classes", "pretrained"}
+    found = source.filled({name: value for name, value in command.items() if name not in own})
+    if source.data is None:
+        check_at_hand(found.data)
+    return found
 
 
 def started_with(run: Path) -> dict[str, Any]:
@@ -79,7 +77,7 @@ def started_with(run: Path) -> dict[str, Any]:
     return {} if command is None else command.model_dump()
 
 
-def remembered(names: list[str], allocations: list[Allocation], **given: Any) -> dict[str, Any]:
+def remembered(names: list[str], allocations: list[Allocation], source: Source) -> Source:
     """Fill flags the user did not give from the manifest of the first run among ``names``, or an allocation's model.
 
     Raises:
@@ -88,18 +86,18 @@ def remembered(names: list[str], allocations: list[Allocation], **given: Any) ->
     from pmq.data.open import check_at_hand
     from pmq.models.create import check_named
 
-    typed = dict(given)
+    found = source
     for name in names:
         command = started_with(Path(name))
-        if command and given["model"] in (None, command["model"]):
-            given = {k: v if v is not None else command.get(k) for k, v in given.items()}
+        if command and source.model in (None, command["model"]):
+            found = source.filled(command)
             break
     if allocations:
         model = allocations[0].model
-        given["model"] = given["model"] or model.name
-        given["crop_pct"] = given["crop_pct"] or model.data_config.get("crop_pct")  # as it was calibrated
-    if typed["model"] is None and given["model"] is not None:
-        check_named(given["model"])
-    if typed.get("data") is None:
-        check_at_hand(given.get("data"))
-    return given | {"pretrained": given["pretrained"] is not False}
+        as_calibrated = {key: model.data_config.get(key) for key in ("crop_pct", "mean", "std", "interpolation")}
+        found = found.filled(as_calibrated | {"model": model.name})
+    if source.model is None and found.model is not None:
+        check_named(found.model)
+    if source.data is None:
+        check_at_hand(found.data)
+    return found

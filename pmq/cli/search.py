@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import costs, number, print_json, print_table, say
+from pmq.cli.source import NOTHING, Source, grouped
 
 
+@grouped
 def search(
     model: o.Model = None,
     budget: Annotated[str, typer.Option(help="4bit, w4a8, 0.15x, size=3MB, bitops=4G, latency=12ms, or several")] = "4bit",
-    checkpoint: o.Checkpoint = None,
-    num_classes: o.NumClasses = None,
-    model_kwargs: o.ModelKwargs = None,
-    input_size: o.InputSize = None,
-    pretrained: o.Pretrained = True,
-    data: o.Data = None,
-    split: o.Split = None,
-    crop_pct: o.CropPct = None,
+    source: Source = NOTHING,
     space: Annotated[str | None, typer.Option(help="search space; the target's own, or default, without")] = None,
     target: Annotated[str | None, typer.Option(help="runtime to search for; onnxruntime where the budget is a latency")] = None,
     latency: Annotated[Path | None, typer.Option(help="latency table; without it the kept one, or one measured now")] = None,
@@ -75,12 +70,9 @@ def search(
     target = target or ("onnxruntime" if asked.limits.latency_ms is not None else None)
     if target is not None:
         TARGETS[target].require()
-    flags: dict[str, Any] = {"model": model, "checkpoint": checkpoint, "num_classes": num_classes, "data": data, "split": split}
-    flags |= {"model_kwargs": model_kwargs, "input_size": input_size}
-    given = of_pruned(flags | {"pretrained": pretrained, "crop_pct": crop_pct})
-    module, images = open_subject(**given, workers=workers, device=device, threads=threads)
-    before = {name: given[name] for name in ("checkpoint", "num_classes", "pretrained", "model_kwargs", "input_size")}
-    reference = before_pruning(module, **before)
+    source = of_pruned(source.of(model))
+    module, images = open_subject(source, workers, device, threads)
+    reference = before_pruning(module, source)
     table = None if target is None else known_latency(module, target, results, latency, force=force, prune=prune)
     found = run_search(
         module,
@@ -103,11 +95,11 @@ def search(
         held_out=held_out,
         batch_size=batch_size,
         seed=seed,
-        crop_pct=given["crop_pct"],
+        crop_pct=source.crop_pct,
         out=out,
         results=results,
         resume=resume,
-        command=command_of(given),
+        command=command_of(source),
     )
     assert found.run is not None and found.allocation.budget is not None
     chosen = found.allocation.budget.achieved | found.allocation.metrics

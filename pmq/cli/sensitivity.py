@@ -9,18 +9,14 @@ import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import print_json, print_table, say
+from pmq.cli.source import NOTHING, Source, grouped
 
 
+@grouped
 def sensitivity(
     model: o.Model = None,
     metric: Annotated[str, typer.Option(help="measured, fisher, or both with a comma")] = "measured",
-    checkpoint: o.Checkpoint = None,
-    num_classes: o.NumClasses = None,
-    model_kwargs: o.ModelKwargs = None,
-    input_size: o.InputSize = None,
-    pretrained: o.Pretrained = True,
-    data: o.Data = None,
-    crop_pct: o.CropPct = None,
+    source: Source = NOTHING,
     space: o.Space = "default",
     recipe: o.Recipe = "fast",
     calib_images: o.CalibImages = 24,
@@ -41,10 +37,8 @@ def sensitivity(
     from pmq.core.own_files import check_output
 
     if out is not None:
-        check_output(out, ".csv", [checkpoint])
-    module, images = open_subject(
-        model, checkpoint, num_classes, pretrained, data, None, crop_pct, workers, device, threads, model_kwargs, input_size
-    )
+        check_output(out, ".csv", [source.checkpoint])
+    module, images = open_subject(source.of(model), workers, device, threads)
     table = run_sensitivity(
         module,
         images.calibration_images(2 * calib_images, seed),

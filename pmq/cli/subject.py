@@ -10,29 +10,41 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
+    from pmq.cli.source import Source
     from pmq.data import Data
 
 
-def open_model(
-    model: str | None,
-    checkpoint: Path | None,
-    num_classes: int | None,
-    pretrained: bool,
-    model_kwargs: Sequence[str] | None = None,
-    input_size: Sequence[int] | None = None,
-) -> nn.Module:
-    """Create a model by its name, or rebuild the pruned one that ``model`` is the file or the folder of."""
+def open_model(source: Source) -> nn.Module:
+    """Create a model by its name, or rebuild the pruned one that the name is the file or the folder of."""
     from pmq.api.pruned import is_pruned_file, load_pruned
     from pmq.cli.run import run_of, started_with
     from pmq.models import create_model
+    from pmq.models.prepared import prepare_as, with_output
 
-    if model is not None and is_pruned_file(model):
-        run = run_of(model)
+    name = source.model
+    if name is not None and is_pruned_file(name):
+        run = run_of(name)
+        own = ("model_kwargs", "input_size", "img_size", "in_chans", "output", "mean", "std", "interpolation")
         made = {} if run is None else started_with(run)
-        options = _options(model_kwargs or made.get("model_kwargs") or ())
-        return load_pruned(Path(model), options=options, input_size=input_size or made.get("input_size"))
-    options = _options(model_kwargs or ())
-    return create_model(model, checkpoint, num_classes, pretrained, options=options, input_size=input_size)
+        source = source.filled({flag: made.get(flag) for flag in own})
+        module = load_pruned(Path(name), options=_made_with(source), input_size=source.input_size)
+    else:
+        module = create_model(
+            name,
+            source.checkpoint,
+            source.num_classes,
+            source.pretrained is not False,
+            options=_made_with(source),
+            input_size=source.input_size,
+        )
+    prepare_as(module, source.mean, source.std, source.interpolation)
+    return module if source.output is None else with_output(module, *source.output.split(","))
+
+
+def _made_with(source: Source) -> dict[str, Any]:
+    """Further arguments of what makes the model."""
+    own = {"img_size": source.img_size, "in_chans": source.in_chans}
+    return _options(source.model_kwargs or ()) | {name: value for name, value in own.items() if value is not None}
 
 
 def _options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -56,14 +68,7 @@ def _options(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def before_pruning(
-    module: nn.Module,
-    checkpoint: Path | None,
-    num_classes: int | None,
-    pretrained: bool,
-    model_kwargs: Sequence[str] | None = None,
-    input_size: Sequence[int] | None = None,
-) -> nn.Module | None:
+def before_pruning(module: nn.Module, source: Source) -> nn.Module | None:
     """Give the model that a pruned one was made of, if it can be had; nothing for one that is not pruned."""
     from pmq.core import PmqError
     from pmq.core.progress import message
@@ -74,7 +79,7 @@ def before_pruning(
         return None
     info, why = model_info(module), "its weights are others"
     try:
-        found = open_model(info.name, checkpoint, num_classes, pretrained, model_kwargs, input_size)
+        found = open_model(source.of(info.name))
         if model_info(found).weights_sha256 == info.weights_sha256:
             return found.to(next(module.parameters()).device)
     except PmqError as error:
@@ -83,20 +88,7 @@ def before_pruning(
     return None
 
 
-def open_subject(
-    model: str | None,
-    checkpoint: Path | None,
-    num_classes: int | None,
-    pretrained: bool,
-    data: str | None,
-    split: str | None,
-    crop_pct: float | None,
-    workers: int,
-    device: str,
-    threads: int | None,
-    model_kwargs: Sequence[str] | None = None,
-    input_size: Sequence[int] | None = None,
-) -> tuple[nn.Module, Data]:
+def open_subject(source: Source, workers: int, device: str, threads: int | None) -> tuple[nn.Module, Data]:
     """Create the model on its device and open its images."""
     import torch
 
@@ -107,8 +99,8 @@ def open_subject(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    module = open_model(model, checkpoint, num_classes, pretrained, model_kwargs, input_size)
-    images = open_data(data, model_info(module), split, crop_pct, workers)
+    module = open_model(source)
+    images = open_data(source.data, model_info(module), source.split, source.crop_pct, workers)
     try:
         module = module.to(device)
     except (RuntimeError, AssertionError) as error:

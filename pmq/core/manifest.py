@@ -38,6 +38,12 @@ class Command(_Lenient):
     num_classes: int | None = Field(default=None, ge=0)
     model_kwargs: list[str] | None = None
     input_size: tuple[int, int, int] | None = None
+    img_size: int | None = None
+    in_chans: int | None = None
+    output: str | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    interpolation: str | None = None
     pretrained: bool | None = None
     data: str | None = None
     split: str | None = None

@@ -15,8 +15,9 @@ from torch.export import Dim, ExportedProgram, export
 from torch.export.graph_signature import InputKind
 
 from pmq.core.errors import PmqError, one_line
+from pmq.core.progress import message
 from pmq.graph.macs import without_fast_path
-from pmq.graph.nodes import drop_unread, same_shape
+from pmq.graph.nodes import drop_unread, is_fixed, same_shape
 from pmq.graph.operators import aten, functional
 
 #: images that a graph is captured with: a batch of one may be taken for no batch
@@ -32,6 +33,8 @@ _IDLE = (aten.to, aten._to_copy, aten.type_as, aten.slice, aten.pad, aten.consta
 def capture(model: nn.Module, image: Tensor) -> tuple[fx.Graph, dict[str, Tensor]]:
     """Capture ``model``, in evaluation mode, as a graph over any number of images like ``image`` ``(1, C, H, W)``.
 
+    Of a model that decides by how many there are, it is a graph over a single one.
+
     Returns:
         The graph, whose only placeholder is the batch and whose ``get_attr`` nodes name tensors; and these tensors by name,
         the model's own parameters and buffers among them. What does nothing outside of training is left out; operators that
@@ -40,7 +43,10 @@ def capture(model: nn.Module, image: Tensor) -> tuple[fx.Graph, dict[str, Tensor
     Raises:
         PmqError: the model branches on values of its activations, or calls what torch cannot follow.
     """
-    program = _exported(model, image)
+    program = _exported(model, torch.cat([image] * BATCH))
+    if _is_closed(program):
+        message(f"model {type(model).__name__} decides by the number of its images: it is run on one after the other")
+        program = _exported(model, image)
     try:
         graph = _as_graph(program)
     except _Written:
@@ -70,8 +76,13 @@ def _as_graph(program: ExportedProgram) -> fx.Graph:
     return graph
 
 
-def _exported(model: nn.Module, image: Tensor) -> ExportedProgram:
-    images = torch.cat([image] * BATCH)
+def _is_closed(program: ExportedProgram) -> bool:
+    """Whether a program takes as many images as it was captured with, and no others."""
+    names = set(program.graph_signature.user_inputs)
+    return any(is_fixed(node.meta["val"].shape[0]) for node in _placeholders(program.graph) if node.name in names)
+
+
+def _exported(model: nn.Module, images: Tensor) -> ExportedProgram:
     try:
         with torch.no_grad(), _quiet(), without_fast_path():
             return export(model, (images,), dynamic_shapes=({0: Dim.AUTO},), strict=False)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
-from pmq.graph.nodes import calls_of
+from pmq.graph.nodes import calls_of, is_fixed
 from pmq.graph.stages import Cut, cut_stages
 from pmq.graph.taps import Tapped
 
@@ -19,6 +20,7 @@ class Program:
 
     def __init__(self, graph: fx.Graph) -> None:
         self.graph, self.calls = graph, calls_of(graph)
+        self.closed = any(n.op == "placeholder" and is_fixed(n.meta["val"].shape[0]) for n in graph.nodes)
         self.cuts: list[Cut] = cut_stages(graph)
         self.stages: list[Stage] = [_compiled(cut.graph) for cut in self.cuts]
 
@@ -64,6 +66,11 @@ class CapturedModel(nn.Module):
         self.program = Program(graph)
         self.eval()
 
+    @property
+    def closed(self) -> bool:
+        """Whether the graph computes a single image."""
+        return self.program.closed
+
     def hold(self, name: str, module: nn.Module) -> None:
         """Take in a module that a graph calls."""
         parent, _, child = name.rpartition(".")
@@ -74,7 +81,9 @@ class CapturedModel(nn.Module):
         return self.run(images)
 
     def run(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
-        """Apply stages ``start`` to ``stop`` (exclusive)."""
+        """Apply stages ``start`` to ``stop`` (exclusive), to one image after the other where the graph is of a single one."""
+        if self.closed and len(x) > 1:
+            return torch.cat([self.run(image, start, stop) for image in x.split(1)])
         for stage in self.program.stages[start:stop]:
             x = stage(self, x)
         return x

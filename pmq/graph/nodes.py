@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 _CALL = re.compile(r"@\d+")
@@ -29,10 +30,15 @@ def shape_of(node: Any) -> tuple[Any, ...] | None:
     return tuple(value.shape) if isinstance(value, Tensor) else None
 
 
+def is_fixed(size: Any) -> bool:
+    """Whether a size is a number, and no symbol that stands for any."""
+    return isinstance(size, int) or (isinstance(size, torch.SymInt) and bool(size.node.expr.is_number))
+
+
 def batch_axis(node: fx.Node) -> int:
     """The axis along which a node's images lie: the first whose size is not a number; 0 where all are."""
     shape = shape_of(node) or ()
-    return next((axis for axis, size in enumerate(shape) if not isinstance(size, int)), 0)
+    return next((axis for axis, size in enumerate(shape) if not is_fixed(size)), 0)
 
 
 def same_shape(one: fx.Node, other: fx.Node) -> bool:

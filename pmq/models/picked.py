@@ -22,15 +22,26 @@ Key = str | int
 
 @dataclasses.dataclass(frozen=True)
 class Picked:
-    """A forward hook: gives the part of an output that ``path`` leads to, in FP32."""
+    """A forward hook: gives the part of an output that a path leads to, in FP32.
 
-    path: tuple[Key, ...]
+    Of several paths it gives all, side by side in one vector ``(B, C)``, each divided by its ``scale``.
+    """
+
+    paths: tuple[tuple[Key, ...], ...]
+    scales: tuple[float, ...] = ()
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Tensor:
         """Give the part."""
-        for key in self.path:
-            output = _items(output)[key]
-        return output.float()
+        parts = [_part(output, path).float() for path in self.paths]
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([part.flatten(1) / scale for part, scale in zip(parts, self.scales, strict=True)], 1)
+
+
+def _part(output: Any, path: tuple[Key, ...]) -> Any:
+    for key in path:
+        output = _items(output)[key]
+    return output
 
 
 def run(model: nn.Module, images: Tensor) -> Any:
@@ -72,16 +83,35 @@ def pick_output(model: nn.Module, image: Tensor) -> Tensor:
     if not parts:
         met = str(output.dtype) if isinstance(output, Tensor) else type(output).__name__
         raise PmqError(f"model {type(model).__name__} gives {met}; it must give logits or features, a tensor of floats")
-    path = min(parts, key=lambda p: next((i for i, name in enumerate(PREFERRED) if name in p), len(PREFERRED)))
-    found = parts[path]
-    if path or found.dtype != torch.float32:
-        model.register_forward_hook(Picked(path))
-        if path:
-            taken = ".".join(map(str, path))
-            message(f"of what the model gives, {', '.join('.'.join(map(str, p)) for p in parts)}, {taken} is taken")
-    if "logits" in path and found.ndim and not hasattr(model, "num_classes"):
+    paths = _wanted(model, parts)
+    found = parts[paths[0]]
+    if len(paths) > 1 or paths[0] or found.dtype != torch.float32:
+        scales = tuple(float(parts[path].float().flatten(1).norm(dim=1).mean().clamp(min=1e-15)) for path in paths)
+        model.register_forward_hook(Picked(paths, scales))
+        if paths[0]:
+            taken = ", ".join(map(_dotted, paths))
+            message(f"of what the model gives, {', '.join(map(_dotted, parts))}, {taken} is taken")
+    if len(paths) > 1:
+        model.num_classes = 0  # type: ignore[assignment]
+    elif "logits" in paths[0] and found.ndim and not hasattr(model, "num_classes"):
         model.num_classes = found.shape[-1]  # type: ignore[assignment]
-    return run(model, image) if path else found.float()
+    return run(model, image) if len(paths) > 1 or paths[0] else found.float()
+
+
+def _wanted(model: nn.Module, parts: Mapping[tuple[Key, ...], Tensor]) -> tuple[tuple[Key, ...], ...]:
+    """Paths to the outputs that the model was told to give, or to the one that is preferred."""
+    names = getattr(model, "outputs_taken", ())
+    if not names:
+        return (min(parts, key=lambda p: next((i for i, name in enumerate(PREFERRED) if name in p), len(PREFERRED))),)
+    known = {_dotted(path): path for path in parts}
+    for name in names:
+        if name not in known:
+            raise PmqError(f"output {name!r} is none of the model's; it gives {', '.join(known) or 'a single tensor'}")
+    return tuple(known[name] for name in names)
+
+
+def _dotted(path: tuple[Key, ...]) -> str:
+    return ".".join(map(str, path)) or "a tensor"
 
 
 def _items(output: Any) -> dict[Key, Any]:

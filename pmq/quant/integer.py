@@ -59,7 +59,7 @@ class IntegerLinear:
         integers = self._quantizer.int8(x)
         product = torch._int_mm(integers.reshape(-1, x.shape[-1]), self._weight)
         shift = self._shift if bias is None else self._shift + bias
-        return torch.addcmul(shift, product, self._scale).unflatten(0, x.shape[:-1])
+        return torch.addcmul(shift, product, self._scale).reshape(*x.shape[:-1], -1)
 
 
 @cache

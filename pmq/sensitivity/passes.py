@@ -193,7 +193,7 @@ def scored(
     device = next(simulator.model.parameters()).device
     totals: dict[str, Tensor] = {}
     # Gradients of whole weights are kept for each image, so batches are small.
-    batches = probe.images.split(min(probe.batch_size, BATCH))
+    batches = probe.images.split(1 if probe.simulator.model.closed else min(probe.batch_size, BATCH))
     with Recorder(simulator, probe.base, components, relative) as recorder:
         for number, batch in enumerate(track(batches, "estimating sensitivity")):
             first = number * len(batches[0])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import pmq
 from pmq.core import PmqError
 from pmq.graph import Attention, analyse, captured
 from pmq.graph.fingerprint import fingerprint
@@ -131,3 +132,28 @@ def test_the_record_of_a_graph_is_json_and_has_every_layer() -> None:
     first = record["stages"][0]
     assert first[0]["operator"] == "input"
     assert first[0]["shape"][1:] == [3, 32, 32]
+
+
+class _ByNumber(nn.Module):
+    """Looks at one image after the other, as many as there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(48, 16), nn.Linear(16, 3)
+        self.num_classes = 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.last(self.first(x[i].flatten()).relu()) for i in range(len(x))])
+
+
+@torch.no_grad()
+def test_a_model_that_decides_by_the_number_of_images_is_run_on_one_after_the_other(capsys: pytest.CaptureFixture[str]) -> None:
+    module = _ByNumber().eval()
+    x = torch.randn(5, 3, 4, 4)
+    model = captured(module, x[:1])
+    assert model.closed
+    assert "run on one after the other" in capsys.readouterr().err
+    torch.testing.assert_close(model(x), module(x))
+    assert not captured(make_tiny(), torch.zeros(1, 3, 32, 32)).closed
+    found = pmq.search(module, torch.randn(24, 3, 4, 4), "6bit", recipe="minmax", rounds=1, max_evals=8)
+    assert found.allocation.metrics["agreement"] > 50

@@ -6,6 +6,7 @@ import copy
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
+import pmq
 from pmq.core import PmqError
 from pmq.models.adopt import adopt, check_one_device
 from pmq.models.picked import pick_output
+from pmq.models.prepared import with_output
 from pmq.models.weights import weights_sha256
 from tests.conftest import make_tiny
 
@@ -241,6 +244,32 @@ def test_one_tensor_of_an_output_is_picked(give: Callable[[Tensor], Any], told: 
     assert pick_output(model, IMAGES[:1]).shape == wanted[:1].shape
     assert told in capsys.readouterr().err
     assert torch.equal(copy.deepcopy(model)(IMAGES), wanted)
+
+
+def test_outputs_are_taken_by_name() -> None:
+    def give(y: Tensor) -> dict[str, Any]:
+        return {"logits": y, "hidden": (2 * y, 3 * y)}
+
+    wanted = make_tiny()(IMAGES)
+    model = adopt(with_output(Giving(give), "hidden.1"), IMAGES[:1])
+    torch.testing.assert_close(pick_output(model, IMAGES[:1]), 3 * wanted[:1])
+    several = adopt(with_output(Giving(give), "logits", "hidden.0"), IMAGES[:1])
+    pick_output(several, IMAGES[:1])
+    found = several(IMAGES)
+    assert found.shape == (len(IMAGES), 14)
+    torch.testing.assert_close(found[:, :7], found[:, 7:])  # each beside its own size
+    with pytest.raises(PmqError, match=r"output 'hidden.2' is none of the model's; it gives logits, hidden.0, hidden.1"):
+        pick_output(adopt(with_output(Giving(give), "hidden.2"), IMAGES[:1]), IMAGES[:1])
+
+
+def test_several_outputs_are_searched_and_not_deployed(tmp_path: Path) -> None:
+    images = torch.randn(24, 3, 32, 32)
+    model = with_output(Giving(lambda y: {"a": y[:, :3], "b": 100 * y[:, 3:]}), "a", "b")
+    batches = [{"pixel_values": part} for part in images.split(8)]
+    found = pmq.search(model, batches, "8bit", space="onnxruntime", recipe="minmax", rounds=1, max_evals=8)
+    assert 0 < found.allocation.metrics["feature_error"] < 0.1
+    with pytest.raises(PmqError, match="several of this model's were asked for"):
+        pmq.deploy(model, found.allocation, "onnxruntime", images, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,73 @@
+"""The flags that say which model and which images, as every command has them; and what a run remembers of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import wraps
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pmq.cli import options as o
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which model and which images; what is not given is nothing."""
+
+    checkpoint: o.Checkpoint = None
+    num_classes: o.NumClasses = None
+    model_kwargs: o.ModelKwargs = None
+    input_size: o.InputSize = None
+    img_size: o.ImgSize = None
+    in_chans: o.InChans = None
+    output: o.Output = None
+    pretrained: o.Pretrained = None
+    data: o.Data = None
+    split: o.Split = None
+    crop_pct: o.CropPct = None
+    mean: o.Mean = None
+    std: o.Std = None
+    interpolation: o.Interpolation = None
+    model: str | None = None
+
+    def of(self, model: str | None) -> Source:
+        """The same with the model's name."""
+        return replace(self, model=model)
+
+    def filled(self, flags: Mapping[str, Any]) -> Source:
+        """The same with other flags where it has none; those that it does not know are passed over."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        found = {name: flags.get(name) if value is None else value for name, value in own.items()}
+        return replace(self, **found | {"checkpoint": None if found["checkpoint"] is None else Path(found["checkpoint"])})
+
+    def flags(self) -> dict[str, Any]:
+        """All flags, as a manifest remembers them."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+
+
+#: no flag is given
+NOTHING = Source()
+
+
+def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command take a :class:`Source`: on the command line each of its fields but the model is an option of its own."""
+    hints = get_type_hints(Source, include_extras=True)
+    shared = [field for field in fields(Source) if field.name != "model"]
+    parameters = []
+    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
+        if parameter.annotation is Source:
+            parameters += [parameter.replace(name=f.name, annotation=hints[f.name], default=f.default) for f in shared]
+            into = name
+        else:
+            parameters.append(parameter)
+
+    @wraps(command)
+    def called(**given: Any) -> Any:
+        source = Source(**{field.name: given.pop(field.name) for field in shared})
+        return command(**given, **{into: source})
+
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return called
