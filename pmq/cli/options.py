@@ -33,6 +33,13 @@ Pretrained = Annotated[
     ),
 ]
 Data = Annotated[str | None, typer.Option(help="folder with train and val, or class folders; or a timm dataset, torch/cifar10")]
+Dataset = Annotated[str | None, typer.Option(help="one of timm's datasets, such as torch/cifar10, below --data if that is given")]
+InputKey = Annotated[str | None, typer.Option(help="column of the images, of a table or a dataset")]
+TargetKey = Annotated[str | None, typer.Option(help="column of the classes, of a table or a dataset")]
+ClassMap = Annotated[Path | None, typer.Option(help="file with a class a line, in the order of the model's outputs; or JSON")]
+ClassOrder = Annotated[
+    str | None, typer.Option(help="order of folders that no name tells of: imagefolder, the default, or natural")
+]
 Split = Annotated[str | None, typer.Option(help="folder or split to evaluate on")]
 CropPct = Annotated[float | None, typer.Option(help="overrides the data config's crop", min=0.1, max=1.0)]
 Mean = Annotated[list[float] | None, typer.Option(metavar="M ...", help="overrides the data config's mean of each channel")]

@@ -64,8 +64,8 @@ def of_pruned(source: Source) -> Source:
     command = {} if run is None else started_with(run)
     own = {"model", "num_classes", "pretrained"}
     found = source.filled({name: value for name, value in command.items() if name not in own})
-    if source.data is None:
-        check_at_hand(found.data)
+    if source.images is None:
+        check_at_hand(found.images)
     return found
 
 
@@ -98,6 +98,6 @@ def remembered(names: list[str], allocations: list[Allocation], source: Source) 
         found = found.filled(as_calibrated | {"model": model.name})
     if source.model is None and found.model is not None:
         check_named(found.model)
-    if source.data is None:
-        check_at_hand(found.data)
+    if source.images is None:
+        check_at_hand(found.images)
     return found

@@ -25,6 +25,11 @@ class Source:
     output: o.Output = None
     pretrained: o.Pretrained = None
     data: o.Data = None
+    dataset: o.Dataset = None
+    input_key: o.InputKey = None
+    target_key: o.TargetKey = None
+    class_map: o.ClassMap = None
+    class_order: o.ClassOrder = None
     split: o.Split = None
     crop_pct: o.CropPct = None
     mean: o.Mean = None
@@ -39,8 +44,14 @@ class Source:
     def filled(self, flags: Mapping[str, Any]) -> Source:
         """The same with other flags where it has none; those that it does not know are passed over."""
         own = {field.name: getattr(self, field.name) for field in fields(self)}
-        found = {name: flags.get(name) if value is None else value for name, value in own.items()}
-        return replace(self, **found | {"checkpoint": None if found["checkpoint"] is None else Path(found["checkpoint"])})
+        found: dict[str, Any] = {name: flags.get(name) if value is None else value for name, value in own.items()}
+        files = {name: None if found[name] is None else Path(found[name]) for name in ("checkpoint", "class_map")}
+        return replace(self, **found | files)
+
+    @property
+    def images(self) -> str | None:
+        """Where images are, as :func:`pmq.data.open_data` has it."""
+        return self.data if self.dataset is None else f"{self.data or ''}::{self.dataset}"
 
     def flags(self) -> dict[str, Any]:
         """All flags, as a manifest remembers them."""

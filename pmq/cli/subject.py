@@ -95,12 +95,22 @@ def open_subject(source: Source, workers: int, device: str, threads: int | None)
     from pmq.core import PmqError
     from pmq.core.errors import one_line
     from pmq.data import open_data
-    from pmq.models import model_info
+    from pmq.data.classes import ORDERS, ClassRule
+    from pmq.data.table import TableKeys
+    from pmq.evaluate.order import check_order
+    from pmq.models import class_names, model_info
+    from pmq.models.prepared import name_classes
 
     if threads is not None:
         torch.set_num_threads(threads)
     module = open_model(source)
-    images = open_data(source.data, model_info(module), source.split, source.crop_pct, workers)
+    rule = ClassRule(tuple(class_names(module)), source.class_map, source.class_order or ORDERS[0])
+    columns = TableKeys(source.input_key, source.target_key)
+    images = open_data(source.images, model_info(module), source.split, source.crop_pct, workers, rule, columns)
+    classes = images.evaluation.classes
+    if classes is not None:
+        name_classes(module, classes.names)
+        check_order(module, images.evaluation)
     try:
         module = module.to(device)
     except (RuntimeError, AssertionError) as error:

@@ -46,6 +46,11 @@ class Command(_Lenient):
     interpolation: str | None = None
     pretrained: bool | None = None
     data: str | None = None
+    dataset: str | None = None
+    input_key: str | None = None
+    target_key: str | None = None
+    class_map: str | None = None
+    class_order: str | None = None
     split: str | None = None
     crop_pct: float | None = Field(default=None, gt=0, le=1)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ from pmq.core.allocation import ModelInfo
 from pmq.core.errors import PmqError, one_line
 from pmq.core.picture import converted, open_picture
 from pmq.core.progress import message
+from pmq.data.classes import UNTOLD, ClassRule, number_classes
 from pmq.data.files import Found, find_images
 from pmq.data.source import ImageSource
 from pmq.models.torchvision_ops import ensure_torchvision
 
-WNID = re.compile(r"n\d{8}")
 Transform = Callable[[Image.Image], Tensor]
 
 
@@ -44,15 +43,14 @@ class Preprocess:
 class ImageTree(Dataset[tuple[Tensor, int]]):
     """Images in class folders.
 
-    Folders named by WordNet ids are classes of ImageNet, whichever of them are there; other folders are numbered in
-    natural order if there is one for each class of the model (two for a single logit), else the labels are unknown (-1).
-    Folders without images are counted where only then there is one for each class.
+    :func:`pmq.data.classes.number_classes` tells which class each folder is; labels that it cannot tell are -1. Folders
+    without images are counted where only then there is one for each class.
 
     Raises:
         PmqError: no images, or a WordNet id that ImageNet-1k does not have.
     """
 
-    def __init__(self, root: Path, num_classes: int, transform: Transform) -> None:
+    def __init__(self, root: Path, num_classes: int, transform: Transform, rule: ClassRule = UNTOLD) -> None:
         _timm_data()
         where, found = repr(str(root)), find_images(root)
         others = f"{len(found.others)} files that are no images, as {found.others[0]!r}" if found.others else ""
@@ -61,10 +59,9 @@ class ImageTree(Dataset[tuple[Tensor, int]]):
             raise PmqError(f"no images below {where}{there}; give a folder with one folder of images for each class")
         if others:
             message(f"left out: {others}")
-        numbers = {name: number for number, name in enumerate(sorted(_class_names(found, num_classes, where)))}
-        classes = class_indices(numbers, num_classes, where)
+        self.classes = number_classes(_class_names(found, num_classes, where), num_classes, rule, where)
         self.files = [path for path, _ in found.images]
-        self.labels = [-1 if name is None else classes.get(numbers[name], -1) for _, name in found.images]
+        self.labels = [-1 if name is None else self.classes.index.get(name, -1) for _, name in found.images]
         self.transform = transform
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
@@ -110,44 +107,42 @@ def _class_names(found: Found, num_classes: int, where: str) -> set[str]:
     return whole if counted else names
 
 
-def class_indices(folders: dict[str, int], num_classes: int, where: str) -> dict[int, int]:
-    """Map a dataset's own numbers of its classes (by name) to the model's; nothing if they cannot be told."""
-    from timm.data.readers.reader_image_folder import natural_key
-
-    if folders and all(WNID.fullmatch(f) for f in folders) and num_classes == 1000:
-        known = {wnid: i for i, wnid in enumerate(_timm_data().ImageNetInfo().label_names())}
-        for folder in folders:
-            if folder not in known:
-                raise PmqError(f"folder {folder!r} in {where} is no class of ImageNet-1k; remove or rename it")
-        return {index: known[folder] for folder, index in folders.items()}
-    if len(folders) == _classes(num_classes):
-        return {folders[folder]: i for i, folder in enumerate(sorted(folders, key=lambda name: (natural_key(name), name)))}
-    message(f"{where} has {len(folders)} classes, the model {_classes(num_classes)}: no top-1, only agreement and KL")
-    return {}
-
-
 def _classes(num_classes: int) -> int:
     """How many classes a model tells apart: a single logit tells two."""
     return 2 if num_classes == 1 else num_classes
 
 
-def folder_source(root: Path, info: ModelInfo, crop_pct: float | None, workers: int) -> ImageSource:
+def folder_source(root: Path, info: ModelInfo, crop_pct: float | None, workers: int, rule: ClassRule = UNTOLD) -> ImageSource:
     """Open a folder of class folders."""
-    return ImageSource(ImageTree(root, info.num_classes, Preprocess(info, crop_pct)), repr(str(root)), workers)
+    tree = ImageTree(root, info.num_classes, Preprocess(info, crop_pct), rule)
+    return ImageSource(tree, repr(str(root)), workers, tree.classes)
 
 
-def timm_source(name: str, split: str, info: ModelInfo, crop_pct: float | None, workers: int) -> ImageSource:
+def timm_source(
+    name: str,
+    split: str,
+    info: ModelInfo,
+    crop_pct: float | None,
+    workers: int,
+    rule: ClassRule = UNTOLD,
+    columns: Mapping[str, str] | None = None,
+) -> ImageSource:
     """Open one of timm's datasets, such as ``torch/cifar10`` or ``hfds/user/name``; ``ROOT::torch/cifar10`` says where."""
     root, _, spec = name.rpartition("::")
     try:
-        dataset = _timm_data().create_dataset(spec, root=root or None, split=split, download=False)
+        dataset = _timm_data().create_dataset(spec, root=root or None, split=split, download=False, **(columns or {}))
     except Exception as error:  # whatever the dataset's own library raises
         hint = "see --data and --split"
         raise PmqError(f"timm cannot open dataset {spec!r}, split {split!r}: {one_line(error)}; {hint}") from None
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise PmqError(f"dataset {spec!r} can only be streamed; calibration draws images: use hfds/, torch/ or a folder")
     dataset.transform = Preprocess(info, crop_pct)
+    if hasattr(dataset, "input_img_mode"):
+        dataset.input_img_mode = ""  # timm would convert pictures first, which makes all that 16 bits have above 255 white
     names = getattr(dataset, "class_to_idx", None) or getattr(getattr(dataset, "reader", None), "class_to_idx", None)
+    classes = None
     if names:  # where a dataset does not name its classes, its labels are taken for the model's
-        dataset = _Relabelled(dataset, class_indices(names, info.num_classes, repr(spec)))
-    return ImageSource(dataset, repr(spec), workers)
+        by_number = sorted(names, key=lambda name: names[name])
+        classes = number_classes(by_number, info.num_classes, rule, repr(spec), ordered=True)
+        dataset = _Relabelled(dataset, {names[name]: number for name, number in classes.index.items()})
+    return ImageSource(dataset, repr(spec), workers, classes)

@@ -11,9 +11,11 @@ from pmq.core.allocation import ModelInfo
 from pmq.core.errors import PmqError
 from pmq.core.files import is_dir
 from pmq.core.paths import named_path
+from pmq.data.classes import UNTOLD, ClassRule
 from pmq.data.embedded import embedded_source
 from pmq.data.folder import folder_source, timm_source
 from pmq.data.source import ImageSource
+from pmq.data.table import COLUMNS, TABLES, TableKeys, table_source
 from pmq.models.embedded import EMBEDDED_NAME
 
 TIMM_PREFIXES = ("torch/", "hfds/", "tfds/", "wds/", "hfids/")
@@ -68,16 +70,21 @@ def open_data(
     split: str | None = None,
     crop_pct: float | None = None,
     workers: int = 0,
+    rule: ClassRule = UNTOLD,
+    keys: TableKeys = COLUMNS,
 ) -> Data:
     """Open the images for a model.
 
     Args:
-        data: a folder, with ``train`` and ``val`` below it or class folders at once, or a timm dataset as
-            ``torch/cifar10`` (``ROOT::torch/cifar10``); without it the embedded images, for the embedded model.
+        data: a folder, with ``train`` and ``val`` below it or class folders at once; a timm dataset as ``torch/cifar10``
+            (``ROOT::torch/cifar10``); a ``.tar`` of class folders; a table (``.csv``, ``.parquet``) of files and labels; without
+            it the embedded images, for the embedded model.
         info: the model, whose data config decides preprocessing.
         split: folder or split to evaluate on.
         crop_pct: overrides the data config's.
         workers: processes that read ahead.
+        rule: how classes are numbered.
+        keys: columns of a table.
 
     Raises:
         PmqError: no such folder or split, or no images in it.
@@ -87,11 +94,18 @@ def open_data(
             raise PmqError(f"model {info.name!r} needs images: give --data a folder of class folders")
         return Data(embedded_source("train", info), embedded_source("test", info))
     if data.rpartition("::")[2].startswith(TIMM_PREFIXES):
-        evaluation = timm_source(data, split or "validation", info, crop_pct, workers)
+        columns = keys.named() if data.rpartition("::")[2].startswith(("hfds/", "hfids/", "tfds/", "wds/")) else {}
+        evaluation = timm_source(data, split or "validation", info, crop_pct, workers, rule, columns)
         if split == "train":
             return Data(evaluation, evaluation)
-        return Data(timm_source(data, "train", info, crop_pct, workers), evaluation)
+        return Data(timm_source(data, "train", info, crop_pct, workers, rule, columns), evaluation)
     root = named_path(data, "data folder")
+    if root.suffix.lower() in TABLES:
+        table = table_source(root, info, crop_pct, workers, rule, keys)
+        return Data(table, table)
+    if root.suffix.lower() == ".tar":
+        archive = timm_source(f"{root}::", "", info, crop_pct, workers, rule)
+        return Data(archive, archive)
     if not is_dir(root):
         raise PmqError(f"data folder {data!r} does not exist; give a folder with train and val, or with class folders")
     splits = (split,) if split else EVALUATION_SPLITS
@@ -103,10 +117,10 @@ def open_data(
             f"data folder {data!r} has train but none of {', '.join(EVALUATION_SPLITS)}; "
             f"name one of {', '.join(sorted(_folders(root))[:8])} with --split"
         )
-    evaluation = folder_source(found or root, info, crop_pct, workers)
+    evaluation = folder_source(found or root, info, crop_pct, workers, rule)
     train = root / "train"
     if found and train.is_dir() and train != found:
-        return Data(folder_source(train, info, crop_pct, workers), evaluation)
+        return Data(folder_source(train, info, crop_pct, workers, rule), evaluation)
     return Data(evaluation, evaluation)
 
 

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from pmq.core.errors import PmqError, one_line
 from pmq.core.progress import message, track
+from pmq.data.classes import Numbered
 
 #: share of unreadable images above which a run stops
 TOLERATED = 0.01
@@ -80,9 +81,11 @@ class ImageSource:
         dataset: map-style; ``dataset[i]`` gives ``(image, label)``, ``dataset.files`` may name the files.
         name: for messages.
         workers: processes that read ahead.
+        classes: which output of the model each of its classes is, where it names them.
     """
 
-    def __init__(self, dataset: Any, name: str, workers: int = 0) -> None:
+    def __init__(self, dataset: Any, name: str, workers: int = 0, classes: Numbered | None = None) -> None:
+        self.classes = classes
         self.dataset, self.name, self.workers = _Forgiving(dataset), name, workers
         self.unreadable: list[str] = []
 

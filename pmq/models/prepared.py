@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from pmq.core.errors import PmqError
-from pmq.models.describe import input_size
+from pmq.models.describe import class_names, input_size
 from pmq.models.torchvision_ops import ensure_torchvision
 
 
@@ -50,6 +50,13 @@ def _known(interpolation: str) -> str:
         known = "bilinear, bicubic, lanczos, nearest, box, hamming"
         raise PmqError(f"interpolation {interpolation!r} is not one of {known}") from None
     return interpolation
+
+
+def name_classes(model: nn.Module, names: Sequence[str]) -> None:
+    """Let a model that does not tell what its classes are called, in place, call them so."""
+    if names and not class_names(model):
+        described: Any = model
+        described.pretrained_cfg = {**(getattr(model, "pretrained_cfg", None) or {}), "label_names": list(names)}
 
 
 def with_output(model: nn.Module, *names: str) -> nn.Module:

@@ -34,10 +34,10 @@ def test_wnid_that_imagenet_lacks_is_refused(tmp_path: Path) -> None:
         ImageTree(tmp_path, 1000, lambda x: x)
 
 
-def test_other_folders_are_numbered_naturally_or_not_at_all(tmp_path: Path) -> None:
+def test_other_folders_are_numbered_by_their_order_or_not_at_all(tmp_path: Path) -> None:
     make_tree(tmp_path, ["10", "9", "b"], 1)
     tree = ImageTree(tmp_path, 3, lambda x: x)
-    assert {Path(f).parent.name: label for f, label in zip(tree.files, tree.labels, strict=True)} == {"9": 0, "10": 1, "b": 2}
+    assert {Path(f).parent.name: label for f, label in zip(tree.files, tree.labels, strict=True)} == {"10": 0, "9": 1, "b": 2}
     assert set(ImageTree(tmp_path, 5, lambda x: x).labels) == {-1}
 
 

@@ -16,8 +16,9 @@ from PIL import Image, features
 from pmq.core import ModelInfo, PmqError
 from pmq.core.picture import converted, extensions, open_picture
 from pmq.data import open_data
+from pmq.data.classes import ClassRule, number_classes
 from pmq.data.files import find_images
-from pmq.data.folder import ImageTree, class_indices
+from pmq.data.folder import ImageTree
 from pmq.data.source import ImageSource
 
 CONFIG = {"input_size": [3, 8, 8], "mean": [0.0] * 3, "std": [1.0] * 3, "interpolation": "nearest", "crop_pct": 1.0}
@@ -201,9 +202,9 @@ def test_a_single_logit_tells_two_classes(tmp_path: Path, capsys: pytest.Capture
     for name in ("no/x.png", "yes/x.png"):
         put(tmp_path / name)
     assert labels(ImageTree(tmp_path, 1, lambda x: x)) == {"no": 0, "yes": 1}
-    assert class_indices({"no": 7, "yes": 3}, 1, "a dataset") == {7: 0, 3: 1}
-    assert capsys.readouterr().err == ""
-    assert class_indices({"yes": 0}, 1, "a dataset") == {}
+    assert number_classes(["yes", "no"], 1, ClassRule(), "a dataset", ordered=True).index == {"yes": 0, "no": 1}
+    assert "the model" not in capsys.readouterr().err
+    assert number_classes(["yes"], 1, ClassRule(), "a dataset").index == {}
     assert "1 classes, the model 2" in capsys.readouterr().err
 
 
@@ -218,7 +219,7 @@ def test_names_alike_but_for_case_have_an_order(tmp_path: Path) -> None:
         "B/1.png",
         "b/1.png",
     ]
-    assert tree.labels == [0, 0, 0, 1, 2]
+    assert tree.labels == [1, 1, 1, 0, 2]
 
 
 def test_an_empty_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
