@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,11 @@ from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.task import AUTO, Task
 from pmq.cost import CostModel, LatencyTable
 from pmq.cost.latency import PLAIN
-from pmq.deploy import TARGETS, Session, Target
+from pmq.deploy import TARGETS, Target
 from pmq.deploy.deployment import Deployment
-from pmq.deploy.labels import TARGET, described
+from pmq.deploy.images import load_image
+from pmq.deploy.intake import Intake
+from pmq.deploy.labels import TARGET, described, known_preprocess
 from pmq.deploy.layer import deploy_layers
 from pmq.deploy.profile import fingerprint
 from pmq.deploy.proof import (
@@ -38,11 +40,13 @@ from pmq.deploy.proof import (
     latency_check,
     layer_errors,
     layers_check,
-    outputs_of,
+    outputs_for,
+    pictures_check,
     size_check,
 )
 from pmq.deploy.rows import leave_out_tokens
-from pmq.deploy.timing import interleaved, machine, median_spread
+from pmq.deploy.speed import latencies
+from pmq.deploy.timing import machine
 from pmq.evaluate import Accuracy
 from pmq.models import class_names
 from pmq.models.finite import check_finite
@@ -74,6 +78,10 @@ def deploy(
     seed: int = 0,
     task: str = AUTO,
     partial: bool = False,
+    data_config: Mapping[str, Any] | None = None,
+    input: str = "float",
+    layout: str = "nchw",
+    pictures: Sequence[Path | str] = (),
 ) -> Deployment:
     """Write an allocation as a file for a runtime, and prove it.
 
@@ -96,10 +104,15 @@ def deploy(
         task: what outputs mean: ``classification``, ``binary``, ``regression`` or ``features``; ``auto``
             goes by the allocation, else by their number.
         partial: deploy a shorthand though less than half of the model can be quantized.
+        data_config: how images are prepared, in timm's words, where the model does not say, or otherwise: ``mean``, ``std``,
+            ``interpolation``, ``crop_pct``.
+        input: ``float``: the file takes prepared images; ``uint8``: values of pictures from 0 to 255, which it prepares.
+        layout: of the file's input, ``nchw`` or ``nhwc``.
+        pictures: files of the first of ``images``, to prove that those are what ``pmq run`` makes of them.
 
     Raises:
-        PmqError: the target's packages are missing, the allocation is of another model, or it has a component that the
-            target cannot execute. Nothing is written then.
+        PmqError: nobody says how images are prepared, the target's packages are missing, the allocation is of another model, or
+            it has a component that the target cannot execute. Nothing is written then.
     """
     runtime, out = TARGETS[target], named_path(out, "folder to write")
     runtime.require()
@@ -107,7 +120,15 @@ def deploy(
         raise PmqError(f"target {target!r} has no open batch size; deploy without --dynamic-batch")
     images = as_images(images).cpu()
     like = what if isinstance(what, Allocation) and not recalibrate else None
-    subject = Subject.of(model, "cpu", images, crop_pct, task_of(task, what), like)
+    subject = Subject.of(model, "cpu", images, crop_pct, task_of(task, what), like, data_config)
+    config = subject.info.data_config
+    if "mean" not in config or "std" not in config:
+        raise PmqError(
+            f"model {subject.info.name!r} does not say how its images are prepared, which the file is to tell; "
+            "pass data_config={'mean': ..., 'std': ...}"
+        )
+    intake = Intake.of(input, layout, config)
+    images = intake.representable(images)
     if calibration_images is not None:
         calibration_images = as_images(calibration_images).cpu()
         check_finite(subject.module, calibration_images)
@@ -136,14 +157,13 @@ def deploy(
         raise PmqError("a file gives one output, and several of this model's were asked for; name one of them")
     restored = copy.deepcopy(subject.model)
     layers = deploy_layers(restored, subject.inventory, quantized, restore(restored, quantized))
-    names = [layer.name for layer in layers]
-    whole = skeleton = runtime.skeleton(restored, names, images[:1], dynamic_batch)
+    names, example = [layer.name for layer in layers], torch.from_numpy(intake.fed(images[:1]))
+    whole = skeleton = runtime.skeleton(intake.entered(restored), names, example, dynamic_batch)
     if quantized.patches is not None:
         leave_out_tokens(restored, subject.inventory, quantized.patches)
-        skeleton = runtime.skeleton(restored, names, images[:1], dynamic_batch)
-    metadata = described(subject.info.data_config, subject.info.num_classes, class_names(subject.module), subject.task.name) | {
-        TARGET: target
-    }
+        skeleton = runtime.skeleton(intake.entered(restored), names, example, dynamic_batch)
+    classes = class_names(subject.module)
+    metadata = described(config, subject.info.num_classes, classes, subject.task.name, input, layout) | {TARGET: target}
     stem = f"{architecture(subject.info.name)}-{target}"
     files = runtime.save(runtime.build(skeleton, layers), out / f"{stem}.failed{runtime.suffix}", metadata)  # until it is proved
     session, stored = runtime.session(files[0], threads), runtime.stored(files[0])
@@ -156,8 +176,10 @@ def deploy(
     if plan_of(reference) != plan_of(subject.module):
         others["unpruned"] = in_fp32(runtime, reference, images[:1])
     running = {name: runtime.session(built, threads) for name, built in others.items()}
-    speed = _latencies({"file": session, **running}, reference, images[:1], threads, rounds)
-    found, wanted = outputs_of(session, images), _outputs(simulator.model, images)
+    plain_image = {"unpruned": images[:1].numpy()}
+    speed = latencies({"file": session, **running}, intake.fed(images[:1]), plain_image, reference, images[:1], threads, rounds)
+    found = outputs_for(session, (intake.fed(image) for image in images.split(1)))
+    wanted = _outputs(simulator.model, images)
     original = _outputs(reference, images)
     simulated, exact = _compared(wanted, found, subject.task), _compared(original, found, subject.task)
     size = sum(p.stat().st_size for p in files)
@@ -169,6 +191,9 @@ def deploy(
         "bits": bits_check(stored, quantized.assignment, subject.inventory),
         "size": size_check(size, promised, runtime.graph_bytes + buffers),
     }
+    if pictures and (described_as := known_preprocess(metadata, files[0])) is not None:
+        seen = outputs_for(session, (load_image(Path(picture), described_as) for picture in pictures))
+        proof["pictures"] = pictures_check(_compared(found[: len(seen)], seen, subject.task), len(seen))
     if predicted is not None and floats_ms is not None:
         proof["latency"] = latency_check(speed["latency_ms"], speed["fp32_latency_ms"], predicted, floats_ms)
     passed = all(check.passed for check in proof.values())
@@ -199,6 +224,8 @@ def deploy(
         agreement_simulation_fp32=_compared(original, wanted, subject.task)["agreement"],
         n_images=len(images),
         proof=proof,
+        input=input,
+        layout=layout,
         run=[f"pmq run {shlex.quote(str(out / files[0].name))} IMAGE", f"pip install 'pmq[{runtime.extra}]'"],
         **speed,
     )
@@ -256,21 +283,3 @@ def _compared(reference: Tensor, output: Tensor, task: Task) -> dict[str, Any]:
     total = Accuracy(task=task)
     total.update(reference, output, None)
     return total.compute()
-
-
-def _latencies(sessions: Mapping[str, Session], model: nn.Module, image: Tensor, threads: int, rounds: int) -> dict[str, float]:
-    """Milliseconds of sessions and of eager PyTorch, in turns."""
-    array, before = image.numpy(), torch.get_num_threads()
-
-    def eager() -> None:
-        with torch.inference_mode():
-            model(image)
-
-    torch.set_num_threads(threads)
-    try:
-        calls = {name: (lambda run=session: run(array)) for name, session in sessions.items()} | {"torch": eager}
-        times = {name: median_spread(found) for name, found in interleaved(calls, rounds).items()}
-    finally:
-        torch.set_num_threads(before)
-    names = {"file": "latency_ms"} | {name: f"{name}_latency_ms" for name in times if name != "file"}
-    return {"spread": times["file"][1]} | {names[name]: found for name, (found, _) in times.items()}

@@ -212,6 +212,6 @@ def _facts(subject: Subject) -> dict[str, Any]:
         "model": subject.info.name,
         "img_size": config["input_size"][-1],
         "param_count": round(params / 1e6, 2),
-        "crop_pct": config["crop_pct"],
-        "interpolation": config["interpolation"],
+        "crop_pct": config.get("crop_pct"),
+        "interpolation": config.get("interpolation"),
     }

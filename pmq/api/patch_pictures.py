@@ -47,7 +47,8 @@ def draw_patches(
     drawn = {name: q for name, q in taps.quantizers.items() if ordered or ".attn." not in name}
     bits = {name: q.token_bits(len(images)).numpy() for name, q in drawn.items()}
     config = subject.info.data_config
-    mean, std = (np.array(config[key], np.float32)[: images.shape[1]] for key in ("mean", "std"))
+    unsaid = [0.5] * images.shape[1]
+    mean, std = (np.array(config.get(key, unsaid), np.float32)[: images.shape[1]] for key in ("mean", "std"))
     seen = np.clip(images.permute(0, 2, 3, 1).numpy() * std + mean, 0, 1)
     title = f"{subject.info.name.split('.')[0]}, map of patches ({patches.label})"
     return [

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,7 @@ def search(
     seed: int = 0,
     device: str | torch.device | None = None,
     crop_pct: float | None = None,
+    data_config: Mapping[str, Any] | None = None,
     out: Path | str | None = None,
     results: Path | str | None = None,
     resume: bool = False,
@@ -148,6 +149,8 @@ def search(
         seed: of every random draw.
         device: where to run.
         crop_pct: how the images were cropped, for the record, where the model's data config says otherwise.
+        data_config: how images were prepared, for the record, where the model does not say, or otherwise: ``mean``, ``std``,
+            ``interpolation``, ``crop_pct``.
         out: run directory to write; ``results`` is a folder in which one is named after model and budget.
         results: see ``out``. Without either nothing is written.
         resume: go on with a killed run.
@@ -171,7 +174,7 @@ def search(
     gathered = gather_images(images, calib_images + held_out)
     calib, probed, judged = divide_images(gathered, calib_images, held_out)
     others = torch.cat([probed, judged])
-    subject = Subject.of(model, device, calib, crop_pct, task).scaled(calib)
+    subject = Subject.of(model, device, calib, crop_pct, task, data_config=data_config).scaled(calib)
     groups = groups_of(space_file, None if latency is None else latency.target)
     reference = None if reference is None else take_in(reference, device, calib)
     joint = Joint(subject, calib, how, seed, groups) if prune else None

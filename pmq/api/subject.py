@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +16,12 @@ from pmq.core.task import AUTO, CLASSIFICATION, Task
 from pmq.graph import CapturedModel, captured, take_inventory
 from pmq.models import create_model, model_info
 from pmq.models.adopt import adopt
-from pmq.models.describe import input_size, model_name
+from pmq.models.describe import input_size, model_name, says_preparation
 from pmq.models.equivalence import check_captured
 from pmq.models.finite import check_finite
 from pmq.models.outputs import scaled
 from pmq.models.picked import pick_output
+from pmq.models.prepared import prepare_as
 from pmq.models.told_task import set_task
 
 #: pixels of a side that an allocation file may tell of
@@ -60,18 +63,21 @@ class Subject:
         crop_pct: float | None = None,
         task: str = AUTO,
         like: Allocation | None = None,
+        data_config: Mapping[str, Any] | None = None,
     ) -> Subject:
         """Copy a module the user has, or create one by timm's name (the embedded one without).
 
         On ``images`` ``(N, C, H, W)``, as the model will see them, its outputs must be finite; without any, they are as large
         as those of ``like``, an allocation that must be of a model of the same name. ``crop_pct`` is how they were cropped,
-        where that is not what the model's data config says. ``task`` is what its outputs mean, see
+        where that is not what the model's data config says, and ``data_config`` how they were prepared, where the model
+        does not say, or otherwise; if nobody does, that of ``like`` counts. ``task`` is what its outputs mean, see
         :class:`pmq.core.task.Task`.
 
         Raises:
             PmqError: the model cannot be taken in, or cannot take such images, or has nothing to quantize.
         """
         module, image, output = _taken_in(model, device, images, None if like is None else like.model, like)
+        prepare_as(module, _preparation(module, data_config, like))
         meant = set_task(module, output, task)
         info = model_info(module, image.shape[1:])
         if crop_pct is not None:
@@ -84,6 +90,14 @@ class Subject:
                 f"model {info.name!r} has no component that can be quantized; it has no layers that multiply by weights"
             )
         return cls(module, model, info, inventory, meant)
+
+
+def _preparation(module: nn.Module, asked: Mapping[str, Any] | None, like: Allocation | None) -> Mapping[str, Any]:
+    """How images are prepared, where that is not what the module says."""
+    if asked is not None:
+        return asked
+    told = {} if like is None else like.model.data_config
+    return {} if says_preparation(module) else {n: told[n] for n in ("mean", "std", "interpolation", "crop_pct") if n in told}
 
 
 def take_in(

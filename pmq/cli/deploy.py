@@ -12,6 +12,9 @@ from pmq.cli.output import number, print_json, print_table, say
 from pmq.cli.run import latency_of, latest_or, remembered, run_of, show_report
 from pmq.cli.source import NOTHING, Source, grouped
 
+#: picture files that a proof looks at
+PICTURES = 32
+
 
 @grouped
 def deploy(
@@ -25,6 +28,10 @@ def deploy(
     limit: Annotated[int, typer.Option(help="images to prove on", min=1)] = 128,
     latency: Annotated[Path | None, typer.Option(help="latency table; by default the run's, or none")] = None,
     dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="leave the batch size open")] = False,
+    input: Annotated[
+        str, typer.Option(help="what the file takes: float, prepared images, or uint8, values of pictures that it prepares")
+    ] = "float",
+    layout: Annotated[str, typer.Option(help="of what it takes: nchw, or nhwc as cameras and phones have it")] = "nchw",
     threads: Annotated[int, typer.Option(help="threads of the runtime, where it is timed", min=1)] = 1,
     rounds: Annotated[int, typer.Option(help="timed forward passes", min=3)] = 30,
     workers: o.Workers = 0,
@@ -80,6 +87,9 @@ def deploy(
         partial=partial,
         latency=table,
         dynamic_batch=dynamic_batch,
+        input=input,
+        layout=layout,
+        pictures=images.evaluation.files_of(indices)[:PICTURES],
         threads=threads,
         rounds=rounds,
         crop_pct=source.crop_pct,

@@ -37,7 +37,7 @@ def open_model(source: Source) -> nn.Module:
             options=_made_with(source),
             input_size=source.input_size,
         )
-    prepare_as(module, source.mean, source.std, source.interpolation)
+    prepare_as(module, {"mean": source.mean, "std": source.std, "interpolation": source.interpolation})
     return module if source.output is None else with_output(module, *source.output.split(","))
 
 

@@ -27,6 +27,11 @@ class Preprocess:
 
     def __init__(self, info: ModelInfo, crop_pct: float | None) -> None:
         config = {k: tuple(v) if isinstance(v, list) else v for k, v in info.data_config.items()}
+        if "mean" not in config or "std" not in config:
+            raise PmqError(
+                f"model {info.name!r} does not say how its images are prepared; give --mean and --std, and --interpolation and "
+                "--crop-pct where they are not bicubic and 0.875"
+            )
         if crop_pct is not None:
             config["crop_pct"] = crop_pct
         channels = config["input_size"][0]

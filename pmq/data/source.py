@@ -113,6 +113,11 @@ class ImageSource:
                 yield images, labels
         self.unreadable = bad
 
+    def files_of(self, indices: Sequence[int]) -> list[str]:
+        """Files of images, if they are files and all of these can be read; else none."""
+        files = getattr(self.dataset.dataset, "files", None)
+        return [] if files is None or self.unreadable else [str(files[index]) for index in indices]
+
     def first_readable(self, order: Sequence[int], count: int) -> Tensor:
         """Read the first ``count`` images of ``order`` that can be read: ``(N, C, H, W)``.
 

@@ -30,6 +30,7 @@ class Deployment(BaseModel):
         n_images: of these figures.
         proof: each part of it.
         run: how to use the file.
+        input, layout: ``float``: prepared images, or ``uint8``: values of pictures, which the file prepares; ``nchw``, ``nhwc``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,6 +62,8 @@ class Deployment(BaseModel):
     n_images: int
     proof: dict[str, Check]
     run: list[str]
+    input: str = "float"
+    layout: str = "nchw"
 
     @property
     def passed(self) -> bool:

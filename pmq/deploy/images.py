@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,8 @@ MOST = 1 << 30
 HUGE = (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError)
 
 
-def load_image(path: Path, preprocess: Preprocess) -> NDArray[np.float32]:
-    """Read an image ``(1, C, H, W)``: resized, its middle cut out, normalised.
+def load_image(path: Path, preprocess: Preprocess) -> NDArray[Any]:
+    """Read an image as a file takes it, ``(1, C, H, W)`` or ``(1, H, W, C)``: resized, its middle cut out, normalised or not.
 
     Raises:
         PmqError: it cannot be read, or is too large, or much longer than wide.
@@ -36,9 +37,11 @@ def load_image(path: Path, preprocess: Preprocess) -> NDArray[np.float32]:
     edge = [round(255 * min(max(v, 0), 1)) if preprocess.crop_mode == "border" else 0 for v in preprocess.mean]
     cut = Image.new(resized.mode, (width, height), edge[0] if channels == 1 else tuple(edge))
     cut.paste(resized, (_offset(width, resized.width), _offset(height, resized.height)))
-    values = np.asarray(cut, np.float32).reshape(height, width, channels) / 255
-    values = (values - np.array(preprocess.mean, np.float32)) / np.array(preprocess.std, np.float32)
-    return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
+    values: NDArray[Any] = np.asarray(cut, np.uint8).reshape(1, height, width, channels)
+    if preprocess.values == "float":
+        values = values.astype(np.float32) / 255
+        values = (values - np.array(preprocess.mean, np.float32)) / np.array(preprocess.std, np.float32)
+    return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if preprocess.layout == "nchw" else values)
 
 
 def _decoded(path: Path, mode: str) -> Image.Image:

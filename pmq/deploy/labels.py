@@ -14,7 +14,7 @@ from pmq.core.files import quoted
 from pmq.core.progress import message
 from pmq.core.task import AUTO, Task, TaskName
 from pmq.core.validation import validated
-from pmq.deploy.session import FP32, Session
+from pmq.deploy.session import FP32, UINT8, Session
 
 #: before the name of each text that is kept in a file, and the key of that which names the target
 PREFIX, TARGET = "pmq.", "pmq.target"
@@ -44,6 +44,8 @@ class Preprocess(_Told):
     std: tuple[Deviation, ...]
     num_classes: Annotated[int, Field(ge=0, le=2**31)]
     task: TaskName | Literal["auto"] = "auto"
+    values: Literal["float", "uint8"] = "float"
+    layout: Literal["nchw", "nhwc"] = "nchw"
 
     @model_validator(mode="after")
     def _fits_itself(self) -> Preprocess:
@@ -76,11 +78,14 @@ class Description(_Told):
 
     def check(self, session: Session, path: Path) -> None:
         """Raise if a file's graph takes other images, or gives other outputs, than its texts tell of."""
-        image, outputs = self.preprocess.input_size, self.preprocess.num_classes
-        for does, ports, wanted in (("takes", session.inputs, (1, *image)), ("gives", session.outputs, (1, outputs))):
-            if len(ports) != 1 or not ports[0].fits(wanted):
+        (channels, *sides), outputs = self.preprocess.input_size, self.preprocess.num_classes
+        image = (1, channels, *sides) if self.preprocess.layout == "nchw" else (1, *sides, channels)
+        kind = FP32 if self.preprocess.values == "float" else UINT8
+        of = (("takes", session.inputs, image, kind), ("gives", session.outputs, (1, outputs), FP32))
+        for does, ports, wanted, numbers in of:
+            if len(ports) != 1 or not ports[0].fits(wanted, numbers):
                 found = ", ".join(map(str, ports)) or "nothing"
-                told = f"its texts tell of {FP32} {list(wanted)}"
+                told = f"its texts tell of {numbers} {list(wanted)}"
                 raise PmqError(f"the graph of {quoted(path)} {does} {found}, but {told}: the file is damaged; deploy it anew")
 
 
@@ -88,9 +93,17 @@ def _either(counts: set[int]) -> str:
     return " or ".join(map(str, sorted(counts)))
 
 
-def described(data_config: Mapping[str, Any], num_classes: int, classes: list[str], task: str = AUTO) -> dict[str, str]:
+def described(
+    data_config: Mapping[str, Any],
+    num_classes: int,
+    classes: list[str],
+    task: str = AUTO,
+    values: str = "float",
+    layout: str = "nchw",
+) -> dict[str, str]:
     """Texts to keep in a file; none, which is told, where ``pmq run`` could not prepare images of such a model."""
     preprocess = {key: data_config[key] for key in Preprocess.model_fields if key in data_config}
+    preprocess |= {"values": values, "layout": layout}
     preprocess |= {"num_classes": num_classes, "task": Task.of(task, num_classes).name}
     texts = {"preprocess": json.dumps(preprocess), "classes": json.dumps(list(classes))}
     try:
@@ -99,6 +112,11 @@ def described(data_config: Mapping[str, Any], num_classes: int, classes: list[st
         message(f"the file will not tell how its images are prepared, so pmq run cannot use it: {error}")
         return {}
     return {f"{PREFIX}{name}": text for name, text in made.model_dump(round_trip=True).items()}
+
+
+def known_preprocess(metadata: Mapping[str, str], path: Path) -> Preprocess | None:
+    """How a file says that its images are prepared; nothing where it does not."""
+    return read_description(metadata, path).preprocess if f"{PREFIX}preprocess" in metadata else None
 
 
 def read_description(metadata: Mapping[str, str], path: Path) -> Description:

@@ -10,7 +10,7 @@ import numpy as np
 from pmq.core.errors import PmqError, one_line
 from pmq.deploy.base import register
 from pmq.deploy.onnx_target import OnnxTarget
-from pmq.deploy.session import FP32, Port, Session, named
+from pmq.deploy.session import FP32, UINT8, Port, Session, named
 
 if TYPE_CHECKING:
     from pmq.deploy.layer import DeployLayer
@@ -118,4 +118,5 @@ def _integers(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> None:
 
 def _port(of: Any) -> Port:
     sides = [side if isinstance(side, int) else None for side in of.shape]
-    return Port(FP32 if of.type == "tensor(float)" else str(of.type), tuple(sides))
+    kinds = {"tensor(float)": FP32, "tensor(uint8)": UINT8}
+    return Port(kinds.get(of.type, str(of.type)), tuple(sides))

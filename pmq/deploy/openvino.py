@@ -12,7 +12,7 @@ from pmq.core.errors import PmqError, one_line
 from pmq.deploy.base import register
 from pmq.deploy.modes import BFLOAT16, INT8
 from pmq.deploy.onnx_target import OnnxTarget
-from pmq.deploy.session import FP32, NATIVE, Port, Session, named
+from pmq.deploy.session import FP32, NATIVE, UINT8, Port, Session, named
 
 if TYPE_CHECKING:
     from pmq.deploy.layer import DeployLayer
@@ -115,7 +115,7 @@ def _port(of: Any) -> Port:
     if shape.rank.is_dynamic:
         return Port(f"{kind} of any shape", ())
     sides = [None if side.is_dynamic else int(side.get_length()) for side in shape]
-    return Port(FP32 if kind == "f32" else kind, tuple(sides))
+    return Port({"f32": FP32, "u8": UINT8}.get(kind, kind), tuple(sides))
 
 
 @cache

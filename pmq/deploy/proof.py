@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -109,9 +110,23 @@ def latency_check(measured: float, fp32_measured: float, predicted: float, fp32_
 
 
 def outputs_of(session: Session, images: Tensor) -> Tensor:
-    """Outputs ``(N, C)`` of a session that takes one image at a time."""
-    found = [session(x.numpy()) for x in track(list(images.split(1)), "running the file")]
+    """Outputs ``(N, C)`` of a session that takes one prepared image at a time."""
+    return outputs_for(session, (image.numpy() for image in images.split(1)))
+
+
+def outputs_for(session: Session, images: Iterable[NDArray[Any]]) -> Tensor:
+    """Outputs ``(N, C)`` of a session for what it is given, image by image."""
+    found = [session(x) for x in track(list(images), "running the file")]
     return torch.from_numpy(np.concatenate(found).astype(np.float32))
+
+
+def pictures_check(metrics: Mapping[str, Any], n_pictures: int) -> Check:
+    """Whether the file decides on picture files, as ``pmq run`` prepares them, as on the images that were given for them."""
+    if metrics["agreement"] is None:
+        error = float(metrics["feature_error"] or 0.0)
+        return Check(passed=error <= 1e-3, found=error, limit=1e-3, what=f"relative error on {n_pictures} picture files")
+    said = f"of {n_pictures} picture files, as pmq run prepares them, decided as the images given for them, percent"
+    return Check(passed=metrics["agreement"] == 100, found=metrics["agreement"], limit=100.0, what=said)
 
 
 def agreement_check(metrics: Mapping[str, Any], n_images: int) -> Check:

@@ -15,6 +15,7 @@ from pmq.core.files import quoted
 Floats = NDArray[Any]
 #: what :class:`Port` calls the type of images and outputs
 FP32 = "float32"
+UINT8 = "uint8"
 #: bytes of a file, at most: neither ONNX nor FlatBuffers go beyond
 MOST = 2**31 - 1
 #: what becomes of exceptions of C++ in Python, by way of pybind11
@@ -36,10 +37,10 @@ class Port:
         """As messages have it."""
         return f"{self.kind} [{', '.join('?' if side is None else str(side) for side in self.sides)}]"
 
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether it is FP32 numbers of a shape; the first side, the batch, may be open."""
+    def fits(self, shape: tuple[int, ...], kind: str = FP32) -> bool:
+        """Whether it is numbers of a kind, in a shape; the first side, the batch, may be open."""
         sides = (shape[0], *self.sides[1:]) if self.sides[:1] == (None,) else self.sides
-        return self.kind == FP32 and sides == shape
+        return self.kind == kind and sides == shape
 
 
 @dataclass(frozen=True)

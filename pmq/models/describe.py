@@ -70,6 +70,7 @@ def input_size(model: nn.Module) -> list[int]:
 def model_data_config(model: nn.Module, image: Sequence[int] | None = None) -> dict[str, Any]:
     """Give timm's description of preprocessing, corrected where a model was built for other images than that says.
 
+    Of a model that does not say how values are prepared (``mean`` and ``std``), it is the size of its images alone.
     ``image`` is the shape ``(C, H, W)`` of the images it will see, where that is known.
     """
     ensure_torchvision()
@@ -79,10 +80,18 @@ def model_data_config(model: nn.Module, image: Sequence[int] | None = None) -> d
     channels, *size = config["input_size"]
     size = [*(_size(model) or size)]
     built = [*image] if image is not None else [_channels(model, channels, size) or channels, *size]
+    if not says_preparation(model):
+        return {"input_size": built}
     for key in ("mean", "std"):
         if len(config[key]) != built[0]:
             config[key] = [sum(config[key]) / len(config[key])] * built[0]
     return config | {"input_size": built}
+
+
+def says_preparation(model: nn.Module) -> bool:
+    """Whether a model tells how its images are prepared."""
+    told = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+    return "mean" in told and "std" in told
 
 
 def _size(model: nn.Module) -> tuple[int, int] | None:

@@ -2,45 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from pmq.core.errors import PmqError
-from pmq.models.describe import class_names, input_size
+from pmq.core.progress import message
+from pmq.models.describe import class_names, input_size, says_preparation
 from pmq.models.torchvision_ops import ensure_torchvision
 
+#: what else a data config says, and timm's defaults
+_OTHERS = {"interpolation": "bicubic", "crop_pct": 0.875}
 
-def prepare_as(
-    model: nn.Module,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    interpolation: str | None = None,
-) -> None:
+
+def prepare_as(model: nn.Module, data_config: Mapping[str, Any]) -> None:
     """Let a model tell, in place, that its images are prepared so; what is not given stays as it is.
 
+    ``data_config`` may have ``mean`` and ``std`` of each channel, or one for all, ``interpolation``, ``crop_pct`` and
+    ``crop_mode``, as timm has them.
+
     Raises:
-        PmqError: there are not as many figures as channels, a deviation is not positive, or there is no such interpolation.
+        PmqError: it has something else, not as many figures as channels, a deviation that is not positive, or what timm lacks.
     """
+    unknown = [name for name in data_config if name not in ("mean", "std", *_OTHERS, "crop_mode", "input_size")]
+    if unknown:
+        raise PmqError(f"data config: {unknown[0]!r} is not one of mean, std, interpolation, crop_pct, crop_mode")
     channels = input_size(model)[0]
-    found: dict[str, Any] = {}
-    for name, values in (("mean", mean), ("std", std)):
+    found = {name: value for name, value in data_config.items() if value is not None and name != "input_size"}
+    for name in ("mean", "std"):
+        values = found.get(name)
         if values is None:
             continue
+        values = tuple(values) if isinstance(values, Sequence) else (values,)
         if len(values) not in (1, channels):
-            raise PmqError(f"--{name} has {len(values)} figures, the model's images have {channels} channels; give one for each")
+            raise PmqError(f"{name} has {len(values)} figures, the model's images have {channels} channels; give one for each")
         if name == "std" and min(values) <= 0:
-            raise PmqError(f"--std {min(values)} is not positive: images are divided by it")
-        found[name] = tuple(values) * (channels if len(values) == 1 else 1)
-    if interpolation is not None:
-        found["interpolation"] = _known(interpolation)
-    if found:
-        described: Any = model
-        described.pretrained_cfg = {**(getattr(model, "pretrained_cfg", None) or {}), **found}
+            raise PmqError(f"std {min(values)} is not positive: images are divided by it")
+        found[name] = values * (channels if len(values) == 1 else 1)
+    if "interpolation" in found:
+        _known(found["interpolation"])
+    if not found:
+        return
+    described: Any = model
+    told = {**(getattr(model, "pretrained_cfg", None) or {}), **found}
+    if not says_preparation(model) and "mean" in told and "std" in told:
+        missing = {name: value for name, value in _OTHERS.items() if name not in told}
+        if missing:
+            message(f"of how images are prepared is not said, and taken: {', '.join(f'{n} {v}' for n, v in missing.items())}")
+        told |= missing
+    described.pretrained_cfg = told
 
 
-def _known(interpolation: str) -> str:
+def _known(interpolation: str) -> None:
     ensure_torchvision()
     from timm.data.transforms import str_to_interp_mode
 
@@ -49,7 +63,6 @@ def _known(interpolation: str) -> str:
     except KeyError:
         known = "bilinear, bicubic, lanczos, nearest, box, hamming"
         raise PmqError(f"interpolation {interpolation!r} is not one of {known}") from None
-    return interpolation
 
 
 def name_classes(model: nn.Module, names: Sequence[str]) -> None:

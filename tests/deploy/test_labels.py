@@ -30,7 +30,7 @@ def test_what_is_written_is_read() -> None:
     found = read_description(described(CONFIG | {"crop_mode": "squash"}, 2, NAMES), FILE)
     assert found.preprocess.model_dump() == {
         **{key: tuple(value) if isinstance(value, list) else value for key, value in CONFIG.items()},
-        **{"crop_mode": "squash", "num_classes": 2, "task": "classification"},
+        **{"crop_mode": "squash", "num_classes": 2, "task": "classification", "values": "float", "layout": "nchw"},
     }
     assert found.classes == ("a", "b")
 
