@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         simulate,
         with_output,
     )
+    from pmq.search.wishes import Wishes
 
 _ROOMS = ("search", "sensitivity", "evaluate", "deploy", "prune", "report")
 _FUNCTIONS = (
@@ -56,6 +57,7 @@ __all__ = [
     "Budget",
     "Choice",
     "PmqError",
+    "Wishes",
     "create_model",
     "deploy",
     "draw_patches",
@@ -79,6 +81,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:  # a package that can be called, see pmq.core.verbs
         return import_module(f"pmq.{name}")
+    if name == "Wishes":
+        return import_module("pmq.search.wishes").Wishes
     if name in _FUNCTIONS:
         return getattr(import_module("pmq.api"), name)
     raise AttributeError(f"module 'pmq' has no attribute {name!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pmq.api.allocate import planned
-from pmq.api.search import resolve_budget
+from pmq.api.limits import resolve_budget
 from pmq.core import Allocation, Budget, Choice, PmqError
 from pmq.core.files import check_target, quoted
 from pmq.core.own_files import LATENCY, unchanged

@@ -18,6 +18,8 @@ from pmq.core.recipe import Recipe
 from pmq.evaluate import Judge
 from pmq.quant import Quantized, quantize, realise
 
+#: the row of a point, its model, what carrying it out gave, and what the judge says of that
+Finished = tuple[int, Subject, Quantized, dict[str, float | None]]
 #: points carried out layer by layer; what is best with each component by itself need not be best after that
 FINALISTS = 4
 
@@ -48,7 +50,7 @@ def finish(
     judge: Judge,
     checkpoints: Path | None = None,
     hurry: bool = False,
-) -> tuple[int, Subject, Quantized, dict[str, float | None]]:
+) -> Finished:
     """Choose among ``points``: give the row, which is marked, its model, what carrying it out gave, and what the judge says.
 
     Going layer by layer, and learning, can overfit few calibration images where little is lost to begin with: either is

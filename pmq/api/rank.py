@@ -14,8 +14,8 @@ from pmq.api.allocate import planned
 from pmq.api.contest import Contest
 from pmq.api.evaluate import read_bits
 from pmq.api.images import gather_images
+from pmq.api.limits import resolve_budget
 from pmq.api.modes import undisturbed
-from pmq.api.search import resolve_budget
 from pmq.api.sensitivity import check_quantizers
 from pmq.api.subject import CALIB_IMAGES, Subject
 from pmq.core import Budget, PmqError

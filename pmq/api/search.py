@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +14,26 @@ import torch
 from torch import Tensor, nn
 
 from pmq.api.allocate import make_allocation
+from pmq.api.clock import Clock
 from pmq.api.cuts import Cuts, measure_widths
 from pmq.api.effort import ROUNDS, Effort
-from pmq.api.finish import finish
+from pmq.api.finish import Finished, finish
+from pmq.api.goal import Goal
 from pmq.api.images import gather_images
 from pmq.api.joint import Joint, Whole
+from pmq.api.limits import resolve_budget, tell_limits
 from pmq.api.modes import undisturbed
 from pmq.api.patch_pictures import draw_patches
 from pmq.api.patches import map_bytes, reallocate
 from pmq.api.points import compared_candidates, explore, lay_out, prediction_quality
 from pmq.api.reallocator import check_possible
-from pmq.api.rounds import Round, Rounds
+from pmq.api.rounds import Rounds
 from pmq.api.run_files import write_run
 from pmq.api.sensitivity import check_quantizers
 from pmq.api.subject import CALIB_IMAGES, HELD_OUT, Subject, divide_images, take_in
 from pmq.api.trials import Trials
 from pmq.api.widths import groups_of
-from pmq.core import Allocation, Assignment, Budget, Limits, PmqError
+from pmq.core import Allocation, Assignment, Budget, Limits
 from pmq.core.allocation import pmq_version
 from pmq.core.choice import Kept
 from pmq.core.coverage import EVERYTHING, Coverage, check_coverage, coverage
@@ -48,7 +49,8 @@ from pmq.models.equivalence import Rewriting
 from pmq.prune import plan_of
 from pmq.quant import images_sha256, prepare
 from pmq.report.page import write_page
-from pmq.search import Space, SpaceFile, Tables, UniformCosts, read_space, solver_for
+from pmq.search import Space, SpaceFile, read_space
+from pmq.search.wishes import Wishes
 from pmq.sensitivity import METRICS, Probe, SensitivityTable
 
 
@@ -100,6 +102,7 @@ def search(
     reconstruct: bool = False,
     patches: str | None = None,
     prune: bool = False,
+    wishes: Wishes | None = None,
     metric_name: str = "fisher_shrunk",
     time_limit: float | None = None,
     max_evals: int | None = None,
@@ -134,6 +137,7 @@ def search(
         patches: give each patch bits of its own in the chosen allocation, ``static`` or ``dynamic`` ones
             (:func:`pmq.api.patches.reallocate`); the budget counts the map.
         prune: decide beside bits how much is kept of each block: hidden channels, the rank of heads, and heads.
+        wishes: what must be obeyed beside: bits to keep, layers to leave out, the fewest and most bits.
         metric_name: sensitivity metric, see :mod:`pmq.sensitivity`.
         time_limit: seconds after which no round begins and no further candidate is simulated.
         max_evals: allocations to simulate in rounds.
@@ -165,7 +169,7 @@ def search(
         >>> result.allocation.components["blocks.0.mlp.fc1.weight"].bits
         4
     """
-    clock = _Clock()
+    clock = Clock()
     budget = budget if isinstance(budget, Budget) else Budget.parse(budget)
     METRICS[metric_name]  # wrong names are told before any work
     out = None if out is None else check_target(named_path(out, "run directory") / MANIFEST).parent
@@ -175,6 +179,7 @@ def search(
     calib, probed, judged = divide_images(gathered, calib_images, held_out)
     others = torch.cat([probed, judged])
     subject = Subject.of(model, device, calib, crop_pct, task, data_config=data_config).scaled(calib)
+    space_file = space_file if wishes is None else wishes.applied(space_file, subject.inventory)
     groups = groups_of(space_file, None if latency is None else latency.target)
     reference = None if reference is None else take_in(reference, device, calib)
     joint = Joint(subject, calib, how, seed, groups) if prune else None
@@ -183,7 +188,10 @@ def search(
     if patches is not None:
         check_possible(patches, subject.inventory, None if latency is None else latency.target)
     plan = plan_of(subject.module)
-    limits = resolve_budget(budget, laid_out, 0 if patches is None else map_bytes(laid_out, patches))
+    goal = None if budget.agreement is None else Goal.of(budget, laid_out, subject.task, patches, prune)
+    limits = goal.guess if goal else resolve_budget(budget, laid_out, 0 if patches is None else map_bytes(laid_out, patches))
+    if wishes is not None and wishes.any:
+        tell_limits(budget, Limits() if goal else limits, wishes.told())
     covered = coverage(subject.inventory, laid_out.choices)
     check_coverage(covered, partial)
     settings = {
@@ -221,6 +229,8 @@ def search(
         going = Rounds(probe, metric_name, laid_out, limits, trials, run, widths)
         going.run(compared_candidates(laid_out, going.tables, limits))
         clock.lap("rounds")
+        if goal is not None:
+            limits = goal.approach(going)
         archive = explore(laid_out, going.tables, limits, trials, seed)
         points = lay_out(archive, trials, laid_out, limits, run)
         clock.lap("front")
@@ -230,7 +240,16 @@ def search(
         return laid_out.assignment(archive.genomes[points.loc[index, "genome_id"]])
 
     learned = None if path is None else path / "learned"
-    index, shaped, quantized, finished = finish(models, how, points, assignment_of, judge, learned, effort.interrupted)
+
+    def finished_within(within: Limits, hurry: bool) -> Finished:
+        if goal is not None:
+            points["within"] = [within.allow(*row) for row in points[list(archive.names)].itertuples(index=False)]
+        return finish(models, how, points, assignment_of, judge, learned, hurry or effort.interrupted)
+
+    if goal is None:
+        index, shaped, quantized, finished = finished_within(limits, hurry=False)
+    else:
+        limits, (index, shaped, quantized, finished) = goal.reached(finished_within)
     clock.lap("finish")
     metrics = {"predicted_error": points.loc[index, "predicted_error"]} | finished
     info = prepared.calibration.info
@@ -256,58 +275,8 @@ def search(
     return result
 
 
-class _Clock:
-    """Seconds each part of a run took."""
-
-    def __init__(self) -> None:
-        self._start = self._last = time.perf_counter()
-        self.seconds: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name], self._last = now - self._last, now
-
-    def done(self, rounds: list[Round]) -> dict[str, float]:
-        """All of it; rounds by what was done in them."""
-        parts = {
-            "sensitivity": sum(r.measuring_s for r in rounds),
-            "solving": sum(r.solving_s for r in rounds),
-            "simulation": sum(r.simulating_s for r in rounds),
-        }
-        others = {name: seconds for name, seconds in self.seconds.items() if name != "rounds"}
-        return {"calibration": others.pop("calibration")} | parts | others | {"total": time.perf_counter() - self._start}
-
-
 def _named(results: Path, settings: dict[str, Any]) -> Path:
     """Name a run after model and budget, and by what else determines its result."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return results / architecture(settings["model"]["name"]) / f"{settings['budget'].replace(',', '_')}-{digest}"
-
-
-def resolve_budget(budget: Budget, space: Space, reserved: int = 0) -> Limits:
-    """Turn a budget into limits that the space can meet, with ``reserved`` bytes for something else.
-
-    Raises:
-        PmqError: they are below the space's cheapest point, which the message gives.
-    """
-    limits = budget.resolve(UniformCosts(space))
-    if limits.size_bytes is not None:
-        limits = replace(limits, size_bytes=limits.size_bytes - reserved)
-    if limits.latency_ms is not None and space.latency is None:
-        raise PmqError(f"budget {budget.text!r} asks for milliseconds, which nobody has measured; name a --target to profile")
-    spare = 1.0 if space.latency is None else 1 + space.latency.margin
-    if limits.latency_ms is not None:
-        limits = replace(limits, latency_ms=limits.latency_ms / spare)
-    tables = Tables.build(space, SensitivityTable.zeros(space.choices))
-    costs = tables.cheapest()
-    if not limits.allow(*costs):
-        cheapest = f"size={math.ceil((costs[0] + reserved) / 1e2) / 1e4:.4f}MB,bitops={math.ceil(costs[1] / 1e5) / 1e4:.4f}G"
-        cheapest += f",latency={math.ceil(spare * costs[2] * 100) / 100:.2f}ms" if len(costs) > 2 else ""
-        raise PmqError(
-            f"budget {budget.text!r} is below the cheapest point of search space {space.name!r}; ask for at least {cheapest}"
-        )
-    if len(limits.bounds) > 1 and solver_for(tables).solve(limits) is None:  # each can be met, but not together
-        raise PmqError(
-            f"no allocation of search space {space.name!r} meets all of budget {budget.text!r} at once; raise one of them"
-        )
-    return limits
+    budget = settings["budget"].replace(",", "_").replace(">", "")
+    return results / architecture(settings["model"]["name"]) / f"{budget}-{digest}"

@@ -12,6 +12,7 @@ from pmq.core import PmqError
 #: flags that take several values, as in timm's scripts, and what these look like
 _SEVERAL = {
     "--model-kwargs": re.compile(r"[^-=][^=]*=.*"),
+    "--keep": re.compile(r"[^-=][^=]*=\w+"),
     "--mean": re.compile(r"-?[\d.]+(e-?\d+)?"),
     "--std": re.compile(r"-?[\d.]+(e-?\d+)?"),
 }

@@ -57,6 +57,17 @@ HeldOut = Annotated[int, typer.Option(help="further images that measure sensitiv
 Recipe = Annotated[str, typer.Option(help="how the model is quantized: minmax, percentile, mse, fast, best")]
 Reconstruct = Annotated[bool, typer.Option("--reconstruct", help="learn rounding and scales, block by block: slower, better")]
 Amp = Annotated[bool, typer.Option("--amp", help="multiply in bfloat16 what is not multiplied as integers: faster")]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN=BITS ...", help="bits that stay, as head=8 or 'blocks.0.*=fp32': kinds, components or modules"),
+]
+Exclude = Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="what stays in FP32; several times for several")]
+MinBits = Annotated[int | None, typer.Option(help="fewest bits of anything", min=2, max=8)]
+MaxBits = Annotated[int | None, typer.Option(help="most bits of anything", min=2, max=32)]
+TieOption = Annotated[
+    list[str] | None,
+    typer.Option("--tie", metavar="P,P[@block]", help="what has the same bits, within @module, @block or @model"),
+]
 Space = Annotated[str, typer.Option(help="search space: default, w4a8, int8_fp32, or a YAML file")]
 Target = Annotated[str, typer.Option(help="runtime: onnxruntime")]
 Task = Annotated[

@@ -16,7 +16,9 @@ from pmq.cli.source import NOTHING, Source, grouped
 @grouped
 def search(
     model: o.Model = None,
-    budget: Annotated[str, typer.Option(help="4bit, w4a8, 0.15x, size=3MB, bitops=4G, latency=12ms, or several")] = "4bit",
+    budget: Annotated[
+        str, typer.Option(help="4bit, w4a8, 0.15x, size=3MB, bitops=4G, latency=12ms, several; or agreement>=99")
+    ] = "4bit",
     source: Source = NOTHING,
     space: Annotated[str | None, typer.Option(help="search space; the target's own, or default, without")] = None,
     target: Annotated[str | None, typer.Option(help="runtime to search for; onnxruntime where the budget is a latency")] = None,
@@ -26,6 +28,11 @@ def search(
     reconstruct: o.Reconstruct = False,
     patches: Annotated[str | None, typer.Option(help="give each patch bits of its own: static or dynamic")] = None,
     prune: Annotated[bool, typer.Option("--prune", help="decide as well how much is kept of each block")] = False,
+    keep: o.Keep = None,
+    exclude: o.Exclude = None,
+    min_bits: o.MinBits = None,
+    max_bits: o.MaxBits = None,
+    tie: o.TieOption = None,
     metric: Annotated[
         str, typer.Option(help="sensitivity: fisher_shrunk, measured (slower), ... see pmq rank")
     ] = "fisher_shrunk",
@@ -60,8 +67,10 @@ def search(
     from pmq.cost import LatencyTable
     from pmq.deploy import TARGETS
     from pmq.report.page import NAME
+    from pmq.search.wishes import Wishes
 
     asked = Budget.parse(budget)  # before the model is loaded
+    wishes = Wishes.parse(keep or (), exclude or (), min_bits, max_bits, tie or ())
     if model is not None and is_file(Path(model) / MANIFEST) and not is_pruned(Path(model)):
         _solve_again(model, budget, resume, json)
         return
@@ -87,6 +96,7 @@ def search(
         reconstruct=reconstruct,
         patches=patches,
         prune=prune,
+        wishes=wishes,
         metric_name=metric,
         time_limit=time_limit,
         max_evals=max_evals,

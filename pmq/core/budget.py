@@ -7,18 +7,19 @@
 ``bitops=4G``             bit operations for one image; M, G, T
 ``latency=12ms``          measured milliseconds for one batch on a target; us, ms, s
 ``size=3MB,bitops=4G``    all of them
+``agreement>=99``         the other way round: the least of these costs at which so many percent of decisions are FP32's
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from itertools import zip_longest
 from typing import Protocol
 
 from pmq.core.errors import PmqError
 
-GRAMMAR = "4bit, 4.5bit, w4a8, 0.15x, size=3MB, bitops=4G, latency=12ms, or several with commas"
+GRAMMAR = "4bit, 4.5bit, w4a8, 0.15x, size=3MB, bitops=4G, latency=12ms, agreement>=99, or several with commas"
 _NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
 _SIZE_UNITS = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9}
 _TIME_UNITS = {"": 1.0, "US": 1e-3, "MS": 1.0, "S": 1e3}
@@ -68,12 +69,15 @@ class Budget:
 
     >>> Budget.parse("w4a8, size=3MB").limits
     Limits(size_bytes=3000000.0, bit_ops=None, latency_ms=None)
+
+    ``agreement`` is the percent of decisions that must be those of FP32, at as little cost as they can be had.
     """
 
     text: str
     uniform: tuple[tuple[float, float], ...] = ()
     limits: Limits = field(default_factory=Limits)
     ratio: float | None = None
+    agreement: float | None = None
 
     @classmethod
     def parse(cls, text: str) -> Budget:
@@ -89,24 +93,31 @@ class Budget:
 
     def _with_term(self, term: str, text: str) -> Budget:
         low = term.lower()
+        if match := re.fullmatch(f"agreement>?={_NUMBER}%?", low):
+            percent = float(match[1])
+            if not 0 < percent < 100:
+                raise PmqError(
+                    f"budget {term!r}: {match[1]} percent is not between 0 and 100; FP32 alone agrees with itself always"
+                )
+            return replace(self, agreement=percent)
         if match := re.fullmatch(_NUMBER + "bits?", low):
             bits = _bits(match[1], term)
-            return Budget(self.text, (*self.uniform, (bits, bits)), self.limits, self.ratio)
+            return replace(self, uniform=(*self.uniform, (bits, bits)))
         if match := re.fullmatch(f"w{_NUMBER}a{_NUMBER}", low):
             pair = (_bits(match[1], term), _bits(match[2], term))
-            return Budget(self.text, (*self.uniform, pair), self.limits, self.ratio)
+            return replace(self, uniform=(*self.uniform, pair))
         if match := re.fullmatch(_NUMBER + "x", low):
             ratio = _positive(match[1], term)
-            return Budget(self.text, self.uniform, self.limits, min(ratio, self.ratio or ratio))
+            return replace(self, ratio=min(ratio, self.ratio or ratio))
         if match := re.fullmatch(f"size={_NUMBER}([kmg]?b?)", low):
             size = _positive(match[1], term) * _unit(match[2], _SIZE_UNITS, term)
-            return Budget(self.text, self.uniform, self.limits.tighten(size), self.ratio)
+            return replace(self, limits=self.limits.tighten(size))
         if match := re.fullmatch(f"bitops={_NUMBER}([kmgt]?)", low):
             ops = _positive(match[1], term) * _unit(match[2], _COUNT_UNITS, term)
-            return Budget(self.text, self.uniform, self.limits.tighten(None, ops), self.ratio)
+            return replace(self, limits=self.limits.tighten(None, ops))
         if match := re.fullmatch(f"latency={_NUMBER}(us|ms|s|)", low):
             latency = _positive(match[1], term) * _unit(match[2], _TIME_UNITS, term)
-            return Budget(self.text, self.uniform, self.limits.tighten(None, None, latency), self.ratio)
+            return replace(self, limits=self.limits.tighten(None, None, latency))
         raise PmqError(f"budget {text!r}: {term!r} is not understood; write {GRAMMAR}")
 
     def resolve(self, costs: Costs) -> Limits:

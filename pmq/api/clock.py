@@ -1,0 +1,30 @@
+"""Where the time of a search goes."""
+
+from __future__ import annotations
+
+import time
+
+from pmq.api.rounds import Round
+
+
+class Clock:
+    """Seconds each part of a run took."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """Name what was done since the last call."""
+        now = time.perf_counter()
+        self.seconds[name], self._last = now - self._last, now
+
+    def done(self, rounds: list[Round]) -> dict[str, float]:
+        """All of it; rounds by what was done in them."""
+        parts = {
+            "sensitivity": sum(r.measuring_s for r in rounds),
+            "solving": sum(r.solving_s for r in rounds),
+            "simulation": sum(r.simulating_s for r in rounds),
+        }
+        others = {name: seconds for name, seconds in self.seconds.items() if name != "rounds"}
+        return {"calibration": others.pop("calibration")} | parts | others | {"total": time.perf_counter() - self._start}

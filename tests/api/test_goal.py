@@ -1,0 +1,48 @@
+"""The reverse question: the least that a model can cost and still decide as FP32 does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import pmq
+from pmq.api.again import solve_again
+from pmq.core import Budget, PmqError
+from tests.conftest import make_tiny
+
+IMAGES = torch.randn(80, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+QUICK = {"recipe": "minmax", "rounds": 1, "max_evals": 4, "calib_images": 8}
+
+
+def test_the_least_that_agrees_is_found(tmp_path: Path) -> None:
+    costs = []
+    for percent in (60, 90):
+        run = tmp_path / str(percent)
+        found = pmq.search(make_tiny(), IMAGES, f"agreement>={percent}", out=run, **QUICK)  # type: ignore[arg-type]
+        assert found.allocation.metrics["agreement"] is not None
+        assert found.allocation.metrics["agreement"] >= percent
+        assert found.allocation.budget is not None
+        costs.append(found.allocation.budget.achieved["bit_ops"])
+    whole = found.points[found.points["source"] == "uniform w8a8"].iloc[0]
+    assert costs[0] < costs[1] < whole["bit_ops"]  # type: ignore[operator]
+    with pytest.raises(PmqError, match="asks how little is enough"):
+        solve_again(run, "agreement>=95")
+
+
+def test_what_cannot_be_reached_is_told() -> None:
+    with pytest.raises(PmqError, match=r"no allocation was found that agrees with FP32 on 99.9 % of decisions; the best one"):
+        pmq.search(make_tiny(), IMAGES, "agreement>=99.9", wishes=pmq.Wishes(max_bits=3), **QUICK)  # type: ignore[arg-type]
+
+
+def test_it_is_for_decisions_and_bits_alone() -> None:
+    images = torch.randn(24, 3, 32, 32)
+    with pytest.raises(PmqError, match="asks for decisions, and task 'features' has none"):
+        pmq.search(make_tiny(num_classes=0), images, "agreement>=90", recipe="minmax")
+    with pytest.raises(PmqError, match="is for bits alone"):
+        pmq.search(make_tiny(), images, "agreement>=90", patches="static")
+    for text in ("agreement>=100", "agreement>=0"):
+        with pytest.raises(PmqError, match="percent is not between 0 and 100"):
+            Budget.parse(text)
+    assert Budget.parse("agreement>=97.5,size=2MB").agreement == Budget.parse("agreement=97.5").agreement == 97.5
