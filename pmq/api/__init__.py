@@ -4,6 +4,7 @@ from pmq.api.deploy import deploy
 from pmq.api.evaluate import evaluate
 from pmq.api.export import export
 from pmq.api.finetune import Finetuned, finetune
+from pmq.api.images import open_images
 from pmq.api.patch_pictures import draw_patches
 from pmq.api.patches import reallocate
 from pmq.api.profile import profile
@@ -30,6 +31,7 @@ __all__ = [
     "export",
     "finetune",
     "load_pruned",
+    "open_images",
     "plot",
     "profile",
     "prune",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pmq.api.allocate import carry_out
-from pmq.api.evaluate import Fresh, What, read_bits, task_of
+from pmq.api.evaluate import Fresh, What, as_what, read_bits, task_of
 from pmq.api.images import as_images
 from pmq.api.modes import undisturbed
 from pmq.api.pruned import plain, pruned_like
@@ -61,7 +61,7 @@ ROUNDS = 30
 @undisturbed
 def deploy(
     model: nn.Module | str | None,
-    what: What,
+    what: What | Path,
     target: str,
     images: Tensor,
     out: Path | str,
@@ -87,7 +87,7 @@ def deploy(
 
     Args:
         model: a timm-built module (left as it is), or timm's name, or ``None`` for the embedded one.
-        what: an allocation, ``fp32``, or a uniform shorthand as ``w8a8``.
+        what: an allocation, its file or its run, ``fp32``, or a uniform shorthand as ``w8a8``.
         target: the runtime, see :mod:`pmq.deploy`.
         images: ``(N, C, H, W)`` to prove on, unlike those that calibrated.
         out: folder to write to.
@@ -114,7 +114,7 @@ def deploy(
         PmqError: nobody says how images are prepared, the target's packages are missing, the allocation is of another model, or
             it has a component that the target cannot execute. Nothing is written then.
     """
-    runtime, out = TARGETS[target], named_path(out, "folder to write")
+    runtime, out, what = TARGETS[target], named_path(out, "folder to write"), as_what(what)
     runtime.require()
     if dynamic_batch and not runtime.open_batch:
         raise PmqError(f"target {target!r} has no open batch size; deploy without --dynamic-batch")

@@ -63,6 +63,11 @@ def read_what(text: str, carried_out: bool = True) -> What:
     return Allocation.load(path, carried_out)
 
 
+def as_what(what: What | Path) -> What:
+    """An allocation, ``fp32`` or a shorthand, as they are; of a file or a run the allocation."""
+    return read_what(str(what)) if isinstance(what, Path | str) else what
+
+
 def read_bits(text: str) -> tuple[BitWidth, BitWidth]:
     """Read bits of weights and activations from a shorthand such as ``w4a8``.
 
@@ -84,7 +89,7 @@ def task_of(asked: str, *items: What) -> str:
 @undisturbed
 def evaluate(
     model: nn.Module | str | None,
-    what: What | Sequence[What],
+    what: What | Path | Sequence[What | Path],
     batches: Iterable[Any],
     *,
     calibration_images: Tensor | None = None,
@@ -104,7 +109,7 @@ def evaluate(
 
     Args:
         model: a timm-built module (left as it is), or timm's name, or ``None`` for the embedded one.
-        what: allocations, or ``fp32``, or uniform shorthands as ``w4a4``; one or several.
+        what: allocations, their files or runs, or ``fp32``, or uniform shorthands as ``w4a4``; one or several.
         batches: ``(images, labels)`` pairs, or images alone.
         calibration_images: needed by shorthands and by ``recalibrate``.
         space: whose quantizers and pins the shorthands use.
@@ -132,7 +137,7 @@ def evaluate(
         >>> table["agreement"].tolist()[0]
         100.0
     """
-    items = [what] if isinstance(what, Allocation | str) else list(what)
+    items = [as_what(item) for item in ([what] if isinstance(what, Allocation | str | Path) else what)]
     image, labelled = pairs(batches)
     like = None if recalibrate else next((item for item in items if isinstance(item, Allocation)), None)
     subject = Subject.of(model, device, image, crop_pct, task_of(task, *items), like)

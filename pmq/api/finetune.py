@@ -24,8 +24,9 @@ from pmq.core.progress import message, track
 from pmq.core.rundir import CHOSEN, RunDir
 from pmq.core.task import AUTO, Task
 from pmq.core.tensors import TensorFile
+from pmq.graph import captured
 from pmq.models import model_info
-from pmq.models.weights import parameters_file, weights_sha256
+from pmq.models.weights import both_file, parameters_file, weights_sha256
 from pmq.prune.distil import Distiller, varied
 from pmq.quant import output_error
 
@@ -128,7 +129,7 @@ def finetune(
         kept = {f"best/{name}": array for name, array in best.arrays().items()}
         write_bytes(state, TensorFile.of(distiller.state() | kept | {"history": np.array(history)}).data)
         keep(out, *KEPT)
-    allocation = _at_its_best(pruned, student, best)
+    allocation = _at_its_best(pruned, student, best, held_out[:1].to(device))
     allocation.save(Path(out) / CHOSEN)
     return Finetuned(allocation, history[0], min(history), history)
 
@@ -158,9 +159,9 @@ def _error(student: nn.Module, images: Tensor, wanted: list[Tensor], task: Task,
     return float(torch.cat(errors).double().mean())
 
 
-def _at_its_best(pruned: Allocation, student: nn.Module, best: TensorFile) -> Allocation:
+def _at_its_best(pruned: Allocation, student: nn.Module, best: TensorFile, image: Tensor) -> Allocation:
     """The pruned model with the parameters that were best."""
     student.load_state_dict({name: torch.from_numpy(array) for name, array in best.arrays().items()}, strict=False)
     assert pruned.pruning is not None
     plan = pruned.pruning.model_copy(update={"weights_sha256": weights_sha256(student)})
-    return pruned.model_copy(update={"pruning": plan}).with_tensors(best)
+    return pruned.model_copy(update={"pruning": plan}).with_tensors(both_file(student, captured(student, image)))

@@ -20,23 +20,25 @@ from pmq.core.recipe import find_recipe
 from pmq.core.task import Task
 from pmq.models import create_model, model_info
 from pmq.models.create import check_named
-from pmq.models.weights import parameters_file
+from pmq.models.sources import is_elsewhere
+from pmq.models.weights import both_file, fill_module
 from pmq.prune import apply_plan, concentrate, find_units, plan_of, recover
 from pmq.prune.losses import RowWeights, row_weights
-from pmq.quant import Quantized, restore
+from pmq.quant import Quantized
 
 
 @undisturbed
 def load_pruned(
     what: Allocation | Path | str,
-    model: nn.Module | None = None,
+    model: nn.Module | str | None = None,
     options: Mapping[str, Any] | None = None,
     input_size: Sequence[int] | None = None,
 ) -> nn.Module:
     """Rebuild a pruned model in FP32 from the file that :func:`pmq.prune` wrote, or from what it gave.
 
-    No checkpoint is needed. ``model`` is one of the same architecture, with any weights, where its name does not tell all
-    that it was built with; or ``options`` and ``input_size`` say that, as of :func:`pmq.create_model`.
+    No checkpoint is needed. ``model`` is one of the same architecture, with any weights, or the name of what makes one, where
+    the file's own name does not tell all that it was built with, or names a place or a function. Or ``options`` and
+    ``input_size`` say that, as of :func:`pmq.create_model`.
 
     Raises:
         PmqError: it is no pruned model, its bits are chosen already, or its tensors are missing.
@@ -55,14 +57,14 @@ def load_pruned(
         raise PmqError(f"{str(what)!r} has bits already; give the pruned model in FP32 that `pmq prune` wrote")
     if allocation.tensors is None:
         raise PmqError(f"the .safetensors file beside {str(what)!r} is missing; put it there, or prune anew")
-    if model is None:
-        whole = create_model(
-            check_named(info.name), num_classes=info.num_classes, pretrained=False, options=options, input_size=input_size
-        )
+    if model is None or isinstance(model, str):
+        name = check_named(info.name) if model is None else model
+        classes = None if is_elsewhere(name) else info.num_classes  # a function of the user's knows its own
+        whole = create_model(name, num_classes=classes, pretrained=False, options=options, input_size=input_size)
     else:
         whole = take_in(model, like=info)
     model = apply_plan(whole, plan, info.weights_sha256)
-    restore(model, Quantized({}, find_recipe("minmax"), {}, allocation.tensors))
+    fill_module(model, allocation.tensors.arrays())
     return model
 
 
@@ -81,7 +83,7 @@ def _file(path: Path) -> Path:
 def plain(subject: Subject) -> Quantized:
     """A model as it is, in FP32."""
     nothing = dict.fromkeys(subject.inventory.names, FLOAT)
-    return Quantized(nothing, find_recipe("minmax"), {}, parameters_file(subject.model))
+    return Quantized(nothing, find_recipe("minmax"), {}, both_file(subject.module, subject.model))
 
 
 def pruned_like(subject: Subject, allocation: Allocation, images: Tensor | None = None) -> Subject:

@@ -12,10 +12,12 @@ import typer
 
 from pmq.cli import signals
 from pmq.cli.arguments import Command
+from pmq.cli.compare import compare
 from pmq.cli.deploy import deploy
 from pmq.cli.evaluate import evaluate
 from pmq.cli.export import export
 from pmq.cli.finetune import finetune
+from pmq.cli.ls import ls
 from pmq.cli.output import close_output, give_up_output, open_output
 from pmq.cli.patches import patches
 from pmq.cli.plot import plot
@@ -34,18 +36,23 @@ from pmq.core.progress import message
 app = typer.Typer(
     name="pmq",
     help="Mixed-precision search for vision transformers.",
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (search, sensitivity, rank, evaluate, patches, prune, finetune, export, plot, report, profile, deploy, run):
+_SEARCHING = (search, sensitivity, rank, evaluate, patches, prune, finetune)
+for command in (*_SEARCHING, ls, compare, export, plot, report, profile, deploy, run):
     app.command(cls=Command)(command)
 
+#: set by shells that complete a line
+COMPLETION = "_PMQ_COMPLETE"
 #: exit statuses: bad input, and 128 with the number of the signal that stopped a command, as shells have it
 BAD, SIGNALLED = 2, 128
 
 
 def main() -> None:
     """Run the command line; bad input is told in one line on standard error, with exit status 2."""
+    if COMPLETION in os.environ:
+        typer.main.get_command(app).main(prog_name="pmq")  # which prints what a shell asks for
+        return
     keep_freed_memory()
     os.environ.setdefault("HF_HUB_VERBOSITY", "critical")  # our own line tells what failed and what to do
     open_output()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import print_json, print_table, say
-from pmq.cli.run import command_of, of_pruned, show_report
+from pmq.cli.run import command_of, named_again, of_pruned, show_report
 from pmq.cli.source import NOTHING, Source, grouped
 
 
@@ -48,7 +49,7 @@ def finetune(
     allocation = read_what(pruned)
     if not isinstance(allocation, Allocation) or allocation.pruning is None:
         raise PmqError(f"{pruned!r} is no pruned model; `pmq prune` writes one")
-    source = of_pruned(source.of(pruned)).of(check_named(allocation.model.name))
+    source = of_pruned(source.of(pruned)).of(source.base or check_named(allocation.model.name))
     folder = out or Path(f"{Path(pruned) if is_dir(Path(pruned)) else Path(pruned).with_suffix('')}-finetuned")
     check_target(folder / CHOSEN)
     module, images = open_subject(source, workers, device, threads)
@@ -93,6 +94,7 @@ def finetune(
     ]
     print_table(f"{before['model']} on {before['n_images']} images", ["", "top-1 %", "agreement %", "KL or error"], rows)
     own = shlex.quote(str(folder))
+    own += named_again(replace(source, base=source.base or source.model))
     then = f"pmq search {own} --budget 4bit; pmq deploy w8a8 {own} --target onnxruntime"
     say(f"fine-tuned model: {folder}", f"next: {then}")
     show_report(folder, json)

@@ -11,6 +11,10 @@ Model = Annotated[
     str | None,
     typer.Argument(metavar="[MODEL]", help="timm's arch.tag, hf:NAME, or package.module:function; without it the embedded model"),
 ]
+Base = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="what a pruned MODEL was made of, where that is a place or a function, such as pkg:make"),
+]
 Checkpoint = Annotated[Path | None, typer.Option(help="safetensors, or a torch file of tensors only")]
 NumClasses = Annotated[int | None, typer.Option(help="overrides the number of classes; 0 makes a feature extractor", min=0)]
 ModelKwargs = Annotated[

@@ -11,7 +11,7 @@ import typer
 from pmq.cli import options as o
 from pmq.cli.output import costs as printed
 from pmq.cli.output import print_json, print_table, say
-from pmq.cli.run import latency_of, latest_or, remembered, run_of, show_report
+from pmq.cli.run import latency_of, latest_or, named_again, remembered, run_of, show_report
 from pmq.cli.source import NOTHING, Source, grouped
 
 
@@ -85,6 +85,10 @@ def patches(
     if left_out and map_.kind == "static":
         say("not computed: " + ", ".join(f"{n} tokens of {name}" for name, n in left_out.items()))
     say("simulated: no runtime executes them" if map_.simulated else f"pmq deploy leaves tokens out on {found.target}")
-    then = "evaluate" if map_.simulated else "deploy"
-    say(f"allocation: {target}", f"pictures: {pictures[0].parent}", f"next: pmq {then} {shlex.quote(str(target))}")
+    then = f"pmq {'evaluate' if map_.simulated else 'deploy'} {shlex.quote(str(target))}{named_again(source)}"
+    say(
+        f"allocation: {target}",
+        f"pictures: {pictures[0].parent}",
+        f"next: pmq {then} {shlex.quote(str(target))}{named_again(source)}",
+    )
     show_report(run, json)

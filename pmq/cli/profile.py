@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +45,7 @@ def profile(
     if json:
         print_json({"table": str(path), "target": target, "rest_ms": table.rest_ms, "whole_ms": totals, "spread": table.spread})
         return
-    own = f" {shlex.quote(model)}" if model else ""
+    own = source.of(model).line()
     rows = [[layer, *(row.get(key) for key in keys)] for layer, row in table.layers.items()]
     rows += [["all else", *(table.rest_ms for _ in keys)], ["sum", *totals.values()]]
     print_table(f"{name} on {target}, {threads} thread(s), batch of {batch_size}: milliseconds", ["layer", *keys], rows)

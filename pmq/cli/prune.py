@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json as json_module
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import costs, print_json, print_table, say
-from pmq.cli.run import command_of, show_report
+from pmq.cli.run import command_of, named_again, show_report
 from pmq.cli.source import NOTHING, Source, grouped
 
 #: options by which a folder is not told from others
@@ -126,6 +127,7 @@ def prune(
     if deployed:
         _print_deployed(deployed, target)
     own = shlex.quote(str(folder))
+    own += named_again(replace(source, base=source.base or source.model))
     then = f"pmq search {own} --budget 4bit; pmq deploy w8a8 {own} --target onnxruntime"
     say(f"pruned model: {folder}", f"next: {then}")
     show_report(folder, json)

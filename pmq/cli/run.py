@@ -20,6 +20,14 @@ def command_of(source: Source) -> dict[str, Any]:
     return {"line": shlex.join(["pmq", *sys.argv[1:]])} | source.flags()
 
 
+def named_again(source: Source) -> str:
+    """What stands behind a run in a command that goes on with it: the model's name, where a file alone is not trusted with it."""
+    name = source.base or source.model or ""
+    if ":" not in name:
+        return ""
+    return f" --base {shlex.quote(name)}" if source.base else f" {shlex.quote(name)}"
+
+
 def latest_or(run: Path | None, results: Path) -> Path:
     """Give ``run``, or the run below ``results`` that finished last."""
     from pmq.core.rundir import latest_run
@@ -84,9 +92,9 @@ def remembered(names: list[str], allocations: list[Allocation], source: Source) 
         PmqError: they are of a model or of images that would be fetched from a network, which nobody has typed.
     """
     from pmq.data.open import check_at_hand
-    from pmq.models.create import check_named
+    from pmq.models.create import check_made, check_named
 
-    found = source
+    found = source = of_pruned(source)
     for name in names:
         command = started_with(Path(name))
         if command and source.model in (None, command["model"]):
@@ -98,6 +106,8 @@ def remembered(names: list[str], allocations: list[Allocation], source: Source) 
         found = found.filled(as_calibrated | {"model": model.name})
     if source.model is None and found.model is not None:
         check_named(found.model)
+        if not any(started_with(Path(name)) for name in names):
+            check_made(found.model, names[0] if names else "the allocation")
     if source.images is None:
         check_at_hand(found.images)
     return found

@@ -55,11 +55,11 @@ def search(
 ) -> None:
     """Find the Pareto front of bit-width allocations and pick one within the budget.
 
-    With a finished run in place of MODEL, and --resume: solve its tables for another budget, without any forward pass.
+    With a finished run in place of MODEL: solve its tables for another budget, without any forward pass.
     """
     from pmq.api import search as run_search
     from pmq.api.profile import known_latency
-    from pmq.cli.run import command_of, of_pruned
+    from pmq.cli.run import command_of, named_again, of_pruned
     from pmq.cli.subject import before_pruning, open_subject
     from pmq.core import Budget
     from pmq.core.files import is_file
@@ -72,7 +72,7 @@ def search(
     asked = Budget.parse(budget)  # before the model is loaded
     wishes = Wishes.parse(keep or (), exclude or (), min_bits, max_bits, tie or ())
     if model is not None and is_file(Path(model) / MANIFEST) and not is_pruned(Path(model)):
-        _solve_again(model, budget, resume, json)
+        _solve_again(model, budget, json)
         return
     if latency is not None:
         target = target or LatencyTable.load(latency).target
@@ -150,6 +150,7 @@ def search(
         say(f"which takes {number(took['bit_ops'] / 1e9)}G bit operations and {took['size_bytes'] / 1e6:.3f} MB")
     parts = ", ".join(f"{name} {number(seconds)} s" for name, seconds in found.seconds.items())
     own = shlex.quote(str(found.run))
+    own += named_again(source)
     then = f"pmq evaluate {own}" + (f"; pmq deploy {own}" if target else "")
     say(f"allocation: {path}", f"report: {found.run / NAME}", f"time: {parts}", f"next: {then}")
 
@@ -159,12 +160,10 @@ def _accuracy(metrics: dict[str, float | None]) -> str:
     return ", ".join(f"{name} {number(value)}" for name, value in told.items() if value is not None)
 
 
-def _solve_again(run: str, budget: str, resume: bool, json: bool) -> None:
+def _solve_again(run: str, budget: str, json: bool) -> None:
     from pmq.api.again import solve_again
-    from pmq.core import PmqError
+    from pmq.cli.run import named_again
 
-    if not resume:
-        raise PmqError(f"{run!r} is a run, not a model; pass --resume to solve its tables for another budget")
     path, allocation = solve_again(run, budget)
     assert allocation.budget is not None
     found = allocation.budget.achieved | allocation.metrics
@@ -181,4 +180,5 @@ def _solve_again(run: str, budget: str, resume: bool, json: bool) -> None:
         ["budget", "MB", "bit ops (G)", *(["ms"] if measured else []), "predicted error"],
         [row],
     )
-    say(f"allocation: {path}", f"next: pmq evaluate {shlex.quote(str(path))} --recalibrate")
+    again = named_again(NOTHING.of(allocation.model.name))
+    say(f"allocation: {path}", f"next: pmq evaluate {shlex.quote(str(path))}{again} --recalibrate")

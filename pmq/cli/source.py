@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import wraps
@@ -16,6 +17,7 @@ from pmq.cli import options as o
 class Source:
     """Which model and which images; what is not given is nothing."""
 
+    base: o.Base = None
     checkpoint: o.Checkpoint = None
     num_classes: o.NumClasses = None
     model_kwargs: o.ModelKwargs = None
@@ -42,8 +44,11 @@ class Source:
         return replace(self, model=model)
 
     def filled(self, flags: Mapping[str, Any]) -> Source:
-        """The same with other flags where it has none; those that it does not know are passed over."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        """The same with other flags where it has none; those that it does not know are passed over.
+
+        What a pruned model was made of is not filled in: what is made then must be typed.
+        """
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "base"}
         found: dict[str, Any] = {name: flags.get(name) if value is None else value for name, value in own.items()}
         files = {name: None if found[name] is None else Path(found[name]) for name in ("checkpoint", "class_map")}
         return replace(self, **found | files)
@@ -52,6 +57,19 @@ class Source:
     def images(self) -> str | None:
         """Where images are, as :func:`pmq.data.open_data` has it."""
         return self.data if self.dataset is None else f"{self.data or ''}::{self.dataset}"
+
+    def line(self) -> str:
+        """The flags as they are typed, with a blank before each; of the model what stands in place of MODEL, first."""
+        words = [] if self.model is None else [self.model]
+        for name, value in self.flags().items():
+            flag = f"--{name.replace('_', '-')}"
+            if name == "model" or value is None:
+                continue
+            if isinstance(value, bool):
+                words.append(flag if value else f"--no-{flag.removeprefix('--')}")
+            else:
+                words += [flag, *map(str, value if isinstance(value, list | tuple) else [value])]
+        return "".join(f" {shlex.quote(word)}" for word in words)
 
     def flags(self) -> dict[str, Any]:
         """All flags, as a manifest remembers them."""

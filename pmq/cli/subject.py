@@ -27,7 +27,7 @@ def open_model(source: Source) -> nn.Module:
         own = ("model_kwargs", "input_size", "img_size", "in_chans", "output", "mean", "std", "interpolation")
         made = {} if run is None else started_with(run)
         source = source.filled({flag: made.get(flag) for flag in own})
-        module = load_pruned(Path(name), options=_made_with(source), input_size=source.input_size)
+        module = load_pruned(Path(name), source.base, _made_with(source), source.input_size)
     else:
         module = create_model(
             name,
@@ -37,7 +37,8 @@ def open_model(source: Source) -> nn.Module:
             options=_made_with(source),
             input_size=source.input_size,
         )
-    prepare_as(module, {"mean": source.mean, "std": source.std, "interpolation": source.interpolation})
+    told = {"mean": source.mean, "std": source.std, "interpolation": source.interpolation, "crop_pct": source.crop_pct}
+    prepare_as(module, told)
     return module if source.output is None else with_output(module, *source.output.split(","))
 
 
@@ -79,7 +80,7 @@ def before_pruning(module: nn.Module, source: Source) -> nn.Module | None:
         return None
     info, why = model_info(module), "its weights are others"
     try:
-        found = open_model(source.of(info.name))
+        found = open_model(source.of(source.base or info.name))
         if model_info(found).weights_sha256 == info.weights_sha256:
             return found.to(next(module.parameters()).device)
     except PmqError as error:

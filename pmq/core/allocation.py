@@ -156,7 +156,7 @@ class Allocation(_Strict):
 
     def check_name(self, name: str) -> None:
         """Raise unless the allocation was made for a model of this name."""
-        if self.model.name != name:
+        if self.model.name != name and not any(":" in each for each in (self.model.name, name)):  # of a place weights tell
             raise PmqError(f"the allocation is of model {self.model.name!r}, not of {name!r}; search that model anew")
 
     def check(self, what: str, of: Descriptions | None = None) -> None:

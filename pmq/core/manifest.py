@@ -34,6 +34,7 @@ class Command(_Lenient):
 
     line: str | None = None
     model: str | None = None
+    base: str | None = None
     checkpoint: str | None = None
     num_classes: int | None = Field(default=None, ge=0)
     model_kwargs: list[str] | None = None

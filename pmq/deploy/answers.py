@@ -14,8 +14,10 @@ from pmq.deploy.labels import Description
 DECISIONS = ("negative", "positive")
 
 
-def answer(outputs: NDArray[Any], description: Description, top: int) -> list[tuple[str, float]]:
+def answer(outputs: NDArray[Any], description: Description, top: int) -> list[tuple[str, int, float]]:
     """Name what outputs ``(1, C)`` say: the ``top`` likeliest classes with their probabilities; of a regression, all values.
+
+    Between name and figure stands the number of the class or value.
 
     Raises:
         PmqError: there are not as many as the file says, or some are no numbers.
@@ -28,9 +30,9 @@ def answer(outputs: NDArray[Any], description: Description, top: int) -> list[tu
     if not np.isfinite(values).all():
         raise PmqError("outputs are infinite or no numbers: the file is damaged; deploy it anew")
     if preprocess.meaning == "regression":
-        return [(name, float(value)) for name, value in zip(names or map(str, range(len(values))), values, strict=True)]
+        return [(names[i] if names else str(i), i, float(value)) for i, value in enumerate(values)]
     if preprocess.meaning == "binary":
         names, values = names if len(names) == 2 else DECISIONS, np.array([0.0, values[0]])
     shares = np.exp(values - values.max())
     shares /= shares.sum()
-    return [(names[i] if names else str(i), float(shares[i])) for i in np.argsort(-shares, kind="stable")[:top]]
+    return [(names[i] if names else str(i), int(i), float(shares[i])) for i in np.argsort(-shares, kind="stable")[:top]]

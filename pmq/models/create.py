@@ -143,9 +143,26 @@ def check_named(name: str) -> str:
     """
     if ":" in name:
         raise PmqError(
-            f"the file is of model {name!r}, which a file alone may not fetch; name the model yourself if you trust it"
+            f"the file is of model {name!r}, which a file alone may not fetch; name the model yourself if you trust it, "
+            "that of a pruned one with --base"
         )
     return name
+
+
+def check_made(name: str, what: str) -> None:
+    """Raise if a model that was given in Python cannot be made by its name.
+
+    Raises:
+        PmqError: it is none of timm's, nor one that is made elsewhere.
+    """
+    ensure_torchvision()
+    import timm
+
+    if name != EMBEDDED_NAME and not is_elsewhere(name) and not timm.is_model(name.split(".")[0]):
+        raise PmqError(
+            f"{what!r} was made from a module in Python, {name!r}: go on there, as with pmq.deploy(model, {what!r}, ...), or "
+            "name a function that makes it, as package.module:function"
+        )
 
 
 def _classes_of(state: StateDict, model: nn.Module) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pmq.core.errors import PmqError
 from pmq.core.progress import message
 from pmq.models.checkpoint import StateDict
+from pmq.models.describe import input_size
 
 #: names that wrappers of modules slip in, which no module of a user has
 WRAPPERS = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")
@@ -134,7 +135,7 @@ def load(model: nn.Module, state: StateDict, checkpoint: str, name: str | None) 
             raise PmqError(f"checkpoint {checkpoint!r} has no {key!r}, which {name!r} needs: it is of another model")
         if state[key].shape != wanted.shape:
             shapes = f"{tuple(state[key].shape)}, in {name!r} it is {tuple(wanted.shape)}"
-            raise PmqError(f"checkpoint {checkpoint!r}: {key!r} is {shapes}; give the model the checkpoint was made for")
+            raise PmqError(f"checkpoint {checkpoint!r}: {key!r} is {shapes}; {_way_out(model, state, own)}")
         if _kind(state[key]) != _kind(wanted):
             raise PmqError(
                 f"checkpoint {checkpoint!r}: {key!r} holds {_type(state[key])}, in {name!r} it is {_type(wanted)}; "
@@ -147,6 +148,38 @@ def load(model: nn.Module, state: StateDict, checkpoint: str, name: str | None) 
     if types:
         message(f"checkpoint {checkpoint!r} holds {', '.join(sorted(types))}: taken as FP32")
     model.load_state_dict({key: state[key] for key in own})
+
+
+def _way_out(model: nn.Module, state: StateDict, own: StateDict) -> str:
+    """What would make a model fit tensors of other shapes, if a flag would: other channels, another size, other classes."""
+    differing = {key: (state[key].shape, own[key].shape) for key in own if key in state and state[key].shape != own[key].shape}
+    first = next(iter(differing.items()))
+    channels, size, _ = input_size(model)
+    flags = []
+    for key, (found, wanted) in differing.items():
+        if len(found) == len(wanted) == 4 and found[0] == wanted[0] and found[2:] == wanted[2:] and wanted[1] == channels:
+            flags.append(f"--in-chans {found[1]}")
+        elif "pos" in key and (side := _side(found, wanted, size)) is not None:
+            flags.append(f"--img-size {side}")
+        elif key.startswith(head_prefixes(model)) and found[1:] == wanted[1:]:
+            flags.append(f"--num-classes {found[0]}")
+    if len(flags) == len(differing):
+        return f"pass {' '.join(dict.fromkeys(flags))}, which it seems to be made for"
+    return f"give the model the checkpoint was made for; {len(differing)} tensors differ, {first[0]!r} the first of them"
+
+
+def _side(found: Sequence[int], wanted: Sequence[int], size: int) -> int | None:
+    """The images' side that as many position embeddings are for, of a model for squares of ``size``.
+
+    >>> _side((1, 577, 192), (1, 197, 192), 224)
+    384
+    """
+    counts = [max(shape[:-1]) for shape in (found, wanted)]
+    for others in range(8):  # class tokens and registers
+        roots = [round((count - others) ** 0.5) if count > others else 0 for count in counts]
+        if all(root and root * root + others == count for root, count in zip(roots, counts, strict=True)):
+            return size * roots[0] // roots[1] if size * roots[0] % roots[1] == 0 else None
+    return None
 
 
 def _kind(tensor: Tensor) -> str:

@@ -20,7 +20,7 @@ from pmq.core.patches import PatchMap
 from pmq.core.recipe import Recipe
 from pmq.core.tensors import TensorFile
 from pmq.graph import CapturedModel
-from pmq.models.weights import parameters_file
+from pmq.models.weights import OF_MODULE, parameters_file
 from pmq.quant.calibration import Calibration, images_sha256
 from pmq.quant.prepare import Prepared
 from pmq.quant.quantizers import QUANTIZERS, Quantizer
@@ -142,7 +142,7 @@ def restore(model: nn.Module, quantized: Quantized) -> dict[str, QuantizedWeight
             raise PmqError(f"tensor {name!r} of the allocation has shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
         parameter.data.copy_(value)
     layers: dict[str, Any] = dict(model.named_modules())
-    for name in sorted(arrays.keys() - known):  # biases that a transform added
+    for name in sorted(name for name in arrays.keys() - known if not name.startswith(OF_MODULE)):  # biases that a transform added
         owner, _, leaf = name.rpartition(".")
         layer: Any = layers.get(owner)
         like = next(model.parameters())

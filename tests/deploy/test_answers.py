@@ -20,15 +20,15 @@ def told(outputs: int, names: list[str], task: str = "auto") -> Description:
     return Description(preprocess=preprocess, classes=json.dumps(names))  # type: ignore[arg-type]
 
 
-def said(values: list[float], description: Description, top: int = 5) -> list[tuple[str, float]]:
+def said(values: list[float], description: Description, top: int = 5) -> list[tuple[str, int, float]]:
     return answer(np.array([values], np.float32), description, top)
 
 
 def test_classes_are_told_from_the_likeliest_on() -> None:
     found = said([0.0, 2.0, 1.0], told(3, ["a", "b", "c"]), top=2)
-    assert [name for name, _ in found] == ["b", "c"]
-    assert found[0][1] == pytest.approx(np.exp(2) / (1 + np.exp(1) + np.exp(2)))
-    assert [name for name, _ in said([1e30, -1e30], told(2, []))] == ["0", "1"]
+    assert [(name, index) for name, index, _ in found] == [("b", 1), ("c", 2)]
+    assert found[0][2] == pytest.approx(np.exp(2) / (1 + np.exp(1) + np.exp(2)))
+    assert [name for name, *_ in said([1e30, -1e30], told(2, []))] == ["0", "1"]
 
 
 @pytest.mark.parametrize(
@@ -37,14 +37,14 @@ def test_classes_are_told_from_the_likeliest_on() -> None:
 )
 def test_one_logit_is_the_probability_of_the_second_of_two_names(names: list[str], expected: tuple[str, str]) -> None:
     found = said([3.0], told(1, names))
-    assert tuple(name for name, _ in found) == expected
-    assert found[0][1] == pytest.approx(1 / (1 + np.exp(-3.0)))
-    assert sum(share for _, share in found) == pytest.approx(1)
+    assert tuple(name for name, *_ in found) == expected
+    assert found[0][2] == pytest.approx(1 / (1 + np.exp(-3.0)))
+    assert sum(share for *_, share in found) == pytest.approx(1)
 
 
 def test_a_regression_gives_all_its_values_as_they_are() -> None:
-    assert said([3.0], told(1, [], "regression")) == [("0", 3.0)]
-    assert said([3.0, -1.0], told(2, ["x", "y"], "regression"), top=1) == [("x", 3.0), ("y", -1.0)]
+    assert said([3.0], told(1, [], "regression")) == [("0", 0, 3.0)]
+    assert said([3.0, -1.0], told(2, ["x", "y"], "regression"), top=1) == [("x", 0, 3.0), ("y", 1, -1.0)]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
