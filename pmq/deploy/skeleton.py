@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -125,19 +126,33 @@ def fill(skeleton: onnx.ModelProto, layers: list[DeployLayer], emit: Emit) -> on
     model.CopyFrom(skeleton)
     named = {layer.name: layer for layer in layers}
     nodes: list[onnx.NodeProto] = []
+    held, calls = {tensor.name for tensor in model.graph.initializer}, Counter[str]()
     for node in model.graph.node:
         if node.domain != DOMAIN:
             nodes.append(node)
             continue
         name = onnx.helper.get_node_attr_value(node, "layer").decode()
         part = emit(named[name], node.input[0], node.output[0])
+        # A layer that is called in several places has its constants once, and what it computes there by other names.
+        model.graph.initializer.extend(constant for constant in part.constants if constant.name not in held)
+        held |= {constant.name for constant in part.constants}
+        calls[name] += 1
+        if calls[name] > 1:
+            _rename(part.nodes, {node.input[0], node.output[0], *held}, f":{calls[name]}")
         nodes += part.nodes
-        model.graph.initializer.extend(part.constants)
     _shorten(model.graph, nodes)
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(kept)
     return _with_domains(model)
+
+
+def _rename(nodes: list[onnx.NodeProto], kept: set[str], suffix: str) -> None:
+    """Put a suffix behind the names of nodes, and of all tensors but those ``kept``."""
+    for node in nodes:
+        node.name += suffix if node.name else ""
+        for names in (node.input, node.output):
+            names[:] = [name if not name or name in kept else name + suffix for name in names]
 
 
 def _shorten(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:

@@ -20,7 +20,7 @@ def count_macs(model: nn.Module, image: Tensor) -> int:
     for parameter in wanted:  # torch's counter would hook its gradient
         parameter.requires_grad_(False)
     try:
-        with unfused(model):
+        with by_products():
             return macs_of(lambda: model(image))
     finally:
         for parameter in wanted:
@@ -35,13 +35,20 @@ def macs_of(compute: Callable[[], object]) -> int:
 
 
 @contextmanager
+def by_products() -> Iterator[None]:
+    """Let torch's functions and modules of attention call products, which can be counted; whoever calls them does as always."""
+    with sdpa_kernel(SDPBackend.MATH), without_fast_path():
+        yield
+
+
+@contextmanager
 def unfused(model: nn.Module) -> Iterator[None]:
     """Compute attention product by product: timm's, torch's function, and torch's module."""
     fused: list[Any] = [module for module in model.modules() if getattr(module, "fused_attn", False)]
     for module in fused:
         module.fused_attn = False
     try:
-        with sdpa_kernel(SDPBackend.MATH), without_fast_path():
+        with by_products():
             yield
     finally:
         for module in fused:

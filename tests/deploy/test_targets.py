@@ -206,3 +206,27 @@ def test_checks_fail_where_they_should() -> None:
     assert not latency_check(12.0, 20.0, 10.0, 20.0).passed
     assert not latency_check(8.0, 20.0, 10.0, 20.0).passed
     assert not layers_check({"a": 0.1, "b": 1.5}).passed
+
+
+class _Twice(nn.Module):
+    """Calls a layer in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.conv, self.num_classes = nn.Linear(16, 16), nn.Conv2d(3, 3, 3, padding=1), 16
+        self.pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "input_size": (3, 4, 4), "architecture": "twice"}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(self.conv(x).relu())
+        y: torch.Tensor = self.layer(self.layer(x.mean(1).flatten(1)).relu())
+        return y
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_a_layer_that_is_called_twice_is_written_once(target: str, tmp_path: Path) -> None:
+    pytest.importorskip(TARGETS[target].runtime)
+    torch.manual_seed(0)
+    images = torch.randn(12, 3, 4, 4)
+    options = {"calibration_images": images, "recipe": "minmax", "rounds": 3}
+    found = pmq.deploy(_Twice().eval(), "w8a8", target, images, tmp_path, **options)  # type: ignore[arg-type]
+    assert found.passed, found.proof
