@@ -17,16 +17,15 @@ QUICK = {"recipe": "minmax", "rounds": 1, "max_evals": 4, "calib_images": 8}
 
 
 def test_the_least_that_agrees_is_found(tmp_path: Path) -> None:
-    costs = []
-    for percent in (60, 90):
-        run = tmp_path / str(percent)
-        found = pmq.search(make_tiny(), IMAGES, f"agreement>={percent}", out=run, **QUICK)  # type: ignore[arg-type]
-        assert found.allocation.metrics["agreement"] is not None
-        assert found.allocation.metrics["agreement"] >= percent
-        assert found.allocation.budget is not None
-        costs.append(found.allocation.budget.achieved["bit_ops"])
+    run = tmp_path / "run"
+    found = pmq.search(make_tiny(), IMAGES, "agreement>=80", out=run, **QUICK)  # type: ignore[arg-type]
+    assert found.allocation.metrics["agreement"] is not None
+    assert found.allocation.metrics["agreement"] >= 80
+    assert found.allocation.budget is not None
     whole = found.points[found.points["source"] == "uniform w8a8"].iloc[0]
-    assert costs[0] < costs[1] < whole["bit_ops"]  # type: ignore[operator]
+    assert found.allocation.budget.achieved["bit_ops"] < whole["bit_ops"]  # type: ignore[operator]
+    cheapest = found.points[found.points["agreement"] >= 80]["bit_ops"].min()
+    assert found.allocation.budget.achieved["bit_ops"] < 1.3 * cheapest  # type: ignore[operator]
     with pytest.raises(PmqError, match="asks how little is enough"):
         solve_again(run, "agreement>=95")
 

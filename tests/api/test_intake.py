@@ -45,8 +45,10 @@ def model(**told: object) -> nn.Module:
     return found
 
 
-@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize(("values", "layout"), [("uint8", "nhwc"), ("uint8", "nchw"), ("float", "nhwc")])
+@pytest.mark.parametrize(
+    ("target", "values", "layout"),
+    [("onnxruntime", "uint8", "nhwc"), ("onnxruntime", "float", "nhwc"), ("openvino", "uint8", "nchw")],
+)
 def test_files_prepare_what_they_are_given(target: str, values: str, layout: str, pictures: Path, tmp_path: Path) -> None:
     pytest.importorskip(TARGETS[target].runtime)
     module = model()

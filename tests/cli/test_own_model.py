@@ -126,9 +126,6 @@ def test_the_page_runs_as_it_stands(own: tuple[Path, float]) -> None:
     kept = Allocation.load(root / "wishes" / "allocations" / "chosen.json").components
     assert kept["head.weight"].bits == kept["head.input"].bits == 8
     assert kept["embed.weight"].bits == 32
-    enough = Allocation.load(root / "enough" / "allocations" / "chosen.json").metrics["agreement"]
-    assert enough is not None
-    assert enough >= 95
 
 
 def create_own(root: Path, model: nn.Module) -> nn.Module:
