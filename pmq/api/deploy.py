@@ -101,7 +101,7 @@ def deploy(
         rounds: timed forward passes.
         crop_pct: how images are cropped, where the model's data config says otherwise.
         seed: of shorthands' calibration.
-        task: what outputs mean: ``classification``, ``binary``, ``regression`` or ``features``; ``auto``
+        task: what outputs mean: a name of :class:`pmq.core.task.Task`; ``auto``
             goes by the allocation, else by their number.
         partial: deploy a shorthand though less than half of the model can be quantized.
         data_config: how images are prepared, in timm's words, where the model does not say, or otherwise: ``mean``, ``std``,

@@ -122,7 +122,7 @@ def evaluate(
         crop_pct: for the record, where it differs from the model's data config.
         seed: of rotations and samples.
         device: where to run.
-        task: what outputs mean: ``classification``, ``binary``, ``regression`` or ``features``; ``auto``
+        task: what outputs mean: a name of :class:`pmq.core.task.Task`; ``auto``
             goes by the first allocation, else by their number.
         partial: quantize shorthands though less than half of the model can be.
 

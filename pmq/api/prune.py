@@ -90,7 +90,7 @@ def prune(
         seed: of drawn labels and of chance.
         device: where to run.
         out: folder to write to.
-        task: what outputs mean: ``classification``, ``binary``, ``regression`` or ``features``; ``auto``
+        task: what outputs mean: a name of :class:`pmq.core.task.Task`; ``auto``
             goes by their number.
 
     Raises:

@@ -96,7 +96,7 @@ def rank(
         batch_size: images at once.
         seed: of every random draw.
         device: where to run.
-        task: what outputs mean: ``classification``, ``binary``, ``regression`` or ``features``; ``auto``
+        task: what outputs mean: a name of :class:`pmq.core.task.Task`; ``auto``
             goes by their number.
         partial: go on though less than half of the model can be quantized.
         out: folder to write figures' data and allocations to, and to resume from.

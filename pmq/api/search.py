@@ -145,7 +145,7 @@ def search(
         calib_images: see ``images``.
         held_out: see ``images``.
         latency: measured milliseconds of the space's choices (:func:`pmq.profile`), for ``latency=12ms``.
-        task: what outputs mean: ``classification``, ``binary``, ``regression`` or ``features``; ``auto``
+        task: what outputs mean: a name of :class:`pmq.core.task.Task`; ``auto``
             goes by their number.
         partial: go on though less than half of the model can be quantized.
         reference: FP32 model that candidates are to agree with, where that is not ``model``: that before pruning.

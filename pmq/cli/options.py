@@ -75,7 +75,10 @@ TieOption = Annotated[
 Space = Annotated[str, typer.Option(help="search space: default, w4a8, int8_fp32, or a YAML file")]
 Target = Annotated[str, typer.Option(help="runtime: onnxruntime")]
 Task = Annotated[
-    str, typer.Option(help="what outputs mean: classification, binary, regression, features; auto goes by their number")
+    str,
+    typer.Option(
+        help="what outputs mean: classification, binary, multilabel, regression, features, dense; auto goes by their number"
+    ),
 ]
 Partial = Annotated[bool, typer.Option("--partial", help="go on though less than half of the model can be quantized")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output, nothing else")]

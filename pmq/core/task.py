@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from pmq.core.errors import PmqError
 
-TaskName = Literal["classification", "binary", "regression", "features"]
+TaskName = Literal["classification", "binary", "regression", "features", "multilabel", "dense"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 #: what a command takes where nothing else is asked for
 AUTO = "auto"
@@ -20,7 +20,10 @@ class Task:
     Attributes:
         name: ``classification``: several logits, of which the softmax is taken; ``binary``: one logit, of which the logistic
             function is; ``regression``: values, whose squared error counts beside the mean square of FP32's;
-            ``features``: vectors, whose squared error counts beside the square of FP32's own, image by image.
+            ``features``: vectors, whose squared error counts beside the square of FP32's own, image by image;
+            ``multilabel``: a logit for each label, which is there or not whatever the others are: divergences of labels add
+            up; ``dense``: logits of several classes at each position, ``(B, C, ...)``, of which the softmax is taken:
+            divergences of positions are averaged.
         scale: mean square of FP32's outputs, for ``regression``; 1 where errors are compared with one another only.
 
     >>> Task.of("auto", num_classes=1)
@@ -33,6 +36,11 @@ class Task:
     @property
     def decides(self) -> bool:
         """Whether outputs are logits: then there are decisions to agree on, and a KL divergence."""
+        return self.name in ("classification", "binary", "multilabel", "dense")
+
+    @property
+    def once(self) -> bool:
+        """Whether there is one decision for each image."""
         return self.name in ("classification", "binary")
 
     @property
@@ -64,6 +72,8 @@ def _fits(name: TaskName, num_classes: int) -> bool:
         "binary": num_classes == 1,
         "regression": num_classes > 0,
         "features": True,
+        "multilabel": num_classes > 1,
+        "dense": num_classes > 1,
     }[name]
 
 

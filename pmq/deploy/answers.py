@@ -31,6 +31,9 @@ def answer(outputs: NDArray[Any], description: Description, top: int) -> list[tu
         raise PmqError("outputs are infinite or no numbers: the file is damaged; deploy it anew")
     if preprocess.meaning == "regression":
         return [(names[i] if names else str(i), i, float(value)) for i, value in enumerate(values)]
+    if preprocess.meaning == "multilabel":
+        shares = 1 / (1 + np.exp(-np.clip(values, -700, 700)))
+        return [(names[i] if names else str(i), int(i), float(shares[i])) for i in np.argsort(-shares, kind="stable")[:top]]
     if preprocess.meaning == "binary":
         names, values = names if len(names) == 2 else DECISIONS, np.array([0.0, values[0]])
     shares = np.exp(values - values.max())

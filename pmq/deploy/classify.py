@@ -35,8 +35,9 @@ class Classifier:
         target.require(running=True)
         self._description = read_description(target.metadata(file), file)
         self.task = self._description.preprocess.meaning
-        if self.task == "features":
-            raise PmqError(f"{quoted(file)} gives features, no classes; run it with {target.runtime} itself")
+        if self.task in ("features", "dense"):
+            what = "features" if self.task == "features" else "classes of positions"
+            raise PmqError(f"{quoted(file)} gives {what}, no classes; run it with {target.runtime} itself")
         if self.task == "binary" and self._description.preprocess.task == AUTO:
             message(f"{quoted(file)} does not say what its one output means: it is taken as the logit of two classes")
         self._session = target.session(file, threads)

@@ -25,9 +25,9 @@ class Accuracy:
 
     n_images: int = 0
     labelled: int = 0
-    top1: int = 0
+    top1: float = 0
     top5: int = 0
-    agreed: int = 0
+    agreed: float = 0
     error: float = 0.0
     #: of FP32's values, where the task is regression
     square: float = 0.0
@@ -36,7 +36,8 @@ class Accuracy:
     def update(self, reference: Tensor, output: Tensor, labels: Tensor | None = None) -> None:
         """Add a batch: outputs ``(B, C)`` of FP32 and of the model judged; labels ``(B,)``, -1 unknown.
 
-        Labels of a single logit are 0 and 1; those of values and of features mean nothing here.
+        Labels of a single logit are 0 and 1; those of values and of features mean nothing here. Where there are several
+        decisions for each image, its share of them counts: of labels ``(B, K)``, or classes of positions, 0 to C - 1.
         """
         self.n_images += len(output)
         self.error += float(output_error(reference, output, self.task).double().sum())
@@ -45,6 +46,9 @@ class Accuracy:
         if not self.task.decides:
             return
         wanted, found = to_logits(reference, self.task), to_logits(output, self.task)
+        if not self.task.once:
+            self._add_several(wanted.argmax(-1), found.argmax(-1), labels)
+            return
         self.agreed += int((wanted.argmax(1) == found.argmax(1)).sum())
         if labels is not None:
             known = labels >= 0
@@ -53,6 +57,18 @@ class Accuracy:
             self.labelled += int(known.sum())
             self.top1 += int(hits[:, 0].sum())
             self.top5 += int(hits.sum())
+
+    def _add_several(self, wanted: Tensor, found: Tensor, labels: Tensor | None) -> None:
+        """Add decisions ``(B, K)``."""
+        self.agreed += float((wanted == found).double().mean(1).sum())
+        if labels is None or labels.numel() != found.numel():
+            return
+        truth = labels.reshape(found.shape).to(found.device)
+        known = (truth >= 0).double()
+        counted = known.sum(1) > 0
+        right = ((found == truth).double() * known).sum(1)[counted] / known.sum(1)[counted]
+        self.labelled += int(counted.sum())
+        self.top1 += float(right.sum())
 
     @property
     def sums(self) -> dict[str, float]:
@@ -67,7 +83,7 @@ class Accuracy:
     def compute(self) -> dict[str, float | None]:
         """Percentages and means; ``None`` where there is nothing to tell."""
 
-        def percent(count: int, of: int) -> float | None:
+        def percent(count: float, of: int) -> float | None:
             return 100.0 * count / of if of else None
 
         mean = self.error / self.n_images if self.n_images else None
@@ -75,7 +91,7 @@ class Accuracy:
             mean = self.error * self.task.scale / self.square
         return {
             "top1": percent(self.top1, self.labelled),
-            "top5": None if self.task.name == "binary" else percent(self.top5, self.labelled),
+            "top5": None if self.task.name != "classification" else percent(self.top5, self.labelled),
             "agreement": percent(self.agreed, self.n_images) if self.task.decides else None,
             "kl": mean if self.task.decides else None,
             "feature_error": None if self.task.decides else mean,

@@ -15,7 +15,7 @@ def set_task(model: nn.Module, output: Tensor, asked: str) -> Task:
     Raises:
         PmqError: there is no such task, or the outputs cannot have it.
     """
-    width = output.shape[1] if output.ndim == 2 else None
+    width = output.shape[1] if output.ndim == (2 if asked != "dense" else max(output.ndim, 3)) else None
     told = getattr(model, "num_classes", None)
     classes = told if isinstance(told, int) else None
     if classes is None and asked not in (AUTO, "features"):
@@ -30,7 +30,8 @@ def set_task(model: nn.Module, output: Tensor, asked: str) -> Task:
     task = Task.of(asked, classes or 0)
     if task.name != "features" and width is None:
         raise PmqError(
-            f"outputs of shape {tuple(output.shape)} for one image cannot have task {task.name!r}, which needs (B, C); "
+            f"outputs of shape {tuple(output.shape)} for one image cannot have task {task.name!r}, which needs "
+            f"{'(B, C, ...)' if task.name == 'dense' else '(B, C)'}; "
             "make the model give logits, or ask for task features"
         )
     if asked == AUTO and task.name == "binary":

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pmq.core.task import CLASSIFICATION, Task
-from pmq.models.outputs import to_logits, unit_norm
+from pmq.models.outputs import joined, to_logits, unit_norm
 
 #: share of all steps in which the learning rate rises
 WARMUP = 0.05
@@ -99,7 +99,7 @@ def varied(images: Tensor, generator: torch.Generator) -> Tensor:
 def _loss(wanted: Tensor, output: Tensor, task: Task) -> Tensor:
     if task.decides:
         p, q = to_logits(wanted, task).log_softmax(-1), to_logits(output, task).log_softmax(-1)
-        return (p.exp() * (p - q)).sum(-1).mean()
+        return joined((p.exp() * (p - q)).sum(-1), task).mean()
     return ((wanted - output).flatten(1) / unit_norm(wanted, task)).square().sum(1).mean() / 2
 
 

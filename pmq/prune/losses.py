@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pmq.core.progress import track
 from pmq.core.task import CLASSIFICATION, Task
-from pmq.models.outputs import to_logits, to_unit
+from pmq.models.outputs import drawn, joined, likelihood, to_logits, to_unit
 
 BATCH = 8
 #: part of the weight that every row has, however little the output depends on it: gradients of few images are noisy
@@ -22,7 +22,7 @@ def own_labels(output: Tensor, task: Task) -> Tensor:
     """Cross-entropy ``(B,)`` with what the model itself says; half the square of features, which say nothing."""
     if task.decides:
         logits = to_logits(output, task)
-        return nn.functional.cross_entropy(logits, logits.detach().argmax(-1), reduction="none")
+        return -joined(torch.log_softmax(logits, -1).amax(-1), task)
     return to_unit(output, task).square().sum(1) / 2
 
 
@@ -33,8 +33,7 @@ def drawn_labels(output: Tensor, task: Task, generator: torch.Generator) -> Tens
     """
     if task.decides:
         logits = to_logits(output, task)
-        labels = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator)[:, 0]
-        return nn.functional.cross_entropy(logits, labels.to(output.device), reduction="none")
+        return -likelihood(logits, drawn(logits, 1, generator)[..., 0], task)
     unit = to_unit(output, task)
     return (unit * torch.randn(unit.shape, generator=generator).to(unit)).sum(1)
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from pmq.core.task import Task
-from pmq.models.outputs import to_logits, unit_norm
+from pmq.models.outputs import joined, to_logits, unit_norm
 
 
 def kl_divergence(reference: Tensor, logits: Tensor) -> Tensor:
-    """KL(reference || logits) of the softmax, in nats, for each image: ``(B, C)``, ``(B, C)`` -> ``(B,)``.
+    """KL(reference || logits) of the softmax, in nats, for each decision: ``(..., C)``, ``(..., C)`` -> ``(...)``.
 
     >>> kl_divergence(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]]))
     tensor([0.3278])
@@ -23,5 +23,5 @@ def kl_divergence(reference: Tensor, logits: Tensor) -> Tensor:
 def output_error(reference: Tensor, output: Tensor, task: Task) -> Tensor:
     """KL of logits, relative squared error of values and of features: ``(B, ...)``, ``(B, ...)`` -> ``(B,)``."""
     if task.decides:
-        return kl_divergence(to_logits(reference, task), to_logits(output, task))
+        return joined(kl_divergence(to_logits(reference, task), to_logits(output, task)), task)
     return ((output - reference).flatten(1) / unit_norm(reference, task)).square().sum(1)

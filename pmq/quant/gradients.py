@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pmq.core.task import Task
-from pmq.models.outputs import to_logits, to_unit
+from pmq.models.outputs import drawn, joined, likelihood, to_logits, to_unit
 from pmq.quant.divergence import output_error
 
 #: labels drawn from the model's own softmax for each image
@@ -20,9 +20,9 @@ def log_likelihoods(output: Tensor, task: Task, generator: torch.Generator, draw
     and features ``(B, ...)`` have no labels: random directions in their space take their place.
     """
     if task.decides:
-        log_p = torch.log_softmax(to_logits(output, task), -1)
-        labels = torch.multinomial(log_p.detach().exp().cpu(), draws, replacement=True, generator=generator)
-        return [log_p.gather(1, labels[:, i : i + 1].to(output.device)).sum() for i in range(draws)]
+        logits = to_logits(output, task)
+        labels = drawn(logits, draws, generator)
+        return [likelihood(logits, labels[..., i], task).sum() for i in range(draws)]
     unit = to_unit(output, task)
     # The relative squared error is |J d|^2; twice the half of its expectation over directions.
     return [2**0.5 * (unit * torch.randn(unit.shape, generator=generator).to(unit)).sum() for _ in range(draws)]
@@ -35,7 +35,8 @@ def output_loss(reference: Tensor, output: Tensor, task: Task) -> Tensor:
     """
     if not task.decides:
         return output_error(reference, output, task)
-    return -(torch.softmax(to_logits(reference, task), -1) * torch.log_softmax(to_logits(output, task), -1)).sum(-1)
+    p, log_q = torch.softmax(to_logits(reference, task), -1), torch.log_softmax(to_logits(output, task), -1)
+    return joined(-(p * log_q).sum(-1), task)
 
 
 def squared_gradients(losses: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:

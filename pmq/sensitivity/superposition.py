@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pmq.core.choice import Choice
+from pmq.core.errors import PmqError
 from pmq.core.task import Task
 from pmq.quant import output_error, to_logits, unit_norm
 from pmq.sensitivity.base import Found, Metric, Probe, register
@@ -50,6 +51,10 @@ class _Reduction:
 
     def __init__(self, reference: Tensor, task: Task) -> None:
         self.task = task
+        if task.decides and not task.once:
+            raise PmqError(
+                f"metric 'superposition' knows one decision for each image, task {task.name!r} has several; take another"
+            )
         if task.decides:
             reference = to_logits(reference, task)
             kept = min(CLASSES - 1, reference.shape[1] - 1)

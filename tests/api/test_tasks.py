@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -112,3 +114,49 @@ def test_metrics_know_one_logit(images: torch.Tensor) -> None:
         assert (part["error"].abs() > 0).any(), name
     pruned = pmq.prune(model, images, ratio=0.25, round_to=1)
     assert pruned.allocation.task == "binary"
+
+
+class _Dense(nn.Module):
+    """Gives classes of positions, ``(B, 5, 4, 4)``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = make_tiny(), nn.Conv2d(32, 5, 1)
+        self.pretrained_cfg = {**self.body.pretrained_cfg, "input_size": (3, 32, 32)}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.body.forward_features(x)[:, 1:]
+        y: torch.Tensor = self.head(tokens.mT.unflatten(-1, (4, 4)))
+        return y
+
+
+@pytest.mark.parametrize(("task", "shape"), [("multilabel", (24, 7)), ("dense", (24, 5, 4, 4))])
+def test_several_decisions_for_each_image_are_searched_pruned_and_deployed(
+    task: str, shape: tuple[int, ...], images: torch.Tensor, tmp_path: Path
+) -> None:
+    model = make_tiny() if task == "multilabel" else _Dense().eval()
+    with torch.no_grad():
+        logits = model(images)
+    assert logits.shape == shape
+    result = pmq.search(model, images, "6bit", calib_images=8, held_out=16, rounds=1, max_evals=2, recipe="fast", task=task)
+    found = result.allocation
+    assert found.task == task
+    truth = (logits > 0).long() if task == "multilabel" else logits.argmax(1)
+    (row,) = pmq.evaluate(model, [found], [(images, truth)]).to_dict("records")
+    assert row["top1"] == pytest.approx(row["agreement"])  # the truth is what FP32 decides
+    assert 60 < row["agreement"] < 100
+    with torch.no_grad():
+        output = pmq.simulate(model, found)(images)
+    if task == "multilabel":
+        p = logits.sigmoid()
+        each = p * (nn.functional.logsigmoid(logits) - nn.functional.logsigmoid(output))
+        each = each + (1 - p) * (nn.functional.logsigmoid(-logits) - nn.functional.logsigmoid(-output))
+        assert row["kl"] == pytest.approx(float(each.sum(1).mean()), rel=1e-3)
+    else:
+        p, q = logits.log_softmax(1), output.log_softmax(1)
+        assert row["kl"] == pytest.approx(float((p.exp() * (p - q)).sum(1).mean()), rel=1e-3)
+    pruned = pmq.prune(model, images, ratio=0.25, task=task)
+    assert pruned.allocation.task == task
+    options = {"calibration_images": images, "recipe": "minmax", "rounds": 3, "task": task}
+    deployed = pmq.deploy(model, "w8a8", "onnxruntime", images[:8], tmp_path, **options)  # type: ignore[arg-type]
+    assert deployed.proof["agreement"].found > 95
