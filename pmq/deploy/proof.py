@@ -23,6 +23,8 @@ from pmq.quant import Simulator
 #: largest error of a layer, in steps of 1/255 of its output's range: an input that lies between two integers may go
 #: either way, which is no more than one step of the input
 STEPS = 1.0
+#: range, as share of the largest value, that an output is taken to have at least: one that does not vary is known to rounding
+FLAT = 1e-3
 #: least agreement with the simulation, in percent: flipped roundings compound from layer to layer
 AGREEMENT = 95.0
 #: a file may be so much larger than promised, beside what its graph takes
@@ -65,7 +67,8 @@ def layer_errors(
     for layer in track([x for x in layers if not (x.weight.is_float and x.source.is_float)], "proving layers"):
         x, wanted = seen[layer.name]
         session = target.session(target.build(target.single(layer, tuple(x.shape)), [layer]), threads)
-        step = float(wanted.max() - wanted.min()) / 255
+        spread = max(float(wanted.max() - wanted.min()), FLAT * float(wanted.abs().max()))
+        step = spread / 255
         errors[layer.name] = float(np.abs(session(x.numpy()) - wanted.numpy()).max()) / max(step, 1e-12)
     return errors
 
