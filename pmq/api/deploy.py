@@ -111,8 +111,8 @@ def deploy(
         pictures: files of the first of ``images``, to prove that those are what ``pmq run`` makes of them.
 
     Raises:
-        PmqError: nobody says how images are prepared, the target's packages are missing, the allocation is of another model, or
-            it has a component that the target cannot execute. Nothing is written then.
+        PmqError: a file is to prepare pictures and nobody says how, the target's packages are missing, the allocation is of
+            another model, or it has a component that the target cannot execute. Nothing is written then.
     """
     runtime, out, what = TARGETS[target], named_path(out, "folder to write"), as_what(what)
     runtime.require()
@@ -122,11 +122,6 @@ def deploy(
     like = what if isinstance(what, Allocation) and not recalibrate else None
     subject = Subject.of(model, "cpu", images, crop_pct, task_of(task, what), like, data_config)
     config = subject.info.data_config
-    if "mean" not in config or "std" not in config:
-        raise PmqError(
-            f"model {subject.info.name!r} does not say how its images are prepared, which the file is to tell; "
-            "pass data_config={'mean': ..., 'std': ...}"
-        )
     intake = Intake.of(input, layout, config)
     images = intake.representable(images)
     if calibration_images is not None:

@@ -44,6 +44,11 @@ class Intake:
         for name, value, known in (("input", values, VALUES), ("layout", layout, LAYOUTS)):
             if value not in known:
                 raise PmqError(f"{name} {value!r} is not one of {', '.join(known)}")
+        if values == "uint8" and ("mean" not in data_config or "std" not in data_config):
+            raise PmqError(
+                "the file is to prepare the values of pictures, and the model does not say how; "
+                "pass data_config={'mean': ..., 'std': ...}, on the command line --mean and --std"
+            )
         mean, std = (tuple(float(v) for v in data_config.get(key, ())) for key in ("mean", "std"))
         return cls(values, layout, mean, std)
 

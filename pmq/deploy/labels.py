@@ -102,6 +102,12 @@ def described(
     layout: str = "nchw",
 ) -> dict[str, str]:
     """Texts to keep in a file; none, which is told, where ``pmq run`` could not prepare images of such a model."""
+    if "mean" not in data_config or "std" not in data_config:
+        message(
+            "the model does not say how its images are prepared, and nothing is guessed: the file takes prepared images, and "
+            "pmq run cannot use it; pass data_config={'mean': ..., 'std': ...} to deploy"
+        )
+        return {}
     preprocess = {key: data_config[key] for key in Preprocess.model_fields if key in data_config}
     preprocess |= {"values": values, "layout": layout}
     preprocess |= {"num_classes": num_classes, "task": Task.of(task, num_classes).name}

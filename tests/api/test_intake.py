@@ -90,11 +90,14 @@ def test_pictures_that_were_prepared_otherwise_fail_the_proof(pictures: Path, tm
     assert found.file.endswith(".failed.onnx")
 
 
-def test_a_model_that_does_not_say_is_asked(tmp_path: Path, pictures: Path) -> None:
+def test_a_model_that_does_not_say_is_asked(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = torch.randn(16, 3, 32, 32)
-    with pytest.raises(PmqError, match=r"does not say how its images are prepared.*pass data_config="):
-        pmq.deploy(own(), "fp32", "onnxruntime", images, tmp_path, **OPTIONS)  # type: ignore[arg-type]
-    assert not list(tmp_path.iterdir())
+    plain = pmq.deploy(own(), "fp32", "onnxruntime", images, tmp_path / "plain", **OPTIONS)  # type: ignore[arg-type]
+    assert "does not say how its images are prepared, and nothing is guessed" in capsys.readouterr().err
+    assert "pmq.preprocess" not in TARGETS["onnxruntime"].metadata(tmp_path / "plain" / plain.file)
+    with pytest.raises(PmqError, match="to prepare the values of pictures, and the model does not say how; pass data_config="):
+        pmq.deploy(own(), "fp32", "onnxruntime", images, tmp_path / "raw", input="uint8")
+    assert not (tmp_path / "raw").exists()
     with pytest.raises(PmqError, match=r"does not say how its images are prepared; give --mean and --std"):
         open_data(str(pictures), model_info(own()))
     found = pmq.search(own(), images, "8bit", space="onnxruntime", data_config=CONFIG, recipe="minmax", rounds=1, max_evals=4)

@@ -36,8 +36,8 @@ def test_flags_tell_how_images_are_prepared() -> None:
     assert config["input_size"] == [1, 64, 64]
     assert (config["mean"], config["std"], config["interpolation"]) == ([0.3], [0.2], "bilinear")
     for wrong, told in (
-        ({"mean": [0.1, 0.2]}, "--mean has 2 figures, the model's images have 1 channels"),
-        ({"std": [0.0]}, "--std 0.0 is not positive"),
+        ({"mean": [0.1, 0.2]}, "mean has 2 figures, the model's images have 1 channels"),
+        ({"std": [0.0]}, "std 0.0 is not positive"),
         ({"interpolation": "cubic"}, "interpolation 'cubic' is not one of bilinear"),
     ):
         with pytest.raises(PmqError, match=told):
@@ -50,7 +50,7 @@ def test_sources_are_options_of_a_command() -> None:
         return what, source, last
 
     names = list(inspect.signature(command).parameters)
-    assert names[:2] == ["what", "checkpoint"]
+    assert names[:3] == ["what", "base", "checkpoint"]
     assert names[-1] == "last"
     given = dict.fromkeys(names[1:-1]) | {"what": "y", "last": 4, "num_classes": 7}
     assert command(**given) == ("y", Source(num_classes=7), 4)

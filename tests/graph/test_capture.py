@@ -17,6 +17,7 @@ from pmq.graph import Attention, analyse, captured
 from pmq.graph.fingerprint import fingerprint
 from pmq.graph.record import graph_record
 from tests.conftest import make_captured, make_tiny
+from tests.shallow import shallow_searches
 
 IMAGE = torch.zeros(1, 3, 4, 4)
 
@@ -155,5 +156,7 @@ def test_a_model_that_decides_by_the_number_of_images_is_run_on_one_after_the_ot
     assert "run on one after the other" in capsys.readouterr().err
     torch.testing.assert_close(model(x), module(x))
     assert not captured(make_tiny(), torch.zeros(1, 3, 32, 32)).closed
-    found = pmq.search(module, torch.randn(24, 3, 4, 4), "6bit", recipe="minmax", rounds=1, max_evals=8)
+    images = torch.randn(24, 3, 4, 4)
+    with shallow_searches():
+        found = pmq.search(module, images, "6bit", recipe="minmax", rounds=1, max_evals=2, calib_images=8, held_out=16)
     assert found.allocation.metrics["agreement"] > 50

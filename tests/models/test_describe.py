@@ -51,12 +51,16 @@ class Wrapped(nn.Module):
 def test_of_a_users_module_as_well() -> None:
     model = Wrapped()
     assert input_size(model) == [2, 32, 32]
+    assert model_info(model).data_config == {"input_size": [2, 32, 32]}  # how they are prepared nobody says
+    model.pretrained_cfg = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5)}  # type: ignore[assignment]
     assert len(model_info(model).data_config["mean"]) == 2
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_images_that_are_known_count() -> None:
-    config = model_info(Wrapped(), (4, 48, 40)).data_config
+    model = Wrapped()
+    model.pretrained_cfg = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5)}  # type: ignore[assignment]
+    config = model_info(model, (4, 48, 40)).data_config
     assert config["input_size"] == [4, 48, 40]
     assert len(config["std"]) == 4
 
