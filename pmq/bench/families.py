@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -77,7 +78,7 @@ def end_to_end(name: str) -> dict[str, Any]:
         "model": name,
         "macs_searched": found.coverage.macs_searched,
         "agreement": judged["agreement"],
-        "error": judged["kl"] if judged["kl"] == judged["kl"] else judged["feature_error"],
+        "error": judged["feature_error"] if pd.isna(judged["kl"]) else judged["kl"],
     }
     for target in TARGETS:
         with tempfile.TemporaryDirectory() as out:
