@@ -26,6 +26,7 @@ InputSize = Annotated[
 ]
 ImgSize = Annotated[int | None, typer.Option(help="height and width of the images that it is to see", min=1)]
 InChans = Annotated[int | None, typer.Option(help="channels of the images that it is to see", min=1)]
+GlobalPool = Annotated[str | None, typer.Option("--gp", help="global pooling of timm's models: token, avg, map, ...")]
 Output = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="which output counts, where there are several: a name, or some with commas"),

@@ -24,6 +24,7 @@ class Source:
     input_size: o.InputSize = None
     img_size: o.ImgSize = None
     in_chans: o.InChans = None
+    gp: o.GlobalPool = None
     output: o.Output = None
     pretrained: o.Pretrained = None
     data: o.Data = None

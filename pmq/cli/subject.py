@@ -24,7 +24,7 @@ def open_model(source: Source) -> nn.Module:
     name = source.model
     if name is not None and is_pruned_file(name):
         run = run_of(name)
-        own = ("model_kwargs", "input_size", "img_size", "in_chans", "output", "mean", "std", "interpolation")
+        own = ("model_kwargs", "input_size", "img_size", "in_chans", "gp", "output", "mean", "std", "interpolation")
         made = {} if run is None else started_with(run)
         source = source.filled({flag: made.get(flag) for flag in own})
         module = load_pruned(Path(name), source.base, _made_with(source), source.input_size)
@@ -44,7 +44,7 @@ def open_model(source: Source) -> nn.Module:
 
 def _made_with(source: Source) -> dict[str, Any]:
     """Further arguments of what makes the model."""
-    own = {"img_size": source.img_size, "in_chans": source.in_chans}
+    own = {"img_size": source.img_size, "in_chans": source.in_chans, "global_pool": source.gp}
     return _options(source.model_kwargs or ()) | {name: value for name, value in own.items() if value is not None}
 
 

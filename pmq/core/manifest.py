@@ -41,6 +41,7 @@ class Command(_Lenient):
     input_size: tuple[int, int, int] | None = None
     img_size: int | None = None
     in_chans: int | None = None
+    gp: str | None = None
     output: str | None = None
     mean: list[float] | None = None
     std: list[float] | None = None

@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import pmq
+from pmq.cli.arguments import _repeated
 from pmq.cli.source import NOTHING, Source, grouped
 from pmq.cli.subject import open_model
 from pmq.core import PmqError
@@ -32,7 +34,9 @@ def test_a_pruned_model_is_made_with_the_arguments_that_its_folder_remembers(tmp
 
 def test_flags_tell_how_images_are_prepared() -> None:
     source = Source(model="vit_tiny_patch16_224", pretrained=False, img_size=64, in_chans=1, mean=[0.3], std=[0.2])
-    config = model_info(open_model(replace(source, interpolation="bilinear", num_classes=4))).data_config
+    pooled: Any = open_model(replace(source, interpolation="bilinear", num_classes=4, gp="avg"))
+    assert pooled.global_pool == "avg"
+    config = model_info(pooled).data_config
     assert config["input_size"] == [1, 64, 64]
     assert (config["mean"], config["std"], config["interpolation"]) == ([0.3], [0.2], "bilinear")
     for wrong, told in (
@@ -55,3 +59,13 @@ def test_sources_are_options_of_a_command() -> None:
     given = dict.fromkeys(names[1:-1]) | {"what": "y", "last": 4, "num_classes": 7}
     assert command(**given) == ("y", Source(num_classes=7), 4)
     assert Source(data="here").filled({"data": "there", "checkpoint": "a.pth"}) == Source(data="here", checkpoint=Path("a.pth"))
+
+
+def test_flags_are_written_as_they_are_typed() -> None:
+    source = Source(
+        model="pkg:make", checkpoint=Path("a b.pth"), pretrained=False, mean=[0.5, 0.25], input_size=(3, 8, 8), gp="avg"
+    )
+    line = source.line()
+    assert line == " pkg:make --checkpoint 'a b.pth' --input-size 3 8 8 --gp avg --no-pretrained --mean 0.5 0.25"
+    assert _repeated(line.split())[-4:] == ["--mean", "0.5", "--mean", "0.25"]
+    assert NOTHING.line() == ""
