@@ -18,7 +18,7 @@ from pmq.search.joint import Solver
 #: rungs of a ladder, from its foot, at which a search begins to measure: most answers lie near
 BEGIN = 0.55
 #: rungs around the one that simulation proposes whose candidates are simulated as well; below them the recipe is not tried
-BELOW, ABOVE = 2, 3
+BELOW, ABOVE = 8, 3
 
 
 @dataclass
@@ -96,8 +96,10 @@ class Goal:
 
         lowest, top, step = max(at - BELOW, 0), len(self.rungs) - 1, 1
         if good(at):
-            while at > lowest and good(at - 1):
-                at -= 1
+            bad = lowest - 1  # the whole recipe is better than what was simulated: how far down is sought by halving
+            while at - bad > 1:
+                middle = max((at + bad) // 2, lowest)
+                at, bad = (middle, bad) if good(middle) else (at, middle)
         else:
             while at < top and not good(min(at + step, top)):
                 at, step = min(at + step, top), 2 * step
