@@ -52,13 +52,15 @@ class Numbered:
 
     Attributes:
         index: name in the data set -> output.
-        other: the same in the other order of folders, where nothing but their order tells and the orders differ.
         names: of all outputs, where folders alone name them.
+        other: as ``index`` in another order of folders, where nothing but their order tells and the orders differ.
+        other_order: what that order is called.
     """
 
     index: dict[str, int]
-    other: dict[str, int] | None = None
     names: tuple[str, ...] = ()
+    other: dict[str, int] | None = None
+    other_order: str = ""
 
 
 def number_classes(found: Iterable[str], num_classes: int, rule: ClassRule, where: str, ordered: bool = False) -> Numbered:
@@ -79,17 +81,27 @@ def number_classes(found: Iterable[str], num_classes: int, rule: ClassRule, wher
     if by_name is not None:
         message(f"classes: {len(folders)} of the model's {len(rule.names)}, by their names")
         return Numbered(by_name)
-    outputs = 2 if num_classes == 1 else num_classes
+    outputs = told_apart(num_classes)
+    if not folders and not outputs:
+        return Numbered({})
     if len(folders) != outputs:
         message(f"{where} has {len(folders)} classes, the model {outputs}: no top-1, only agreement and KL")
         return Numbered({})
     orders = {"imagefolder": folders, "natural": sorted(folders, key=_natural)}
-    taken, other = (folders, folders) if ordered else (orders[o] for o in sorted(ORDERS, key=lambda o: o != rule.order))
+    others = next(order for order in ORDERS if order != rule.order)
+    taken, other = (folders, folders) if ordered else (orders[rule.order], orders[others])
     if not ordered:
         how = "as torchvision's ImageFolder sorts them" if rule.order == ORDERS[0] else "numbers in them by their value"
         message(f"classes: {outputs} folders in the order of their names, {how}: {shown(taken[0])}, {shown(taken[1])}, ...")
     index = {name: number for number, name in enumerate(taken)}
-    return Numbered(index, None if taken == other else {name: number for number, name in enumerate(other)}, tuple(taken))
+    if taken == other:
+        return Numbered(index, tuple(taken))
+    return Numbered(index, tuple(taken), {name: number for number, name in enumerate(other)}, others)
+
+
+def told_apart(num_classes: int) -> int:
+    """How many classes a model tells apart: a single logit tells two."""
+    return 2 if num_classes == 1 else num_classes
 
 
 def read_class_map(path: Path) -> dict[str, int]:
@@ -124,7 +136,7 @@ def _listed(folders: Sequence[str], known: Mapping[str, int], what: str, where: 
     for folder in folders:
         if folder not in known:
             raise PmqError(f"folder {shown(folder)} in {where} is no class of {what}; remove or rename it")
-        if num_classes and known[folder] not in range(max(num_classes, 2)):
+        if num_classes and known[folder] not in range(told_apart(num_classes)):
             raise PmqError(f"{what} numbers {shown(folder)} {known[folder]}, and the model has {num_classes} outputs")
     message(f"classes: {len(folders)} of {what}, by their names")
     return Numbered({folder: known[folder] for folder in folders})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pmq.core.allocation import ModelInfo
 from pmq.core.errors import PmqError, one_line
 from pmq.core.picture import converted, open_picture
 from pmq.core.progress import message
-from pmq.data.classes import UNTOLD, ClassRule, number_classes
+from pmq.data.classes import UNTOLD, ClassRule, number_classes, told_apart
 from pmq.data.files import Found, find_images
 from pmq.data.source import ImageSource
 from pmq.models.torchvision_ops import ensure_torchvision
@@ -45,7 +45,21 @@ class Preprocess:
         return self.transform(converted(image, self.mode))
 
 
-class ImageTree(Dataset[tuple[Tensor, int]]):
+class ImageFiles(Dataset[tuple[Tensor, int]]):
+    """Image files, each with its label (-1: unknown). Subclasses say which they are."""
+
+    def __init__(self, files: Sequence[str], labels: Sequence[int], transform: Transform) -> None:
+        self.files, self.labels, self.transform = files, labels, transform
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        with open_picture(self.files[index]) as image:
+            return self.transform(image), self.labels[index]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+class ImageTree(ImageFiles):
     """Images in class folders.
 
     :func:`pmq.data.classes.number_classes` tells which class each folder is; labels that it cannot tell are -1. Folders
@@ -65,16 +79,8 @@ class ImageTree(Dataset[tuple[Tensor, int]]):
         if others:
             message(f"left out: {others}")
         self.classes = number_classes(_class_names(found, num_classes, where), num_classes, rule, where)
-        self.files = [path for path, _ in found.images]
-        self.labels = [-1 if name is None else self.classes.index.get(name, -1) for _, name in found.images]
-        self.transform = transform
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        with open_picture(self.files[index]) as image:
-            return self.transform(image), self.labels[index]
-
-    def __len__(self) -> int:
-        return len(self.files)
+        labels = [-1 if name is None else self.classes.index.get(name, -1) for _, name in found.images]
+        super().__init__([path for path, _ in found.images], labels, transform)
 
 
 class _Relabelled(Dataset[tuple[Tensor, int]]):
@@ -103,18 +109,13 @@ def _class_names(found: Found, num_classes: int, where: str) -> set[str]:
     """Names of folders that stand for classes."""
     names = {name for _, name in found.images if name is not None}
     whole = names.union(found.empty)
-    counted = len(names) != _classes(num_classes) == len(whole)
+    counted = len(names) != told_apart(num_classes) == len(whole)
     if found.empty:
         said = "counted" if counted else "not counted"
         message(f"{where} has folders without images, {said} as classes, as {found.empty[0]!r}")
     if names and (outside := sum(name is None for _, name in found.images)):
         message(f"{where} has {outside} images in no class folder: they have no label")
     return whole if counted else names
-
-
-def _classes(num_classes: int) -> int:
-    """How many classes a model tells apart: a single logit tells two."""
-    return 2 if num_classes == 1 else num_classes
 
 
 def folder_source(root: Path, info: ModelInfo, crop_pct: float | None, workers: int, rule: ClassRule = UNTOLD) -> ImageSource:

@@ -6,16 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from torch.utils.data import Dataset
-
 from pmq.core.allocation import ModelInfo
 from pmq.core.errors import PmqError, one_line
 from pmq.core.files import is_file, quoted
-from pmq.core.picture import open_picture
 from pmq.core.progress import message
-from pmq.data.classes import ClassRule, number_classes
-from pmq.data.folder import Preprocess
+from pmq.data.classes import ClassRule, number_classes, told_apart
+from pmq.data.folder import ImageFiles, Preprocess
 from pmq.data.source import ImageSource
 
 #: ends of the names of tables
@@ -41,7 +37,7 @@ class TableKeys:
 COLUMNS = TableKeys()
 
 
-class ImageTable(Dataset[tuple[Tensor, int]]):
+class ImageTable(ImageFiles):
     """Images that a table names, in its order.
 
     Classes that are whole numbers are outputs of the model; others are numbered by :func:`pmq.data.classes.number_classes`.
@@ -59,28 +55,20 @@ class ImageTable(Dataset[tuple[Tensor, int]]):
         if not len(table):
             raise PmqError(f"{what} has no rows; it needs one for each image")
         target = _column(table, keys.target, _CLASSES, "--target-key", what)
-        self.files = [str(path.parent / str(name)) for name in table[images]]
         self.classes = None
         if target is None:
             message(f"{what} has no column of classes: no top-1, only agreement and KL")
-            self.labels = [-1] * len(table)
+            labels = [-1] * len(table)
         elif table[target].dtype.kind in "iu" and rule.file is None:
-            outside = [int(n) for n in table[target] if info.num_classes and n >= max(info.num_classes, 2)]
+            outside = [int(n) for n in table[target] if info.num_classes and n >= told_apart(info.num_classes)]
             if outside:
                 raise PmqError(f"{what}: class {outside[0]} is none of the model's {info.num_classes} outputs")
-            self.labels = [int(number) for number in table[target]]
+            labels = [int(number) for number in table[target]]
         else:
             names = table[target].astype(str)
             self.classes = number_classes(set(names), info.num_classes, rule, what)
-            self.labels = [self.classes.index.get(name, -1) for name in names]
-        self.transform = transform
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        with open_picture(self.files[index]) as image:
-            return self.transform(image), self.labels[index]
-
-    def __len__(self) -> int:
-        return len(self.files)
+            labels = [self.classes.index.get(name, -1) for name in names]
+        super().__init__([str(path.parent / str(name)) for name in table[images]], labels, transform)
 
 
 def _read(path: Path) -> Any:

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from pmq.core.progress import message
-from pmq.data.classes import ORDERS
 from pmq.data.source import ImageSource
 
 #: images that are looked at
@@ -24,7 +23,7 @@ def check_order(model: nn.Module, source: ImageSource) -> None:
     classes = source.classes
     if classes is None or classes.other is None:
         return
-    moved = torch.tensor([classes.other[name] for name in sorted(classes.index, key=lambda name: classes.index[name])])
+    moved = torch.tensor([classes.other[name] for name in classes.names])
     device, right, right_other, total = next(model.parameters()).device, 0, 0, 0
     for images, labels in source.batches(16, source.draw(0)[:LOOKED_AT], of=len(source)):
         output = model(images.to(device))
@@ -36,9 +35,8 @@ def check_order(model: nn.Module, source: ImageSource) -> None:
         right, right_other = right + int((decided == labels).sum()), right_other + int((decided == moved[labels]).sum())
         total += len(labels)
     if total and 100 * (right_other - right) / total > BETTER:
-        natural = classes.index == dict(zip(sorted(classes.index), range(len(classes.index)), strict=True))
-        order = ORDERS[1] if natural else ORDERS[0]
         message(
             f"top-1 on {total} images is {100 * right / total:.0f} % with folders in this order and "
-            f"{100 * right_other / total:.0f} % in the other: the model seems to be trained so; pass --class-order {order}"
+            f"{100 * right_other / total:.0f} % in the other: the model seems to be trained so; "
+            f"pass --class-order {classes.other_order}"
         )

@@ -33,6 +33,10 @@ def test_folders_are_sorted_as_torchvision_sorts_them_unless_asked(capsys: pytes
         ClassRule(order="size")
 
 
+def test_images_in_no_folder_of_a_model_without_classes_have_none() -> None:
+    assert number_classes([], 0, ClassRule(), "here").index == {}
+
+
 def test_names_of_the_model_decide() -> None:
     names = ("zebra", "Golden Retriever, retriever", "cat")
     found = number_classes(["golden_retriever", "cat"], 3, ClassRule(names), "here")
