@@ -15,6 +15,7 @@ from pmq.core.progress import message
 from pmq.data import Data, open_data
 from pmq.data.classes import ORDERS, ClassRule
 from pmq.models import class_names, create_model, model_info
+from pmq.models.prepared import prepared_config
 
 #: what images and labels are called in batches that hold them by name, as those of Hugging Face do
 _IMAGES, _LABELS = ("pixel_values", "images", "image"), ("labels", "label")
@@ -50,7 +51,7 @@ def open_images(
     """
     module = create_model(model) if model is None or isinstance(model, str) else model
     info = model_info(module)
-    config = info.data_config | {name: value for name, value in (data_config or {}).items() if value is not None}
+    config = prepared_config(info.data_config, data_config or {}, info.data_config["input_size"][0])
     rule = ClassRule(tuple(class_names(module)), None if class_map is None else Path(class_map), class_order)
     return open_data(str(data), info.model_copy(update={"data_config": config}), split, None, workers, rule)
 

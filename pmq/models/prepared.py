@@ -9,7 +9,7 @@ from torch import nn
 
 from pmq.core.errors import PmqError
 from pmq.core.progress import message
-from pmq.models.describe import class_names, input_size, says_preparation
+from pmq.models.describe import class_names, input_size
 from pmq.models.torchvision_ops import ensure_torchvision
 
 #: what else a data config says, and timm's defaults
@@ -17,19 +17,32 @@ _OTHERS = {"interpolation": "bicubic", "crop_pct": 0.875}
 
 
 def prepare_as(model: nn.Module, data_config: Mapping[str, Any]) -> None:
-    """Let a model tell, in place, that its images are prepared so; what is not given stays as it is.
+    """Let a model tell, in place, that its images are prepared as :func:`prepared_config` says.
 
-    ``data_config`` may have ``mean`` and ``std`` of each channel, or one for all, ``interpolation``, ``crop_pct`` and
-    ``crop_mode``, as timm has them.
+    Raises:
+        PmqError: the data config is none.
+    """
+    told = getattr(model, "pretrained_cfg", None) or {}
+    found = prepared_config(told, data_config, input_size(model)[0])
+    if any(value is not None for name, value in data_config.items() if name != "input_size"):
+        described: Any = model
+        described.pretrained_cfg = {**told, **found}
+
+
+def prepared_config(told: Mapping[str, Any], asked: Mapping[str, Any], channels: int) -> dict[str, Any]:
+    """Give what a model tells of how its images are prepared, with what is asked for in place of that.
+
+    ``asked`` may have ``mean`` and ``std`` of each channel, or one for all, ``interpolation``, ``crop_pct`` and
+    ``crop_mode``, as timm has them; nothing stands for what is not asked. Where ``mean`` and ``std`` come from there, a line
+    tells what else is taken.
 
     Raises:
         PmqError: it has something else, not as many figures as channels, a deviation that is not positive, or what timm lacks.
     """
-    unknown = [name for name in data_config if name not in ("mean", "std", *_OTHERS, "crop_mode", "input_size")]
+    unknown = [name for name in asked if name not in ("mean", "std", *_OTHERS, "crop_mode", "input_size")]
     if unknown:
         raise PmqError(f"data config: {unknown[0]!r} is not one of mean, std, interpolation, crop_pct, crop_mode")
-    channels = input_size(model)[0]
-    found = {name: value for name, value in data_config.items() if value is not None and name != "input_size"}
+    found = {name: value for name, value in asked.items() if value is not None and name != "input_size"}
     for name in ("mean", "std"):
         values = found.get(name)
         if values is None:
@@ -42,16 +55,13 @@ def prepare_as(model: nn.Module, data_config: Mapping[str, Any]) -> None:
         found[name] = values * (channels if len(values) == 1 else 1)
     if "interpolation" in found:
         _known(found["interpolation"])
-    if not found:
-        return
-    described: Any = model
-    told = {**(getattr(model, "pretrained_cfg", None) or {}), **found}
-    if not says_preparation(model) and "mean" in told and "std" in told:
-        missing = {name: value for name, value in _OTHERS.items() if name not in told}
+    whole = {**told, **found}
+    if not ("mean" in told and "std" in told) and "mean" in whole and "std" in whole:
+        missing = {name: value for name, value in _OTHERS.items() if name not in whole}
         if missing:
             message(f"of how images are prepared is not said, and taken: {', '.join(f'{n} {v}' for n, v in missing.items())}")
-        told |= missing
-    described.pretrained_cfg = told
+        whole |= missing
+    return whole
 
 
 def _known(interpolation: str) -> None:
