@@ -86,8 +86,16 @@ class PrunedUnit(_Strict):
         return (f"{name}.q@k", f"{name}.attn@v")
 
     @classmethod
-    def of(cls, kind: Kind, size: int, indices: Iterable[int], heads: int = 1, **where: tuple[str, ...]) -> PrunedUnit:
-        """Write indices down; ``where`` are ``layers`` and ``products``."""
+    def of(
+        cls,
+        kind: Kind,
+        size: int,
+        indices: Iterable[int],
+        heads: int = 1,
+        layers: tuple[str, ...] = (),
+        products: tuple[str, ...] = (),
+    ) -> PrunedUnit:
+        """Write indices down."""
         runs: list[list[int]] = []
         for index in sorted(indices):
             if runs and index == runs[-1][1] + 1:
@@ -95,7 +103,7 @@ class PrunedUnit(_Strict):
             else:
                 runs.append([index, index])
         kept = ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
-        return cls(kind=kind, size=size, heads=heads, kept=kept, **where)
+        return cls(kind=kind, size=size, heads=heads, kept=kept, layers=layers, products=products)
 
 
 class PruningPlan(_Strict):

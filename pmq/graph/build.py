@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 
 from torch import Tensor, fx, nn
@@ -10,16 +9,13 @@ from torch import Tensor, fx, nn
 from pmq.core.component import Inventory
 from pmq.graph.capture import capture
 from pmq.graph.constants import Constants
-from pmq.graph.fingerprint import fingerprint
+from pmq.graph.fingerprint import Kept, fingerprint
 from pmq.graph.inventory import take_inventory
 from pmq.graph.lower import lower
 from pmq.graph.macs import count_macs
 from pmq.graph.model import CapturedModel
 from pmq.graph.nodes import copied
 from pmq.graph.norms import fold_batch_norms
-
-#: how many captured graphs are kept for modules that differ from others in the values of their tensors alone
-KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,7 @@ class _Known:
     total_macs: int
 
 
-_KNOWN: dict[Hashable, _Known] = {}
+_KNOWN = Kept[_Known]()
 
 
 def captured(model: nn.Module, image: Tensor) -> CapturedModel:
@@ -48,17 +44,14 @@ def captured(model: nn.Module, image: Tensor) -> CapturedModel:
 def _traced(model: nn.Module, image: Tensor) -> tuple[fx.Graph, dict[str, Tensor], int]:
     """A graph of its own, the tensors that it names, and multiply-accumulates; traced only if no such module was before."""
     key = fingerprint(model, image)
-    known = _KNOWN.get(key) if key is not None else None
+    known = _KNOWN.get(key)
     if known is not None:
         tensors = {**known.constants, **dict(model.named_buffers()), **dict(model.named_parameters())}
         return copied(known.graph), tensors, known.total_macs
     graph, tensors = capture(model, image)
     total = count_macs(model, image)
-    if key is not None:
-        while len(_KNOWN) >= KEPT:
-            _KNOWN.pop(next(iter(_KNOWN)))
-        own = model.state_dict(keep_vars=True).keys()
-        _KNOWN[key] = _Known(copied(graph), {n: t for n, t in tensors.items() if n not in own}, total)
+    own = model.state_dict(keep_vars=True).keys()
+    _KNOWN.put(key, _Known(copied(graph), {n: t for n, t in tensors.items() if n not in own}, total))
     return graph, tensors, total
 
 

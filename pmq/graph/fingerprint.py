@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Hashable
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,30 @@ from torch import Tensor, nn
 _DESCRIBES = ("pretrained_cfg", "default_cfg", "pruning_plan", "pruned_from", "made_with")
 _OWN = frozenset(vars(nn.Module()))
 _PLAIN = (int, float, bool, str, bytes, complex, torch.dtype, torch.device, torch.memory_format, type(None), type(...))
+
+
+#: of how many modules something is kept
+KEPT = 8
+Found = TypeVar("Found")
+
+
+class Kept(Generic[Found]):
+    """What was found out of modules, for others that differ from them in the values of their tensors alone."""
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, Found] = {}
+
+    def get(self, key: Hashable | None) -> Found | None:
+        """What is known of modules with a fingerprint, if that is anything."""
+        return None if key is None else self._known.get(key)
+
+    def put(self, key: Hashable | None, found: Found) -> Found:
+        """Keep what was found, in place of what was kept first if that is much already; give it."""
+        if key is not None:
+            while len(self._known) >= KEPT:
+                self._known.pop(next(iter(self._known)))
+            self._known[key] = found
+        return found
 
 
 class _Unknown(Exception):

@@ -70,11 +70,12 @@ def cut(model: nn.Module, unit: Unit, pruned: PrunedUnit) -> None:
     if unit.kind == "attention":
         _attention(model, unit, pruned, kept)
     for name, channels in unit.makers.items():
-        keep_outputs(_linear(model, name), (torch.isin(channels, kept) | (channels == NONE)).nonzero()[:, 0])
-    keep_inputs(_linear(model, unit.last), kept)
+        keep_outputs(linear(model, name), (torch.isin(channels, kept) | (channels == NONE)).nonzero()[:, 0])
+    keep_inputs(linear(model, unit.last), kept)
 
 
-def _linear(model: nn.Module, name: str) -> nn.Linear:
+def linear(model: nn.Module, name: str) -> nn.Linear:
+    """The linear layer of a name, which units name no others of."""
     layer = model.get_submodule(name)
     assert isinstance(layer, nn.Linear)
     return layer
@@ -86,7 +87,7 @@ def _attention(model: nn.Module, unit: Unit, pruned: PrunedUnit, kept: Tensor) -
     left = len(kept) // heads
     if left != width:  # the products are scaled by the width that a head has; q makes good for that
         name, rows = unit.operands[0]
-        q = _linear(model, name)
+        q = linear(model, name)
         for part in (q.weight, *([] if q.bias is None else [q.bias])):
             part[rows.reshape(-1)] *= (left / width) ** 0.5
     per_head = (kept // width).unique()

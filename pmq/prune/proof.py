@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pmq.core.errors import one_line
 from pmq.core.pruning import PrunedUnit
 from pmq.models.picked import FAILURES
-from pmq.prune.apply import cut
+from pmq.prune.apply import cut, linear
 from pmq.prune.units import Unit, Units, example, find_units, stream_of
 
 #: relative difference of outputs, of which rounding in single precision makes a hundredth
@@ -105,11 +105,10 @@ def _narrower(unit: Unit) -> PrunedUnit | None:
 def _mask(model: nn.Module, unit: Unit, pruned: PrunedUnit) -> None:
     """Let nobody read what is removed, and let the keys of it be zero."""
     kept = torch.tensor(pruned.indices)
-    last: nn.Linear = model.get_submodule(unit.last)  # type: ignore[assignment]
-    last.weight[:, ~torch.isin(torch.arange(unit.size), kept)] = 0
+    linear(model, unit.last).weight[:, ~torch.isin(torch.arange(unit.size), kept)] = 0
     if unit.kind == "attention" and not unit.whole:
         name, rows = unit.operands[1]
-        layer: nn.Linear = model.get_submodule(name)  # type: ignore[assignment]
+        layer = linear(model, name)
         width = unit.size // unit.heads
         heads = torch.tensor(sorted({index // width for index in pruned.indices}))
         gone = rows.reshape(-1)[~torch.isin(torch.arange(unit.size), kept)]

@@ -89,14 +89,14 @@ class _Seen:
         self._layers: list[Any] = [model.get_submodule(name) for name, _ in unit.operands]
         self._rows = [rows for _, rows in unit.operands]
         self._last: Any = model.get_submodule(unit.last)
-        self._columns = torch.arange(unit.size).reshape(unit.heads, -1)
+        self._heads = unit.heads
         self._row_weights = row_weights
         self._q, self._k, self._z = _Covariance(), _Covariance(), _Covariance()
 
     def listen(self, batch: int) -> list[Any]:
         def made(covariance: _Covariance, rows: Tensor) -> Any:
             def add(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-                covariance.update(_by_head(output, rows))
+                covariance.update(output.flatten(0, -2)[:, rows].transpose(0, 1))
 
             return add
 
@@ -104,7 +104,7 @@ class _Seen:
             weight = None
             if self._row_weights is not None:
                 weight = self._row_weights[batch * BATCH : (batch + 1) * BATCH].reshape(-1).to(args[0].device)
-            self._z.update(_by_head(args[0], self._columns), weight)
+            self._z.update(args[0].flatten(0, -2).unflatten(1, (self._heads, -1)).transpose(0, 1), weight)
 
         q, k, _ = self._layers
         return [
@@ -123,7 +123,7 @@ class _Seen:
         u, strength, _ = torch.linalg.svd(root_q @ root_k)
         forward_q = torch.linalg.solve(root_q, u * strength[:, None, :].sqrt()).mT  # q' = F q, and k' = F^-T k
         forward_k = torch.linalg.inv(forward_q).mT
-        proj = self._last.weight.double()[:, self._columns].transpose(0, 1)  # (heads, O, D)
+        proj = self._last.weight.double().unflatten(1, (self._heads, -1)).transpose(0, 1)  # (heads, O, D)
         _, gain, v = torch.linalg.svd(proj @ root_z, full_matrices=False)
         forward_v = gain[:, :, None].sqrt() * torch.linalg.solve(root_z, v, left=False)
         for layer, rows, forward in zip(self._layers, self._rows, (forward_q, forward_k, forward_v), strict=True):
@@ -131,14 +131,9 @@ class _Seen:
             if layer.bias is not None:
                 layer.bias.data[rows] = (forward @ layer.bias.double()[rows][..., None])[..., 0].to(layer.bias)
         back = proj @ torch.linalg.inv(forward_v)
-        self._last.weight.data[:, self._columns] = back.transpose(0, 1).to(self._last.weight)
+        self._last.weight.data.copy_(back.transpose(0, 1).flatten(1))
         shares = [s.square() / s.square().sum() for s in (strength, gain)]
         return ((shares[0] + shares[1]) / 2).flatten().cpu()
-
-
-def _by_head(x: Tensor, places: Tensor) -> Tensor:
-    """Channels of rows ``(..., C)`` by head: ``(heads, T, D)``."""
-    return x.reshape(-1, x.shape[-1])[:, places].transpose(0, 1)
 
 
 def _root(covariance: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
@@ -16,7 +16,7 @@ from pmq.core.pruning import Kind, PrunedUnit
 from pmq.graph import Attention, CapturedModel, Layer, Product, captured, component_of
 from pmq.graph.attention import scores_of
 from pmq.graph.channels import NONE, Channels, Follower, layer_at
-from pmq.graph.fingerprint import fingerprint
+from pmq.graph.fingerprint import Kept, fingerprint
 from pmq.graph.heads import mixed_at
 from pmq.graph.makers import Makers, NotFollowed
 from pmq.models.describe import input_size
@@ -83,9 +83,7 @@ class Units:
             message(f"not pruned: {names[0]!r}{others}: {self.refused[names[0]]}")
 
 
-_KNOWN: dict[Hashable, Units] = {}
-#: how many models' units are kept, for others that differ in values alone
-_KEPT = 8
+_KNOWN = Kept[Units]()
 
 
 def find_units(model: nn.Module) -> Units:
@@ -94,18 +92,13 @@ def find_units(model: nn.Module) -> Units:
     An MLP ends in a linear layer, whose inputs come from others by an activation function at least, gates or not, each
     channel by itself. Of an attention whose queries and keys are more than moved, heads may be removed as a whole only.
     """
-    key = fingerprint(model, example(model))
-    if key is None:
-        return _found(model)
-    if key not in _KNOWN:
-        while len(_KNOWN) >= _KEPT:
-            _KNOWN.pop(next(iter(_KNOWN)))
-        _KNOWN[key] = _found(model)
-    return _KNOWN[key]
+    image = example(model)
+    key = fingerprint(model, image)
+    return _KNOWN.get(key) or _KNOWN.put(key, _found(model, image))
 
 
-def _found(model: nn.Module) -> Units:
-    graph = captured(model, example(model))
+def _found(model: nn.Module, image: Tensor) -> Units:
+    graph = captured(model, image)
     order = list(graph.tapped)
     names = {id(module): name for name, module in graph.tapped.items()}
     found, refused, taken = list[Unit](), dict[str, str](), set[str]()
