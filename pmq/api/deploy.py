@@ -121,6 +121,12 @@ def deploy(
     images = as_images(images).cpu()
     like = what if isinstance(what, Allocation) and not recalibrate else None
     subject = Subject.of(model, "cpu", images, crop_pct, task_of(task, what), like, data_config)
+    if dynamic_batch and subject.model.closed:
+        raise PmqError(
+            "the graph of this model, which decides by the number of images, is of a single one; deploy without --dynamic-batch"
+        )
+    if len(getattr(subject.module, "outputs_taken", ())) > 1:
+        raise PmqError("a file gives one output, and several of this model's were asked for; name one of them")
     config = subject.info.data_config
     intake = Intake.of(input, layout, config)
     images = intake.representable(images)
@@ -137,19 +143,11 @@ def deploy(
     predicted = floats_ms = None
     if latency is not None:
         latency.check(fingerprint(runtime), target=target, threads=threads, batch_size=1)
-        costs, plan = CostModel(subject.inventory, latency, plan_of(subject.module)), plan_of(subject.module)
-        predicted, floats_ms = (
-            costs.costs(planned, _patches(what))["latency_ms"],
-            latency.whole_ms(dict.fromkeys(latency.layers, PLAIN)),
-        )
+        plan = plan_of(subject.module)
+        predicted = CostModel(subject.inventory, latency, plan).costs(planned, _patches(what))["latency_ms"]
+        floats_ms = latency.whole_ms(dict.fromkeys(latency.layers, PLAIN))
         floats_ms -= 0.0 if plan is None else latency.pruned_ms(dict.fromkeys(subject.inventory.names, FLOAT), plan)
     quantized = _quantized(what, subject, planned, recipe, calibration_images, seed, recalibrate)
-    if dynamic_batch and subject.model.closed:
-        raise PmqError(
-            "the graph of this model, which decides by the number of images, is of a single one; deploy without --dynamic-batch"
-        )
-    if len(getattr(subject.module, "outputs_taken", ())) > 1:
-        raise PmqError("a file gives one output, and several of this model's were asked for; name one of them")
     restored = copy.deepcopy(subject.model)
     layers = deploy_layers(restored, subject.inventory, quantized, restore(restored, quantized))
     names, example = [layer.name for layer in layers], torch.from_numpy(intake.fed(images[:1]))

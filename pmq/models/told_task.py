@@ -15,7 +15,8 @@ def set_task(model: nn.Module, output: Tensor, asked: str) -> Task:
     Raises:
         PmqError: there is no such task, or the outputs cannot have it.
     """
-    width = output.shape[1] if output.ndim == (2 if asked != "dense" else max(output.ndim, 3)) else None
+    fits = output.ndim >= 3 if asked == "dense" else output.ndim == 2
+    width = output.shape[1] if fits else None
     told = getattr(model, "num_classes", None)
     classes = told if isinstance(told, int) else None
     if classes is None and asked not in (AUTO, "features"):
