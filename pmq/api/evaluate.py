@@ -24,9 +24,10 @@ from pmq.core.manifest import read_manifest
 from pmq.core.own_files import CHOSEN, unchanged
 from pmq.core.patches import PatchMap
 from pmq.core.recipe import Recipe, find_recipe
-from pmq.core.task import AUTO
+from pmq.core.task import AUTO, Loss
 from pmq.cost import CostModel
 from pmq.evaluate import evaluate_models
+from pmq.evaluate.collected import Metric
 from pmq.models.finite import check_finite
 from pmq.prune import plan_of
 from pmq.quant import Prepared, Quantized, prepare, quantize, realise
@@ -37,7 +38,8 @@ What = Allocation | str
 #: header of timm's results files, then ours
 COLUMNS = (
     *("model", "img_size", "top1", "top1_err", "top5", "top5_err", "param_count", "crop_pct", "interpolation"),
-    *("allocation", "patches", "agreement", "kl", "feature_error", "size_bytes", "bit_ops"),
+    *("allocation", "patches", "agreement", "kl", "feature_error", "cosine", "neighbour_agreement", "knn_top1", "metric"),
+    *("size_bytes", "bit_ops"),
     *("images_per_s", "amp_agreement", "n_images", "seed", "macs_searched"),
 )
 
@@ -103,6 +105,8 @@ def evaluate(
     seed: int = 0,
     device: str | None = None,
     task: str = AUTO,
+    loss: Loss | None = None,
+    metric: Metric | None = None,
     partial: bool = False,
 ) -> pd.DataFrame:
     """Simulate allocations and compare them with the labels and with FP32, all on the same images.
@@ -124,11 +128,17 @@ def evaluate(
         device: where to run.
         task: what outputs mean: a name of :class:`pmq.core.task.Task`; ``auto``
             goes by the first allocation, else by their number.
+        loss: what errors are measured by in place of the task's own figure, see :func:`pmq.search`.
+        metric: ``metric(outputs, targets)``: the outputs of all images and their labels, on the CPU -> the number of the
+            column ``metric``.
         partial: quantize shorthands though less than half of the model can be.
 
     Returns:
         A row for each of ``what``, with timm's columns and ours. Top-1, top-5 and agreement are percentages; top-1 and
-        top-5 are missing without labels.
+        top-5 are missing without labels. ``kl`` is that of decisions, ``feature_error`` of what decides nothing, or the mean
+        of a loss of one's own. For features ``cosine`` is the mean similarity with FP32's, ``neighbour_agreement`` tells
+        how often the nearest other image is the same, and ``knn_top1``, where there are labels, how often the others' votes
+        give the right class.
 
     Example:
         >>> import torch, pmq
@@ -140,7 +150,7 @@ def evaluate(
     items = [as_what(item) for item in ([what] if isinstance(what, Allocation | str | Path) else what)]
     image, labelled = pairs(batches)
     like = None if recalibrate else next((item for item in items if isinstance(item, Allocation)), None)
-    subject = Subject.of(model, device, image, crop_pct, task_of(task, *items), like)
+    subject = Subject.of(model, device, image, crop_pct, task_of(task, *items), like).judged_by(loss, image)
     if calibration_images is not None:
         calibration_images = as_images(calibration_images).cpu()
         check_finite(subject.module, calibration_images)
@@ -165,7 +175,7 @@ def evaluate(
             module = realise(copy.deepcopy(shaped.model), shaped.inventory, quantized).model
         evaluated.append((shaped, assignment, patches))
         models.append(module)
-    found = evaluate_models(subject.model, models, labelled, subject.task, amp)
+    found = evaluate_models(subject.model, models, labelled, subject.task, amp, metric)
     rows = []
     for item, (shaped, assignment, patches), metrics in zip(items, evaluated, found, strict=True):
         name = item if isinstance(item, str) else item.budget.text if item.budget else "allocation"

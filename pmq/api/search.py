@@ -37,17 +37,19 @@ from pmq.core import Allocation, Assignment, Budget, Limits
 from pmq.core.allocation import pmq_version
 from pmq.core.choice import Kept
 from pmq.core.coverage import EVERYTHING, Coverage, check_coverage, coverage
+from pmq.core.errors import PmqError
 from pmq.core.files import check_target
 from pmq.core.own_files import MANIFEST
 from pmq.core.paths import architecture, named_path
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.rundir import RunDir
-from pmq.core.task import AUTO
+from pmq.core.task import AUTO, Loss
 from pmq.cost import LatencyTable
 from pmq.evaluate import Judge
 from pmq.models.equivalence import Rewriting
 from pmq.prune import plan_of
 from pmq.quant import images_sha256, prepare
+from pmq.quant.own_loss import loss_name
 from pmq.report.page import write_page
 from pmq.search import Space, SpaceFile, read_space
 from pmq.search.wishes import Wishes
@@ -111,6 +113,7 @@ def search(
     held_out: int = HELD_OUT,
     latency: LatencyTable | None = None,
     task: str = AUTO,
+    loss: Loss | None = None,
     partial: bool = False,
     reference: nn.Module | None = None,
     batch_size: int = 32,
@@ -147,6 +150,8 @@ def search(
         latency: measured milliseconds of the space's choices (:func:`pmq.profile`), for ``latency=12ms``.
         task: what outputs mean: a name of :class:`pmq.core.task.Task`; ``auto``
             goes by their number.
+        loss: ``loss(reference, output)``, what errors are measured by in place of the task's own figure: outputs ``(B, ...)``
+            of FP32 and of a candidate -> ``(B,)``, twice differentiable and least where the two are the same.
         partial: go on though less than half of the model can be quantized.
         reference: FP32 model that candidates are to agree with, where that is not ``model``: that before pruning.
         batch_size: images at once.
@@ -178,7 +183,7 @@ def search(
     gathered = gather_images(images, calib_images + held_out)
     calib, probed, judged = divide_images(gathered, calib_images, held_out)
     others = torch.cat([probed, judged])
-    subject = Subject.of(model, device, calib, crop_pct, task, data_config=data_config).scaled(calib)
+    subject = Subject.of(model, device, calib, crop_pct, task, data_config=data_config).scaled(calib).judged_by(loss, calib)
     space_file = space_file if wishes is None else wishes.applied(space_file, subject.inventory)
     groups = groups_of(space_file, None if latency is None else latency.target)
     reference = None if reference is None else take_in(reference, device, calib)
@@ -186,6 +191,8 @@ def search(
     laid_out = Space(space_file, subject.inventory, how.estimator, latency, joint.widths if joint else ())
     check_quantizers(laid_out)
     if patches is not None:
+        if loss is not None:
+            raise PmqError("patches are given bits by the task's own figure; search with a loss of your own without patches")
         check_possible(patches, subject.inventory, None if latency is None else latency.target)
     plan = plan_of(subject.module)
     goal = None if budget.agreement is None else Goal.of(budget, laid_out, subject.task, patches, prune)
@@ -213,6 +220,8 @@ def search(
         "device": next(subject.model.parameters()).device.type,
         "versions": {"pmq": pmq_version(), "torch": torch.__version__},
     }
+    if loss is not None:
+        settings["loss"] = loss_name(loss)
     path = out if out is not None else _named(Path(results), settings) if results is not None else None
     run = None if path is None else RunDir(path, settings, resume)
     if joint is not None:

@@ -15,7 +15,7 @@ from pmq.core import Choice
 from pmq.core.coverage import check_coverage, coverage
 from pmq.core.recipe import find_recipe
 from pmq.core.rundir import RunDir
-from pmq.core.task import AUTO
+from pmq.core.task import AUTO, Loss
 from pmq.quant import prepare
 from pmq.quant.quantizers import QUANTIZERS
 from pmq.search import Space, SpaceFile, read_space
@@ -78,6 +78,7 @@ def sensitivity(
     seed: int = 0,
     device: str | None = None,
     task: str = AUTO,
+    loss: Loss | None = None,
     partial: bool = False,
 ) -> pd.DataFrame:
     """Measure how much the output suffers from each choice of each component, by one metric or several.
@@ -85,7 +86,8 @@ def sensitivity(
     The first ``calib_images`` calibrate, as many after them are measured on: on those that ranges and rounding were fitted
     to, errors look smaller than they are. Only if there are no others, those are.
 
-    ``task`` says what the outputs mean; with ``partial`` models are measured of which less than half can be quantized, see
+    ``task`` says what the outputs mean, a ``loss`` of one's own what is measured in place of its figure
+    (:func:`pmq.search`); with ``partial`` models are measured of which less than half can be quantized, see
     :func:`pmq.search`.
 
     Returns a row for each metric, component and choice: ``metric component kind role bits quantizer error``; the frame's
@@ -100,7 +102,7 @@ def sensitivity(
     chosen = [METRICS[name] for name in metrics]
     gathered = gather_images(images, 2 * calib_images)
     calib, measured_on = gathered[:calib_images], gathered[calib_images:]
-    subject = Subject.of(model, device, calib, task=task).scaled(calib)
+    subject = Subject.of(model, device, calib, task=task).scaled(calib).judged_by(loss, calib)
     how = find_recipe(recipe)
     laid_out = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, how.estimator)
     check_quantizers(laid_out)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from pmq.core.allocation import Allocation, ModelInfo
 from pmq.core.component import Inventory
 from pmq.core.errors import PmqError, one_line
-from pmq.core.task import AUTO, CLASSIFICATION, Task
+from pmq.core.progress import message
+from pmq.core.task import AUTO, CLASSIFICATION, Loss, Task
 from pmq.graph import CapturedModel, captured, take_inventory
 from pmq.models import create_model, model_info
 from pmq.models.adopt import adopt
@@ -23,6 +24,7 @@ from pmq.models.outputs import scaled
 from pmq.models.picked import pick_output
 from pmq.models.prepared import prepare_as
 from pmq.models.told_task import set_task
+from pmq.quant.own_loss import check_loss, loss_name
 
 #: pixels of a side that an allocation file may tell of
 _MOST = 4096
@@ -53,6 +55,19 @@ class Subject:
     def scaled(self, images: Tensor) -> Subject:
         """The same with the scale of its outputs on ``images`` ``(N, C, H, W)``, where its task has one."""
         return replace(self, task=scaled(self.task, self.model, images))
+
+    def judged_by(self, loss: Loss | None, images: Tensor) -> Subject:
+        """The same with errors measured by a loss of the user's, which is tried on ``images`` ``(N, C, H, W)`` first.
+
+        Raises:
+            PmqError: it cannot be used, see :func:`pmq.quant.own_loss.check_loss`.
+        """
+        if loss is None:
+            return self
+        with torch.no_grad():
+            check_loss(loss, self.model(images[:4].to(next(self.model.parameters()).device)))
+        message(f"errors are measured by {loss_name(loss)}(reference, output)")
+        return replace(self, task=replace(self.task, loss=loss))
 
     @classmethod
     def of(

@@ -104,4 +104,8 @@ def evaluate(
     if amp:
         columns.append("as in FP32 %")
         rows = [[*row, r["amp_agreement"]] for row, r in zip(rows, records, strict=True)]
+    if any(r["cosine"] is not None for r in records):  # features: nothing is decided, neighbours tell
+        columns[1:4] = ["cosine", "same neighbour %", "k-NN top-1 %"]
+        told = ([r[key] for key in ("cosine", "neighbour_agreement", "knn_top1")] for r in records)
+        rows = [[row[0], *figures, *row[4:]] for row, figures in zip(rows, told, strict=True)]
     print_table(f"{records[0]['model']} on {records[0]['n_images']} images of {images.evaluation.name}", columns, rows)

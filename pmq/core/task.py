@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pmq.core.errors import PmqError
 
 TaskName = Literal["classification", "binary", "regression", "features", "multilabel", "dense"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
+#: ``loss(reference, output)``: two tensors ``(B, ...)`` -> ``(B,)``, how bad an output is beside FP32's, image by image
+Loss = Callable[[Any, Any], Any]
 #: what a command takes where nothing else is asked for
 AUTO = "auto"
 
@@ -25,13 +28,15 @@ class Task:
             up; ``dense``: logits of several classes at each position, ``(B, C, ...)``, of which the softmax is taken:
             divergences of positions are averaged.
         scale: mean square of FP32's outputs, for ``regression``; 1 where errors are compared with one another only.
+        loss: what measures errors in place of the task's own figure; what it gives for FP32's own outputs is taken off.
 
     >>> Task.of("auto", num_classes=1)
-    Task(name='binary', scale=1.0)
+    Task(name='binary', scale=1.0, loss=None)
     """
 
     name: TaskName = "classification"
     scale: float = 1.0
+    loss: Loss | None = None
 
     @property
     def decides(self) -> bool:
@@ -45,8 +50,8 @@ class Task:
 
     @property
     def error_name(self) -> str:
-        """Name of the figure that says how far outputs are from FP32's: ``kl`` or ``feature_error``."""
-        return "kl" if self.decides else "feature_error"
+        """Name of the figure that says how far outputs are from FP32's: ``kl``, or ``feature_error``, a loss of one's own too."""
+        return "kl" if self.decides and self.loss is None else "feature_error"
 
     @classmethod
     def of(cls, asked: str, num_classes: int) -> Task:

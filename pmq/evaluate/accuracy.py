@@ -41,7 +41,7 @@ class Accuracy:
         """
         self.n_images += len(output)
         self.error += float(output_error(reference, output, self.task).double().sum())
-        if self.task.name == "regression":
+        if self.task.name == "regression" and self.task.loss is None:
             self.square += float(reference.double().square().sum())
         if not self.task.decides:
             return
@@ -93,7 +93,7 @@ class Accuracy:
             "top1": percent(self.top1, self.labelled),
             "top5": None if self.task.name != "classification" else percent(self.top5, self.labelled),
             "agreement": percent(self.agreed, self.n_images) if self.task.decides else None,
-            "kl": mean if self.task.decides else None,
-            "feature_error": None if self.task.decides else mean,
+            "kl": mean if self.task.error_name == "kl" else None,
+            "feature_error": mean if self.task.error_name == "feature_error" else None,
             "n_images": self.n_images,
         }

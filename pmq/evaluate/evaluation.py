@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pmq.core.choice import Assignment
 from pmq.core.task import Task
 from pmq.evaluate.accuracy import Accuracy
+from pmq.evaluate.collected import Collected, Metric
 from pmq.quant import Simulator, check_outputs
 
 #: images on which half precision is compared with full
@@ -26,6 +27,7 @@ def evaluate_models(
     batches: Iterable[tuple[Tensor, Tensor | None]],
     task: Task,
     amp: bool = False,
+    metric: Metric | None = None,
 ) -> list[Metrics]:
     """Judge several models against labels and against ``reference`` on the same images.
 
@@ -39,15 +41,18 @@ def evaluate_models(
         batches: ``(images, labels)``; labels may be ``None``, single ones -1.
         task: what the outputs mean.
         amp: see above.
+        metric: ``metric(outputs, targets)``: the outputs of all images and their labels -> a number.
     """
     sums = [Accuracy(task=task) for _ in models]
     checks = [Accuracy(task=task) for _ in models]
     seconds = [0.0] * len(models)
+    collected = Collected.of(task, metric, len(models))
     device = next(reference.parameters()).device
     for images, labels in batches:
         images = images.to(device)
         wanted = reference(images)
         check_outputs(reference, images, wanted)
+        collected.add(wanted, labels)
         for i, model in enumerate(models):
             start = time.perf_counter()
             with torch.autocast(device.type, torch.bfloat16, enabled=amp):
@@ -56,11 +61,13 @@ def evaluate_models(
             if amp and checks[i].n_images < AMP_CHECKED:
                 checks[i].update(model(images), output, None)
             sums[i].update(wanted, output, labels)
+            collected.add_output(i, output)
     return [
         total.compute()
         | {"images_per_s": total.n_images / spent if spent else None}
         | {"amp_agreement": check.compute()["agreement"] if amp else None}
-        for total, spent, check in zip(sums, seconds, checks, strict=True)
+        | collected.figures(i, task, metric)
+        for i, (total, spent, check) in enumerate(zip(sums, seconds, checks, strict=True))
     ]
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pmq.core.task import Task
 from pmq.models.outputs import joined, to_logits, unit_norm
+from pmq.quant.own_loss import excess
 
 
 def kl_divergence(reference: Tensor, logits: Tensor) -> Tensor:
@@ -21,7 +22,9 @@ def kl_divergence(reference: Tensor, logits: Tensor) -> Tensor:
 
 
 def output_error(reference: Tensor, output: Tensor, task: Task) -> Tensor:
-    """KL of logits, relative squared error of values and of features: ``(B, ...)``, ``(B, ...)`` -> ``(B,)``."""
+    """KL of logits, relative squared error of values and of features, or a loss of one's own: two ``(B, ...)`` -> ``(B,)``."""
+    if task.loss is not None:
+        return excess(task.loss, reference, output)
     if task.decides:
         return joined(kl_divergence(to_logits(reference, task), to_logits(output, task)), task)
     return ((output - reference).flatten(1) / unit_norm(reference, task)).square().sum(1)

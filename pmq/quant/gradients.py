@@ -8,6 +8,7 @@ from torch import Tensor
 from pmq.core.task import Task
 from pmq.models.outputs import drawn, joined, likelihood, to_logits, to_unit
 from pmq.quant.divergence import output_error
+from pmq.quant.own_loss import directions
 
 #: labels drawn from the model's own softmax for each image
 DRAWS = 2
@@ -17,8 +18,11 @@ def log_likelihoods(output: Tensor, task: Task, generator: torch.Generator, draw
     """Log-likelihoods of ``draws`` labels drawn for each image, each summed over the batch.
 
     The mean of their gradient's outer product is the Fisher information, which is the Hessian of the KL divergence. Values
-    and features ``(B, ...)`` have no labels: random directions in their space take their place.
+    and features ``(B, ...)`` have no labels: random directions in their space take their place, and for a loss of one's own
+    such as its Hessian is the covariance of.
     """
+    if task.loss is not None:
+        return [(d * output).sum() for d in directions(task.loss, output, generator, draws)]
     if task.decides:
         logits = to_logits(output, task)
         labels = drawn(logits, draws, generator)
@@ -33,7 +37,7 @@ def output_loss(reference: Tensor, output: Tensor, task: Task) -> Tensor:
 
     The cross-entropy in place of the KL divergence, which is cut off at zero, where FP32 is.
     """
-    if not task.decides:
+    if task.loss is not None or not task.decides:
         return output_error(reference, output, task)
     p, log_q = torch.softmax(to_logits(reference, task), -1), torch.log_softmax(to_logits(output, task), -1)
     return joined(-(p * log_q).sum(-1), task)

@@ -114,7 +114,8 @@ class Sequence:
         """Make the model as sure of itself as it was, by the last layer's weight; not where that gives no logits."""
         name = next(n for n in reversed(self.calibration.order) if self.simulator.inventory[n].role == "weight")
         layer = self.simulator.instrument.layer(name)
-        if not self.task.once or self.simulator.inventory[name].kind != "head" or layer.weight.shape[0] != logits.shape[-1]:
+        own = self.task.loss is not None or not self.task.once
+        if own or self.simulator.inventory[name].kind != "head" or layer.weight.shape[0] != logits.shape[-1]:
             return
         factor = logit_scale(to_logits(reference, self.task), to_logits(logits, self.task))
         if name in self.weights:

@@ -51,6 +51,8 @@ class _Reduction:
 
     def __init__(self, reference: Tensor, task: Task) -> None:
         self.task = task
+        if task.loss is not None:
+            raise PmqError("metric 'superposition' knows the model's own outputs alone; with a loss of your own take another")
         if task.decides and not task.once:
             raise PmqError(
                 f"metric 'superposition' knows one decision for each image, task {task.name!r} has several; take another"

@@ -160,3 +160,64 @@ def test_several_decisions_for_each_image_are_searched_pruned_and_deployed(
     options = {"calibration_images": images, "recipe": "minmax", "rounds": 3, "task": task}
     deployed = pmq.deploy(model, "w8a8", "onnxruntime", images[:8], tmp_path, **options)  # type: ignore[arg-type]
     assert deployed.proof["agreement"].found > 95
+
+
+def one_class(reference: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """What the first class alone is given, before the softmax."""
+    return (output[:, 0] - reference[:, 0]).square()
+
+
+def test_a_loss_of_ones_own_decides_what_is_found(
+    images: torch.Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make_tiny()
+    options = {"space": few_bits(2, 4, 6), "calib_images": 8, "held_out": 16, "rounds": 1}
+    own = pmq.search(model, images, "4bit", loss=one_class, out=tmp_path / "run", **options)  # type: ignore[arg-type]
+    assert "errors are measured by tests.api.test_tasks.one_class(reference, output)" in capsys.readouterr().err
+    assert own.allocation.task == "classification"
+    assert own.allocation.metrics["kl"] is None
+    uniform = own.points.set_index("source")["feature_error"]
+    assert 0 < own.allocation.metrics["feature_error"] < uniform["uniform w4a4"]
+    usual = pmq.search(model, images, "4bit", **options)  # type: ignore[arg-type]
+    assert usual.allocation.components != own.allocation.components
+    table = pmq.evaluate(
+        model,
+        [own.allocation, usual.allocation],
+        [(images, torch.arange(24) % 7)],
+        loss=one_class,
+        metric=lambda outputs, targets: float(outputs.softmax(-1)[targets == 2, 0].sum()),
+    )
+    for row, found in zip(table.to_dict("records"), (own, usual), strict=True):
+        with torch.no_grad():
+            exact, simulated = model(images), pmq.simulate(model, found.allocation)(images)
+        assert row["feature_error"] == pytest.approx(float(one_class(exact, simulated).mean()), rel=1e-3)
+        assert row["metric"] == pytest.approx(float(simulated.softmax(-1)[2::7, 0].sum()), rel=1e-3)
+        assert row["agreement"] is not None
+    assert (tmp_path / "run" / "report.html").is_file()
+    measured = pmq.sensitivity(model, images, ("fisher", "gradient", "measured"), calib_images=8, space="w4a8", loss=one_class)
+    assert (measured.groupby("metric")["error"].max() > 0).all()
+
+
+def test_a_loss_that_cannot_be_used_is_told(images: torch.Tensor) -> None:
+    def of_all(reference: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        return one_class(reference, output).mean()
+
+    with pytest.raises(PmqError, match="one finite value for each of 4 images"):
+        pmq.search(make_tiny(), images, "4bit", loss=of_all)
+    with pytest.raises(PmqError, match="without patches"):
+        pmq.search(make_tiny(), images, "4bit", loss=one_class, patches="static")
+    with pytest.raises(PmqError, match="knows the model's own outputs alone"):
+        pmq.sensitivity(make_tiny(), images, ("superposition",), calib_images=8, space="w4a8", loss=one_class)
+
+
+def test_features_are_judged_by_their_neighbours(images: torch.Tensor) -> None:
+    model = make_tiny(num_classes=0)
+    labels = torch.arange(24) % 3
+    table = pmq.evaluate(model, ["fp32", "w3a3"], [(images, labels)], calibration_images=images[:8])
+    exact, rough = table.to_dict("records")
+    assert (exact["cosine"], exact["neighbour_agreement"]) == (pytest.approx(1.0), 100.0)
+    assert 0 < rough["cosine"] < 1
+    assert rough["neighbour_agreement"] < 100
+    assert 0 <= exact["knn_top1"] <= 100
+    (bare,) = pmq.evaluate(model, "fp32", [images]).to_dict("records")
+    assert bare["knn_top1"] is None
