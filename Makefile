@@ -74,7 +74,7 @@ report: $(STAMP) ## write the latest run's report.html, or RUN="A B" side by sid
 	$(PMQ) report $(RUN) $(call flag,OUT,--out) $(ARGS)
 
 test: $(STAMP) ## run the tests, a process a core, up to four
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-mobile: $(VENV)-litert/.installed $(VENV)-executorch/.installed ## test LiteRT and ExecuTorch, each in a .venv of its own (4 GB)
 	$(VENV)-litert/bin/python -m pytest tests/deploy tests/cli -k "litert or phones" $(ARGS)

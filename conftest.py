@@ -9,7 +9,11 @@ import pytest
 from tests.shallow import shallow_searches
 
 #: files of tests that take longest: they begin first, so that no process waits for one of them at the end
-LONG = ("report/test_page.py", "cli/test_own_model.py", "cli/test_prune.py", "cli/test_stopped.py", "cli/test_default_run.py")
+LONG = (
+    *("report/test_page.py", "cli/test_own_model.py", "cli/test_stopped.py", "cli/test_prune.py", "cli/test_default_run.py"),
+    *("cli/test_patches.py", "api/test_searches.py", "deploy/test_targets.py", "cli/test_deploy.py", "cli/test_rank.py"),
+    *("api/test_joint.py", "api/test_patches.py", "api/test_intake.py", "api/test_prune.py", "patches/test_patches.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

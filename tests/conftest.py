@@ -21,6 +21,7 @@ from pmq.graph import CapturedModel, analyse, captured
 from pmq.models.torchvision_ops import ensure_torchvision
 from pmq.quant import Calibration, Simulator, calibrate
 from pmq.search import Space, read_space
+from tests.forked import Forker
 from tests.shallow import shallow_searches
 
 os.environ.setdefault("PMQ_PROGRESS", "0")
@@ -73,8 +74,15 @@ ENVIRONMENT = os.environ | {
 }
 
 
-def pmq(*args: str, cwd: Path | None = None, command: Sequence[str] = PMQ) -> subprocess.CompletedProcess[str]:
-    """The command line, in a process of its own."""
+FORKER = Forker(ENVIRONMENT)
+
+
+def pmq(
+    *args: str, cwd: Path | None = None, command: Sequence[str] = PMQ, fresh: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """The command line, in a process of its own; ``fresh``: in an interpreter of its own."""
+    if not fresh:
+        return FORKER.run(command[-1], args, cwd)
     return subprocess.run([*command, *args], capture_output=True, text=True, check=False, cwd=cwd, env=ENVIRONMENT)
 
 
@@ -87,7 +95,7 @@ def default_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not (folder / "answer.json").is_file():
             folder.mkdir()
             start = time.monotonic()
-            done = pmq("search", "--budget", "4bit", "--json", cwd=folder)
+            done = pmq("search", "--budget", "4bit", "--json", cwd=folder, fresh=True)
             assert done.returncode == 0, done.stderr
             answer = json.loads(done.stdout)
             assert {"run", "allocation", "size_bytes", "bit_ops", "agreement", "kl", "seconds"} <= set(answer)

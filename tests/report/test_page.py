@@ -23,6 +23,8 @@ from tests.conftest import pmq as run_pmq
 from tests.report.browser import Page, page
 
 __all__ = ["page"]
+pytestmark = pytest.mark.usefixtures("shallow")
+
 IMAGES = torch.randn(40, 3, 32, 32, generator=torch.Generator().manual_seed(5))
 POINTS = """
     const traces = document.getElementById("front-plot").data.filter((trace) => trace.meta === "points");

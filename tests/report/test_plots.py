@@ -12,6 +12,8 @@ from pmq.report import RunData
 from pmq.report.heatmap import bits_table
 from tests.conftest import make_tiny
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:

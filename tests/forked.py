@@ -1,0 +1,86 @@
+"""Commands in processes of their own that have everything imported: ``python -m tests.forked`` forks one for each line it reads.
+
+A command begins seconds earlier than in a new interpreter. Tests of what a new one does start one (``fresh=True``).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+_IMPORTED = (
+    *("matplotlib.pyplot", "onnx", "safetensors.torch", "timm.data", "torch._dynamo", "torch.export._trace"),
+    *("pmq.api", "pmq.cli", "pmq.deploy", "pmq.report.page", "tests.shallow"),
+)
+
+
+class Forker:
+    """Runs commands by a process that forks; it is started by the first and ends with the one who started it."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._environment = environment
+        self._process: subprocess.Popen[str] | None = None
+
+    def run(self, module: str, args: Sequence[str], cwd: Path | None) -> subprocess.CompletedProcess[str]:
+        """Run ``python -m module args``."""
+        if self._process is None or self._process.poll() is not None:
+            command = [sys.executable, "-m", "tests.forked"]
+            pipe = subprocess.PIPE
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=self._environment)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with tempfile.TemporaryDirectory(prefix="pmq-forked-") as folder:
+            task = {"module": module, "args": list(args), "cwd": str(cwd or Path.cwd()), "streams": folder}
+            self._process.stdin.write(json.dumps(task) + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+            assert answer, "the process that forks commands died"
+            out, err = ((Path(folder) / name).read_text(errors="replace") for name in ("1", "2"))
+        return subprocess.CompletedProcess(args, int(answer), out, err)
+
+
+def _become(task: dict[str, object]) -> None:
+    """Be the command: streams, folder and arguments are its own."""
+    os.chdir(str(task["cwd"]))
+    for number in (1, 2):
+        descriptor = os.open(f"{task['streams']}/{number}", os.O_WRONLY | os.O_CREAT)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.path[0] = str(task["cwd"])
+    sys.argv = ["pmq", *map(str, task["args"])]  # type: ignore[call-overload]
+    if task["module"] == "tests.shallow":
+        import pytest
+
+        from tests.shallow import search_little
+
+        search_little(pytest.MonkeyPatch())
+    from pmq.cli import main
+
+    main()
+
+
+def _serve() -> None:
+    importlib.import_module("pmq.models.torchvision_ops").ensure_torchvision()
+    for name in _IMPORTED:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            return _become(json.loads(line))
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+    return None
+
+
+if __name__ == "__main__":
+    _serve()
