@@ -35,7 +35,7 @@ def finalists(points: pd.DataFrame, error: str, count: int) -> list[int]:
     """
     eligible = points[points["within"] & (points["genome_id"] >= 0) & points[error].notna()]
     if eligible.empty:
-        raise PmqError("no simulated allocation is within the budget; raise the budget a little")
+        raise PmqError("none of the allocations that were simulated is within the budget; raise it, or simulate more")
     eligible = eligible.loc[(eligible[error] * eligible["predicted_error"]).sort_values().index]
     uniform = eligible[eligible["source"].str.startswith("uniform")]
     best = [*eligible.index[:count], *(uniform.index[:1] if count > 1 else [])]

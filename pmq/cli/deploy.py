@@ -66,7 +66,7 @@ def deploy(
         except PmqError as error:
             message(f"latency is not proved: {error}")
             table = None
-    source = remembered([str(run or name)], allocations, source.of(model))
+    source = remembered([name], allocations, source.of(model))
     module, images = open_subject(source, workers, "cpu", None)
     used = max([calib_images, *(a.calibration.images_used for a in allocations if a.calibration)])
     drawn = next((a.calibration.seed for a in allocations if a.calibration and a.calibration.seed is not None), seed)

@@ -12,7 +12,7 @@ import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import print_json, print_table, say
-from pmq.cli.run import command_of, named_again, of_pruned, show_report
+from pmq.cli.run import base_of, command_of, named_again, of_pruned, run_of, show_report
 from pmq.cli.source import NOTHING, Source, grouped
 
 
@@ -49,7 +49,8 @@ def finetune(
     allocation = read_what(pruned)
     if not isinstance(allocation, Allocation) or allocation.pruning is None:
         raise PmqError(f"{pruned!r} is no pruned model; `pmq prune` writes one")
-    source = of_pruned(source.of(pruned)).of(source.base or check_named(allocation.model.name))
+    made_of = base_of(source, run_of(pruned)) or check_named(allocation.model.name)
+    source = of_pruned(source.of(pruned)).of(made_of)
     folder = out or Path(f"{Path(pruned) if is_dir(Path(pruned)) else Path(pruned).with_suffix('')}-finetuned")
     check_target(folder / CHOSEN)
     module, images = open_subject(source, workers, device, threads)

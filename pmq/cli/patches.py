@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import typer
 from pmq.cli import options as o
 from pmq.cli.output import costs as printed
 from pmq.cli.output import print_json, print_table, say
-from pmq.cli.run import latency_of, latest_or, named_again, remembered, run_of, show_report
+from pmq.cli.run import going_on, latency_of, latest_or, remembered, run_of, show_report
 from pmq.cli.source import NOTHING, Source, grouped
 
 
@@ -50,7 +49,7 @@ def patches(
     inputs = [file, file.with_suffix(".safetensors"), source.checkpoint]
     target = check_output(out or file.with_name(f"patches-{kind}.json"), ".json", inputs, (".safetensors",))
     run = run_of(name)
-    source = remembered([str(run or name)], [allocation], source.of(model))
+    source = remembered([name], [allocation], source.of(model))
     module, images = open_subject(source, workers, "cpu", None)
     info = allocation.calibration
     used = info.images_used if info else 0
@@ -84,11 +83,12 @@ def patches(
     left_out = {name: len(t.bits) - len(t.kept) for name, t in map_.components.items() if "0" in t.bits}
     if left_out and map_.kind == "static":
         say("not computed: " + ", ".join(f"{n} tokens of {name}" for name, n in left_out.items()))
-    say("simulated: no runtime executes them" if map_.simulated else f"pmq deploy leaves tokens out on {found.target}")
-    then = f"pmq {'evaluate' if map_.simulated else 'deploy'} {shlex.quote(str(target))}{named_again(source)}"
+    executed = not map_.simulated and found.target is not None
+    say(f"pmq deploy leaves tokens out on {found.target}" if executed else "simulated: no runtime executes them")
+    then = f"pmq {'deploy' if executed else 'evaluate'} {going_on(target, source)}"
     say(
         f"allocation: {target}",
         f"pictures: {pictures[0].parent}",
-        f"next: pmq {then} {shlex.quote(str(target))}{named_again(source)}",
+        f"next: {then}",
     )
     show_report(run, json)

@@ -49,5 +49,6 @@ def profile(
     rows = [[layer, *(row.get(key) for key in keys)] for layer, row in table.layers.items()]
     rows += [["all else", *(table.rest_ms for _ in keys)], ["sum", *totals.values()]]
     print_table(f"{name} on {target}, {threads} thread(s), batch of {batch_size}: milliseconds", ["layer", *keys], rows)
-    then = f"pmq search{own} --target {target} --budget latency={0.7 * max(totals.values()):.2f}ms"
+    budget = (1 + table.margin) * (min(totals.values()) + max(totals.values())) / 2  # what is spare within it counts as well
+    then = f"pmq search{own} --target {target} --budget latency={budget:.3g}ms"
     say(f"latency table: {path}", f"next: {then}")

@@ -28,6 +28,13 @@ def named_again(source: Source) -> str:
     return f" --base {shlex.quote(name)}" if source.base else f" {shlex.quote(name)}"
 
 
+def going_on(file: Path, source: Source) -> str:
+    """A file in a command that goes on with it: by its name where it lies in a run that remembers the flags, else with them."""
+    run = run_of(str(file))
+    told = named_again(source) if run is not None and started_with(run) else source.line()
+    return f"{shlex.quote(str(file))}{told}"
+
+
 def latest_or(run: Path | None, results: Path) -> Path:
     """Give ``run``, or the run below ``results`` that finished last."""
     from pmq.core.rundir import latest_run
@@ -64,6 +71,21 @@ def show_report(run: Path | None, json: bool) -> None:
             say(f"report: {page}")
 
 
+def base_of(source: Source, run: Path | None) -> str | None:
+    """What the pruned model in a folder was made of, where that is typed, or told and a name of timm's; else nothing.
+
+    Raises:
+        PmqError: the folder tells of a place that nobody has typed.
+    """
+    from pmq.models.create import check_named
+
+    made = {} if run is None else started_with(run)
+    told = made.get("base") or made.get("model")
+    if source.base is None and told is not None and ":" in told:
+        check_named(told)
+    return source.base
+
+
 def of_pruned(source: Source) -> Source:
     """Fill flags the user did not give from the folder of the pruned model that the source's model is, if it is."""
     from pmq.data.open import check_at_hand
@@ -96,7 +118,8 @@ def remembered(names: list[str], allocations: list[Allocation], source: Source) 
 
     found = source = of_pruned(source)
     for name in names:
-        command = started_with(Path(name))
+        run = run_of(name)
+        command = {} if run is None else started_with(run)
         if command and source.model in (None, command["model"]):
             found = source.filled(command)
             break
@@ -106,7 +129,7 @@ def remembered(names: list[str], allocations: list[Allocation], source: Source) 
         found = found.filled(as_calibrated | {"model": model.name})
     if source.model is None and found.model is not None:
         check_named(found.model)
-        if not any(started_with(Path(name)) for name in names):
+        if not any(run is not None and started_with(run) for run in map(run_of, names)):
             check_made(found.model, names[0] if names else "the allocation")
     if source.images is None:
         check_at_hand(found.images)

@@ -26,12 +26,12 @@ def run(
     """Name the likeliest classes of images, with nothing but the file, its runtime and onnx."""
     from pmq.core import PmqError
     from pmq.core.own_files import check_output
-    from pmq.deploy.classify import Classifier, pictures_of
+    from pmq.deploy.classify import Classifier, images_of
 
     if out is not None:
         check_output(out, ".csv", [file, compare])
-    paths = pictures_of(images)
     classifier = Classifier(file, threads)
+    paths = images_of(images, classifier.channels)
     other = None if compare is None else Classifier(compare, threads)
     if other is not None and other.task != classifier.task:
         raise PmqError(f"{str(file)!r} and {str(compare)!r} answer other questions: {classifier.task} and {other.task}")

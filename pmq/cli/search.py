@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +41,9 @@ def search(
     max_evals: Annotated[int | None, typer.Option(help="allocations to simulate in rounds", min=1)] = None,
     rounds: Annotated[int, typer.Option(help="rounds at most; fewer if nothing is gained", min=1)] = 4,
     calib_images: o.CalibImages = 32,
-    held_out: o.HeldOut = 256,
+    held_out: Annotated[
+        int | None, typer.Option(help="further images that measure and judge: 256, or what there is", min=1)
+    ] = None,
     batch_size: o.BatchSize = 32,
     workers: o.Workers = 0,
     threads: o.Threads = None,
@@ -59,6 +62,7 @@ def search(
     """
     from pmq.api import search as run_search
     from pmq.api.profile import known_latency
+    from pmq.api.subject import HELD_OUT
     from pmq.cli.run import command_of, named_again, of_pruned
     from pmq.cli.subject import before_pruning, open_subject
     from pmq.core import Budget
@@ -83,9 +87,10 @@ def search(
     module, images = open_subject(source, workers, device, threads)
     reference = before_pruning(module, source)
     table = None if target is None else known_latency(module, target, results, latency, force=force, prune=prune)
+    wanted = calib_images + (held_out or HELD_OUT)
     found = run_search(
         module,
-        images.calibration_images(calib_images + held_out, seed),
+        images.calibration_images(wanted if held_out else images.at_most(wanted, calib_images), seed),
         budget,
         space=space or target or "default",
         latency=table,
@@ -102,7 +107,7 @@ def search(
         max_evals=max_evals,
         rounds=rounds,
         calib_images=calib_images,
-        held_out=held_out,
+        held_out=held_out or HELD_OUT,
         batch_size=batch_size,
         seed=seed,
         crop_pct=source.crop_pct,
@@ -162,7 +167,7 @@ def _accuracy(metrics: dict[str, float | None]) -> str:
 
 def _solve_again(run: str, budget: str, json: bool) -> None:
     from pmq.api.again import solve_again
-    from pmq.cli.run import named_again
+    from pmq.cli.run import going_on, started_with
 
     path, allocation = solve_again(run, budget)
     assert allocation.budget is not None
@@ -180,5 +185,7 @@ def _solve_again(run: str, budget: str, json: bool) -> None:
         ["budget", "MB", "bit ops (G)", *(["ms"] if measured else []), "predicted error"],
         [row],
     )
-    again = named_again(NOTHING.of(allocation.model.name))
-    say(f"allocation: {path}", f"next: pmq evaluate {shlex.quote(str(path))}{again} --recalibrate")
+    told = started_with(Path(run))
+    again = replace(NOTHING.filled(told), base=told.get("base"))
+    again = again if again.model else again.of(allocation.model.name)
+    say(f"allocation: {path}", f"next: pmq evaluate {going_on(path, again)} --recalibrate")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def open_model(source: Source) -> nn.Module:
     """Create a model by its name, or rebuild the pruned one that the name is the file or the folder of."""
     from pmq.api.pruned import is_pruned_file, load_pruned
-    from pmq.cli.run import run_of, started_with
+    from pmq.cli.run import base_of, run_of, started_with
     from pmq.models import create_model
     from pmq.models.prepared import prepare_as, with_output
 
@@ -27,7 +27,7 @@ def open_model(source: Source) -> nn.Module:
         own = ("model_kwargs", "input_size", "img_size", "in_chans", "gp", "output", "mean", "std", "interpolation")
         made = {} if run is None else started_with(run)
         source = source.filled({flag: made.get(flag) for flag in own})
-        module = load_pruned(Path(name), source.base, _made_with(source), source.input_size)
+        module = load_pruned(Path(name), base_of(source, run), _made_with(source), source.input_size)
     else:
         module = create_model(
             name,

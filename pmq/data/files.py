@@ -28,15 +28,15 @@ class Found:
     others: list[str]
 
 
-def find_images(root: Path) -> Found:
-    """Look through a folder and all below it, symbolic links included.
+def find_images(root: Path, ends: frozenset[str] | None = None) -> Found:
+    """Look through a folder and all below it, symbolic links included, for files with such ends of names (of pictures).
 
     Raises:
         PmqError: a folder cannot be read.
     """
     from timm.data.readers.reader_image_folder import natural_key
 
-    ends, found = extensions(), Found([], [], [])
+    ends, found = extensions() if ends is None else ends, Found([], [], [])
     for folder, files, folders in _walk(root, frozenset()):
         images = [path for path in files if path.suffix.lower() in ends]
         found.images.extend((str(path), None if folder == root else folder.name) for path in images)

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from pmq.core.allocation import ModelInfo
+from pmq.core.array import ARRAY, PICTURES, load_array
 from pmq.core.errors import PmqError, one_line
 from pmq.core.picture import converted, open_picture
 from pmq.core.progress import message
@@ -23,7 +25,13 @@ Transform = Callable[[Image.Image], Tensor]
 
 
 class Preprocess:
-    """timm's evaluation transform of a model, on images of the model's number of channels."""
+    """timm's evaluation transform of a model, on images of the model's number of channels.
+
+    Of one or three channels they are pictures, of others arrays (:mod:`pmq.core.array`), which are normalised alone.
+
+    Attributes:
+        ends: of the names of files that are such images; those of pictures where nothing is said.
+    """
 
     def __init__(self, info: ModelInfo, crop_pct: float | None) -> None:
         config = {k: tuple(v) if isinstance(v, list) else v for k, v in info.data_config.items()}
@@ -34,26 +42,49 @@ class Preprocess:
             )
         if crop_pct is not None:
             config["crop_pct"] = crop_pct
-        channels = config["input_size"][0]
-        if channels not in (1, 3):
-            raise PmqError(f"model {info.name!r} takes images of {channels} channels; files give 1 or 3")
-        self.mode = "L" if channels == 1 else "RGB"
-        self.transform: Transform = _timm_data().create_transform(**config, is_training=False)
+        self.size = config["input_size"]
+        self.of_pictures = self.size[0] in PICTURES
+        self.ends = None if self.of_pictures else frozenset({ARRAY})
+        self.mode = "L" if self.size[0] == 1 else "RGB"
+        if self.of_pictures:
+            self.transform: Transform = _timm_data().create_transform(**config, is_training=False)
+        else:
+            mean, std = (torch.tensor(config[name]).reshape(-1, 1, 1) for name in ("mean", "std"))
+            if not len(mean) == len(std) == self.size[0]:
+                counts = f"mean and std {len(mean)} and {len(std)} figures"
+                raise PmqError(f"images have {self.size[0]} channels, {counts}; give as many")
+            self._mean, self._std = mean, std
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Convert and transform."""
+        """Convert and transform.
+
+        Raises:
+            OSError: the picture is damaged, or the model takes none.
+        """
+        if not self.of_pictures:
+            raise OSError(f"it is a picture; the model takes images of {self.size[0]} channels, from {ARRAY} files")
         return self.transform(converted(image, self.mode))
+
+    def read(self, path: str) -> Tensor:
+        """Read a file ``(C, H, W)``.
+
+        Raises:
+            OSError: it is damaged, or no such image.
+        """
+        if self.of_pictures:
+            with open_picture(path) as image:
+                return self(image)
+        return (torch.from_numpy(load_array(path, self.size)).movedim(-1, 0) - self._mean) / self._std
 
 
 class ImageFiles(Dataset[tuple[Tensor, int]]):
     """Image files, each with its label (-1: unknown). Subclasses say which they are."""
 
-    def __init__(self, files: Sequence[str], labels: Sequence[int], transform: Transform) -> None:
-        self.files, self.labels, self.transform = files, labels, transform
+    def __init__(self, files: Sequence[str], labels: Sequence[int], preprocess: Preprocess) -> None:
+        self.files, self.labels, self.preprocess = files, labels, preprocess
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        with open_picture(self.files[index]) as image:
-            return self.transform(image), self.labels[index]
+        return self.preprocess.read(self.files[index]), self.labels[index]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -69,18 +100,19 @@ class ImageTree(ImageFiles):
         PmqError: no images, or a WordNet id that ImageNet-1k does not have.
     """
 
-    def __init__(self, root: Path, num_classes: int, transform: Transform, rule: ClassRule = UNTOLD) -> None:
+    def __init__(self, root: Path, num_classes: int, preprocess: Preprocess, rule: ClassRule = UNTOLD) -> None:
         _timm_data()
-        where, found = repr(str(root)), find_images(root)
+        where, found = repr(str(root)), find_images(root, preprocess.ends)
         others = f"{len(found.others)} files that are no images, as {found.others[0]!r}" if found.others else ""
         if not found.images:
             there = f", only {others}" if others else ""
-            raise PmqError(f"no images below {where}{there}; give a folder with one folder of images for each class")
+            kind = "images" if preprocess.ends is None else f"{ARRAY} files"
+            raise PmqError(f"no {kind} below {where}{there}; give a folder with one folder of images for each class")
         if others:
             message(f"left out: {others}")
         self.classes = number_classes(_class_names(found, num_classes, where), num_classes, rule, where)
         labels = [-1 if name is None else self.classes.index.get(name, -1) for _, name in found.images]
-        super().__init__([path for path, _ in found.images], labels, transform)
+        super().__init__([path for path, _ in found.images], labels, preprocess)
 
 
 class _Relabelled(Dataset[tuple[Tensor, int]]):

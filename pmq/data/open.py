@@ -11,6 +11,7 @@ from pmq.core.allocation import ModelInfo
 from pmq.core.errors import PmqError
 from pmq.core.files import is_dir
 from pmq.core.paths import named_path
+from pmq.core.progress import message
 from pmq.data.classes import UNTOLD, ClassRule
 from pmq.data.embedded import embedded_source
 from pmq.data.folder import folder_source, timm_source
@@ -48,6 +49,15 @@ class Data:
                 "lower --calib-images or --held-out"
             )
         return self.calibration.first_readable(self.calibration.draw(seed), count)
+
+    def at_most(self, count: int, least: int) -> int:
+        """``count``; if there are fewer, but ``least``, all, or half of those that evaluation shares, which is told."""
+        there = len(self.calibration) // (2 if self.shared else 1)
+        if not least <= len(self.calibration) < count:
+            return count
+        whose = "half of them, the others are to evaluate on" if self.shared else "all of them"
+        message(f"{self.calibration.name} has {len(self.calibration)} images: {there} calibrate, measure and judge, {whose}")
+        return there
 
     def evaluation_indices(self, used: int, seed: int, limit: int | None = None) -> list[int]:
         """Name the images to evaluate on: all, or all but the ``used`` ones that calibration draws from the same source.

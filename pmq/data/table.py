@@ -47,7 +47,7 @@ class ImageTable(ImageFiles):
         PmqError: it cannot be read, or has no such column, or no rows.
     """
 
-    def __init__(self, path: Path, info: ModelInfo, transform: Preprocess, rule: ClassRule, keys: TableKeys) -> None:
+    def __init__(self, path: Path, info: ModelInfo, preprocess: Preprocess, rule: ClassRule, keys: TableKeys) -> None:
         what, table = f"table {quoted(path)}", _read(path)
         images = _column(table, keys.image, _PATHS, "--input-key", what)
         if images is None:
@@ -68,7 +68,7 @@ class ImageTable(ImageFiles):
             names = table[target].astype(str)
             self.classes = number_classes(set(names), info.num_classes, rule, what)
             labels = [self.classes.index.get(name, -1) for name in names]
-        super().__init__([str(path.parent / str(name)) for name in table[images]], labels, transform)
+        super().__init__([str(path.parent / str(name)) for name in table[images]], labels, preprocess)
 
 
 def _read(path: Path) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pmq.core.array import ARRAY, PICTURES
 from pmq.core.errors import PmqError
 from pmq.core.files import is_dir, quoted
 from pmq.core.picture import extensions
@@ -42,6 +43,7 @@ class Classifier:
             message(f"{quoted(file)} does not say what its one output means: it is taken as the logit of two classes")
         self._session = target.session(file, threads)
         self._description.check(self._session, file)
+        self.channels = self._description.preprocess.input_size[0]
         self.answers_are, self.figure = ("values", "value") if self.task == "regression" else ("classes", "probability")
 
     def answers(self, path: Path, top: int) -> tuple[list[dict[str, Any]], float]:
@@ -54,20 +56,21 @@ class Classifier:
         return [{"name": name, "index": index, self.figure: figure} for name, index, figure in found], spent
 
 
-def pictures_of(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are given, and of folders all pictures below them, in order.
+def images_of(paths: Sequence[Path], channels: int) -> list[Path]:
+    """Files as they are given, and of folders all images of so many channels below them, in order.
 
     Raises:
         PmqError: a folder has none.
     """
+    ends = extensions() if channels in PICTURES else frozenset({ARRAY})
     found: list[Path] = []
     for path in paths:
         if not is_dir(path):
             found.append(path)
             continue
-        ends = extensions()
         below = sorted(file for file in path.rglob("*") if file.suffix.lower() in ends and file.is_file())
         if not below:
-            raise PmqError(f"folder {quoted(path)} has no pictures; give files, or a folder of such")
+            kind = "pictures" if channels in PICTURES else f"{ARRAY} files"
+            raise PmqError(f"folder {quoted(path)} has no {kind}; give files, or a folder of such")
         found += below
     return found

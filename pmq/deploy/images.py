@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from pmq.core.array import ARRAY, PICTURES, decoded_array
 from pmq.core.errors import PmqError, one_line
 from pmq.core.files import quoted, read_bytes
 from pmq.core.picture import DAMAGED, FOREIGN, converted, refusing
@@ -24,10 +25,14 @@ HUGE = (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryErro
 def load_image(path: Path, preprocess: Preprocess) -> NDArray[Any]:
     """Read an image as a file takes it, ``(1, C, H, W)`` or ``(1, H, W, C)``: resized, its middle cut out, normalised or not.
 
+    Of other than one or three channels it is an array (:mod:`pmq.core.array`), which is normalised alone.
+
     Raises:
         PmqError: it cannot be read, or is too large, or much longer than wide.
     """
     channels, height, width = preprocess.input_size
+    if channels not in PICTURES:
+        return _prepared(_array(path, preprocess), preprocess)
     image = _decoded(path, "L" if channels == 1 else "RGB")
     shape = _resized(image.size, preprocess)
     if shape[0] * shape[1] > _most_pixels():
@@ -37,9 +42,14 @@ def load_image(path: Path, preprocess: Preprocess) -> NDArray[Any]:
     edge = [round(255 * min(max(v, 0), 1)) if preprocess.crop_mode == "border" else 0 for v in preprocess.mean]
     cut = Image.new(resized.mode, (width, height), edge[0] if channels == 1 else tuple(edge))
     cut.paste(resized, (_offset(width, resized.width), _offset(height, resized.height)))
-    values: NDArray[Any] = np.asarray(cut, np.uint8).reshape(1, height, width, channels)
+    return _prepared(np.asarray(cut, np.uint8).reshape(height, width, channels), preprocess)
+
+
+def _prepared(image: NDArray[Any], preprocess: Preprocess) -> NDArray[Any]:
+    """Normalise ``(H, W, C)``, where that is not done by the file itself, and lay it out."""
+    values = image[None]
     if preprocess.values == "float":
-        values = values.astype(np.float32) / 255
+        values = values.astype(np.float32) / 255 if image.dtype == np.uint8 else values
         values = (values - np.array(preprocess.mean, np.float32)) / np.array(preprocess.std, np.float32)
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if preprocess.layout == "nchw" else values)
 
@@ -62,6 +72,19 @@ def _decoded(path: Path, mode: str) -> Image.Image:
     if 0 in image.size:
         raise PmqError(f"image {quoted(path)} cannot be read: it has no pixels")
     return image
+
+
+def _array(path: Path, preprocess: Preprocess) -> NDArray[Any]:
+    if path.suffix.lower() != ARRAY:
+        channels = preprocess.input_size[0]
+        raise PmqError(f"image {quoted(path)} cannot be read: images of {channels} channels are {ARRAY} files; give such")
+    try:
+        values = decoded_array(read_bytes(path, "image", most=MOST), preprocess.input_size)
+    except OSError as error:
+        raise PmqError(f"image {quoted(path)} cannot be read: {one_line(error)}") from None
+    if preprocess.values == "uint8" and values.dtype != np.uint8:
+        raise PmqError(f"image {quoted(path)} cannot be read: it holds floats, and the file takes 8-bit values; give uint8")
+    return values
 
 
 def _most_pixels() -> int:

@@ -36,7 +36,7 @@ class Preprocess(_Told):
 
     model_config = ConfigDict(extra="forbid")
 
-    input_size: tuple[Literal[1, 3], Side, Side]
+    input_size: tuple[Side, Side, Side]
     interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
     crop_pct: Crop
     crop_mode: Literal["center", "squash", "border"] | None = None

@@ -124,3 +124,24 @@ def test_values_of_pictures_survive_being_prepared() -> None:
     for values, layout, told in (("int8", "nchw", "input 'int8' is not one of float, uint8"), ("float", "hwc", "layout 'hwc'")):
         with pytest.raises(PmqError, match=told):
             Intake.of(values, layout, {})
+
+
+def test_images_of_four_channels_go_from_arrays_to_a_file_that_takes_them(tmp_path: Path) -> None:
+    module, rng = make_tiny(in_chans=4), np.random.default_rng(0)
+    module.pretrained_cfg = {"input_size": (4, 32, 32), "architecture": "tiny"}
+    for number in range(24):
+        (tmp_path / "arrays" / f"c{number % 7}").mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (32, 32, 4)).astype(np.uint8)
+        np.save(tmp_path / "arrays" / f"c{number % 7}" / f"{number}.npy", pixels)
+    config = {"mean": [0.5, 0.4, 0.3, 0.2], "std": [0.3]}
+    source = pmq.open_images(tmp_path / "arrays", module, data_config=config).evaluation
+    images, files = source.first_readable(range(24), 24), source.files_of(range(24))
+    assert images.shape == (24, 4, 32, 32)
+    for values in ("float", "uint8"):
+        out = tmp_path / values
+        options = {"calibration_images": images, "input": values, "pictures": files, "data_config": config, **OPTIONS}
+        found = pmq.deploy(module, "w8a8", "onnxruntime", images, out, **options)  # type: ignore[arg-type]
+        assert found.passed, found.proof
+        assert found.proof["pictures"].found == 100
+    plain = pmq.deploy(module, "w8a8", "onnxruntime", images, tmp_path / "plain", calibration_images=images, **OPTIONS)  # type: ignore[arg-type]
+    assert plain.passed

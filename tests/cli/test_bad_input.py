@@ -107,6 +107,6 @@ def test_bad_input_is_one_line_and_status_2(
 
 
 def test_unknown_flags_and_help() -> None:
-    assert pmq("search", "--bugdet", "4bit").returncode == 2
-    assert pmq("search", "--help").returncode == 0
-    assert "search" in pmq().stdout
+    assert pmq("search", "--bugdet", "4bit", fresh=True).returncode == 2
+    assert pmq("search", "--help", fresh=True).returncode == 0
+    assert "search" in pmq(fresh=True).stdout

@@ -51,8 +51,8 @@ def test_a_name_that_was_typed_is_taken() -> None:
 @pytest.mark.parametrize("data", ["hfds/user/images", "root::wds/images"])
 def test_data_that_a_run_remembers_fetches_nothing(data: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys.modules["pmq.cli.run"], "started_with", lambda _: given(data=data).flags())
-    for fill in (lambda: remembered(["run"], [], given()), lambda: of_pruned(given(model=str(tmp_path)))):
+    for fill in (lambda: remembered([str(tmp_path)], [], given()), lambda: of_pruned(given(model=str(tmp_path)))):
         with pytest.raises(PmqError, match="name it with --data if you trust it"):
             fill()
-    assert remembered(["run"], [], given(data=data)).data == data
+    assert remembered([str(tmp_path)], [], given(data=data)).data == data
     check_at_hand("torch/cifar10")

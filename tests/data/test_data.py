@@ -7,11 +7,12 @@ from PIL import Image
 
 from pmq.core import ModelInfo, PmqError
 from pmq.data import open_data
-from pmq.data.folder import ImageTree
+from pmq.data.folder import ImageTree, Preprocess
 from pmq.models import create_model, model_info
 
 CONFIG = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "crop_pct": 1.0}
 INFO = ModelInfo(name="m", num_classes=1000, weights_sha256="", data_config=CONFIG)
+AS_TIMM = Preprocess(INFO, None)
 
 
 def make_tree(root: Path, folders: list[str], count: int = 3) -> Path:
@@ -25,20 +26,20 @@ def make_tree(root: Path, folders: list[str], count: int = 3) -> Path:
 
 def test_wnids_are_imagenet_classes_even_if_only_some_are_there(tmp_path: Path) -> None:
     make_tree(tmp_path, ["n01443537", "n15075141"])  # goldfish is class 1, toilet tissue the last
-    assert sorted(set(ImageTree(tmp_path, 1000, lambda x: x).labels)) == [1, 999]
+    assert sorted(set(ImageTree(tmp_path, 1000, AS_TIMM).labels)) == [1, 999]
 
 
 def test_wnid_that_imagenet_lacks_is_refused(tmp_path: Path) -> None:
     make_tree(tmp_path, ["n01443537", "n99999999"])
     with pytest.raises(PmqError, match="n99999999"):
-        ImageTree(tmp_path, 1000, lambda x: x)
+        ImageTree(tmp_path, 1000, AS_TIMM)
 
 
 def test_other_folders_are_numbered_by_their_order_or_not_at_all(tmp_path: Path) -> None:
     make_tree(tmp_path, ["10", "9", "b"], 1)
-    tree = ImageTree(tmp_path, 3, lambda x: x)
+    tree = ImageTree(tmp_path, 3, AS_TIMM)
     assert {Path(f).parent.name: label for f, label in zip(tree.files, tree.labels, strict=True)} == {"10": 0, "9": 1, "b": 2}
-    assert set(ImageTree(tmp_path, 5, lambda x: x).labels) == {-1}
+    assert set(ImageTree(tmp_path, 5, AS_TIMM).labels) == {-1}
 
 
 def test_preprocessing_is_timms(tmp_path: Path) -> None:

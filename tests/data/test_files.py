@@ -18,11 +18,12 @@ from pmq.core.picture import converted, extensions, open_picture
 from pmq.data import open_data
 from pmq.data.classes import ClassRule, number_classes
 from pmq.data.files import find_images
-from pmq.data.folder import ImageTree
+from pmq.data.folder import ImageTree, Preprocess
 from pmq.data.source import ImageSource
 
 CONFIG = {"input_size": [3, 8, 8], "mean": [0.0] * 3, "std": [1.0] * 3, "interpolation": "nearest", "crop_pct": 1.0}
 INFO = ModelInfo(name="m", num_classes=2, weights_sha256="", data_config=CONFIG)
+AS_TIMM = Preprocess(INFO, None)
 #: of a picture that any format keeps: black above, white below
 PICTURE = Image.fromarray(np.repeat(np.uint8([0, 255]), 32).reshape(8, 8))
 EASY = ["png", "JPG", "jpeg", "Bmp", "gif", "tif", "TIFF", "ppm", "pgm", "tga", "jfif", "jp2", "webp", "avif", "pcx", "ico"]
@@ -80,7 +81,7 @@ def test_files_that_are_no_images_are_counted_and_one_is_named(tmp_path: Path, c
     put(tmp_path / "a" / "x.png")
     for name in ("list.txt", "a/x.json", "a/.DS_Store"):
         (tmp_path / name).touch()
-    assert len(ImageTree(tmp_path, 1000, lambda x: x)) == 1
+    assert len(ImageTree(tmp_path, 1000, AS_TIMM)) == 1
     told = capsys.readouterr().err.splitlines()
     assert f"left out: 3 files that are no images, as '{tmp_path}/list.txt'" in told
 
@@ -143,7 +144,7 @@ def test_one_in_a_hundred_may_be_unreadable(unreadable: Path, capsys: pytest.Cap
 def test_a_folder_may_be_called_as_an_image(tmp_path: Path) -> None:
     put(tmp_path / "b.jpg" / "x.png")
     put(tmp_path / "a" / "x.png")
-    assert labels(ImageTree(tmp_path, 2, lambda x: x)) == {"a": 0, "b.jpg": 1}
+    assert labels(ImageTree(tmp_path, 2, AS_TIMM)) == {"a": 0, "b.jpg": 1}
 
 
 def test_links_are_followed_and_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,21 +188,21 @@ def test_a_class_without_images(
     put(tmp_path / "a" / "x.png")
     put(tmp_path / "c" / "x.png")
     (tmp_path / "b").mkdir()
-    assert labels(ImageTree(tmp_path, num_classes, lambda x: x)) == found
+    assert labels(ImageTree(tmp_path, num_classes, AS_TIMM)) == found
     assert told in capsys.readouterr().err
 
 
 def test_images_in_no_class_folder_have_no_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("n01443537/x.png", "n15075141/x.png", "overview.png"):
         put(tmp_path / name)
-    assert sorted(ImageTree(tmp_path, 1000, lambda x: x).labels) == [-1, 1, 999]
+    assert sorted(ImageTree(tmp_path, 1000, AS_TIMM).labels) == [-1, 1, 999]
     assert "has 1 images in no class folder" in capsys.readouterr().err
 
 
 def test_a_single_logit_tells_two_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("no/x.png", "yes/x.png"):
         put(tmp_path / name)
-    assert labels(ImageTree(tmp_path, 1, lambda x: x)) == {"no": 0, "yes": 1}
+    assert labels(ImageTree(tmp_path, 1, AS_TIMM)) == {"no": 0, "yes": 1}
     assert number_classes(["yes", "no"], 1, ClassRule(), "a dataset", ordered=True).index == {"yes": 0, "no": 1}
     assert "the model" not in capsys.readouterr().err
     assert number_classes(["yes"], 1, ClassRule(), "a dataset").index == {}
@@ -211,7 +212,7 @@ def test_a_single_logit_tells_two_classes(tmp_path: Path, capsys: pytest.Capture
 def test_names_alike_but_for_case_have_an_order(tmp_path: Path) -> None:
     for name in ("B/1.png", "b/1.png", "a/2.PNG", "a/2.png", "a/10.png"):
         put(tmp_path / name)
-    tree = ImageTree(tmp_path, 3, lambda x: x)
+    tree = ImageTree(tmp_path, 3, AS_TIMM)
     assert [Path(f).relative_to(tmp_path).as_posix() for f in tree.files] == [
         "a/2.PNG",
         "a/2.png",

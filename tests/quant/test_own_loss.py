@@ -50,9 +50,9 @@ def test_fisher_information_is_that_of_the_models_own_divergence() -> None:
     logits = torch.randn(1, 5, generator=_GENERATOR).requires_grad_()
     p = logits.detach().softmax(-1)[0]
     wanted = torch.diag(p) - p.outer(p)
-    losses = log_likelihoods(logits, Task("classification", loss=divergence), torch.Generator().manual_seed(1), 4000)
+    losses = log_likelihoods(logits, Task("classification", loss=divergence), torch.Generator().manual_seed(1), 800)
     drawn = torch.stack([torch.autograd.grad(loss, logits)[0][0] for loss in losses])
-    assert torch.allclose(drawn.mT @ drawn / len(drawn), wanted, atol=0.02)
+    assert torch.allclose(drawn.mT @ drawn / len(drawn), wanted, atol=0.04)
 
 
 @pytest.mark.parametrize(
