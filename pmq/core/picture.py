@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import stat
 import struct
 import warnings
@@ -60,6 +61,19 @@ def open_picture(path: str | Path) -> Image.Image:
     try:
         with refusing():
             return Image.open(path)
+    except DAMAGED as error:
+        raise _unreadable(error) from None
+
+
+def picture_of(content: bytes) -> Image.Image:
+    """Open the bytes of an image file, to be closed by who opens it.
+
+    Raises:
+        OSError: it is damaged.
+    """
+    try:
+        with refusing():
+            return Image.open(io.BytesIO(content))
     except DAMAGED as error:
         raise _unreadable(error) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pmq.core.progress import message
 from pmq.data.classes import UNTOLD, ClassRule
 from pmq.data.embedded import embedded_source
 from pmq.data.folder import folder_source, timm_source
+from pmq.data.shards import has_samples, shard_source
 from pmq.data.source import ImageSource
 from pmq.data.table import COLUMNS, TABLES, TableKeys, table_source
 from pmq.models.embedded import EMBEDDED_NAME
@@ -87,8 +89,8 @@ def open_data(
 
     Args:
         data: a folder, with ``train`` and ``val`` below it or class folders at once; a timm dataset as ``torch/cifar10``
-            (``ROOT::torch/cifar10``); a ``.tar`` of class folders; a table (``.csv``, ``.parquet``) of files and labels; without
-            it the embedded images, for the embedded model.
+            (``ROOT::torch/cifar10``); a ``.tar`` of class folders; shards of WebDataset's form, one or a folder of
+            them; a table (``.csv``, ``.parquet``) of files and labels; without it the embedded images, for the embedded model.
         info: the model, whose data config decides preprocessing.
         split: folder or split to evaluate on.
         crop_pct: overrides the data config's.
@@ -103,8 +105,11 @@ def open_data(
         if info.name != EMBEDDED_NAME:
             raise PmqError(f"model {info.name!r} needs images: give --data a folder of class folders")
         return Data(embedded_source("train", info), embedded_source("test", info))
+    folder, _, spec = data.rpartition("::")
+    if spec.startswith("wds/") and is_dir(Path(folder or spec.removeprefix("wds/"))):
+        data = folder or spec.removeprefix("wds/")  # shards that lie here are read where they lie
     if data.rpartition("::")[2].startswith(TIMM_PREFIXES):
-        columns = keys.named() if data.rpartition("::")[2].startswith(("hfds/", "hfids/", "tfds/", "wds/")) else {}
+        columns = keys.named() if data.rpartition("::")[2].startswith(("hfds/", "hfids/", "tfds/")) else {}
         evaluation = timm_source(data, split or "validation", info, crop_pct, workers, rule, columns)
         if split == "train":
             return Data(evaluation, evaluation)
@@ -113,12 +118,18 @@ def open_data(
     if root.suffix.lower() in TABLES:
         table = table_source(root, info, crop_pct, workers, rule, keys)
         return Data(table, table)
+    if root.suffix.lower() == ".tar" and has_samples(root):
+        shard = shard_source([root], info, crop_pct, workers, rule, keys)
+        return Data(shard, shard)
     if root.suffix.lower() == ".tar":
         archive = timm_source(f"{root}::", "", info, crop_pct, workers, rule)
         return Data(archive, archive)
     if not is_dir(root):
         raise PmqError(f"data folder {data!r} does not exist; give a folder with train and val, or with class folders")
     splits = (split,) if split else EVALUATION_SPLITS
+    shards = sorted(root.glob("*.tar"))
+    if shards and has_samples(shards[0]):
+        return _of_shards(data, shards, splits, lambda of: shard_source(of, info, crop_pct, workers, rule, keys))
     found = next((root / s for s in splits if (root / s).is_dir()), None)
     if split and found is None:
         raise PmqError(f"data folder {data!r} has no split {split!r}; it has {', '.join(sorted(_folders(root))[:8])}")
@@ -132,6 +143,16 @@ def open_data(
     if found and train.is_dir() and train != found:
         return Data(folder_source(train, info, crop_pct, workers, rule), evaluation)
     return Data(evaluation, evaluation)
+
+
+def _of_shards(data: str, shards: list[Path], splits: tuple[str, ...], opened: Callable[[list[Path]], ImageSource]) -> Data:
+    """Shards of a folder by what their names say: those to evaluate on, those to calibrate on; else all serve both."""
+    judged = next((of for split in splits if (of := [shard for shard in shards if split in shard.name])), None)
+    if judged is None and len(splits) == 1:
+        raise PmqError(f"data folder {data!r} has no shard called as split {splits[0]!r}; it has {shards[0].name}, ...")
+    trained = [shard for shard in shards if "train" in shard.name and shard not in (judged or ())]
+    evaluation = opened(judged or shards)
+    return Data(opened(trained), evaluation) if judged and trained else Data(evaluation, evaluation)
 
 
 def check_at_hand(data: str | None) -> None:

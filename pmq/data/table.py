@@ -10,9 +10,10 @@ from pmq.core.allocation import ModelInfo
 from pmq.core.errors import PmqError, one_line
 from pmq.core.files import is_file, quoted
 from pmq.core.progress import message
-from pmq.data.classes import ClassRule, number_classes, told_apart
+from pmq.data.classes import ClassRule
 from pmq.data.folder import ImageFiles, Preprocess
 from pmq.data.source import ImageSource
+from pmq.data.targets import label_all
 
 #: ends of the names of tables
 TABLES = (".csv", ".parquet")
@@ -40,7 +41,7 @@ COLUMNS = TableKeys()
 class ImageTable(ImageFiles):
     """Images that a table names, in its order.
 
-    Classes that are whole numbers are outputs of the model; others are numbered by :func:`pmq.data.classes.number_classes`.
+    Their labels are told by :func:`pmq.data.targets.label_all`.
     A table without a column of classes has images without labels (-1).
 
     Raises:
@@ -59,15 +60,8 @@ class ImageTable(ImageFiles):
         if target is None:
             message(f"{what} has no column of classes: no top-1, only agreement and KL")
             labels = [-1] * len(table)
-        elif table[target].dtype.kind in "iu" and rule.file is None:
-            outside = [int(n) for n in table[target] if info.num_classes and n >= told_apart(info.num_classes)]
-            if outside:
-                raise PmqError(f"{what}: class {outside[0]} is none of the model's {info.num_classes} outputs")
-            labels = [int(number) for number in table[target]]
         else:
-            names = table[target].astype(str)
-            self.classes = number_classes(set(names), info.num_classes, rule, what)
-            labels = [self.classes.index.get(name, -1) for name in names]
+            labels, self.classes = label_all([str(value) for value in table[target]], info.num_classes, rule, what)
         super().__init__([str(path.parent / str(name)) for name in table[images]], labels, preprocess)
 
 
