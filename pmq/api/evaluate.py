@@ -138,7 +138,7 @@ def evaluate(
         top-5 are missing without labels. ``kl`` is that of decisions, ``feature_error`` of what decides nothing, or the mean
         of a loss of one's own. For features ``cosine`` is the mean similarity with FP32's, ``neighbour_agreement`` tells
         how often the nearest other image is the same, and ``knn_top1``, where there are labels, how often the others' votes
-        give the right class.
+        give the right class. The frame's ``attrs`` hold the ``task`` and the number of ``outputs``.
 
     Example:
         >>> import torch, pmq
@@ -187,7 +187,9 @@ def evaluate(
         for k in ("top1", "top5"):
             row[f"{k}_err"] = None if row[k] is None else 100.0 - row[k]
         rows.append(row)
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    frame.attrs |= {"task": subject.task.name, "outputs": subject.info.num_classes}
+    return frame
 
 
 def _quantized(item: What, subject: Subject, uniform: Space, recipe: Recipe, fresh: Fresh, recalibrate: bool) -> Quantized:

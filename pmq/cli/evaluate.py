@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pmq.cli import options as o
-from pmq.cli.output import costs, print_json, print_table
+from pmq.cli.output import costs, print_json, print_table, say
 from pmq.cli.run import latest_or, remembered
 from pmq.cli.source import NOTHING, Source, grouped
 
@@ -48,6 +48,7 @@ def evaluate(
     from pmq.core.files import write_csv
     from pmq.core.own_files import check_output
     from pmq.core.progress import track
+    from pmq.core.task import task_line
 
     names = [str(latest_or(None, results)) if name == "latest" else name for name in what.split(",")]
     if results_file is not None:
@@ -109,3 +110,4 @@ def evaluate(
         told = ([r[key] for key in ("cosine", "neighbour_agreement", "knn_top1")] for r in records)
         rows = [[row[0], *figures, *row[4:]] for row, figures in zip(rows, told, strict=True)]
     print_table(f"{records[0]['model']} on {records[0]['n_images']} images of {images.evaluation.name}", columns, rows)
+    say(task_line(table.attrs["task"], task, table.attrs["outputs"]))

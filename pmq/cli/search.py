@@ -68,6 +68,7 @@ def search(
     from pmq.core import Budget
     from pmq.core.files import is_file
     from pmq.core.rundir import MANIFEST, is_pruned
+    from pmq.core.task import task_line
     from pmq.cost import LatencyTable
     from pmq.deploy import TARGETS
     from pmq.report.page import NAME
@@ -139,6 +140,7 @@ def search(
     title = f"{found.allocation.model.name}: {n} allocations looked at, these judged on {n_images} held-out images"
     measured = ["predicted ms"] if "latency_ms" in judged else []
     print_table(title, ["allocation", "MB", "bit ops (G)", *measured, "agreement %", "KL or error"], rows)
+    say(task_line(found.allocation.task or "classification", task, found.allocation.model.num_classes))
     rows = [
         [i + 1, r.simulated, r.error, r.measuring_s + r.solving_s + r.simulating_s]
         for i, r in enumerate(found.rounds.itertuples())

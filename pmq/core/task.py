@@ -70,6 +70,27 @@ class Task:
         return cls(name)
 
 
+_ERRORS: dict[str, str] = {
+    "classification": "KL divergence of the softmax",
+    "binary": "KL divergence of the logistic function",
+    "regression": "squared, relative to the mean square of FP32's values",
+    "features": "squared, relative to each vector's own square",
+    "multilabel": "KL divergence of each label, summed",
+    "dense": "KL divergence of the softmax, mean over positions",
+}
+
+
+def task_line(name: TaskName, asked: str, outputs: int) -> str:
+    """What errors are, in a line, and why.
+
+    >>> task_line("classification", "auto", 10)
+    'errors: KL divergence of the softmax (task classification, for the model has 10 outputs; --task says otherwise)'
+    """
+    count = f"{outputs} output{'s' * (outputs != 1)}" if outputs else "no classifier"
+    why = f"for the model has {count}; --task says otherwise" if asked == AUTO else "as asked"
+    return f"errors: {_ERRORS[name]} (task {name}, {why})"
+
+
 def _fits(name: TaskName, num_classes: int) -> bool:
     """Whether a model with so many outputs of its classifier, 0 without one, can have a task."""
     return {
