@@ -20,7 +20,6 @@ from pmq.core.task import AUTO
 from pmq.patches import attends_globally
 from pmq.quant import realise
 from pmq.quant.tokens import install
-from pmq.report import plot_patches
 from pmq.report.patch_data import save_patches
 
 
@@ -33,6 +32,8 @@ def draw_patches(
     Raises:
         PmqError: the allocation has no map of patches, or is of another model.
     """
+    from pmq.report.patches import plot_patches  # matplotlib is imported where something is drawn
+
     patches = allocation.patches
     if patches is None:
         raise PmqError("this allocation has no bits of patches; `pmq patches` adds them")

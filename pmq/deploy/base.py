@@ -85,7 +85,8 @@ class Target(ABC):
         """Raise if the target cannot execute a layer whose weight and input are chosen so."""
         key = layer_key(weight, source)
         if key not in self.modes:
-            raise PmqError(f"target {self.name!r} cannot run {name!r} as {key!r}; it runs {', '.join(self.modes)}")
+            runs = f"it runs {', '.join(self.modes)}"
+            raise PmqError(f"target {self.name!r} cannot run {name!r} as {key!r}; {runs}; search with --target {self.name}")
         if weight.quantizer == "affine" and not weight.symmetric:
             raise PmqError(f"target {self.name!r} cannot run '{name}.weight', whose grid is not symmetric")
 

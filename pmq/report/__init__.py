@@ -11,19 +11,8 @@ from pmq.core.files import is_file, quoted
 from pmq.core.own_files import MANIFEST
 from pmq.core.progress import track
 from pmq.core.verbs import VerbModule
-from pmq.report.heatmap import plot_heatmap
 from pmq.report.page import write_page
-from pmq.report.pareto import plot_pareto
-from pmq.report.patches import plot_patches
-from pmq.report.pruning import plot_pruning
-from pmq.report.rounds import plot_rounds
 from pmq.report.run_data import RunData
-from pmq.report.sensitivity import plot_sensitivity
-from pmq.report.spent import plot_spent
-
-#: of every run; and of those of a search
-PANELS = (plot_pruning,)
-SEARCHED = (plot_pareto, plot_sensitivity, plot_heatmap, plot_spent, plot_rounds)
 
 
 def plot_run(run: Path | str, folder: Path | str | None = None) -> list[Path]:
@@ -39,6 +28,8 @@ def plot_run(run: Path | str, folder: Path | str | None = None) -> list[Path]:
         >>> sorted({path.stem for path in pmq.plot(run)})
         ['bits', 'pareto', 'rounds', 'sensitivity', 'spent']
     """
+    from pmq.report.figures import PANELS, SEARCHED  # matplotlib is imported where something is drawn
+
     data = RunData(Path(run))
     target = data.path / "plots" if folder is None else Path(folder)
     if is_file(target / MANIFEST):
@@ -64,6 +55,6 @@ def write_report(runs: Sequence[Path | str], out: Path | str | None = None, figu
     return page, [path for run in runs if figures for path in plot_run(run)]
 
 
-__all__ = ["PANELS", "SEARCHED", "RunData", "plot_patches", "plot_run", "write_page", "write_report"]
+__all__ = ["RunData", "plot_run", "write_page", "write_report"]
 
 sys.modules[__name__].__class__ = VerbModule

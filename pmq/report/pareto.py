@@ -10,16 +10,9 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from pmq.report.axes import AXES, evenly
 from pmq.report.run_data import RunData
 from pmq.report.style import BLUE, GREEN, GREY, ORANGE, RED, logarithmic, save
-
-AXES = (
-    ("size_bytes", 1e6, "size (MB, decimal)"),
-    ("bit_ops", 1e9, "bit operations an image (G)"),
-    ("latency_ms", 1.0, "predicted latency (ms)"),
-)
-#: points drawn of the dominated cloud; the CSV keeps the same
-CLOUD = 4000
 
 
 def plot_pareto(run: RunData, folder: Path) -> list[Path]:
@@ -64,11 +57,6 @@ def plot_pareto(run: RunData, folder: Path) -> list[Path]:
     figure.suptitle(f"Pareto front: {run.title}")
     figure.tight_layout()
     return save(figure, pd.concat([front, known, cloud]).drop_duplicates(), folder, "pareto")
-
-
-def evenly(points: pd.DataFrame) -> pd.DataFrame:
-    """Take ``CLOUD`` rows of many, evenly."""
-    return points.iloc[np.linspace(0, len(points) - 1, min(CLOUD, len(points))).astype(int)]
 
 
 def _staircase(axis: Any, points: pd.DataFrame, cost: str, unit: float, error: str) -> None:

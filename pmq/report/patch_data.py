@@ -5,16 +5,23 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib.image import imsave
+from numpy.typing import NDArray
+from PIL import Image
 
 from pmq.core.files import write_text
 from pmq.core.patches import TokenBits
-from pmq.report.patches import SHOWN, Bits, Images
 
 NAME = "patches.json"
+Images = NDArray[np.float32]
+#: bits of each image's tokens ``(N, T)``, by activation
+Bits = Mapping[str, NDArray[Any]]
+#: images side by side
+SHOWN = 4
 
 
 def save_patches(bits: Bits, images: Images, prefix: int, label: str, folder: Path) -> Path:
@@ -40,5 +47,5 @@ def save_patches(bits: Bits, images: Images, prefix: int, label: str, folder: Pa
 def _png(image: Images) -> str:
     """Base64 of a picture ``(H, W, C)`` in grey, so that colours are those of bits."""
     buffer = io.BytesIO()
-    imsave(buffer, np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2), format="png")
+    Image.fromarray((255 * image.mean(axis=2).clip(0, 1)).astype(np.uint8)).save(buffer, "png")
     return base64.b64encode(buffer.getvalue()).decode()

@@ -16,20 +16,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
+from pmq.report.patch_data import SHOWN, Bits, Images
 from pmq.report.run_data import place
 from pmq.report.style import save
 
-Images = NDArray[np.float32]
-#: bits of each image's tokens ``(N, T)``, by activation
-Bits = Mapping[str, NDArray[Any]]
 WIDTHS = (0, 2, 3, 4, 5, 6, 8, 32)
 #: nothing is computed; then from coarse to precise, told apart by colour-blind readers
 COLOURS = ListedColormap(["#101010", *plt.get_cmap("plasma")(np.linspace(0.05, 0.97, len(WIDTHS) - 1))])
 #: for bits as they are
 WHOLE = ScalarMappable(BoundaryNorm([-0.5, 1, 2.5, 3.5, 4.5, 5.5, 7, 16, 33], COLOURS.N), COLOURS)
 SQUARES = "squares above a map: class token"
-#: images side by side
-SHOWN = 4
 
 
 def plot_patches(bits: Bits, images: Images, prefix: int, title: str, folder: Path) -> list[Path]:

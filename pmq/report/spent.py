@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib import pyplot as plt
 
-from pmq.report.pareto import AXES
+from pmq.report.axes import AXES
 from pmq.report.run_data import RunData
 from pmq.report.style import save
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import kendalltau
 
 from pmq.search.tables import Floats
 
@@ -29,6 +28,8 @@ def rank_correlation(predicted: Floats, true: Floats, seed: int = 0) -> Ranking 
     >>> round(rank_correlation(np.arange(6.0), np.arange(6.0) ** 2).tau, 6)
     1.0
     """
+    from scipy.stats import kendalltau  # which takes a third of a second to import, and few commands rank
+
     n = len(predicted)
     if n < 5:
         return None

@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import json
 import struct
+import tarfile
 import zlib
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from tests.campaigns.blobs import mutate_bytes
 from tests.campaigns.formats import safetensors_header, tensors
-from tests.campaigns.hostile import TEXTS
+from tests.campaigns.hostile import ARGUMENTS, NUMBERS, TEXTS
 from tests.campaigns.trees import mutate_tree, short, to_json
 
 
@@ -97,6 +99,32 @@ def image(rng: Random, path: Path) -> str:
             raw[rng.randrange(len(raw))] = rng.randrange(256)
     path.write_bytes(raw[: rng.randrange(1, len(raw) + 1)] if rng.random() < 0.2 else raw)
     return f"{format_} {mode} {size}{' damaged' if damaged else ''}"
+
+
+def archive(rng: Random, path: Path) -> str:
+    """A tar archive one of whose members says something else of itself, or of its class, or is a picture of another kind."""
+    with tarfile.open(path) as opened:
+        members = [(member, (opened.extractfile(member) or io.BytesIO()).read()) for member in opened]
+    at = rng.randrange(len(members))
+    member, content = members[at]
+    how = rng.choice(["size", "name", "type", "content", "content", "content", "lost", "twice"])
+    if how == "name":
+        member.name = rng.choice(
+            ["", "..", "/etc/passwd", "../" * 40 + "x.png", "\udcff.png", "a" * 300 + ".cls", ".cls", "0.tar"]
+        )
+    elif how == "type":
+        member.type = rng.choice([tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+        member.linkname = "/dev/zero"
+    elif how == "content":
+        other = rng.choice([repr(rng.choice(NUMBERS)), rng.choice(ARGUMENTS)]).encode("utf-8", "surrogateescape")
+        content = other if member.name.endswith(".cls") else mutate_bytes(rng, content)[0]
+    members[at] = (member, content)
+    members = members[:at] + members[at + 1 :] if how == "lost" else members + members[at : at + 1] if how == "twice" else members
+    with tarfile.open(path, "w", errors="surrogateescape") as made:
+        for each, of in members:
+            each.size = rng.choice([0, len(of) // 2]) if how == "size" and each is member else len(of)
+            made.addfile(each, io.BytesIO(of))
+    return f"{member.name[:40]!r}: {how}"
 
 
 def _png(width: int, height: int) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from tests.campaigns.binaries import checkpoint, image, onnx_model
+from tests.campaigns.binaries import archive, checkpoint, image, onnx_model
 from tests.campaigns.formats import Mutator, csv_cells, file_of, json_lines, json_values, safetensors_header, yaml_values
 from tests.campaigns.hostile import ARGUMENTS, NUMBERS
 from tests.campaigns.seeds import FINETUNE, JOURNALED, agree
@@ -108,12 +108,12 @@ def _wrong_plan(rng: Random, path: Path) -> str:
 
 KINDS = (
     Kind(
-        *("allocation", 9, ALLOCATION, ("allocation.json",), file_of(json_values)),
+        *("allocation", 7, ALLOCATION, ("allocation.json",), file_of(json_values)),
         _lines("export allocation.json --out out.json --json", "export allocation.json --out out.json --json", EVALUATE),
     ),
     Kind(
         "values",
-        8,
+        7,
         ALLOCATION,
         ("allocation.json",),
         wrong_values,
@@ -121,10 +121,10 @@ KINDS = (
     ),
     Kind("tensors", 5, ALLOCATION, ("allocation.json",), wrong_tensors, _lines(EVALUATE)),
     Kind(
-        *("space", 9, ("space.yaml",), ("space.yaml",), file_of(yaml_values)),
+        *("space", 8, ("space.yaml",), ("space.yaml",), file_of(yaml_values)),
         _lines(f"evaluate w4a4 --space space.yaml {FEW}", f"evaluate fp32 --space space.yaml {FEW}"),
     ),
-    Kind("budget", 8, ("run",), (), json_values, _lines("search run --resume --json --budget"), OF_RUN, _budget),
+    Kind("budget", 7, ("run",), (), json_values, _lines("search run --resume --json --budget"), OF_RUN, _budget),
     Kind(
         *("latency", 6, ("timed",), ("timed/latency.json",), file_of(json_values)),
         _lines("search timed --resume --budget latency=2ms --json", "report timed --no-figures --out out.html --json"),
@@ -171,6 +171,15 @@ KINDS = (
     ),
     Kind("image", 5, ("model.onnx", "image.png"), ("image.png",), file_of(image), _lines("run model.onnx image.png --json")),
     Kind("folder", 5, ("images",), ("images/*/*",), file_of(image), _lines(f"evaluate fp32 --data images {FEW}")),
+    Kind(
+        *("table of images", 2, ("images", "images.csv"), ("images.csv",), file_of(csv_cells)),
+        _lines(f"evaluate fp32 --data images.csv {FEW}", f"evaluate w8a8 --data images.csv {FEW}"),
+    ),
+    Kind(
+        *("class map", 1, ("images", "classes.json"), ("classes.json",), file_of(json_values)),
+        _lines(f"evaluate fp32 --data images --class-map classes.json {FEW}"),
+    ),
+    Kind("shard", 2, ("shard.tar",), ("shard.tar",), file_of(archive), _lines(f"evaluate fp32 --data shard.tar {FEW}")),
     Kind(
         "model", 6, ("model.onnx", "image.png"), ("model.onnx",), file_of(onnx_model), _lines("run model.onnx image.png --json")
     ),

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,6 +185,16 @@ def _images(folder: Path) -> None:
         for number, index in enumerate(np.flatnonzero(labels == label)[:3]):
             Image.fromarray(images[index]).save(below / f"{number}.{('png', 'jpg', 'bmp')[number]}")
     Image.fromarray(images[0]).save(folder / "image.png")
+    files = sorted((folder / "images").rglob("*.*"))
+    rows = [f"{file.relative_to(folder).as_posix()},{file.parent.name}" for file in files]
+    (folder / "images.csv").write_text("\n".join(["file,label", *rows]) + "\n")
+    (folder / "classes.json").write_text(json.dumps({f"class{label}": label for label in range(10)}))
+    with tarfile.open(folder / "shard.tar", "w") as shard:
+        for number, file in enumerate(files):
+            for end, content in ((file.suffix, file.read_bytes()), (".cls", file.parent.name.removeprefix("class").encode())):
+                member = tarfile.TarInfo(f"{number:03}{end}")
+                member.size = len(content)
+                shard.addfile(member, io.BytesIO(content))
 
 
 if __name__ == "__main__":

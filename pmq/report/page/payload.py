@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from pmq.core.manifest import Command
+from pmq.report.axes import AXES, evenly
 from pmq.report.page.added import deployments, patch_maps
 from pmq.report.page.facts import carried_out_by, facts
 from pmq.report.page.picks import picks
-from pmq.report.pareto import AXES, evenly
 from pmq.report.run_data import RunData, place
 
 FIGURES = ("predicted_error", "kl", "feature_error", "agreement", "size_bytes", "bit_ops", "latency_ms")
