@@ -27,7 +27,7 @@ from pmq.core.tensors import TensorFile
 from pmq.graph import captured
 from pmq.models import model_info
 from pmq.models.weights import both_file, parameters_file, weights_sha256
-from pmq.prune.distil import Distiller, varied
+from pmq.prune.distil import Distiller, check_like, varied
 from pmq.quant import output_error
 
 #: file with all that a killed run goes on from, below its folder
@@ -109,7 +109,7 @@ def finetune(
     asked |= {"epochs": epochs, "rate": rate, "batch_size": batch_size, "vary": vary, "amp": amp, "seed": seed}
     run = RunDir(out, asked, resume)  # held to the end
     state = run.path / STATE
-    history, best = _reached(state, distiller)
+    history, best = _reached(state, distiller, student)
     with torch.no_grad():
         wanted = [teacher(x.to(device)) for x in held_out.split(batch_size)]
     if not history:
@@ -134,7 +134,7 @@ def finetune(
     return Finetuned(allocation, history[0], min(history), history)
 
 
-def _reached(state: Path, distiller: Distiller) -> tuple[list[float], TensorFile]:
+def _reached(state: Path, distiller: Distiller, student: nn.Module) -> tuple[list[float], TensorFile]:
     """Go on from what a killed run had reached, if there is any: its history, and its best parameters."""
     if not is_file(state):
         return [], TensorFile.of({})
@@ -143,6 +143,8 @@ def _reached(state: Path, distiller: Distiller) -> tuple[list[float], TensorFile
     try:
         distiller.restore(arrays)
         history = [float(error) for error in arrays["history"]]
+        for name, own in parameters_file(student).arrays().items():
+            check_like(f"best/{name}", arrays[f"best/{name}"], torch.from_numpy(own))
     except (KeyError, RuntimeError, TypeError, ValueError) as error:  # of tensors that are missing, or of other shapes
         raise PmqError(f"{quoted(state)} is not of this model: {one_line(error)}; remove it to begin anew") from None
     best = {name.removeprefix("best/"): array for name, array in arrays.items() if name.startswith("best/")}

@@ -16,6 +16,8 @@ WARMUP = 0.05
 #: gradients are clipped to it
 NORM = 1.0
 WEIGHT_DECAY = 0.05
+#: what the optimizer keeps of a parameter
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Distiller:
@@ -74,14 +76,33 @@ class Distiller:
         return {name: value.cpu().contiguous().numpy() for name, value in found.items()}
 
     def restore(self, arrays: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Go on from a state.
+
+        Raises:
+            KeyError, ValueError: an array is missing, or is not as its parameter.
+        """
         self.step = int(arrays["step"])
         for name, parameter in self._named.items():
+            moved = any(f"{key}/{name}" in arrays for key in _MOMENTS)  # one that nothing reads never moves
+            for key in ("parameter", *(_MOMENTS[1:] if moved else ())):
+                check_like(f"{key}/{name}", arrays[f"{key}/{name}"], parameter)
             parameter.data.copy_(torch.from_numpy(arrays[f"parameter/{name}"]))
-            kept = {key: arrays[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in arrays}
             self._optimizer.state[parameter] = {
-                key: torch.from_numpy(value).to("cpu" if key == "step" else parameter.device) for key, value in kept.items()
+                key: torch.from_numpy(arrays[f"{key}/{name}"]).to("cpu" if key == "step" else parameter.device)
+                for key in (_MOMENTS if moved else ())
             }
+
+
+def check_like(name: str, array: Any, tensor: Tensor) -> None:
+    """Raise unless an array has the shape and the type of a tensor.
+
+    Raises:
+        ValueError: it has not.
+    """
+    found = torch.from_numpy(array)
+    if found.shape != tensor.shape or found.dtype != tensor.dtype:
+        met, wanted = (f"{tuple(t.shape)} of {str(t.dtype).removeprefix('torch.')}" for t in (found, tensor))
+        raise ValueError(f"{name} is {met}, not {wanted}")
 
 
 def varied(images: Tensor, generator: torch.Generator) -> Tensor:

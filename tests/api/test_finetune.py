@@ -13,6 +13,7 @@ from pmq.api.finetune import STATE
 from pmq.api.pruned import load_pruned
 from pmq.core import Allocation, PmqError
 from pmq.core.rundir import CHOSEN
+from pmq.core.tensors import TensorFile
 from pmq.prune.distil import varied
 from tests.conftest import make_tiny
 
@@ -65,6 +66,25 @@ def test_killed_and_resumed_ends_where_undisturbed_does(pruned: Allocation, imag
     again = pmq.finetune(*given, Source(images), list(range(24)), images[24:], out=tmp_path / "cut", resume=True, **options)
     assert again.history == pytest.approx(whole.history, rel=1e-5)
     assert again.allocation.pruning.weights_sha256 == whole.allocation.pruning.weights_sha256
+
+
+@pytest.mark.parametrize("part", ["best", "parameter", "exp_avg", "exp_avg_sq"])
+@pytest.mark.parametrize("damage", ["turned", "lost", "halves"])
+def test_what_is_not_as_the_model_is_not_gone_on_from(
+    part: str, damage: str, pruned: Allocation, images: torch.Tensor, tmp_path: Path
+) -> None:
+    options = {"epochs": 2, "rate": 1e-3, "batch_size": 8, "out": tmp_path / "run"}
+    with pytest.raises(KeyboardInterrupt):
+        pmq.finetune(make_tiny(), pruned, Source(images, 4), list(range(24)), images[24:], **options)
+    arrays = dict(TensorFile.read(tmp_path / "run" / STATE).arrays())
+    name = f"{part}/blocks.0.mlp.fc2.weight"
+    if damage == "lost":
+        del arrays[name]
+    else:
+        arrays[name] = arrays[name].T.copy() if damage == "turned" else arrays[name].astype("float16")
+    (tmp_path / "run" / STATE).write_bytes(TensorFile.of(arrays).data)
+    with pytest.raises(PmqError, match=r"is not of this model: .*blocks\.0\.mlp\.fc2\.weight"):
+        pmq.finetune(make_tiny(), pruned, Source(images), list(range(24)), images[24:], resume=True, **options)
 
 
 def test_what_is_not_pruned_is_refused(searched: Allocation, images: torch.Tensor, tmp_path: Path) -> None:
