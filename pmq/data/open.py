@@ -118,16 +118,18 @@ def open_data(
     if root.suffix.lower() in TABLES:
         table = table_source(root, info, crop_pct, workers, rule, keys)
         return Data(table, table)
-    if root.suffix.lower() == ".tar" and has_samples(root):
+    if root.suffix.lower() == ".tar" and not is_dir(root) and not root.is_file():
+        raise PmqError(f"archive {data!r} is no file; give a .tar of class folders, or a shard of samples")
+    if root.suffix.lower() == ".tar" and root.is_file() and has_samples(root):
         shard = shard_source([root], info, crop_pct, workers, rule, keys)
         return Data(shard, shard)
-    if root.suffix.lower() == ".tar":
+    if root.suffix.lower() == ".tar" and root.is_file():
         archive = timm_source(f"{root}::", "", info, crop_pct, workers, rule)
         return Data(archive, archive)
     if not is_dir(root):
         raise PmqError(f"data folder {data!r} does not exist; give a folder with train and val, or with class folders")
     splits = (split,) if split else EVALUATION_SPLITS
-    shards = sorted(root.glob("*.tar"))
+    shards = sorted(path for path in root.glob("*.tar") if path.is_file())
     if shards and has_samples(shards[0]):
         return _of_shards(data, shards, splits, lambda of: shard_source(of, info, crop_pct, workers, rule, keys))
     found = next((root / s for s in splits if (root / s).is_dir()), None)

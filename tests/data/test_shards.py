@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -74,6 +75,10 @@ def test_what_is_no_shard_is_told(tmp_path: Path) -> None:
     whole = shard(tmp_path / "x.tar", {str(n): {"png": picture(n), "cls": b"9"} for n in range(3)})
     with pytest.raises(PmqError, match="class 9 is none of the model's 3 outputs"):
         open_data(str(whole), INFO)
+    os.mkfifo(tmp_path / "pipe.tar")  # reading it would wait forever
+    with pytest.raises(PmqError, match=r"archive '.*pipe\.tar' is no file"):
+        open_data(str(tmp_path / "pipe.tar"), INFO)
+    assert len(open_data(str(tmp_path), ModelInfo(**INFO.model_dump() | {"num_classes": 10})).evaluation) == 3
     (tmp_path / "cut.tar").write_bytes(whole.read_bytes()[:2900])
     with pytest.raises(PmqError, match=r"cut\.tar' cannot be read: unexpected end of data; give an uncompressed"):
         open_data(str(tmp_path / "cut.tar"), INFO)
