@@ -23,6 +23,7 @@ from pmq.core import Allocation
 from pmq.data.embedded import embedded_source
 from pmq.models import create_model, model_info
 from tests.conftest import ENVIRONMENT, ROOT, SHALLOW
+from tests.conftest import pmq as run_pmq
 
 PAGE = (Path(ROOT) / "docs" / "your-own-model.md").read_text()
 PREPARED: dict[str, Any] = {"mean": [0.3] * 3, "std": [0.35] * 3, "interpolation": "bicubic", "crop_pct": 1.0}
@@ -96,7 +97,7 @@ def answers(root: Path, line: str) -> str:
     """What a command of the page prints, each in a process of its own."""
     words = shlex.split(line)
     assert words[0] == "pmq"
-    done = subprocess.run([*SHALLOW, *words[1:]], capture_output=True, text=True, check=False, cwd=root, env=ENVIRONMENT)
+    done = run_pmq(*words[1:], cwd=root, command=SHALLOW)
     assert done.returncode == 0, f"{line}\n{done.stderr[-1500:]}"
     return done.stdout + done.stderr
 
@@ -156,6 +157,6 @@ def test_a_pruned_model_of_ones_own_goes_on_in_a_new_process_as_it_says(own: tup
     told = answers(root, "pmq evaluate w8a8 smaller --base mymodel:make --limit 64")
     assert "w8a8" in told
     words = ["evaluate", "w8a8", "smaller", "--limit", "64"]
-    done = subprocess.run([*SHALLOW, *words], capture_output=True, text=True, check=False, cwd=root, env=ENVIRONMENT)
+    done = run_pmq(*words, cwd=root, command=SHALLOW, fresh=True)
     assert done.returncode == 2
     assert "name the model yourself if you trust it, that of a pruned one with --base" in done.stderr

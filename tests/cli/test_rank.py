@@ -9,7 +9,7 @@ from tests.conftest import SHALLOW, pmq
 
 
 def test_rank_prints_its_figures(tmp_path: Path) -> None:
-    images = ["--probe-images", "16", "--held-out", "32", "--truth-images", "64"]
+    images = ["--probe-images", "16", "--held-out", "32", "--truth-images", "32"]
     line = ["rank", "--metric", "fisher_shrunk,sqnr", "--budget", "4bit", "--count", "10", "--recipe", "mse", *images]
     line += ["--out", str(tmp_path / "rank")]
     done = pmq(*line, "--json", command=SHALLOW)

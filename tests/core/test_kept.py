@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 from pmq.api.finetune import STATE, _reached
 from pmq.core import kept
@@ -54,8 +55,8 @@ def test_epochs_reached_by_an_earlier_process_are_kept(tmp_path: Path) -> None:
         def restore(self, arrays: object) -> None:
             pass
 
-    _reached(tmp_path / STATE, Distiller())  # type: ignore[arg-type]
+    _reached(tmp_path / STATE, Distiller(), nn.Module())  # type: ignore[arg-type]
     assert kept.told() is None
     (tmp_path / STATE).write_bytes(FILE.data)
-    _reached(tmp_path / STATE, Distiller())  # type: ignore[arg-type]
+    _reached(tmp_path / STATE, Distiller(), nn.Module())  # type: ignore[arg-type]
     assert str(kept.told()).endswith("--resume")
