@@ -101,13 +101,23 @@ def described(
     values: str = "float",
     layout: str = "nchw",
 ) -> dict[str, str]:
-    """Texts to keep in a file; none, which is told, where ``pmq run`` could not prepare images of such a model."""
+    """Texts to keep in a file; none, which is told, where ``pmq run`` could not prepare images of such a model.
+
+    Raises:
+        PmqError: images are to be prepared by figures of other channels than they have.
+    """
     if "mean" not in data_config or "std" not in data_config:
         message(
             "the model does not say how its images are prepared, and nothing is guessed: the file takes prepared images, and "
             "pmq run cannot use it; pass data_config={'mean': ..., 'std': ...} to deploy"
         )
         return {}
+    channels, counts = data_config["input_size"][0], [len(data_config[name]) for name in ("mean", "std")]
+    if counts != [channels, channels]:
+        raise PmqError(
+            f"the model's images have {channels} channel(s), and mean and std {counts[0]} and {counts[1]} figures; "
+            "pass data_config={'mean': ..., 'std': ...}, on the command line --mean and --std"
+        )
     preprocess = {key: data_config[key] for key in Preprocess.model_fields if key in data_config}
     preprocess |= {"values": values, "layout": layout}
     preprocess |= {"num_classes": num_classes, "task": Task.of(task, num_classes).name}

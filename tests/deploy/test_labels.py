@@ -50,6 +50,11 @@ def test_a_task_is_as_asked_or_by_the_number_of_outputs(outputs: int, asked: str
     assert read_description(texts, FILE).preprocess.meaning == task
 
 
+def test_figures_of_other_channels_than_the_images_have_are_refused() -> None:
+    with pytest.raises(PmqError, match=r"images have 4 channel\(s\), and mean and std 3 and 1 figures; pass data_config"):
+        described(CONFIG | {"input_size": [4, 8, 8], "std": [0.2]}, 2, NAMES)
+
+
 def test_models_that_cannot_be_told_of_are_written_without(capsys: pytest.CaptureFixture[str]) -> None:
     assert described(CONFIG | {"crop_pct": 0, "mean": [0.5] * 3, "std": [0.2] * 3}, 2, NAMES) == {}
     assert "pmq run cannot use it" in capsys.readouterr().err
