@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pmq.core.allocation import ModelInfo
+from pmq.core.errors import PmqError
+from pmq.core.validation import shown
 from pmq.models.picked import FAILURES
 from pmq.models.torchvision_ops import ensure_torchvision
 from pmq.models.weights import weights_sha256
@@ -83,9 +85,22 @@ def model_data_config(model: nn.Module, image: Sequence[int] | None = None) -> d
     if not says_preparation(model):
         return {"input_size": built}
     for key in ("mean", "std"):
+        config[key] = _figures(key, config[key])
         if len(config[key]) != built[0]:
             config[key] = [sum(config[key]) / len(config[key])] * built[0]
     return config | {"input_size": built}
+
+
+def _figures(key: str, told: Any) -> list[float]:
+    """The figures of each channel that a model tells, or the one for all of them.
+
+    Raises:
+        PmqError: they are none.
+    """
+    values = told if isinstance(told, list) else [told]
+    if not values or not all(isinstance(value, int | float) for value in values):
+        raise PmqError(f"the model's own config has {key} {shown(told)}; it is a number for each channel of its images")
+    return values
 
 
 def says_preparation(model: nn.Module) -> bool:
