@@ -85,9 +85,16 @@ def task_line(name: TaskName, asked: str, outputs: int) -> str:
 
     >>> task_line("classification", "auto", 10)
     'errors: KL divergence of the softmax (task classification, for the model has 10 outputs; --task says otherwise)'
+    >>> task_line("regression", "auto", 1)
+    "errors: squared, relative to the mean square of FP32's values (task regression, as the allocation was searched)"
     """
     count = f"{outputs} output{'s' * (outputs != 1)}" if outputs else "no classifier"
-    why = f"for the model has {count}; --task says otherwise" if asked == AUTO else "as asked"
+    if asked != AUTO:
+        why = "as asked"
+    elif Task.of(AUTO, outputs).name == name:
+        why = f"for the model has {count}; --task says otherwise"
+    else:
+        why = "as the allocation was searched"
     return f"errors: {_ERRORS[name]} (task {name}, {why})"
 
 
