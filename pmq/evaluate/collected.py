@@ -19,50 +19,54 @@ Metric = Callable[[Any, Any], Any]
 
 @dataclass
 class Collected:
-    """Outputs ``(N, ...)`` and labels of the images so far, on the CPU.
+    """Outputs ``(N, ...)`` and labels of the images so far, on the CPU; nothing, where nothing is made of them.
 
     Attributes:
-        needed: whether anything is made of them; else nothing is kept.
+        task: what outputs mean; neighbours are looked at where they are features.
+        metric: of one's own.
     """
 
-    needed: bool
+    task: Task
+    metric: Metric | None = None
     reference: list[Tensor] = field(default_factory=list)
     outputs: list[list[Tensor]] = field(default_factory=list)
     labels: list[Tensor | None] = field(default_factory=list)
 
-    @classmethod
-    def of(cls, task: Task, metric: Metric | None, models: int) -> Collected:
-        """Begin, for so many models."""
-        return cls(metric is not None or task.name == "features", outputs=[[] for _ in range(models)])
+    @property
+    def needed(self) -> bool:
+        """Whether anything is made of outputs."""
+        return self.metric is not None or self.task.name == "features"
 
-    def add(self, reference: Tensor, labels: Tensor | None) -> None:
-        """Keep FP32's outputs for a batch, and its labels."""
+    def add(self, reference: Tensor, outputs: Sequence[Tensor], labels: Tensor | None) -> None:
+        """Keep a batch: FP32's outputs, those of each model, and the labels."""
         if self.needed:
             self.reference.append(reference.cpu())
+            self.outputs.append([output.cpu() for output in outputs])
             self.labels.append(labels)
 
-    def add_output(self, model: int, output: Tensor) -> None:
-        """Keep a model's outputs for the batch."""
-        if self.needed:
-            self.outputs[model].append(output.cpu())
+    def figures(self, models: int) -> list[dict[str, float | None]]:
+        """What is made of the outputs of each of so many models.
 
-    def figures(self, model: int, task: Task, metric: Metric | None) -> dict[str, float | None]:
-        """What is made of them: ``cosine``, ``neighbour_agreement`` and ``knn_top1`` of features, and ``metric``.
+        ``cosine``, ``neighbour_agreement`` and ``knn_top1`` of features, and ``metric``.
 
         Raises:
             PmqError: a metric lacks labels, fails, or does not give a number.
         """
-        found: dict[str, float | None] = dict.fromkeys(("cosine", "neighbour_agreement", "knn_top1", "metric"))
-        if not self.needed:
-            return found
-        outputs, labels = torch.cat(self.outputs[model]), _joined(self.labels)
-        if task.name == "features":
-            wanted, vectors = torch.cat(self.reference).flatten(1), outputs.flatten(1)
+        nothing: dict[str, float | None] = dict.fromkeys(("cosine", "neighbour_agreement", "knn_top1", "metric"))
+        if not self.outputs:
+            return [nothing] * models
+        wanted, labels = torch.cat(self.reference), _joined(self.labels)
+        return [nothing | self._of(wanted, torch.cat(parts), labels) for parts in zip(*self.outputs, strict=True)]
+
+    def _of(self, wanted: Tensor, outputs: Tensor, labels: Tensor | None) -> dict[str, float | None]:
+        found: dict[str, float | None] = {}
+        if self.task.name == "features":
+            wanted, vectors = wanted.flatten(1), outputs.flatten(1)
             found["cosine"] = float(nn.functional.cosine_similarity(wanted.double(), vectors.double()).mean())
             found["neighbour_agreement"] = neighbour_agreement(wanted, vectors)
             found["knn_top1"] = None if labels is None or labels.ndim != 1 else knn_top1(vectors, labels)
-        if metric is not None:
-            found["metric"] = _number(metric, outputs, labels)
+        if self.metric is not None:
+            found["metric"] = _number(self.metric, outputs, labels)
         return found
 
 

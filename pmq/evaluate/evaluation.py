@@ -46,13 +46,13 @@ def evaluate_models(
     sums = [Accuracy(task=task) for _ in models]
     checks = [Accuracy(task=task) for _ in models]
     seconds = [0.0] * len(models)
-    collected = Collected.of(task, metric, len(models))
+    collected = Collected(task, metric)
     device = next(reference.parameters()).device
     for images, labels in batches:
         images = images.to(device)
         wanted = reference(images)
         check_outputs(reference, images, wanted)
-        collected.add(wanted, labels)
+        outputs = []
         for i, model in enumerate(models):
             start = time.perf_counter()
             with torch.autocast(device.type, torch.bfloat16, enabled=amp):
@@ -61,13 +61,14 @@ def evaluate_models(
             if amp and checks[i].n_images < AMP_CHECKED:
                 checks[i].update(model(images), output, None)
             sums[i].update(wanted, output, labels)
-            collected.add_output(i, output)
+            outputs.append(output)
+        collected.add(wanted, outputs, labels)
     return [
         total.compute()
         | {"images_per_s": total.n_images / spent if spent else None}
         | {"amp_agreement": check.compute()["agreement"] if amp else None}
-        | collected.figures(i, task, metric)
-        for i, (total, spent, check) in enumerate(zip(sums, seconds, checks, strict=True))
+        | figures
+        for total, spent, check, figures in zip(sums, seconds, checks, collected.figures(len(models)), strict=True)
     ]
 
 

@@ -7,7 +7,7 @@ import torch
 
 from pmq.core import PmqError
 from pmq.core.task import Task
-from pmq.evaluate.collected import Collected
+from pmq.evaluate.collected import Collected, Metric
 from pmq.evaluate.neighbours import TEMPERATURE, VOTERS, knn_top1, neighbour_agreement
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -48,14 +48,13 @@ def test_agreement_is_that_of_the_nearest() -> None:
 
 
 def test_a_metric_that_cannot_be_used_is_told() -> None:
-    def collected(labels: torch.Tensor | None) -> Collected:
-        found = Collected.of(Task(), len, 1)  # type: ignore[arg-type]
-        found.add(FEATURES, labels)
-        found.add_output(0, FEATURES)
-        return found
+    def figures(metric: Metric, labels: torch.Tensor | None) -> dict[str, float | None]:
+        found = Collected(Task(), metric)
+        found.add(FEATURES, [FEATURES], labels)
+        return found.figures(1)[0]
 
     with pytest.raises(PmqError, match="needs targets"):
-        collected(None).figures(0, Task(), lambda outputs, targets: 1.0)
+        figures(lambda outputs, targets: 1.0, None)
     with pytest.raises(PmqError, match=r"no number for outputs \(90, 8\)"):
-        collected(LABELS).figures(0, Task(), lambda outputs, targets: outputs)
-    assert collected(LABELS).figures(0, Task(), lambda outputs, targets: len(targets))["metric"] == 90
+        figures(lambda outputs, targets: outputs, LABELS)
+    assert figures(lambda outputs, targets: len(targets), LABELS)["metric"] == 90
