@@ -143,8 +143,8 @@ def _reached(state: Path, distiller: Distiller, student: nn.Module) -> tuple[lis
     try:
         distiller.restore(arrays)
         history = [float(error) for error in arrays["history"]]
-        for name, own in parameters_file(student).arrays().items():
-            check_like(f"best/{name}", arrays[f"best/{name}"], torch.from_numpy(own))
+        for name, parameter in student.named_parameters():
+            check_like(f"best/{name}", arrays[f"best/{name}"], parameter)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:  # of tensors that are missing, or of other shapes
         raise PmqError(f"{quoted(state)} is not of this model: {one_line(error)}; remove it to begin anew") from None
     best = {name.removeprefix("best/"): array for name, array in arrays.items() if name.startswith("best/")}

@@ -30,8 +30,7 @@ def named_again(source: Source) -> str:
 
 def going_on(file: Path, source: Source) -> str:
     """A file in a command that goes on with it: by its name where it lies in a run that remembers the flags, else with them."""
-    run = run_of(str(file))
-    told = named_again(source) if run is not None and started_with(run) else source.line()
+    told = named_again(source) if started_with(run_of(str(file))) else source.line()
     return f"{shlex.quote(str(file))}{told}"
 
 
@@ -79,7 +78,7 @@ def base_of(source: Source, run: Path | None) -> str | None:
     """
     from pmq.models.create import check_named
 
-    made = {} if run is None else started_with(run)
+    made = started_with(run)
     told = made.get("base") or made.get("model")
     if source.base is None and told is not None and ":" in told:
         check_named(told)
@@ -90,8 +89,7 @@ def of_pruned(source: Source) -> Source:
     """Fill flags the user did not give from the folder of the pruned model that the source's model is, if it is."""
     from pmq.data.open import check_at_hand
 
-    run = run_of(source.model) if source.model else None
-    command = {} if run is None else started_with(run)
+    command = started_with(run_of(source.model) if source.model else None)
     own = {"model", "num_classes", "pretrained"}
     found = source.filled({name: value for name, value in command.items() if name not in own})
     if source.images is None:
@@ -99,11 +97,11 @@ def of_pruned(source: Source) -> Source:
     return found
 
 
-def started_with(run: Path) -> dict[str, Any]:
+def started_with(run: Path | None) -> dict[str, Any]:
     """How a run was started, by flags; nothing of what is no run, or does not tell."""
     from pmq.core.manifest import known_manifest
 
-    command = known_manifest(run).command
+    command = None if run is None else known_manifest(run).command
     return {} if command is None else command.model_dump()
 
 
@@ -118,8 +116,7 @@ def remembered(names: list[str], allocations: list[Allocation], source: Source) 
 
     found = source = of_pruned(source)
     for name in names:
-        run = run_of(name)
-        command = {} if run is None else started_with(run)
+        command = started_with(run_of(name))
         if command and source.model in (None, command["model"]):
             found = source.filled(command)
             break
@@ -129,7 +126,7 @@ def remembered(names: list[str], allocations: list[Allocation], source: Source) 
         found = found.filled(as_calibrated | {"model": model.name})
     if source.model is None and found.model is not None:
         check_named(found.model)
-        if not any(run is not None and started_with(run) for run in map(run_of, names)):
+        if not any(started_with(run_of(name)) for name in names):
             check_made(found.model, names[0] if names else "the allocation")
     if source.images is None:
         check_at_hand(found.images)

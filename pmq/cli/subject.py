@@ -25,7 +25,7 @@ def open_model(source: Source) -> nn.Module:
     if name is not None and is_pruned_file(name):
         run = run_of(name)
         own = ("model_kwargs", "input_size", "img_size", "in_chans", "gp", "output", "mean", "std", "interpolation")
-        made = {} if run is None else started_with(run)
+        made = started_with(run)
         source = source.filled({flag: made.get(flag) for flag in own})
         module = load_pruned(Path(name), base_of(source, run), _made_with(source), source.input_size)
     else:

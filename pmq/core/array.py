@@ -11,11 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmq.core.errors import one_line
-from pmq.core.picture import DAMAGED
+from pmq.core.picture import DAMAGED, extensions
 
 ARRAY = ".npy"
 #: channels of images that are pictures
 PICTURES = (1, 3)
+
+
+def ends_of(channels: int) -> frozenset[str]:
+    """Ends of names, in lower case and with their dot, of files that hold images of so many channels."""
+    return extensions() if channels in PICTURES else frozenset({ARRAY})
+
+
+def unit_values(image: NDArray[Any]) -> NDArray[np.float32]:
+    """Values of which 1 is what 255 is of 8 bits: 8-bit ones divided, floats as they are."""
+    return image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 else image
 
 
 def decoded_array(content: bytes, size: Sequence[int]) -> NDArray[Any]:
@@ -58,6 +68,4 @@ def load_array(path: str | Path, size: Sequence[int]) -> NDArray[np.float32]:
     """
     if not Path(path).is_file():
         raise OSError("it is no regular file")
-    values = decoded_array(Path(path).read_bytes(), size)
-    scale = np.float32(255 if values.dtype == np.uint8 else 1)
-    return np.asarray(values.astype(np.float32) / scale, np.float32)
+    return unit_values(decoded_array(Path(path).read_bytes(), size))

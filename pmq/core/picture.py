@@ -58,11 +58,7 @@ def open_picture(path: str | Path) -> Image.Image:
     """
     if not stat.S_ISREG(Path(path).stat().st_mode):
         raise OSError("it is no regular file")
-    try:
-        with refusing():
-            return Image.open(path)
-    except DAMAGED as error:
-        raise _unreadable(error) from None
+    return _opened(path)
 
 
 def picture_of(content: bytes) -> Image.Image:
@@ -71,9 +67,13 @@ def picture_of(content: bytes) -> Image.Image:
     Raises:
         OSError: it is damaged.
     """
+    return _opened(io.BytesIO(content))
+
+
+def _opened(source: str | Path | io.BytesIO) -> Image.Image:
     try:
         with refusing():
-            return Image.open(io.BytesIO(content))
+            return Image.open(source)
     except DAMAGED as error:
         raise _unreadable(error) from None
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from pmq.core.errors import PmqError
 from pmq.core.files import is_dir
-from pmq.core.picture import extensions
 from pmq.core.progress import message
 
 
@@ -28,15 +27,15 @@ class Found:
     others: list[str]
 
 
-def find_images(root: Path, ends: frozenset[str] | None = None) -> Found:
-    """Look through a folder and all below it, symbolic links included, for files with such ends of names (of pictures).
+def find_images(root: Path, ends: frozenset[str]) -> Found:
+    """Look through a folder and all below it, symbolic links included, for files with such ends of their names.
 
     Raises:
         PmqError: a folder cannot be read.
     """
     from timm.data.readers.reader_image_folder import natural_key
 
-    ends, found = extensions() if ends is None else ends, Found([], [], [])
+    found = Found([], [], [])
     for folder, files, folders in _walk(root, frozenset()):
         images = [path for path in files if path.suffix.lower() in ends]
         found.images.extend((str(path), None if folder == root else folder.name) for path in images)

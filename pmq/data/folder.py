@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pmq.core.allocation import ModelInfo
-from pmq.core.array import ARRAY, PICTURES, load_array
+from pmq.core.array import ARRAY, PICTURES, ends_of, load_array
 from pmq.core.errors import PmqError, one_line
 from pmq.core.picture import converted, open_picture
 from pmq.core.progress import message
@@ -30,7 +30,7 @@ class Preprocess:
     Of one or three channels they are pictures, of others arrays (:mod:`pmq.core.array`), which are normalised alone.
 
     Attributes:
-        ends: of the names of files that are such images; those of pictures where nothing is said.
+        ends: of the names of files that are such images.
     """
 
     def __init__(self, info: ModelInfo, crop_pct: float | None) -> None:
@@ -44,7 +44,7 @@ class Preprocess:
             config["crop_pct"] = crop_pct
         self.size = config["input_size"]
         self.of_pictures = self.size[0] in PICTURES
-        self.ends = None if self.of_pictures else frozenset({ARRAY})
+        self.ends = ends_of(self.size[0])
         self.mode = "L" if self.size[0] == 1 else "RGB"
         if self.of_pictures:
             self.transform: Transform = _timm_data().create_transform(**config, is_training=False)
@@ -106,7 +106,7 @@ class ImageTree(ImageFiles):
         others = f"{len(found.others)} files that are no images, as {found.others[0]!r}" if found.others else ""
         if not found.images:
             there = f", only {others}" if others else ""
-            kind = "images" if preprocess.ends is None else f"{ARRAY} files"
+            kind = "images" if preprocess.of_pictures else f"{ARRAY} files"
             raise PmqError(f"no {kind} below {where}{there}; give a folder with one folder of images for each class")
         if others:
             message(f"left out: {others}")

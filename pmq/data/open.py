@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pmq.core.allocation import ModelInfo
 from pmq.core.errors import PmqError
-from pmq.core.files import is_dir
+from pmq.core.files import is_dir, is_file
 from pmq.core.paths import named_path
 from pmq.core.progress import message
 from pmq.data.classes import UNTOLD, ClassRule
@@ -54,9 +54,9 @@ class Data:
 
     def at_most(self, count: int, least: int) -> int:
         """``count``; if there are fewer, but ``least``, all, or half of those that evaluation shares, which is told."""
-        there = len(self.calibration) // (2 if self.shared else 1)
         if not least <= len(self.calibration) < count:
             return count
+        there = len(self.calibration) // (2 if self.shared else 1)
         whose = "half of them, the others are to evaluate on" if self.shared else "all of them"
         message(f"{self.calibration.name} has {len(self.calibration)} images: {there} calibrate, measure and judge, {whose}")
         return there
@@ -118,18 +118,18 @@ def open_data(
     if root.suffix.lower() in TABLES:
         table = table_source(root, info, crop_pct, workers, rule, keys)
         return Data(table, table)
-    if root.suffix.lower() == ".tar" and not is_dir(root) and not root.is_file():
-        raise PmqError(f"archive {data!r} is no file; give a .tar of class folders, or a shard of samples")
-    if root.suffix.lower() == ".tar" and root.is_file() and has_samples(root):
-        shard = shard_source([root], info, crop_pct, workers, rule, keys)
-        return Data(shard, shard)
-    if root.suffix.lower() == ".tar" and root.is_file():
-        archive = timm_source(f"{root}::", "", info, crop_pct, workers, rule)
+    if root.suffix.lower() == ".tar" and not is_dir(root):
+        if not is_file(root):
+            raise PmqError(f"archive {data!r} is no file; give a .tar of class folders, or a shard of samples")
+        if has_samples(root):
+            archive = shard_source([root], info, crop_pct, workers, rule, keys)
+        else:
+            archive = timm_source(f"{root}::", "", info, crop_pct, workers, rule)
         return Data(archive, archive)
     if not is_dir(root):
         raise PmqError(f"data folder {data!r} does not exist; give a folder with train and val, or with class folders")
     splits = (split,) if split else EVALUATION_SPLITS
-    shards = sorted(path for path in root.glob("*.tar") if path.is_file())
+    shards = sorted(path for path in root.glob("*.tar") if is_file(path))
     if shards and has_samples(shards[0]):
         return _of_shards(data, shards, splits, lambda of: shard_source(of, info, crop_pct, workers, rule, keys))
     found = next((root / s for s in splits if (root / s).is_dir()), None)

@@ -33,7 +33,6 @@ class _Sample:
     """Where an image lies, and what is said of its class."""
 
     shard: Path
-    name: str = ""
     offset: int = 0
     size: int = 0
     target: str | None = None
@@ -51,13 +50,13 @@ class Shards(Dataset[tuple[Tensor, int]]):
         samples = [s for shard in track(shards, "listing shards") for s in _samples(shard, keys) if s.size]
         if not samples:
             raise PmqError(f"no images in {what}; samples are files of one name, such as 0017.jpg and 0017.{_CLASS}")
-        self.samples, self.preprocess, self.classes = samples, preprocess, None
-        known = [s for s in samples if s.target is not None]
-        if len(known) < len(samples):
-            message(f"{what}: {len(samples) - len(known)} of {len(samples)} images have no class")
-        labels, self.classes = label_all([s.target or "" for s in known], info.num_classes, rule, what)
-        numbered = {id(sample): label for sample, label in zip(known, labels, strict=True)}
-        self.labels = [numbered.get(id(sample), -1) for sample in samples]
+        self.samples, self.preprocess = samples, preprocess
+        told = [s.target for s in samples if s.target is not None]
+        if len(told) < len(samples):
+            message(f"{what}: {len(samples) - len(told)} of {len(samples)} images have no class")
+        found, self.classes = label_all(told, info.num_classes, rule, what)
+        labels = iter(found)
+        self.labels = [-1 if s.target is None else next(labels) for s in samples]
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         sample = self.samples[index]
@@ -97,7 +96,7 @@ def _samples(shard: Path, keys: TableKeys) -> Iterator[_Sample]:
                     yield sample
                     sample = _Sample(shard)
                 if end == keys.image or (keys.image is None and f".{end.lower()}" in ends):
-                    sample.name, sample.offset, sample.size = member.name, member.offset_data, member.size
+                    sample.offset, sample.size = member.offset_data, member.size
                 elif end in (wanted, _JSON) and sample.target is None and member.size <= _MOST:
                     opened = archive.extractfile(member)
                     sample.target = None if opened is None else _target(opened.read(), end, keys.target or _KEY)

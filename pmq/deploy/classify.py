@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pmq.core.array import ARRAY, PICTURES
+from pmq.core.array import ARRAY, PICTURES, ends_of
 from pmq.core.errors import PmqError
 from pmq.core.files import is_dir, quoted
-from pmq.core.picture import extensions
 from pmq.core.progress import message
 from pmq.core.task import AUTO
 from pmq.deploy.answers import answer
@@ -62,7 +61,7 @@ def images_of(paths: Sequence[Path], channels: int) -> list[Path]:
     Raises:
         PmqError: a folder has none.
     """
-    ends = extensions() if channels in PICTURES else frozenset({ARRAY})
+    ends = ends_of(channels)
     found: list[Path] = []
     for path in paths:
         if not is_dir(path):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from pmq.core.array import ARRAY, PICTURES, decoded_array
+from pmq.core.array import ARRAY, PICTURES, decoded_array, unit_values
 from pmq.core.errors import PmqError, one_line
 from pmq.core.files import quoted, read_bytes
 from pmq.core.picture import DAMAGED, FOREIGN, converted, refusing
@@ -49,8 +49,7 @@ def _prepared(image: NDArray[Any], preprocess: Preprocess) -> NDArray[Any]:
     """Normalise ``(H, W, C)``, where that is not done by the file itself, and lay it out."""
     values = image[None]
     if preprocess.values == "float":
-        values = values.astype(np.float32) / 255 if image.dtype == np.uint8 else values
-        values = (values - np.array(preprocess.mean, np.float32)) / np.array(preprocess.std, np.float32)
+        values = (unit_values(values) - np.array(preprocess.mean, np.float32)) / np.array(preprocess.std, np.float32)
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if preprocess.layout == "nchw" else values)
 
 

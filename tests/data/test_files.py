@@ -154,7 +154,7 @@ def test_links_are_followed_and_end(tmp_path: Path, capsys: pytest.CaptureFixtur
     (root / "a" / "up").symlink_to("..")
     (root / "b").symlink_to(tmp_path / "else" / "where")
     (tmp_path / "else" / "where" / "round").symlink_to(root / "a")
-    found = find_images(root)
+    found = find_images(root, extensions())
     names = [Path(image).relative_to(root).as_posix() for image, _ in found.images]
     assert names == ["a/x.png", "b/round/x.png", "b/x.png"]
     assert "leads back to where it lies" in capsys.readouterr().err
