@@ -51,7 +51,7 @@ def finish(
     checkpoints: Path | None = None,
     hurry: bool = False,
 ) -> Finished:
-    """Choose among ``points``: give the row, which is marked, its model, what carrying it out gave, and what the judge says.
+    """Choose among ``points``: give the row, its model, what carrying it out gave, and what the judge says.
 
     Going layer by layer, and learning, can overfit few calibration images where little is lost to begin with: either is
     kept only if it is no worse on the judge's images than to do without. In a ``hurry`` only the most promising one is
@@ -73,5 +73,4 @@ def finish(
     others = [wanted] if wanted.reconstruct else []
     others += [recipe.model_copy(update={"sequential": False})] if recipe.sequential and not hurry else []
     _, index, quantized, metrics = min([best, *(carry_out(best[1], how) for how in others)], key=lambda each: each[0])
-    points["chosen"] = points.index == index
     return index, models.built(assignment_of(index))[0], quantized, metrics

@@ -111,6 +111,4 @@ class Goal:
                 f"the best one agrees on {best:.1f} %; ask for less, or give more --calib-images"
             )
         whole = finished_within(self.rungs[at], False)  # of several, chosen by their error
-        if (whole[3]["agreement"] or 0.0) >= self.agreement:
-            return self.rungs[at], whole
-        return self.rungs[at], finished_within(self.rungs[at], True)
+        return self.rungs[at], whole if (whole[3]["agreement"] or 0.0) >= self.agreement else found[at]

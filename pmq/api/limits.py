@@ -63,7 +63,8 @@ def tell_limits(budget: Budget, limits: Limits, wished: str) -> None:
 def ladder(budget: Budget, space: Space) -> list[Limits]:
     """Limits from the least that the space can meet to the most that it can use, within those that the budget has itself.
 
-    In milliseconds, where they were measured; else each rung is what a uniform allocation of a quarter of a bit more costs.
+    They limit one cost: milliseconds where they were measured, else bytes, else (where all choices have as many bytes) bit
+    operations. Each rung of the latter two is what a uniform allocation of a quarter of a bit more costs.
 
     Raises:
         PmqError: the budget's own limits leave none.
@@ -74,8 +75,8 @@ def ladder(budget: Budget, space: Space) -> list[Limits]:
     if space.latency is not None:
         levels = [Limits(latency_ms=float(ms)) for ms in np.linspace(least[2], most[2], RUNGS)]
     else:
-        costs = UniformCosts(space)
-        levels = [Limits(*costs.uniform(bits, bits)) for bits in np.arange(2, 8 + STEP, STEP)]
+        costs = [UniformCosts(space).uniform(bits, bits) for bits in np.arange(2, 8 + STEP, STEP)]
+        levels = [Limits(size_bytes=size) if least[0] < most[0] else Limits(bit_ops=ops) for size, ops in costs]
     levels = [level.tighten(own.size_bytes, own.bit_ops, own.latency_ms) for level in levels]
     possible = [level for level in dict.fromkeys(levels) if level.allow(*least)]
     if not possible:

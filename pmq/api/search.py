@@ -259,6 +259,7 @@ def search(
         index, shaped, quantized, finished = finished_within(limits, hurry=False)
     else:
         limits, (index, shaped, quantized, finished) = goal.reached(finished_within)
+    points["chosen"] = points.index == index
     clock.lap("finish")
     metrics = {"predicted_error": points.loc[index, "predicted_error"]} | finished
     info = prepared.calibration.info

@@ -7,7 +7,8 @@
 ``bitops=4G``             bit operations for one image; M, G, T
 ``latency=12ms``          measured milliseconds for one batch on a target; us, ms, s
 ``size=3MB,bitops=4G``    all of them
-``agreement>=99``         the other way round: the least of these costs at which so many percent of decisions are FP32's
+``agreement>=99``         the other way round: the fewest bytes (or milliseconds, where measured) at which so many
+                         percent of decisions are FP32's
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Budget:
     >>> Budget.parse("w4a8, size=3MB").limits
     Limits(size_bytes=3000000.0, bit_ops=None, latency_ms=None)
 
-    ``agreement`` is the percent of decisions that must be those of FP32, at as little cost as they can be had.
+    ``agreement`` is the percent of decisions that must be those of FP32, in as few bytes or milliseconds as possible.
     """
 
     text: str

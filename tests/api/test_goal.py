@@ -23,9 +23,11 @@ def test_the_least_that_agrees_is_found(tmp_path: Path) -> None:
     assert found.allocation.metrics["agreement"] >= 80
     assert found.allocation.budget is not None
     whole = found.points[found.points["source"] == "uniform w8a8"].iloc[0]
-    assert found.allocation.budget.achieved["bit_ops"] < whole["bit_ops"]  # type: ignore[operator]
-    cheapest = found.points[found.points["agreement"] >= 80]["bit_ops"].min()
-    assert found.allocation.budget.achieved["bit_ops"] < 1.3 * cheapest  # type: ignore[operator]
+    assert found.allocation.budget.achieved["size_bytes"] < whole["size_bytes"]  # type: ignore[operator]
+    assert found.limits.bit_ops is None
+    cheapest = found.points[found.points["agreement"] >= 80]["size_bytes"].min()
+    assert found.allocation.budget.achieved["size_bytes"] < 1.3 * cheapest  # type: ignore[operator]
+    assert found.points["chosen"].sum() == 1
     with pytest.raises(PmqError, match="asks how little is enough"):
         solve_again(run, "agreement>=95")
 
