@@ -5,7 +5,6 @@ A command begins seconds earlier than in a new interpreter. Tests of what a new 
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -14,10 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-_IMPORTED = (
-    *("matplotlib.pyplot", "onnx", "safetensors.torch", "timm.data", "torch._dynamo", "torch.export._trace"),
-    *("pmq.api", "pmq.cli", "pmq.deploy", "pmq.report.page", "tests.shallow"),
-)
+from tests.preloaded import preload, preload_default_model
 
 
 class Forker:
@@ -70,9 +66,8 @@ def _become(task: dict[str, object]) -> None:
 
 
 def _serve() -> None:
-    importlib.import_module("pmq.models.torchvision_ops").ensure_torchvision()
-    for name in _IMPORTED:
-        importlib.import_module(name)
+    preload()
+    preload_default_model()
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
