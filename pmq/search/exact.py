@@ -1,4 +1,8 @@
-"""The exact optimum of the additive problem, by mixed-integer linear programming (HiGHS)."""
+"""The exact optimum of the additive problem, by mixed-integer linear programming (HiGHS).
+
+The program is relaxed first. What its solution and a good genome leave between them tells which choices can be of the
+optimum at all (reduced-cost fixing); branching decides among those alone.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,17 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array, csr_array
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from pmq.core.budget import Limits
-from pmq.search.tables import Floats, Genomes, Tables
+from pmq.search.incumbent import good_genome
+from pmq.search.program import Program
+from pmq.search.tables import Floats, Genomes, Tables, within
 
 #: one in so many decisions may differ from a genome that it is trusted near
 TRUSTED = 10
@@ -39,11 +46,7 @@ def _silenced_stdout() -> Iterator[None]:
 
 
 class ExactSolver:
-    """Minimises the predicted error within limits on bytes and bit operations.
-
-    Bit operations multiply two operands' bits. They become linear with one variable for each *pair* of choices of a
-    product's operands, whose sums over rows and columns must equal the operands' own choice variables; given whole
-    choices the pairs come out whole, so only the choices are declared integer.
+    """Minimises the predicted error within limits on bytes, bit operations and milliseconds.
 
     Args:
         tables: the search's tables.
@@ -52,22 +55,8 @@ class ExactSolver:
     """
 
     def __init__(self, tables: Tables, gap: float = 1e-3, node_limit: int = 2000) -> None:
-        self.tables, self._options = tables, {"mip_rel_gap": gap, "node_limit": node_limit}
-        t = tables
-        self._first = np.concatenate([[0], np.cumsum(t.n_choices)])  # first variable of each decision
-        n_pairs = [int(t.n_choices[left] * t.n_choices[right]) for left, right in self._operands]
-        self._pair_first = self._first[-1] + np.concatenate([[0], np.cumsum(n_pairs)])
-        self._n = int(self._pair_first[-1])
-        self._valid = np.arange(t.size.shape[1]) < t.n_choices[:, None]
-        # coefficients of each cost, and what is spent in any case
-        self._costs = [(self._over_choices(t.size), t.rest_bytes), (self._bit_ops(), 0.0)]
-        if t.latency is not None:
-            self._costs.append((self._over_choices(t.latency), t.rest_ms))
-        self._links, self._link_values = self._equalities()
-
-    @property
-    def _operands(self) -> Iterator[tuple[int, int]]:
-        return zip(self.tables.left, self.tables.right, strict=True)
+        self.tables, self._gap, self._node_limit = tables, gap, node_limit
+        self._program = Program(tables)
 
     def solve(self, limits: Limits, error: Floats | None = None, near: tuple[Genomes, int] | None = None) -> Genomes | None:
         """Find the best genome ``(D,)`` within ``limits``; nothing if there is none.
@@ -78,75 +67,61 @@ class ExactSolver:
             near: a trust region: a genome, and how many decisions may differ from it. What was measured around an
                 allocation holds near it.
         """
-        objective = self._over_choices(self.tables.error if error is None else error)
+        tables = self.tables if error is None else replace(self.tables, error=error)
         # The solver may overstep a limit by its tolerance, about 1e-6; then it is asked again with that much less.
         for slack in (0.0, 2e-6, 2e-5):
-            genome = self._solve(objective, limits.scaled(1 - slack), near)
+            genome = self._solve(tables, limits.scaled(1 - slack), near)
             if genome is None:
                 return None
             if limits.allow(*self.tables.evaluate(genome[None])[0, 1:]):
                 return genome
         return None
 
-    def _solve(self, objective: Floats, limits: Limits, near: tuple[Genomes, int] | None) -> Genomes | None:
-        constraints = [LinearConstraint(self._links, self._link_values, self._link_values)]
-        if near is not None:
-            genome, changes = near
-            kept = np.zeros(self._n)
-            kept[self._first[:-1] + genome] = 1
-            constraints.append(LinearConstraint(kept[None], len(genome) - changes, np.inf))
-        for index, limit in limits.bounds:
-            row, rest = self._costs[index]
-            constraints.append(LinearConstraint(row[None] / limit, -np.inf, (limit - rest) / limit))
-        integrality = np.zeros(self._n)
-        integrality[: self._first[-1]] = 1
+    def _solve(self, tables: Tables, limits: Limits, near: tuple[Genomes, int] | None) -> Genomes | None:
+        program, objective = self._program, self._program.over_choices(tables.error)
         # Scaled so that the solver's absolute tolerances mean little against the error.
-        scale = max(float(objective.max()), 1e-30)
+        unit = max(float(objective.max()), 1e-30) / 1e3
+        objective = objective / unit
+        rows, right = program.rows(limits, near)
+        with _silenced_stdout():
+            relaxed = linprog(objective, rows, right, program.links, program.values, (0, None), "highs-ds")
+        if relaxed.x is None:
+            return None
+
+        def judge(genomes: Genomes) -> Floats:
+            errors = objective[program.first[:-1] + genomes].sum(1)
+            allowed = within(limits, tables.evaluate(genomes))
+            if near is not None:
+                allowed &= (genomes != near[0]).sum(1) <= near[1]
+            return np.where(allowed, errors, np.inf)
+
+        prices = np.zeros(len(tables.cost_names))
+        for (index, limit), worth in zip(limits.bounds, relaxed.ineqlin.marginals, strict=False):
+            prices[index] = -worth * unit / limit
+        best = good_genome(tables, prices, program.genome(relaxed.x), judge)
+        least = np.inf if best is None else float(judge(best[None])[0])
+        spare = least - relaxed.fun
+        if best is not None and spare <= self._gap * least:
+            return best
+        kept = program.affordable(relaxed.lower.marginals, spare * 1.01 + 1e-6)
+        found = self._branch(objective, rows, right, kept)
+        return found if found is not None and (best is None or float(judge(found[None])[0]) <= least) else best
+
+    def _branch(self, objective: Floats, rows: Floats, right: Floats, kept: NDArray[np.bool_]) -> Genomes | None:
+        """The optimum among variables that are ``kept``; only choices are declared whole."""
+        program = self._program
+        constraints = [LinearConstraint(program.links[:, kept], program.values, program.values)]
+        constraints += [LinearConstraint(rows[:, kept], -np.inf, right)] if len(rows) else []
         with _silenced_stdout():
             result = milp(
-                objective / scale * 1e3,
+                objective[kept],
                 constraints=constraints,
-                integrality=integrality,
+                integrality=np.arange(program.n)[kept] < program.n_choices,
                 bounds=Bounds(0, 1),
-                options=self._options,
+                options={"mip_rel_gap": self._gap, "node_limit": self._node_limit},
             )
         if result.x is None:
             return None
-        return np.array([int(np.argmax(result.x[a:b])) for a, b in zip(self._first, self._first[1:], strict=False)])
-
-    def _over_choices(self, table: Floats) -> Floats:
-        flat = np.zeros(self._n)
-        flat[: self._first[-1]] = table[self._valid]
-        return flat
-
-    def _bit_ops(self) -> Floats:
-        t, row = self.tables, self._over_choices(self.tables.ops)
-        for p, (left, right) in enumerate(self._operands):
-            a, b = (t.bits[d, : t.n_choices[d]] for d in (left, right))
-            row[self._pair_first[p] : self._pair_first[p + 1]] = (t.macs[p] * np.outer(a, b)).ravel()
-        return row
-
-    def _equalities(self) -> tuple[csr_array, Floats]:
-        """One choice a decision; pair sums equal choices."""
-        rows: list[int] = []
-        columns: list[int] = []
-        values: list[float] = []
-        right_side: list[float] = []
-
-        def add(terms: list[tuple[int, float]], value: float) -> None:
-            for column, factor in terms:
-                rows.append(len(right_side))
-                columns.append(column)
-                values.append(factor)
-            right_side.append(value)
-
-        for d, n in enumerate(self.tables.n_choices):
-            add([(int(self._first[d]) + k, 1.0) for k in range(n)], 1.0)
-        for p, (left, right) in enumerate(self._operands):
-            n, m = int(self.tables.n_choices[left]), int(self.tables.n_choices[right])
-            pair = int(self._pair_first[p]) + np.arange(n * m).reshape(n, m)
-            for i in range(n):
-                add([(int(c), 1.0) for c in pair[i]] + [(int(self._first[left]) + i, -1.0)], 0.0)
-            for j in range(m):
-                add([(int(c), 1.0) for c in pair[:, j]] + [(int(self._first[right]) + j, -1.0)], 0.0)
-        return coo_array((values, (rows, columns)), shape=(len(right_side), self._n)).tocsr(), np.array(right_side)
+        whole = np.zeros(program.n)
+        whole[kept] = result.x
+        return program.genome(whole)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import yaml
+
 from tests.conftest import SHALLOW, pmq
+from tests.shallow import few_bits
 
 
 def test_rank_prints_its_figures(tmp_path: Path) -> None:
     images = ["--probe-images", "16", "--held-out", "32", "--truth-images", "32"]
     line = ["rank", "--metric", "fisher_shrunk,sqnr", "--budget", "4bit", "--count", "10", "--recipe", "mse", *images]
-    line += ["--out", str(tmp_path / "rank")]
+    space = tmp_path / "few.yaml"
+    space.write_text(yaml.safe_dump(few_bits(2, 4, 6).model_dump(mode="json", exclude_none=True)))
+    line += ["--space", str(space), "--out", str(tmp_path / "rank")]
     done = pmq(*line, "--json", command=SHALLOW)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
