@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import sys
@@ -44,6 +45,8 @@ for command in (*_SEARCHING, ls, compare, export, plot, report, profile, deploy,
 
 #: set by shells that complete a line
 COMPLETION = "_PMQ_COMPLETE"
+#: objects made between looks for garbage: loading torch makes hundreds of thousands, none of which is any
+GARBAGE = 10_000
 #: exit statuses: bad input, and 128 with the number of the signal that stopped a command, as shells have it
 BAD, SIGNALLED = 2, 128
 
@@ -54,6 +57,7 @@ def main() -> None:
         typer.main.get_command(app).main(prog_name="pmq")  # which prints what a shell asks for
         return
     keep_freed_memory()
+    gc.set_threshold(GARBAGE)
     os.environ.setdefault("HF_HUB_VERBOSITY", "critical")  # our own line tells what failed and what to do
     open_output()
     status = _status(sys.argv[1:])
@@ -61,6 +65,7 @@ def main() -> None:
     if unwritten is not None:
         message(f"pmq: cannot write to standard output: {unwritten.strerror}")
         status = status or (SIGNALLED + signal.SIGPIPE if isinstance(unwritten, BrokenPipeError) else BAD)
+    gc.freeze()  # else the interpreter looks through all of torch for garbage before it goes, which takes a second
     sys.exit(status)
 
 
