@@ -1,11 +1,25 @@
 """pmq: mixed-precision search for vision transformers.
 
-``pmq.search(model, images, budget="4bit")`` finds an allocation of bits, ``pmq.simulate(model, allocation)`` gives a module
-that computes with it, ``pmq.reallocate`` gives single patches bits of their own (the command ``pmq patches``), ``pmq.prune``
-removes channels, ``pmq.load_pruned`` rebuilds what is left, ``pmq.finetune`` trains it, ``pmq.deploy`` makes a file that a
-runtime executes, ``pmq.evaluate``, ``pmq.sensitivity``, ``pmq.rank``, ``pmq.profile``, ``pmq.plot``, ``pmq.report``
-and ``pmq.export`` are the commands of the same names. See :mod:`pmq.api` for their arguments. Importing pmq is cheap: torch is
-loaded when first needed.
+    search         find the Pareto front of bit-width allocations, and choose one within a budget
+    sensitivity    measure how much error each choice of bits makes
+    rank           compare sensitivity metrics with what simulation finds
+    evaluate       measure the accuracy of allocations on a data set
+    simulate       give a module that computes with an allocation
+    reallocate     give single patches bits of their own (the command ``pmq patches``)
+    prune          remove channels and heads, and reconstruct what is left
+    load_pruned    rebuild a pruned model from its folder
+    finetune       train a pruned model by distillation
+    profile        measure the latency of each choice on a runtime
+    deploy         write a model file that a runtime executes, and prove it
+    plot           draw the figures of a run
+    report         write the page of a run, or of several
+    export         write an allocation as JSON
+    draw_patches   draw the bits of patches over images
+    create_model   make a model by timm's name, or the embedded one
+    open_images    open a folder of images as a model wants them
+    with_output    choose one of several outputs of a model
+
+Importing pmq is cheap: torch is loaded when a function is first used.
 """
 
 from __future__ import annotations
@@ -36,23 +50,7 @@ if TYPE_CHECKING:
         simulate,
         with_output,
     )
-    from pmq.search.wishes import Wishes
-
-_ROOMS = ("search", "sensitivity", "evaluate", "deploy", "prune", "report")
-_FUNCTIONS = (
-    "create_model",
-    "draw_patches",
-    "export",
-    "finetune",
-    "load_pruned",
-    "open_images",
-    "plot",
-    "profile",
-    "rank",
-    "reallocate",
-    "simulate",
-    "with_output",
-)
+    from pmq.optimize.wishes import Wishes
 
 __all__ = [
     "Allocation",
@@ -81,11 +79,13 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:  # a package that can be called, see pmq.core.verbs
-        return import_module(f"pmq.{name}")
     if name == "Wishes":
-        return import_module("pmq.search.wishes").Wishes
-    if name in _FUNCTIONS:
+        return import_module("pmq.optimize.wishes").Wishes
+    if name in __all__:
         return getattr(import_module("pmq.api"), name)
     raise AttributeError(f"module 'pmq' has no attribute {name!r}")

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from pmq.core import Allocation, Inventory
 from pmq.graph import CapturedModel, analyse, captured
 from pmq.models.torchvision_ops import ensure_torchvision
+from pmq.optimize import Space, read_space
 from pmq.quant import Calibration, Simulator, calibrate
-from pmq.search import Space, read_space
 from tests.forked import Forker
 from tests.shallow import shallow_searches
 

@@ -22,8 +22,8 @@ from pmq.core.recipe import find_recipe
 from pmq.core.rundir import RunDir
 from pmq.core.tensors import TensorFile
 from pmq.cost import CostModel
-from pmq.search import Space, SpaceFile, Tables, non_dominated, within
-from pmq.sensitivity import SensitivityTable
+from pmq.metrics import SensitivityTable
+from pmq.optimize import Space, SpaceFile, Tables, non_dominated, within
 
 HEADS, TOKENS, DIM = 2, 5, 8
 SPACE = {

@@ -7,7 +7,7 @@ import importlib
 _NAMES = (
     *("matplotlib.pyplot", "onnx", "plotly.offline", "safetensors.torch", "scipy.stats", "timm.data"),
     *("torch._dynamo", "torch.export._trace"),
-    *("pmq.api", "pmq.cli", "pmq.deploy", "pmq.report.page", "tests.shallow"),
+    *("pmq.api", "pmq.cli", "pmq.runtimes", "pmq.reporting.page", "tests.shallow"),
 )
 
 

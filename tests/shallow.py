@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-from pmq.search import SpaceFile, read_space
+from pmq.optimize import SpaceFile, read_space
 
 
 def few_bits(*bits: int) -> SpaceFile:
@@ -25,7 +25,7 @@ def few_bits(*bits: int) -> SpaceFile:
 def search_little(patch: pytest.MonkeyPatch) -> None:
     """Make searches of this process take seconds, until the patch is undone."""
     from pmq.api import contest, finish, points
-    from pmq.search import candidates, confirm
+    from pmq.optimize import candidates, confirm
 
     for module in (contest, points):
         patch.setattr(module, "nsga2", partial(module.nsga2, generations=3))

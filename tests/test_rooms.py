@@ -16,14 +16,14 @@ MAY_IMPORT = {
     "graph": {"core", "models"},
     "data": {"core", "models"},
     "quant": {"core", "models", "graph", "data"},
-    "prune": {"core", "models", "graph"},
+    "pruning": {"core", "models", "graph"},
     "cost": {"core", "models"},
-    "sensitivity": {"core", "graph", "quant"},
-    "search": {"core", "cost.table", "cost.latency", "sensitivity.table"},
-    "patches": {"core", "models", "graph", "quant", "sensitivity"},
-    "evaluate": {"core", "quant", "data"},
-    "deploy": {"core", "models", "graph", "quant", "cost"},
-    "report": {"core"},
+    "metrics": {"core", "graph", "quant"},
+    "optimize": {"core", "cost.table", "cost.latency", "metrics.table"},
+    "patches": {"core", "models", "graph", "quant", "metrics"},
+    "evaluation": {"core", "quant", "data"},
+    "runtimes": {"core", "models", "graph", "quant", "cost"},
+    "reporting": {"core"},
 }
 
 
@@ -47,7 +47,7 @@ def test_imports_only_what_it_may(room: str) -> None:
             assert any(name == a or name.startswith(a + ".") for a in allowed), f"{path} imports pmq.{name}"
 
 
-@pytest.mark.parametrize("module", ["pmq", "pmq.core", "pmq.search", "pmq.cost", "pmq.report", "pmq.cli"])
+@pytest.mark.parametrize("module", ["pmq", "pmq.core", "pmq.optimize", "pmq.cost", "pmq.reporting", "pmq.cli"])
 def test_needs_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -16,8 +16,8 @@ from pmq.api.sensitivity import sensitivity
 from pmq.api.simulate import simulate
 from pmq.models import create_model
 from pmq.models.prepared import with_output
-from pmq.report import plot_run as plot
-from pmq.report import write_report as report
+from pmq.reporting import plot_run as plot
+from pmq.reporting import write_report as report
 
 __all__ = [
     "Finetuned",

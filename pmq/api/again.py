@@ -11,10 +11,10 @@ from pmq.core.files import check_target, quoted
 from pmq.core.own_files import LATENCY, unchanged
 from pmq.core.validation import validated
 from pmq.cost import CostModel, LatencyTable
-from pmq.report import RunData
-from pmq.search import ExactSolver, Space, SpaceFile, Tables
-from pmq.search.refit import corrected
-from pmq.sensitivity import SensitivityTable
+from pmq.metrics import SensitivityTable
+from pmq.optimize import ExactSolver, Space, SpaceFile, Tables
+from pmq.optimize.refit import corrected
+from pmq.reporting import RunData
 
 
 def solve_again(run: Path | str, budget: str | Budget) -> tuple[Path, Allocation]:

@@ -17,7 +17,7 @@ from pmq.core.patches import PatchMap
 from pmq.core.recipe import Recipe
 from pmq.cost import CostModel, LatencyTable
 from pmq.patches import patchable
-from pmq.prune import plan_of
+from pmq.pruning import plan_of
 from pmq.quant import Calibration, Prepared, Quantized, quantize
 
 

@@ -18,15 +18,15 @@ from pmq.api.trials import Trials, judged
 from pmq.core import Assignment, Limits
 from pmq.core.progress import track
 from pmq.core.rundir import RunDir
-from pmq.evaluate import Judge
-from pmq.search import ExactSolver, Space, Tables, nsga2, within
-from pmq.search.candidates import largest_uniform
-from pmq.search.exact import trust_region
-from pmq.search.greedy import greedy
-from pmq.search.ranking import rank_correlation
-from pmq.search.sampling import random_at_budget, random_genomes
-from pmq.search.tables import Floats, Genomes
-from pmq.sensitivity import METRICS, Probe, SensitivityTable
+from pmq.evaluation import Judge
+from pmq.metrics import METRICS, Probe, SensitivityTable
+from pmq.optimize import ExactSolver, Space, Tables, nsga2, within
+from pmq.optimize.candidates import largest_uniform
+from pmq.optimize.exact import trust_region
+from pmq.optimize.greedy import greedy
+from pmq.optimize.ranking import rank_correlation
+from pmq.optimize.sampling import random_at_budget, random_genomes
+from pmq.optimize.tables import Floats, Genomes
 
 #: the metric that searches use, with its rounds
 ROUNDS_OF = "fisher_shrunk"

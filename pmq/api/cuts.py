@@ -10,10 +10,10 @@ from pmq.core.choice import Kept
 from pmq.core.progress import track
 from pmq.core.pruning import WidthOptions
 from pmq.core.rundir import RunDir
-from pmq.prune.recover import STRENGTH
+from pmq.metrics import Probe, SensitivityTable
+from pmq.optimize import Space
+from pmq.pruning.recover import STRENGTH
 from pmq.quant import Cut, Prepared, output_error
-from pmq.search import Space
-from pmq.sensitivity import Probe, SensitivityTable
 
 
 class Cuts:

@@ -27,14 +27,20 @@ from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.task import AUTO, Task
 from pmq.cost import CostModel, LatencyTable
 from pmq.cost.latency import PLAIN
-from pmq.deploy import TARGETS, Target
-from pmq.deploy.deployment import Deployment
-from pmq.deploy.images import load_image
-from pmq.deploy.intake import Intake
-from pmq.deploy.labels import TARGET, described, known_preprocess
-from pmq.deploy.layer import deploy_layers
-from pmq.deploy.profile import fingerprint
-from pmq.deploy.proof import (
+from pmq.evaluation import Accuracy
+from pmq.models import class_names
+from pmq.models.finite import check_finite
+from pmq.optimize import Space, read_space
+from pmq.pruning import plan_of
+from pmq.quant import Quantized, realise, restore
+from pmq.runtimes import TARGETS, Target
+from pmq.runtimes.deployment import Deployment
+from pmq.runtimes.images import load_image
+from pmq.runtimes.intake import Intake
+from pmq.runtimes.labels import TARGET, described, known_preprocess
+from pmq.runtimes.layer import deploy_layers
+from pmq.runtimes.profile import fingerprint
+from pmq.runtimes.proof import (
     agreement_check,
     bits_check,
     latency_check,
@@ -44,15 +50,9 @@ from pmq.deploy.proof import (
     pictures_check,
     size_check,
 )
-from pmq.deploy.rows import leave_out_tokens
-from pmq.deploy.speed import latencies
-from pmq.deploy.timing import machine
-from pmq.evaluate import Accuracy
-from pmq.models import class_names
-from pmq.models.finite import check_finite
-from pmq.prune import plan_of
-from pmq.quant import Quantized, realise, restore
-from pmq.search import Space, read_space
+from pmq.runtimes.rows import leave_out_tokens
+from pmq.runtimes.speed import latencies
+from pmq.runtimes.timing import machine
 
 #: timed forward passes of each model
 ROUNDS = 30
@@ -88,7 +88,7 @@ def deploy(
     Args:
         model: a timm-built module (left as it is), or timm's name, or ``None`` for the embedded one.
         what: an allocation, its file or its run, ``fp32``, or a uniform shorthand as ``w8a8``.
-        target: the runtime, see :mod:`pmq.deploy`.
+        target: the runtime, see :mod:`pmq.runtimes`.
         images: ``(N, C, H, W)`` to prove on, unlike those that calibrated.
         out: folder to write to.
         calibration_images: needed by shorthands and by ``recalibrate``.

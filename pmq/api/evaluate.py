@@ -26,12 +26,12 @@ from pmq.core.patches import PatchMap
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.task import AUTO, Loss
 from pmq.cost import CostModel
-from pmq.evaluate import evaluate_models
-from pmq.evaluate.collected import Metric
+from pmq.evaluation import evaluate_models
+from pmq.evaluation.collected import Metric
 from pmq.models.finite import check_finite
-from pmq.prune import plan_of
+from pmq.optimize import Space, SpaceFile, read_space
+from pmq.pruning import plan_of
 from pmq.quant import Prepared, Quantized, prepare, quantize, realise
-from pmq.search import Space, SpaceFile, read_space
 
 SHORTHAND = re.compile(r"w(\d+)a(\d+)")
 What = Allocation | str

@@ -27,7 +27,7 @@ from pmq.core.tensors import TensorFile
 from pmq.graph import captured
 from pmq.models import model_info
 from pmq.models.weights import both_file, parameters_file, weights_sha256
-from pmq.prune.distil import Distiller, check_like, varied
+from pmq.pruning.distil import Distiller, check_like, varied
 from pmq.quant import output_error
 
 #: file with all that a killed run goes on from, below its folder

@@ -15,7 +15,7 @@ from pmq.api.subject import Subject
 from pmq.core import Assignment, PmqError
 from pmq.core.progress import track
 from pmq.core.recipe import Recipe
-from pmq.evaluate import Judge
+from pmq.evaluation import Judge
 from pmq.quant import Quantized, quantize, realise
 
 #: the row of a point, its model, what carrying it out gave, and what the judge says of that

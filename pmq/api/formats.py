@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pmq.api.deploy import deploy
 from pmq.core.task import AUTO
-from pmq.search import read_space
+from pmq.optimize import read_space
 
 FORMATS = ("fp32", "w16a32", "w8a8")
 #: what is told of each file

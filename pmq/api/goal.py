@@ -11,9 +11,9 @@ from pmq.api.rounds import Rounds
 from pmq.core import Budget, Limits, PmqError
 from pmq.core.progress import message
 from pmq.core.task import Task
-from pmq.search import Space, Tables, solver_for
-from pmq.search.candidates import Candidate, exact_candidates
-from pmq.search.joint import Solver
+from pmq.optimize import Space, Tables, solver_for
+from pmq.optimize.candidates import Candidate, exact_candidates
+from pmq.optimize.joint import Solver
 
 #: rungs of a ladder, from its foot, at which a search begins to measure: most answers lie near
 BEGIN = 0.55

@@ -14,8 +14,8 @@ from pmq.core import Assignment, PmqError
 from pmq.core.choice import Kept
 from pmq.core.pruning import PruningPlan
 from pmq.core.recipe import Recipe
-from pmq.prune import Reconstruction, concentrate, plan_of, provable_units
-from pmq.prune.losses import row_weights
+from pmq.pruning import Reconstruction, concentrate, plan_of, provable_units
+from pmq.pruning.losses import row_weights
 from pmq.quant import Prepared, prepare
 
 #: transforms that mix what is removed one by one
@@ -25,7 +25,7 @@ MIXING = ("rotate_heads",)
 class Joint:
     """A model whose widths are searched.
 
-    Heads are mixed first, which changes nothing but lets their rank be lowered (:func:`pmq.prune.concentrate`); channels
+    Heads are mixed first, which changes nothing but lets their rank be lowered (:func:`pmq.pruning.concentrate`); channels
     are ordered by what cannot be made good of them. While a search runs, what a width removes is zero, and the weights
     behind it are fitted anew; what is chosen is really pruned, recovered and quantized.
 

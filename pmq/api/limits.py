@@ -9,9 +9,9 @@ import numpy as np
 
 from pmq.core import Budget, Limits, PmqError
 from pmq.core.progress import message
-from pmq.search import Space, Tables, solver_for
-from pmq.search.tables import UniformCosts
-from pmq.sensitivity import SensitivityTable
+from pmq.metrics import SensitivityTable
+from pmq.optimize import Space, Tables, solver_for
+from pmq.optimize.tables import UniformCosts
 
 #: bits between rungs of a ladder, and rungs of one in milliseconds
 STEP, RUNGS = 0.25, 25

@@ -14,7 +14,7 @@ from pmq.api.subject import Subject
 from pmq.core import Allocation
 from pmq.core.patches import PatchMap
 from pmq.cost import CostModel, LatencyTable
-from pmq.evaluate import Judge
+from pmq.evaluation import Judge
 from pmq.quant import Calibration, Simulator, realise
 
 

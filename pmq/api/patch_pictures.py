@@ -20,7 +20,7 @@ from pmq.core.task import AUTO
 from pmq.patches import attends_globally
 from pmq.quant import realise
 from pmq.quant.tokens import install
-from pmq.report.patch_data import save_patches
+from pmq.reporting.patch_data import save_patches
 
 
 @undisturbed
@@ -32,7 +32,7 @@ def draw_patches(
     Raises:
         PmqError: the allocation has no map of patches, or is of another model.
     """
-    from pmq.report.patches import plot_patches  # matplotlib is imported where something is drawn
+    from pmq.reporting.patches import plot_patches  # matplotlib is imported where something is drawn
 
     patches = allocation.patches
     if patches is None:

@@ -10,8 +10,8 @@ from pmq.core import Allocation
 from pmq.core.choice import ComponentChoice
 from pmq.core.patches import PatchMap, TokenBits
 from pmq.cost import CostModel, LatencyTable
+from pmq.optimize import Space
 from pmq.patches import BITS, patchable
-from pmq.search import Space
 
 
 def map_bytes(space: Space, kind: str) -> int:

@@ -14,8 +14,8 @@ from pmq.core.progress import track
 from pmq.core.rundir import RunDir
 from pmq.core.task import Task
 from pmq.cost import CostModel
-from pmq.search import Space, Tables, non_dominated, nsga2, solver_for, within
-from pmq.search.candidates import (
+from pmq.optimize import Space, Tables, non_dominated, nsga2, solver_for, within
+from pmq.optimize.candidates import (
     Candidate,
     largest_uniform,
     mode_candidates,
@@ -23,8 +23,8 @@ from pmq.search.candidates import (
     sweep_candidates,
     uniform_candidates,
 )
-from pmq.search.ranking import rank_correlation
-from pmq.search.tables import Floats, Genomes
+from pmq.optimize.ranking import rank_correlation
+from pmq.optimize.tables import Floats, Genomes
 
 #: uniform allocations that every run simulates for comparison
 UNIFORM = (8, 6, 4)

@@ -15,12 +15,12 @@ from pmq.core.own_files import check_output
 from pmq.core.paths import architecture
 from pmq.core.progress import message
 from pmq.cost import LatencyTable
-from pmq.deploy import TARGETS
-from pmq.deploy.bench import ROUNDS
-from pmq.deploy.profile import fingerprint, profile_layers
-from pmq.deploy.widths import MIXTURES, WidthBench
 from pmq.models import model_label
-from pmq.search import Space, SpaceFile, read_space
+from pmq.optimize import Space, SpaceFile, read_space
+from pmq.runtimes import TARGETS
+from pmq.runtimes.bench import ROUNDS
+from pmq.runtimes.profile import fingerprint, profile_layers
+from pmq.runtimes.widths import MIXTURES, WidthBench
 
 
 @undisturbed
@@ -39,7 +39,7 @@ def profile(
 
     Args:
         model: a timm-built module (left as it is), or timm's name, or ``None`` for the embedded one. Weights don't matter.
-        target: the runtime, see :mod:`pmq.deploy`.
+        target: the runtime, see :mod:`pmq.runtimes`.
         space: whose choices; the target's own without.
         batch_size: images at once.
         threads: of the runtime.

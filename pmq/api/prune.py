@@ -23,12 +23,12 @@ from pmq.core.pruning import PruningPlan
 from pmq.core.rundir import CHOSEN
 from pmq.core.task import AUTO
 from pmq.models.weights import weights_sha256
-from pmq.prune import IMPORTANCES, Unit, concentrate, plan_of, provable_units, select
-from pmq.prune.apply import check_stream
-from pmq.prune.groups import require_torch_pruning
-from pmq.prune.losses import RowWeights, row_weights
-from pmq.prune.reconstruction import Reconstruction
-from pmq.prune.select import check_choice
+from pmq.pruning import IMPORTANCES, Unit, concentrate, plan_of, provable_units, select
+from pmq.pruning.apply import check_stream
+from pmq.pruning.groups import require_torch_pruning
+from pmq.pruning.losses import RowWeights, row_weights
+from pmq.pruning.reconstruction import Reconstruction
+from pmq.pruning.select import check_choice
 from pmq.quant import images_sha256
 
 #: images that importance and recovery look at

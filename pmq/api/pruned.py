@@ -22,8 +22,8 @@ from pmq.models import create_model, model_info
 from pmq.models.create import check_named
 from pmq.models.sources import is_elsewhere
 from pmq.models.weights import both_file, fill_module
-from pmq.prune import apply_plan, concentrate, find_units, plan_of, recover
-from pmq.prune.losses import RowWeights, row_weights
+from pmq.pruning import apply_plan, concentrate, find_units, plan_of, recover
+from pmq.pruning.losses import RowWeights, row_weights
 from pmq.quant import Quantized
 
 

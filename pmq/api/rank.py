@@ -25,10 +25,10 @@ from pmq.core.recipe import find_recipe
 from pmq.core.rundir import RunDir
 from pmq.core.task import AUTO
 from pmq.cost import CostModel
-from pmq.evaluate import Judge
+from pmq.evaluation import Judge
+from pmq.metrics import METRICS, Probe
+from pmq.optimize import Space, SpaceFile, read_space
 from pmq.quant import images_sha256, prepare
-from pmq.search import Space, SpaceFile, read_space
-from pmq.sensitivity import METRICS, Probe
 
 #: metrics and the allocation they measure around, where that is not FP32
 DEFAULT = (

@@ -21,14 +21,14 @@ from pmq.core.patches import PatchMap, TokenBits
 from pmq.core.task import AUTO
 from pmq.cost import LatencyTable
 from pmq.graph.rows import row_units
+from pmq.metrics.base import Probe
+from pmq.optimize import Space, read_space
 from pmq.patches import BITS, Patchable, TokenErrors, attends_globally, choose_left_out, patchable, token_errors
 from pmq.patches.allocate import Reallocation, pooled, settle, shrunk
 from pmq.quant import Calibration, Quantized, realise, restore
 from pmq.quant.calibration import calibrate
 from pmq.quant.quantizers import Quantizer
 from pmq.quant.token_scores import SCORES, Ranker
-from pmq.search import Space, read_space
-from pmq.sensitivity.base import Probe
 
 #: how tokens are ranked where nothing is said
 SCORE = "class_range"

@@ -15,13 +15,13 @@ from pmq.core import Assignment, Limits
 from pmq.core.errors import Interrupted
 from pmq.core.progress import message
 from pmq.core.rundir import RunDir
-from pmq.search import Space, Tables, solver_for, within
-from pmq.search.candidates import Candidate, exact_candidates, largest_uniform
-from pmq.search.confirm import confirmed, plausible
-from pmq.search.exact import trust_region
-from pmq.search.refit import corrected
-from pmq.search.tables import Genomes
-from pmq.sensitivity import METRICS, Probe, SensitivityTable
+from pmq.metrics import METRICS, Probe, SensitivityTable
+from pmq.optimize import Space, Tables, solver_for, within
+from pmq.optimize.candidates import Candidate, exact_candidates, largest_uniform
+from pmq.optimize.confirm import confirmed, plausible
+from pmq.optimize.exact import trust_region
+from pmq.optimize.refit import corrected
+from pmq.optimize.tables import Genomes
 
 #: gain of error and of hypervolume below which another round is not worth its time
 GAIN = 0.01

@@ -17,8 +17,8 @@ from pmq.core.rundir import CHOSEN, DECISIONS, LATENCY, LAYERS, SPENT, RunDir
 from pmq.cost import CostModel, component_bytes
 from pmq.cost.spent import spent
 from pmq.graph.record import graph_record
-from pmq.prune import plan_of
-from pmq.search import Space
+from pmq.optimize import Space
+from pmq.pruning import plan_of
 
 if TYPE_CHECKING:
     from pmq.api.search import SearchResult

@@ -45,15 +45,15 @@ from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.rundir import RunDir
 from pmq.core.task import AUTO, Loss
 from pmq.cost import LatencyTable
-from pmq.evaluate import Judge
+from pmq.evaluation import Judge
+from pmq.metrics import METRICS, Probe, SensitivityTable
 from pmq.models.equivalence import Rewriting
-from pmq.prune import plan_of
+from pmq.optimize import Space, SpaceFile, read_space
+from pmq.optimize.wishes import Wishes
+from pmq.pruning import plan_of
 from pmq.quant import images_sha256, prepare
 from pmq.quant.own_loss import loss_name
-from pmq.report.page import write_page
-from pmq.search import Space, SpaceFile, read_space
-from pmq.search.wishes import Wishes
-from pmq.sensitivity import METRICS, Probe, SensitivityTable
+from pmq.reporting.page import write_page
 
 
 @dataclass
@@ -141,7 +141,7 @@ def search(
             (:func:`pmq.api.patches.reallocate`); the budget counts the map.
         prune: decide beside bits how much is kept of each block: hidden channels, the rank of heads, and heads.
         wishes: what must be obeyed beside: bits to keep, layers to leave out, the fewest and most bits.
-        metric_name: sensitivity metric, see :mod:`pmq.sensitivity`.
+        metric_name: sensitivity metric, see :mod:`pmq.metrics`.
         time_limit: seconds after which no round begins and no further candidate is simulated.
         max_evals: allocations to simulate in rounds.
         rounds: at most; fewer if nothing is gained.

@@ -16,11 +16,11 @@ from pmq.core.coverage import check_coverage, coverage
 from pmq.core.recipe import find_recipe
 from pmq.core.rundir import RunDir
 from pmq.core.task import AUTO, Loss
+from pmq.metrics import METRICS, Probe, SensitivityTable
+from pmq.metrics.base import Choices
+from pmq.optimize import Space, SpaceFile, read_space
 from pmq.quant import prepare
 from pmq.quant.quantizers import QUANTIZERS
-from pmq.search import Space, SpaceFile, read_space
-from pmq.sensitivity import METRICS, Probe, SensitivityTable
-from pmq.sensitivity.base import Choices
 
 
 def check_quantizers(space: Space) -> None:

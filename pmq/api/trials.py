@@ -11,10 +11,10 @@ from pmq.api.effort import Effort
 from pmq.core import Assignment
 from pmq.core.progress import track
 from pmq.core.rundir import RunDir
-from pmq.evaluate import Accuracy, Judge
-from pmq.search import Space
-from pmq.search.candidates import Candidate
-from pmq.search.tables import Floats, Genomes
+from pmq.evaluation import Accuracy, Judge
+from pmq.optimize import Space
+from pmq.optimize.candidates import Candidate
+from pmq.optimize.tables import Floats, Genomes
 
 Genome = tuple[int, ...]
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from pmq.api.subject import Subject
 from pmq.core.pruning import PrunedUnit, PruningPlan, WidthOptions
-from pmq.deploy import TARGETS
-from pmq.deploy.widths import Narrower
-from pmq.prune import Unit, apply_plan, prunable_units, select
-from pmq.search import SpaceFile
+from pmq.optimize import SpaceFile
+from pmq.pruning import Unit, apply_plan, prunable_units, select
+from pmq.runtimes import TARGETS
+from pmq.runtimes.widths import Narrower
 
 #: shares that a search may keep of hidden channels, and of the channels of each head
 SHARES = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)

@@ -16,9 +16,9 @@ from pmq.bench.subject import opened, parser
 from pmq.core.files import write_csv
 from pmq.core.recipe import RECIPES, Recipe, find_recipe
 from pmq.cost import CostModel
-from pmq.evaluate import evaluate_models
+from pmq.evaluation import evaluate_models
+from pmq.optimize import Space, SpaceFile, read_space
 from pmq.quant import prepare, quantize, realise
-from pmq.search import Space, SpaceFile, read_space
 
 _FOLDED = {"transforms": ("fold_norms", "scale_channels", "center_channels", "center_values")}
 _WEIGHED = {"estimator": "fisher", "gradients": True}

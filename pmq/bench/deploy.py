@@ -11,13 +11,13 @@ import torch
 from pmq.bench.simulation import Timing, interleaved
 from pmq.core import Inventory
 from pmq.cost.latency import PLAIN
-from pmq.deploy import TARGETS
-from pmq.deploy.bench import Bench, Maker, Mode, mode_key
-from pmq.deploy.profile import profile_layers
-from pmq.deploy.timing import median_spread
 from pmq.graph import CapturedModel, analyse
 from pmq.models import create_model, model_info
-from pmq.search import Space, read_space
+from pmq.optimize import Space, read_space
+from pmq.runtimes import TARGETS
+from pmq.runtimes.bench import Bench, Maker, Mode, mode_key
+from pmq.runtimes.profile import profile_layers
+from pmq.runtimes.timing import median_spread
 
 #: mixtures whose latency is predicted and measured
 MIXTURES = 6

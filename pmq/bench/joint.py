@@ -24,9 +24,9 @@ from pmq.core import Allocation
 from pmq.core.files import quoted, read_json, write_csv
 from pmq.core.rundir import CHOSEN, DEPLOYMENT
 from pmq.core.validation import validated
-from pmq.deploy import TARGETS
-from pmq.deploy.deployment import Deployment
-from pmq.deploy.timing import interleaved, median_spread
+from pmq.runtimes import TARGETS
+from pmq.runtimes.deployment import Deployment
+from pmq.runtimes.timing import interleaved, median_spread
 
 RATIO = 0.09375
 #: its point, and the same shape as we prune, recover and quantize it

@@ -24,11 +24,11 @@ from pmq.core import Allocation
 from pmq.core.recipe import find_recipe
 from pmq.core.rundir import CHOSEN
 from pmq.cost import LatencyTable
-from pmq.deploy import TARGETS
-from pmq.deploy.timing import interleaved, median_spread
 from pmq.models import model_info
-from pmq.report.style import BLUE, GREEN, ORANGE, save
-from pmq.search import Space, read_space
+from pmq.optimize import Space, read_space
+from pmq.reporting.style import BLUE, GREEN, ORANGE, save
+from pmq.runtimes import TARGETS
+from pmq.runtimes.timing import interleaved, median_spread
 
 #: where the budgets lie between the fastest mode and FP32
 SHARES = (0.1, 0.25, 0.4, 0.6, 0.8)

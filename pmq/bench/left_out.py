@@ -18,12 +18,12 @@ from pmq.bench.subject import opened, parser
 from pmq.core.choice import FLOAT
 from pmq.core.files import write_csv
 from pmq.core.recipe import find_recipe
-from pmq.deploy import TARGETS
-from pmq.deploy.layer import deploy_layers
-from pmq.deploy.timing import interleaved, median_spread
 from pmq.graph.rows import leave_out, row_units
+from pmq.optimize import Space, read_space
 from pmq.quant import restore
-from pmq.search import Space, read_space
+from pmq.runtimes import TARGETS
+from pmq.runtimes.layer import deploy_layers
+from pmq.runtimes.timing import interleaved, median_spread
 
 ROUNDS = 60
 WHAT = ("w8a8", "w4a32", "fp32")

@@ -12,8 +12,8 @@ from pmq.core.memory import keep_freed_memory
 from pmq.core.recipe import find_recipe
 from pmq.graph import analyse
 from pmq.models import create_model, model_info
+from pmq.optimize import Space, read_space
 from pmq.quant import prepare, quantize
-from pmq.search import Space, read_space
 
 
 def calibration_peak(model: str, n_images: int, recipe: str = "best") -> float:

@@ -22,7 +22,7 @@ from pmq.bench.subject import allocated, parser
 from pmq.core import Allocation
 from pmq.core.files import write_csv
 from pmq.core.patches import PatchMap, TokenBits
-from pmq.evaluate import evaluate_models
+from pmq.evaluation import evaluate_models
 from pmq.quant import realise
 
 

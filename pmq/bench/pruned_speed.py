@@ -21,11 +21,11 @@ from pmq.api.pruned import load_pruned
 from pmq.bench.deploy import choices_of, products_alone
 from pmq.cli.output import print_table
 from pmq.cost.latency import PLAIN
-from pmq.deploy import TARGETS
-from pmq.deploy.bench import Bench, Maker
-from pmq.deploy.timing import interleaved, median_spread
 from pmq.graph import analyse
 from pmq.models import create_model, model_info
+from pmq.runtimes import TARGETS
+from pmq.runtimes.bench import Bench, Maker
+from pmq.runtimes.timing import interleaved, median_spread
 
 #: new processes that make one forward pass each
 COLD = 5

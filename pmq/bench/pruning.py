@@ -26,13 +26,13 @@ from pmq.core.recipe import find_recipe
 from pmq.core.rundir import RunDir
 from pmq.cost import CostModel
 from pmq.data import Data
-from pmq.deploy import TARGETS
-from pmq.deploy.layer import deploy_layers
-from pmq.deploy.timing import interleaved, median_spread
-from pmq.evaluate import evaluate_models
+from pmq.evaluation import evaluate_models
+from pmq.optimize import Space, read_space
 from pmq.quant import realise, restore
-from pmq.report.style import BLUE, GREEN, GREY, ORANGE, RED, save
-from pmq.search import Space, read_space
+from pmq.reporting.style import BLUE, GREEN, GREY, ORANGE, RED, save
+from pmq.runtimes import TARGETS
+from pmq.runtimes.layer import deploy_layers
+from pmq.runtimes.timing import interleaved, median_spread
 
 RATIOS = (0.05, 0.09375, 0.15, 0.25)
 #: as PQV-Mobile prunes (2408.08437): hidden channels and the width of heads, to even widths

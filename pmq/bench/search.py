@@ -14,14 +14,14 @@ from pmq.core.recipe import find_recipe
 from pmq.core.task import CLASSIFICATION
 from pmq.data import open_data
 from pmq.graph import analyse
+from pmq.metrics import METRICS, Probe, SensitivityTable
+from pmq.metrics.table import Effects
 from pmq.models import create_model, model_info
+from pmq.optimize import ExactSolver, Space, Tables, nsga2, read_space
+from pmq.optimize.sampling import random_genomes
+from pmq.optimize.superposition import Superposition
+from pmq.optimize.tables import Floats
 from pmq.quant import prepare
-from pmq.search import ExactSolver, Space, Tables, nsga2, read_space
-from pmq.search.sampling import random_genomes
-from pmq.search.superposition import Superposition
-from pmq.search.tables import Floats
-from pmq.sensitivity import METRICS, Probe, SensitivityTable
-from pmq.sensitivity.table import Effects
 
 EVALUATIONS, POPULATION = 20_000, 120
 #: budgets of bit operations at which the front is solved exactly

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from pmq.deploy import timing
 from pmq.graph import analyse
 from pmq.models import create_model, model_info
+from pmq.optimize import Space, read_space
 from pmq.quant import Simulator, calibrate
-from pmq.search import Space, read_space
+from pmq.runtimes import timing
 
 
 @dataclass(frozen=True)

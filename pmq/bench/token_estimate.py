@@ -11,12 +11,12 @@ import pandas as pd
 from pmq.api.reallocator import SCORE
 from pmq.bench.subject import allocated, parser
 from pmq.core.files import write_csv
-from pmq.deploy.timing import interleaved, median_spread
 from pmq.graph import analyse
+from pmq.metrics import METRICS
+from pmq.optimize import Space, read_space
 from pmq.patches import token_errors
 from pmq.quant.token_scores import Ranker
-from pmq.search import Space, read_space
-from pmq.sensitivity import METRICS
+from pmq.runtimes.timing import interleaved, median_spread
 
 ROUNDS = 5
 

@@ -19,7 +19,7 @@ def compare(
     """Show what several runs chose beside each other, and which components have other bits; write a page of it."""
     from pmq.core import PmqError
     from pmq.core.runs import differences, listed
-    from pmq.report import write_report
+    from pmq.reporting import write_report
 
     if len(runs) < 2:
         raise PmqError("one run alone cannot be compared; give two or more, or see pmq report")

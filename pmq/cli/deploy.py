@@ -50,8 +50,8 @@ def deploy(
     from pmq.core.paths import file_name
     from pmq.core.progress import message
     from pmq.cost import LatencyTable
-    from pmq.deploy import TARGETS
-    from pmq.deploy.profile import fingerprint
+    from pmq.runtimes import TARGETS
+    from pmq.runtimes.profile import fingerprint
 
     name = str(latest_or(None, results)) if what == "latest" else what
     item = read_what(name, carried_out=not recalibrate)

@@ -19,7 +19,7 @@ def plot(
     json: o.Json = False,
 ) -> None:
     """Draw Pareto front, sensitivities and the heat map of bits, as PNG and SVG with their data as CSV."""
-    from pmq.report import plot_run
+    from pmq.reporting import plot_run
 
     paths = plot_run(latest_or(run, results), out)
     if json:

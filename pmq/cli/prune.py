@@ -64,7 +64,7 @@ def prune(
     from pmq.models import model_info
 
     if target is not None:
-        from pmq.deploy import TARGETS
+        from pmq.runtimes import TARGETS
 
         TARGETS[target].require()
     ratios = _ratios(part or [])

@@ -46,7 +46,7 @@ def rank(
     from pmq.api.rank import DEFAULT
     from pmq.cli.subject import open_subject
     from pmq.core import Budget
-    from pmq.report.rank import plot_rank
+    from pmq.reporting.rank import plot_rank
 
     budgets = budget.split(",")
     for text in (*budgets, one_budget):

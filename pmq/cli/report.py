@@ -22,7 +22,7 @@ def report(
 ) -> None:
     """Write one HTML file that opens anywhere, without a network: the front, the bits, the patches, the proofs."""
     from pmq.core.rundir import latest_run
-    from pmq.report import write_report
+    from pmq.reporting import write_report
 
     found = runs or [latest_run(results)]
     page, paths = write_report(found, out, figures)

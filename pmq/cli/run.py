@@ -62,7 +62,7 @@ def latency_of(run: Path | None) -> LatencyTable | None:
 def show_report(run: Path | None, json: bool) -> None:
     """Write the page of a finished run anew, with what was added to it, and say where it is; the last thing a command does."""
     from pmq.core.rundir import is_finished
-    from pmq.report import write_page
+    from pmq.reporting import write_page
 
     if run is not None and is_finished(run):
         page = write_page([run])

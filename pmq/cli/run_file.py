@@ -26,7 +26,7 @@ def run(
     """Name the likeliest classes of images, with nothing but the file, its runtime and onnx."""
     from pmq.core import PmqError
     from pmq.core.own_files import check_output
-    from pmq.deploy.classify import Classifier, images_of
+    from pmq.runtimes.classify import Classifier, images_of
 
     if out is not None:
         check_output(out, ".csv", [file, compare])

@@ -70,9 +70,9 @@ def search(
     from pmq.core.rundir import MANIFEST, is_pruned
     from pmq.core.task import task_line
     from pmq.cost import LatencyTable
-    from pmq.deploy import TARGETS
-    from pmq.report.page import NAME
-    from pmq.search.wishes import Wishes
+    from pmq.optimize.wishes import Wishes
+    from pmq.reporting.page import NAME
+    from pmq.runtimes import TARGETS
 
     asked = Budget.parse(budget)  # before the model is loaded
     wishes = Wishes.parse(keep or (), exclude or (), min_bits, max_bits, tie or ())

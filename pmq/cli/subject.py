@@ -74,7 +74,7 @@ def before_pruning(module: nn.Module, source: Source) -> nn.Module | None:
     from pmq.core import PmqError
     from pmq.core.progress import message
     from pmq.models import model_info
-    from pmq.prune import plan_of
+    from pmq.pruning import plan_of
 
     if plan_of(module) is None:
         return None
@@ -98,7 +98,7 @@ def open_subject(source: Source, workers: int, device: str, threads: int | None)
     from pmq.data import open_data
     from pmq.data.classes import ORDERS, ClassRule
     from pmq.data.table import TableKeys
-    from pmq.evaluate.order import check_order
+    from pmq.evaluation.order import check_order
     from pmq.models import class_names, model_info
     from pmq.models.prepared import name_classes
 

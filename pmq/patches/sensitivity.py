@@ -12,13 +12,13 @@ from torch import Tensor
 
 from pmq.core.choice import FLOAT, Choice
 from pmq.core.component import Component
+from pmq.metrics.base import Probe
+from pmq.metrics.fisher import draws_of
+from pmq.metrics.passes import Recorder, scored
 from pmq.patches.tokens import Patchable
 from pmq.quant.gradients import DRAWS
 from pmq.quant.token_scores import Ranker
 from pmq.quant.tokens import by_token
-from pmq.sensitivity.base import Probe
-from pmq.sensitivity.fisher import draws_of
-from pmq.sensitivity.passes import Recorder, scored
 
 Floats = NDArray[np.float64]
 

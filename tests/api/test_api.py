@@ -11,7 +11,7 @@ from pmq.api.again import solve_again
 from pmq.core import Budget, PmqError
 from pmq.graph import analyse
 from pmq.models import model_info
-from pmq.search import Space, UniformCosts, read_space
+from pmq.optimize import Space, UniformCosts, read_space
 from tests.conftest import Tiny, make_tiny
 
 

@@ -14,7 +14,7 @@ from pmq.api.pruned import load_pruned
 from pmq.core import Allocation, PmqError
 from pmq.core.rundir import CHOSEN
 from pmq.core.tensors import TensorFile
-from pmq.prune.distil import varied
+from pmq.pruning.distil import varied
 from tests.conftest import make_tiny
 
 

@@ -14,13 +14,13 @@ from torch import nn
 import pmq
 from pmq.core import PmqError
 from pmq.data import open_data
-from pmq.deploy import TARGETS
-from pmq.deploy.images import load_image
-from pmq.deploy.intake import Intake
-from pmq.deploy.labels import read_description
 from pmq.models import model_info
+from pmq.runtimes import TARGETS
+from pmq.runtimes.images import load_image
+from pmq.runtimes.intake import Intake
+from pmq.runtimes.labels import read_description
 from tests.conftest import make_tiny
-from tests.prune.test_units import own
+from tests.pruning.test_units import own
 
 OPTIONS = {"recipe": "minmax", "rounds": 3}
 CONFIG = {"mean": [0.2, 0.3, 0.4], "std": [0.3, 0.2, 0.25], "interpolation": "bilinear", "crop_pct": 1.0}

@@ -20,11 +20,11 @@ from pmq.core.choice import Kept
 from pmq.core.recipe import find_recipe
 from pmq.core.rundir import CHOSEN
 from pmq.cost import CostModel, LatencyTable
-from pmq.deploy import TARGETS
-from pmq.deploy.widths import WidthBench
 from pmq.graph import analyse
-from pmq.search import Space, Tables, read_space
-from pmq.sensitivity import SensitivityTable
+from pmq.metrics import SensitivityTable
+from pmq.optimize import Space, Tables, read_space
+from pmq.runtimes import TARGETS
+from pmq.runtimes.widths import WidthBench
 from tests.conftest import make_tiny
 
 pytestmark = pytest.mark.usefixtures("shallow")

@@ -13,7 +13,7 @@ from pmq.core import Allocation, PmqError
 from pmq.core.patches import PatchMap, TokenBits
 from pmq.cost import LatencyTable
 from pmq.graph import analyse
-from pmq.search import Space
+from pmq.optimize import Space
 from tests.conftest import make_tiny
 from tests.shallow import few_bits
 
@@ -59,7 +59,7 @@ def test_files_leave_out_tokens_and_compute_the_same(
     assert found.proof["size"].passed
     assert whole.whole_latency_ms is None
     assert found.whole_latency_ms is not None
-    sessions = [pmq.deploy.TARGETS[target].session(tmp_path / f / d.file) for f, d in (("whole", whole), ("less", found))]
+    sessions = [pmq.runtimes.TARGETS[target].session(tmp_path / f / d.file) for f, d in (("whole", whole), ("less", found))]
     for image in images[24:28].split(1):
         one, two = (torch.from_numpy(session(image.numpy())) for session in sessions)
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)

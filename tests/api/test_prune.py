@@ -15,9 +15,9 @@ from pmq.core.rundir import CHOSEN
 from pmq.cost import CostModel
 from pmq.graph import analyse
 from pmq.models import model_label
-from pmq.prune import plan_of
+from pmq.pruning import plan_of
 from tests.conftest import make_tiny
-from tests.prune.test_units import Own
+from tests.pruning.test_units import Own
 
 pytestmark = pytest.mark.usefixtures("shallow")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pmq
-from pmq.search import SpaceFile
+from pmq.optimize import SpaceFile
 from tests.conftest import make_tiny
 
 pytestmark = pytest.mark.usefixtures("shallow")

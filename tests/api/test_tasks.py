@@ -11,7 +11,7 @@ from torch import nn
 import pmq
 from pmq.core import PmqError
 from pmq.core.task import Task
-from pmq.evaluate import Accuracy
+from pmq.evaluation import Accuracy
 from pmq.quant import output_error
 from tests.conftest import make_tiny
 from tests.shallow import few_bits

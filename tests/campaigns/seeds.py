@@ -144,10 +144,10 @@ def _latency_table(path: Path) -> None:
     from pmq.api.subject import Subject
     from pmq.cost import LatencyTable
     from pmq.cost.latency import layer_key
-    from pmq.deploy import TARGETS
-    from pmq.deploy.profile import fingerprint
     from pmq.models import model_label
-    from pmq.search import Space, read_space
+    from pmq.optimize import Space, read_space
+    from pmq.runtimes import TARGETS
+    from pmq.runtimes.profile import fingerprint
 
     subject = Subject.of(None, "cpu")
     modes = Space(read_space(str(path.with_name("two.yaml"))), subject.inventory).modes

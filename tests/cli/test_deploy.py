@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pmq.deploy import TARGETS
 from pmq.models.embedded import ASSETS
+from pmq.runtimes import TARGETS
 from tests.conftest import SHALLOW, pmq
 
 

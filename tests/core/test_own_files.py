@@ -16,7 +16,7 @@ from pmq.cli.run import latency_of
 from pmq.core import Allocation, PmqError
 from pmq.core.own_files import CHOSEN, LATENCY, RESULTS, check_output, unchanged
 from pmq.core.rundir import MANIFEST, add_to_manifest, read_manifest
-from pmq.report import plot_run, write_page
+from pmq.reporting import plot_run, write_page
 from tests.made_run import make_run
 
 

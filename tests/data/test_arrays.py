@@ -10,8 +10,8 @@ import pytest
 from pmq.core import ModelInfo, PmqError
 from pmq.core.array import load_array
 from pmq.data import open_data
-from pmq.deploy.images import load_image
-from pmq.deploy.labels import Preprocess
+from pmq.runtimes.images import load_image
+from pmq.runtimes.labels import Preprocess
 
 MEAN, STD = (0.1, 0.2, 0.3, 0.4), (0.5, 0.4, 0.3, 0.2)
 CONFIG = {"input_size": [4, 6, 5], "mean": MEAN, "std": STD, "interpolation": "bicubic", "crop_pct": 1.0}

@@ -13,7 +13,7 @@ from pmq.core import PmqError
 from pmq.data import open_data
 from pmq.data.classes import ClassRule, number_classes, read_class_map
 from pmq.data.table import TableKeys
-from pmq.evaluate.order import check_order
+from pmq.evaluation.order import check_order
 from tests.data.test_data import INFO, make_tree
 
 TEN = [f"class{n}" for n in range(1, 11)]

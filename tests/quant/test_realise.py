@@ -12,9 +12,9 @@ from pmq.core.recipe import RECIPES
 from pmq.core.task import Task
 from pmq.core.tensors import TensorFile
 from pmq.graph import analyse
+from pmq.optimize import Space, read_space
 from pmq.quant import Prepared, prepare, quantize, realise
 from pmq.quant.divergence import kl_divergence
-from pmq.search import Space, read_space
 from tests.conftest import Tiny, make_captured, make_tiny
 from tests.quant.test_transforms import make
 

@@ -14,11 +14,11 @@ from pmq.core import Choice, PmqError
 from pmq.core.recipe import RECIPES, find_recipe
 from pmq.core.task import Task
 from pmq.graph import CapturedModel, analyse
+from pmq.optimize import Space, read_space
 from pmq.quant import prepare, quantize, quantize_weight, realise, sequence
 from pmq.quant.quantizers import Affine, Codebook, Log, Power
 from pmq.quant.quantizers.base import Quantizer
 from pmq.quant.reconstruction import Effort, LearnedActivation, LearnedWeight, block
-from pmq.search import Space, read_space
 from tests.conftest import Tiny, make_captured, make_tiny
 from tests.quant.test_transforms import make
 

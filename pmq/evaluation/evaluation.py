@@ -1,0 +1,125 @@
+"""Evaluate quantized models on images, all of them in one pass over the data."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pmq.core.choice import Assignment
+from pmq.core.task import Task
+from pmq.evaluation.accuracy import Accuracy
+from pmq.evaluation.collected import Collected, Metric
+from pmq.quant import Simulator, check_outputs
+
+#: images on which half precision is compared with full
+AMP_CHECKED = 64
+Metrics = dict[str, float | None]
+
+
+@torch.no_grad()
+def evaluate_models(
+    reference: nn.Module,
+    models: Sequence[nn.Module],
+    batches: Iterable[tuple[Tensor, Tensor | None]],
+    task: Task,
+    amp: bool = False,
+    metric: Metric | None = None,
+) -> list[Metrics]:
+    """Judge several models against labels and against ``reference`` on the same images.
+
+    The reference is computed once a batch. ``images_per_s`` counts a model's own forward passes alone. With ``amp`` the
+    models multiply in bfloat16 what they don't multiply as integers; ``amp_agreement`` says on how many of the first
+    images, in percent, they decide as without.
+
+    Args:
+        reference: in FP32.
+        models: what to judge; the reference itself may be among them.
+        batches: ``(images, labels)``; labels may be ``None``, single ones -1.
+        task: what the outputs mean.
+        amp: see above.
+        metric: ``metric(outputs, targets)``: the outputs of all images and their labels -> a number.
+    """
+    sums = [Accuracy(task=task) for _ in models]
+    checks = [Accuracy(task=task) for _ in models]
+    seconds = [0.0] * len(models)
+    collected = Collected(task, metric)
+    device = next(reference.parameters()).device
+    for images, labels in batches:
+        images = images.to(device)
+        wanted = reference(images)
+        check_outputs(reference, images, wanted)
+        outputs = []
+        for i, model in enumerate(models):
+            start = time.perf_counter()
+            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+                output = model(images).float()
+            seconds[i] += time.perf_counter() - start
+            if amp and checks[i].n_images < AMP_CHECKED:
+                checks[i].update(model(images), output, None)
+            sums[i].update(wanted, output, labels)
+            outputs.append(output)
+        collected.add(wanted, outputs, labels)
+    return [
+        total.compute()
+        | {"images_per_s": total.n_images / spent if spent else None}
+        | {"amp_agreement": check.compute()["agreement"] if amp else None}
+        | figures
+        for total, spent, check, figures in zip(sums, seconds, checks, collected.figures(len(models)), strict=True)
+    ]
+
+
+class Judge:
+    """Judges allocations on a fixed set of images, whose FP32 outputs are computed once; on part of them at a time.
+
+    They are those of the simulator's own model, or of a ``reference``.
+
+    Attributes:
+        parts: batches of each part and the FP32 outputs of each: a quarter of the images, a second one, and the rest.
+    """
+
+    def __init__(
+        self,
+        simulator: Simulator,
+        images: Tensor,
+        task: Task,
+        batch_size: int = 32,
+        reference: nn.Module | None = None,
+    ) -> None:
+        self.simulator, self.task, self._reference = simulator, task, reference
+        quarter = len(images) // 4
+        parts = images.split([quarter, quarter, len(images) - 2 * quarter])
+        self.parts = [self._references(part, batch_size) for part in parts]
+
+    def extended(self, images: Tensor, batch_size: int = 32) -> Judge:
+        """Give one that judges on more images, as one more part."""
+        longer = copy.copy(self)
+        longer.parts = [*self.parts, self._references(images, batch_size)]
+        return longer
+
+    def judge(self, assignment: Assignment, part: int | None = None) -> Accuracy:
+        """Simulate an allocation and compare it with FP32, on all images or on a part of them."""
+        self.simulator.apply(assignment)
+        return self.judge_model(self.simulator.model, part)
+
+    @torch.no_grad()
+    def judge_model(self, model: nn.Module, part: int | None = None) -> Accuracy:
+        """Compare a model with FP32."""
+        total = Accuracy(task=self.task)
+        for batches in self.parts if part is None else [self.parts[part]]:
+            for images, reference in batches:
+                total.update(reference, model(images))
+        return total
+
+    @torch.no_grad()
+    def _references(self, images: Tensor, batch_size: int) -> list[tuple[Tensor, Tensor]]:
+        device = next(self.simulator.model.parameters()).device
+        self.simulator.apply({})
+        model = self.simulator.model if self._reference is None else self._reference
+        found = [(x, model(x)) for batch in images.split(batch_size) if len(x := batch.to(device))]
+        for x, output in found:
+            check_outputs(model, x, output)
+        return found

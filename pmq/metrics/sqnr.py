@@ -1,0 +1,42 @@
+"""Local sensitivity: noise against signal where it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from pmq.core.choice import Choice
+from pmq.core.progress import track
+from pmq.metrics.base import Found, Metric, Probe, register
+from pmq.metrics.passes import Recorder
+from pmq.metrics.table import SensitivityTable
+
+
+@register
+class NoiseToSignal(Metric):
+    """The inverse of the signal-to-quantization-noise ratio, a weight's at the output of its layer, an activation's at itself.
+
+    It looks at no other layer and not at the model's output: what layer-wise tools (PPQ, AIMET) rank by.
+    """
+
+    name = "sqnr"
+
+    @torch.no_grad()
+    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
+        simulator = probe.simulator
+        components = [simulator.inventory[name] for name in choices]
+        device = next(simulator.model.parameters()).device
+        noise: dict[tuple[str, Choice], float] = {}
+        signal: dict[str, float] = {}
+        with Recorder(simulator, probe.base, components) as recorder:
+            for batch in track(probe.images.split(probe.batch_size), "estimating sensitivity"):
+                recorder.run(batch.to(device))
+                for component in components:
+                    name, output = component.name, recorder.outputs[component.name]
+                    signal[name] = signal.get(name, 0.0) + float(output.double().square().sum())
+                    for choice, d in zip(choices[name], recorder.changes(component, choices[name]), strict=True):
+                        error = recorder.output_change(component, d) if component.role == "weight" else d
+                        noise[name, choice] = noise.get((name, choice), 0.0) + float(error.double().square().sum())
+        for (name, choice), value in noise.items():
+            yield name, choice, value / max(signal[name], 1e-30)

@@ -1,0 +1,83 @@
+"""Which allocations are worth a real simulation: the table's optima around the budget, and a sweep of the front."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from pmq.core.budget import Limits
+from pmq.core.progress import track
+from pmq.optimize.front import non_dominated
+from pmq.optimize.joint import Solver
+from pmq.optimize.space import Space
+from pmq.optimize.tables import Floats, Genomes, Tables, within
+
+#: powers of the error to minimise the sum of. Errors do not quite add up: a power above one shuns single large errors,
+#: one below shuns many small ones. Which is nearer the truth differs, so each proposes and the simulation decides.
+POWERS = (1.0, 1.25, 1.5, 0.8)
+#: parts of the budget to solve for as well
+FRACTIONS = (1.0, 0.985)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A genome and where it comes from."""
+
+    genome: tuple[int, ...]
+    source: str
+
+
+def uniform_candidates(space: Space) -> dict[int, Candidate]:
+    """Uniform allocations that the space holds, by their bits, fewest first."""
+    genomes = {bits: space.genome(space.uniform(bits, bits)) for bits in range(2, 9)}
+    return {bits: Candidate(tuple(g), f"uniform w{bits}a{bits}") for bits, g in genomes.items() if g is not None}
+
+
+def mode_candidates(space: Space) -> list[Candidate]:
+    """Allocations in which all layers are in the same mode."""
+    return [Candidate(tuple(genome), f"uniform {name}") for name, genome in space.uniform_modes().items()]
+
+
+def largest_uniform(space: Space, tables: Tables, limits: Limits) -> Candidate | None:
+    """The uniform allocation of the space with the most bits that is within the limits."""
+    inside = [c for c in uniform_candidates(space).values() if within(limits, tables.evaluate(np.array([c.genome])))[0]]
+    return inside[-1] if inside else None
+
+
+def exact_candidates(tables: Tables, solver: Solver, limits: Limits) -> list[Candidate]:
+    """Optima within the limits under several readings of the error."""
+    found = []
+    jobs = [(power, fraction) for fraction in FRACTIONS for power in POWERS]
+    for power, fraction in track(jobs, "solving"):
+        genome = solver.solve(limits.scaled(fraction), np.maximum(tables.error, 0) ** power)
+        if genome is not None:
+            found.append(Candidate(tuple(map(int, genome)), f"exact error^{power:g} at {fraction:g} of the budget"))
+    return found
+
+
+def sweep_candidates(solver: Solver, sweep: list[tuple[str, Limits]]) -> list[Candidate]:
+    """Exact optima over a sweep of budgets: the additive front."""
+    solutions: Iterator[tuple[str, Genomes | None]] = ((n, solver.solve(x)) for n, x in track(sweep, "solving the front"))
+    return [Candidate(tuple(map(int, g)), f"exact at {name}") for name, g in solutions if g is not None]
+
+
+def nearby_candidates(genomes: Genomes, costs: Floats, limits: Limits, count: int) -> list[Candidate]:
+    """Front points of the archive within the limits with the least predicted error, each unlike those before it.
+
+    Args:
+        genomes: ``(B, D)`` all that was looked at.
+        costs: ``(B, 3)`` theirs.
+        limits: the budget.
+        count: how many.
+    """
+    inside = np.flatnonzero(within(limits, costs))
+    inside = inside[non_dominated(costs[inside])]
+    chosen: list[int] = []
+    for i in inside[np.argsort(costs[inside, 0], kind="stable")]:
+        if all((genomes[i] != genomes[j]).sum() >= max(2, genomes.shape[1] // 20) for j in chosen):
+            chosen.append(int(i))
+        if len(chosen) == count:
+            break
+    return [Candidate(tuple(map(int, genomes[i])), "nsga2") for i in chosen]

@@ -1,0 +1,269 @@
+"""The search space: which choices each component has, which components share one, which are pinned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from pmq.core.bits import FP32
+from pmq.core.choice import FLOAT, Assignment, Choice, Kept
+from pmq.core.component import Component, Inventory
+from pmq.core.errors import PmqError
+from pmq.core.pruning import WidthOptions
+from pmq.core.quantizers import why_unfit
+from pmq.core.validation import validated
+from pmq.cost.latency import LatencyTable
+from pmq.optimize.space_file import KINDS, OneChoice, Options, SpaceFile
+
+IMAGE_BITS = 8
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Components that take one choice together, and the choices of each, in order of rising bits.
+
+    ``modes`` names the choices of a layer's weight and input where the space has modes.
+    """
+
+    components: tuple[str, ...]
+    choices: tuple[tuple[Choice, ...], ...]
+    modes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.choices[0])
+
+
+class Space:
+    """A search space laid over a model's components.
+
+    Attributes:
+        decisions: what the search decides, in model order.
+        latency: measured milliseconds of its choices, where there are any.
+        widths: units of which it decides how much is kept; their decisions come last.
+    """
+
+    def __init__(
+        self,
+        file: SpaceFile,
+        inventory: Inventory,
+        estimator: str = "mse",
+        latency: LatencyTable | None = None,
+        widths: Sequence[WidthOptions] = (),
+    ) -> None:
+        self.latency, self.widths = latency, tuple(widths)
+        self.file, self.inventory, self.estimator = file, inventory, estimator
+        self.name = file.name
+        self._check_patterns()
+        self.decisions = self._decide()
+        self.decisions += [Decision((w.name,), (tuple(Kept(unit=unit) for unit in w.options),)) for w in widths]
+
+    @property
+    def choices(self) -> dict[str, tuple[Choice, ...]]:
+        """Component -> its choices."""
+        found = {n: c for d in self.decisions for n, c in zip(d.components, d.choices, strict=True)}
+        return {name: found[name] for name in self.inventory.names}
+
+    @property
+    def modes(self) -> dict[str, list[tuple[Choice, Choice]]]:
+        """Layer -> what its weight and its input may be together."""
+        choices = self.choices
+        layers = [c.module for c in self.inventory if c.slot == "weight"]
+        decided = {d.components for d in self.decisions}
+        found = {}
+        for layer in layers:
+            pair = (f"{layer}.weight", f"{layer}.input")
+            if pair in decided:  # together
+                found[layer] = list(zip(*(choices[name] for name in pair), strict=True))
+            else:
+                found[layer] = [(w, a) for w in choices[pair[0]] for a in choices[pair[1]]]
+        return found
+
+    def uniform(self, weight_bits: int, activation_bits: int) -> Assignment:
+        """Give every component the same bits, with the quantizers of this space.
+
+        Pins are excepted, and the image, which has 8 bits to begin with. Where the space has a mode of these bits, layers
+        that have it take it and the others stay as they are at most.
+        """
+
+        def bits(component: Component) -> int:
+            if component.role == "weight":
+                return weight_bits
+            return max(IMAGE_BITS, activation_bits) if component.kind == "image" else activation_bits
+
+        found: Assignment = {}
+        for name, mode in self.file.modes.items():
+            if not found and (mode.weight.bits, mode.input.bits) == (weight_bits, activation_bits):
+                whole, layers = self.assignment(self.uniform_modes()[name]), [d for d in self.decisions if d.modes]
+                found = {component: whole[component] for d in layers for component in d.components}
+        others = {c.name: self._choice(c, self._pin(c) or bits(c)) for c in self.inventory if c.name not in found}
+        return {name: (found | others)[name] for name in self.inventory.names}
+
+    def assignment(self, genome: Any) -> Assignment:
+        """Turn a choice index for each decision into a choice for each component."""
+        picked = {
+            name: options[int(index)]
+            for decision, index in zip(self.decisions, genome, strict=True)
+            for name, options in zip(decision.components, decision.choices, strict=True)
+        }
+        return {name: picked[name] for name in (*self.inventory.names, *(w.name for w in self.widths))}
+
+    def genome(self, assignment: Mapping[str, Choice]) -> list[int] | None:
+        """Undo :meth:`assignment`; nothing if the space does not hold the allocation. All is kept of what it does not name."""
+        genome = []
+        assignment = {w.name: Kept(unit=w.options[-1]) for w in self.widths} | dict(assignment)
+        for decision in self.decisions:
+            wanted = tuple(assignment[name] for name in decision.components)
+            columns = list(zip(*decision.choices, strict=True))
+            if wanted not in columns:
+                return None
+            genome.append(columns.index(wanted))
+        return genome
+
+    def _options(self, component: Component) -> Options:
+        general = self.file.weight if component.role == "weight" else self.file.activation
+        merged = general.model_dump(exclude_none=True)
+        for pattern, options in self.file.components.items():
+            if _matches(pattern, component):
+                refined = options.model_dump(exclude_none=True)
+                if "granularity" in refined:
+                    merged.pop("group_size", None)  # groups have a size, nothing else has
+                merged |= refined
+        return Options(**merged)
+
+    def _pin(self, component: Component) -> int | None:
+        pins = [bits for pattern, bits in self.file.pins.items() if _matches(pattern, component)]
+        return pins[-1] if pins else None
+
+    def _choice(self, component: Component, bits: int, quantizer: str | None = None) -> Choice:
+        options = self._options(component)
+        quantizer = quantizer or options.quantizers(bits)[0]
+        granularity = "token" if quantizer == "dynamic" else options.granularity or "tensor"
+        what = f"search space {self.name!r}, {component.name!r}"
+        if bits == FP32:
+            return FLOAT
+        _check_fits(component, quantizer, granularity, what)
+        fields = {"bits": bits, "quantizer": quantizer, "granularity": granularity, "group_size": options.group_size}
+        fields |= {"symmetric": bool(options.symmetric), "estimator": self.estimator}
+        return validated(Choice, fields, what)
+
+    def _moded(self, weight: Component, source: Component) -> Decision:
+        """The decision over a layer's modes, in order of rising bits."""
+        what = f"search space {self.name!r}, {weight.module!r}"
+        pins = [self._pin(weight), self._pin(source)]
+        pairs: list[tuple[str, Choice, Choice]] = []
+        for name, mode in self.file.modes.items():
+            inside = mode.layers is None or any(_matches(p, weight) for p in mode.layers)
+            if not inside or any(_matches(p, weight) for p in mode.excepted):
+                continue
+            both = [self._one(c, one, f"{what}, mode {name!r}") for c, one in ((weight, mode.weight), (source, mode.input))]
+            if all(pin is None or choice.bits == pin for pin, choice in zip(pins, both, strict=True)):
+                pairs.append((name, both[0], both[1]))
+        if not pairs:
+            raise PmqError(f"{what} has no mode left; name it under layers of one, or loosen its pins")
+        pairs.sort(key=lambda pair: (pair[1].bits * pair[2].bits, pair[1].bits))
+        names, weights, inputs = zip(*pairs, strict=True)
+        return Decision((weight.name, source.name), (weights, inputs), names)
+
+    def _one(self, component: Component, one: OneChoice, what: str) -> Choice:
+        if one.bits == FP32:
+            return FLOAT
+        quantizer = one.quantizer or "affine"
+        granularity = "token" if quantizer == "dynamic" else one.granularity or "tensor"
+        _check_fits(component, quantizer, granularity, what)
+        fields = one.model_dump() | {"quantizer": quantizer, "granularity": granularity, "estimator": self.estimator}
+        return validated(Choice, fields, what)
+
+    def uniform_modes(self) -> dict[str, list[int]]:
+        """Genomes in which every layer that has a mode takes it, and the others their last."""
+        return {
+            name: [d.modes.index(name) if name in d.modes else len(d) - 1 for d in self.decisions] for name in self.file.modes
+        }
+
+    def _own_choices(self, component: Component) -> tuple[Choice, ...]:
+        pin = self._pin(component)
+        options = self._options(component)
+        if pin is not None:
+            return (self._choice(component, pin),)
+        if not options.bits:
+            raise PmqError(f"search space {self.name!r} gives {component.name!r} no bits; set them under {component.role}")
+        choices = [self._choice(component, b, q) for b in sorted(set(options.bits)) for q in options.quantizers(b)]
+        return tuple(dict.fromkeys(choices))
+
+    def _decide(self) -> list[Decision]:
+        moded = self._moded_layers()
+        inside = {name for decision in moded.values() for name in decision.components}
+        own = {c.name: self._own_choices(c) for c in self.inventory if c.name not in inside}
+        groups: dict[str, list[str]] = {name: [name] for name in own}
+        for tie in self.file.ties:
+            tied: dict[str, list[str]] = {}
+            for component in self.inventory:
+                if any(_matches(pattern, component) for pattern in tie.components):
+                    if component.name in inside:
+                        raise PmqError(f"search space {self.name!r} ties {component.name!r}, whose layer has modes")
+                    place = {"module": component.module, "block": str(component.stage), "model": ""}[tie.within]
+                    tied.setdefault(place, []).append(component.name)
+            for names in tied.values():
+                merged = list(dict.fromkeys(n for name in names for n in groups[name]))
+                for name in merged:
+                    groups[name] = merged
+        if self.file.shared:
+            self._share(own, groups)
+        decisions = []
+        for component in self.inventory:
+            name = component.name
+            if name in inside:
+                decisions += [moded[name]] if name in moded else []
+                continue
+            group = groups[name]
+            if name != group[0]:
+                continue
+            bits = [[c.bits for c in own[member]] for member in group]
+            if any(b != bits[0] for b in bits):
+                other = group[next(i for i, b in enumerate(bits) if b != bits[0])]
+                raise PmqError(f"search space {self.name!r} ties {name!r} to {other!r}, but their bits differ")
+            decisions.append(Decision(tuple(group), tuple(own[member] for member in group)))
+        return decisions
+
+    def _share(self, own: Mapping[str, Sequence[Choice]], groups: dict[str, list[str]]) -> None:
+        """Tie components that are one tensor, which several operators read, where they have the same bits to choose from."""
+        for component in self.inventory:
+            first, name = component.same, component.name
+            if not first or first not in own or name not in own:
+                continue
+            if [c.bits for c in own[first]] == [c.bits for c in own[name]]:
+                merged = list(dict.fromkeys([*groups[first], *groups[name]]))
+                for member in merged:
+                    groups[member] = merged
+
+    def _moded_layers(self) -> dict[str, Decision]:
+        """By the name of each layer's first component, the decision over its modes."""
+        if not self.file.modes:
+            return {}
+        pairs: dict[str, list[Component]] = {}
+        for component in self.inventory:
+            if component.slot in ("weight", "input"):
+                pairs.setdefault(component.module, []).append(component)
+        decisions = [self._moded(*sorted(pair, key=lambda c: c.slot, reverse=True)) for pair in pairs.values()]
+        return {min(d.components, key=self.inventory.names.index): d for d in decisions}
+
+    def _check_patterns(self) -> None:
+        file = self.file
+        for pattern in (*file.components, *file.pins, *(p for tie in file.ties for p in tie.components)):
+            if pattern not in KINDS and not any(_matches(pattern, c) for c in self.inventory):
+                raise PmqError(
+                    f"search space {self.name!r}: {pattern!r} is no kind of component ({', '.join(KINDS)}) and no pattern "
+                    f"that matches a component's name, such as {self.inventory.names[0]!r}"
+                )
+
+
+def _check_fits(component: Component, quantizer: str, granularity: str, what: str) -> None:
+    """Raise if a component cannot have a quantizer or granularity."""
+    reason = why_unfit(component.slot, quantizer, granularity)
+    if reason:
+        raise PmqError(f"{what}: {reason}")
+
+
+def _matches(pattern: str, component: Component) -> bool:
+    return pattern == component.kind or fnmatchcase(component.name, pattern)

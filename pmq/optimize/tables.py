@@ -1,0 +1,239 @@
+"""The search's whole world: a few NumPy arrays, and costs of many genomes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmq.core.budget import Limits
+from pmq.core.choice import FLOAT, Kept
+from pmq.core.component import Operator
+from pmq.core.errors import PmqError
+from pmq.cost.table import CostModel, component_bytes, grid_ops
+from pmq.metrics.table import SensitivityTable
+from pmq.optimize.space import Space
+from pmq.optimize.superposition import Superposition
+from pmq.optimize.widths import Widths
+
+#: genomes evaluated at once: as many as the processor's cache holds the intermediate values of
+_CHUNK = 512
+Floats = NDArray[np.float64]
+Genomes = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Decision x choice tables. Rows shorter than the longest are padded; ``n_choices`` says where they end.
+
+    Attributes:
+        error, size, ops, bits: ``(D, K)``; predicted error, bytes, bit operations that the choice alone decides, and bits of
+            each choice. All but the bits are sums over tied components.
+        n_choices: ``(D,)``.
+        left, right: ``(P,)`` decisions of the operands of each product of two different ones; ``macs`` ``(P,)``.
+        rest_bytes: bytes outside all components.
+        latency: ``(D, K)`` milliseconds, where they were measured; ``rest_ms`` are those of all else.
+        widths: how all of that depends on decisions of how much is kept, where there are any.
+        predict: gives errors of genomes ``(B, D)`` -> ``(B,)`` where they are not the sum of ``error``.
+    """
+
+    error: Floats
+    size: Floats
+    ops: Floats
+    bits: Floats
+    n_choices: Genomes
+    left: Genomes
+    right: Genomes
+    macs: Floats
+    rest_bytes: float
+    predict: Callable[[Genomes], Floats] | None = None
+    latency: Floats | None = None
+    rest_ms: float = 0.0
+    widths: Widths | None = None
+
+    @classmethod
+    def build(cls, space: Space, sensitivity: SensitivityTable) -> Tables:
+        """Collect what the search needs of a space, its model and a sensitivity table."""
+        latency = space.latency
+        inventory, decisions = space.inventory, space.decisions
+        shape = (len(decisions), max(len(d) for d in decisions))
+        error, size, ops, ms = (np.zeros(shape) for _ in range(4))
+        bits = np.full(shape, 32.0)
+        where = {}
+        for d, decision in enumerate(decisions):
+            for name, choices in zip(decision.components, decision.choices, strict=True):
+                where[name] = d
+                for k, choice in enumerate(choices):
+                    known = not isinstance(choice, Kept) or name in sensitivity.errors
+                    error[d, k] += sensitivity.get(name, choice) if known else 0.0
+                    bits[d, k] = choice.bits
+                    if isinstance(choice, Kept):
+                        continue
+                    size[d, k] += component_bytes(inventory[name], choice)
+                    ops[d, k] += grid_ops(inventory[name], choice)
+            if latency is not None and not isinstance(decision.choices[0][0], Kept):
+                for k in range(len(decision)):
+                    taken = {n: c[k] for n, c in zip(decision.components, decision.choices, strict=True)}
+                    ms[d, k] = latency.decision_ms(taken)
+        inside: list[Operator] = []
+        operators: list[Operator] = []
+        for op in inventory.operators:
+            same = where[op.operands[0]] == where[op.operands[1]]
+            (inside if same else operators).append(op)
+        for op in inside:
+            d = where[op.operands[0]]
+            left, right = (decisions[d].choices[decisions[d].components.index(name)] for name in op.operands)
+            for k in range(len(decisions[d])):
+                ops[d, k] += op.macs * left[k].bits * right[k].bits
+        for options in space.widths:
+            d = where[options.name]
+            size[d, : len(options.options)] = [(o.share - 1) * options.rest_bytes for o in options.options]
+        if space.widths and sensitivity.effects:
+            raise PmqError(f"metric {sensitivity.metric!r} knows no widths; search with another, or without --prune")
+        return cls(
+            error,
+            size,
+            ops,
+            bits,
+            np.array([len(d) for d in decisions]),
+            np.array([where[op.operands[0]] for op in operators], dtype=np.int64),
+            np.array([where[op.operands[1]] for op in operators], dtype=np.int64),
+            np.array([float(op.macs) for op in operators]),
+            float(inventory.rest_bytes),
+            Superposition(space, sensitivity.effects, shape[1]) if sensitivity.effects else None,
+            None if latency is None else ms,
+            0.0 if latency is None else latency.rest_ms,
+            Widths.build(space, [op.name for op in operators], shape[1]),
+        )
+
+    @property
+    def cost_names(self) -> tuple[str, ...]:
+        """Names of the columns that :meth:`evaluate` gives after the error."""
+        return ("size_bytes", "bit_ops") if self.latency is None else ("size_bytes", "bit_ops", "latency_ms")
+
+    def evaluate(self, genomes: Genomes) -> Floats:
+        """Predicted error, bytes, bit operations and, where measured, milliseconds: ``(B, D)`` -> ``(B, 3)`` or ``(B, 4)``."""
+        first = np.arange(len(self.n_choices)) * self.error.shape[1]
+        error, size, ops, bits = (table.ravel() for table in (self.error, self.size, self.ops, self.bits))
+        costs = np.empty((len(genomes), 1 + len(self.cost_names)))
+        for start in range(0, len(genomes), _CHUNK):
+            flat = genomes[start : start + _CHUNK] + first
+            b = bits.take(flat)
+            part = costs[start : start + _CHUNK]
+            products = b[:, self.left] * b[:, self.right]
+            errors = error.take(flat)
+            part[:, 1] = size.take(flat).sum(1) + self.rest_bytes
+            part[:, 2] = ops.take(flat).sum(1)
+            if self.latency is not None:
+                part[:, 3] = self.latency.ravel().take(flat).sum(1) + self.rest_ms
+            if self.widths is not None:
+                kept, of_products = self.widths.factors(genomes[start : start + _CHUNK])
+                errors, products = errors * kept, products * of_products
+                part[:, 1] -= (self.widths.size.ravel().take(flat) * (1 - kept)).sum(1)
+                part[:, 2] -= (self.widths.ops.ravel().take(flat) * (1 - kept)).sum(1)
+                if self.latency is not None:
+                    part[:, 3] -= self.widths.saved_ms(genomes[start : start + _CHUNK]).sum(1)
+            part[:, 0] = errors.sum(1)
+            part[:, 2] += products @ self.macs
+        if self.predict is not None:
+            costs[:, 0] = self.predict(genomes)
+        return costs
+
+    def parts(self, genomes: Genomes) -> Floats:
+        """Error of each decision ``(B, D)``."""
+        errors = self.error[np.arange(len(self.n_choices)), genomes]
+        return errors if self.widths is None else errors * self.widths.factors(genomes)[0]
+
+    @property
+    def decides_width(self) -> NDArray[np.bool_]:
+        """Which decisions are of how much is kept ``(D,)``."""
+        if self.widths is None:
+            return np.zeros(len(self.n_choices), bool)
+        return np.isin(np.arange(len(self.n_choices)), self.widths.unit[self.widths.unit != np.arange(len(self.n_choices))])
+
+    def at(self, genome: Genomes) -> Tables:
+        """The tables of bits alone, where as much is kept as ``genome`` ``(D,)`` says: those decisions have one choice."""
+        w, rows = self.widths, np.arange(len(self.n_choices))
+        if w is None:
+            return self
+        fixed = self.decides_width
+        kept, of_products = (f[0] for f in w.factors(genome[None]))
+
+        def first(table: Floats) -> Floats:
+            table = table.copy()
+            table[fixed, 0] = table[fixed, genome[fixed]]
+            return table
+
+        latency = self.latency
+        if latency is not None and w.saved is not None:
+            saved = w.saved[rows[:, None], np.arange(self.error.shape[1])[None], genome[w.unit][:, None]]
+            latency = first(latency - np.where((w.unit == rows)[:, None], 0.0, saved))
+        return replace(
+            self,
+            error=first(self.error * kept[:, None]),
+            size=first(self.size - w.size * (1 - kept[:, None])),
+            ops=self.ops - w.ops * (1 - kept[:, None]),
+            n_choices=np.where(fixed, 1, self.n_choices),
+            macs=self.macs * of_products,
+            latency=latency,
+            widths=None,
+        )
+
+    def cheapest(self) -> tuple[float, ...]:
+        """Costs that no allocation of the space is below; there are ones that have each of them."""
+        if self.widths is not None:
+            return self.at(np.zeros(len(self.n_choices), dtype=np.int64)).cheapest()
+        valid = np.arange(self.size.shape[1]) < self.n_choices[:, None]
+        size = np.where(valid, self.size, np.inf).min(1).sum() + self.rest_bytes
+        bits = np.where(valid, self.bits, np.inf).min(1)
+        own = np.where(valid, self.ops, np.inf).min(1).sum()
+        found = [float(size), float((bits[self.left] * bits[self.right]) @ self.macs + own)]
+        if self.latency is not None:
+            found.append(float(np.where(valid, self.latency, np.inf).min(1).sum() + self.rest_ms))
+        return tuple(found)
+
+    def dearest(self) -> tuple[float, ...]:
+        """Costs that no allocation of the space is above."""
+        if self.widths is not None:
+            return self.at(self.n_choices - 1).dearest()
+        valid = np.arange(self.size.shape[1]) < self.n_choices[:, None]
+        bits = np.where(valid, self.bits, 0).max(1)
+        size, own = (float(np.where(valid, table, 0).max(1).sum()) for table in (self.size, self.ops))
+        found = [size + self.rest_bytes, float((bits[self.left] * bits[self.right]) @ self.macs) + own]
+        if self.latency is not None:
+            found.append(float(np.where(valid, self.latency, -np.inf).max(1).sum() + self.rest_ms))
+        return tuple(found)
+
+
+class UniformCosts:
+    """Costs of uniform allocations, as budgets want them; fractions of a bit interpolate linearly between whole bits."""
+
+    def __init__(self, space: Space) -> None:
+        self._space, self._costs = space, CostModel(space.inventory)
+        fp32 = dict.fromkeys(space.inventory.names, FLOAT)
+        self.fp32_bytes = float(self._costs.size_bytes(fp32))
+
+    def uniform(self, weight_bits: float, activation_bits: float) -> tuple[float, float]:
+        """Bytes and bit operations of uniform ``weight_bits`` and ``activation_bits``, the space's pins included."""
+        size = ops = 0.0
+        for w, w_share in _neighbours(weight_bits):
+            for a, a_share in _neighbours(activation_bits):
+                assignment = self._space.uniform(w, a)
+                size += w_share * a_share * self._costs.size_bytes(assignment)
+                ops += w_share * a_share * self._costs.bit_ops(assignment)
+        return size, ops
+
+
+def _neighbours(bits: float) -> list[tuple[int, float]]:
+    low = int(bits)
+    return [(low, 1.0)] if low == bits else [(low, low + 1 - bits), (low + 1, bits - low)]
+
+
+def within(limits: Limits, costs: Floats) -> NDArray[np.bool_]:
+    """Which rows ``(B, 1 + costs)`` of :meth:`Tables.evaluate` are within the limits: ``(B,)``."""
+    inside = np.ones(len(costs), bool)
+    for index, limit in limits.bounds:
+        inside &= costs[:, 1 + index] <= limit
+    return inside

@@ -1,0 +1,102 @@
+"""What costs and errors become where less is kept of what they are of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmq.core.choice import Kept
+from pmq.core.errors import PmqError
+from pmq.cost.table import component_bytes, grid_bytes
+
+if TYPE_CHECKING:
+    from pmq.optimize.space import Space
+
+Floats = NDArray[np.float64]
+Genomes = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Widths:
+    """How tables depend on the decisions of how much is kept.
+
+    Attributes:
+        unit: ``(D,)`` the decision that says how much is kept of what a decision is of; itself where there is none.
+        share: ``(D, K)`` kept by each choice of such a decision; 1 for all others.
+        size, ops: ``(D, K)`` the part of a choice's bytes and bit operations that goes with what is kept.
+        product_unit: ``(P,)`` the same as ``unit`` for products; -1 where there is none.
+        saved: ``(D, K, W)`` milliseconds that a choice takes less at each choice of its unit, where they were measured.
+    """
+
+    unit: Genomes
+    share: Floats
+    size: Floats
+    ops: Floats
+    product_unit: Genomes
+    saved: Floats | None = None
+
+    @classmethod
+    def build(cls, space: Space, products: list[str], n_most: int) -> Widths | None:
+        """Collect them for a space that decides widths.
+
+        Raises:
+            PmqError: the space ties what belongs to several units.
+        """
+        if not space.widths:
+            return None
+        decisions, inventory = space.decisions, space.inventory
+        shape = (len(decisions), n_most)
+        unit, share = np.arange(shape[0]), np.ones(shape)
+        size, ops = np.zeros(shape), np.zeros(shape)
+        saved = np.zeros((*shape, n_most)) if space.latency is not None else None
+        where = {name: d for d, decision in enumerate(decisions) for name in decision.components}
+        product_unit = np.full(len(products), -1, dtype=np.int64)
+        macs = {op.name: op for op in inventory.operators}
+        for options in space.widths:
+            u = where[options.name]
+            share[u, : len(options.options)] = [o.share for o in options.options]
+            inside = {name for op in options.operators for name in macs[op].operands}
+            for name in inside:
+                if unit[where[name]] not in (where[name], u):
+                    raise PmqError(f"search space {space.name!r} ties {name!r} to other blocks; search it without --prune")
+                unit[where[name]] = u
+            last = options.layers[-1]
+            for d in {where[name] for name in inside}:
+                decision = decisions[d]
+                for name, choices in zip(decision.components, decision.choices, strict=True):
+                    for k, choice in enumerate(choices):
+                        if name.removesuffix(".weight") in options.layers and name.endswith(".weight"):
+                            fixed = name == f"{last}.weight" and choice.granularity in ("channel", "tensor")
+                            size[d, k] += component_bytes(inventory[name], choice)
+                            size[d, k] -= grid_bytes(inventory[name], choice) if fixed else 0
+                if saved is not None and space.latency is not None:
+                    for k in range(len(decision)):
+                        taken = {n: c[k] for n, c in zip(decision.components, decision.choices, strict=True)}
+                        for o, option in enumerate(options.options):
+                            if option.share < 1:
+                                label = Kept(unit=option).label
+                                saved[d, k, o] = space.latency.saved_ms(options.name, label, taken)
+            for name in options.operators:
+                left, right = (where[n] for n in macs[name].operands)
+                if left == right:
+                    a, b = (decisions[left].choices[decisions[left].components.index(n)] for n in macs[name].operands)
+                    ops[left, : len(a)] += [macs[name].macs * x.bits * y.bits for x, y in zip(a, b, strict=True)]
+                else:
+                    product_unit[products.index(name)] = u
+        return cls(unit, share, size, ops, product_unit, saved)
+
+    def factors(self, genomes: Genomes) -> tuple[Floats, Floats]:
+        """Shares kept of what each decision ``(B, D)`` and each product ``(B, P)`` is of."""
+        chosen = self.share[np.arange(genomes.shape[1]), genomes]
+        of = np.where(self.unit == np.arange(genomes.shape[1]), 1.0, chosen[:, self.unit])
+        return of, np.where(self.product_unit < 0, 1.0, chosen[:, self.product_unit])
+
+    def saved_ms(self, genomes: Genomes) -> Floats:
+        """Milliseconds less ``(B, D)``."""
+        assert self.saved is not None
+        own = self.unit == np.arange(genomes.shape[1])
+        found = self.saved[np.arange(genomes.shape[1]), genomes, genomes[:, self.unit]]
+        return np.where(own, 0.0, found)

@@ -1,0 +1,99 @@
+"""Everything a page shows of a run, as plain JSON values: read from its directory alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from pmq.core.manifest import Command
+from pmq.reporting.axes import AXES, evenly
+from pmq.reporting.page.added import deployments, patch_maps
+from pmq.reporting.page.facts import carried_out_by, facts
+from pmq.reporting.page.picks import picks
+from pmq.reporting.run_data import RunData, place
+
+FIGURES = ("predicted_error", "kl", "feature_error", "agreement", "size_bytes", "bit_ops", "latency_ms")
+
+
+def payload(run: RunData, alone: bool = True) -> dict[str, Any]:
+    """Give all sections that a run has the files for; where it is not ``alone`` on the page, what is compared.
+
+    Raises:
+        PmqError: the run did not finish, or one of its files is missing or damaged.
+    """
+    manifest, allocation = run.manifest, run.allocation
+    command = manifest.command or Command()
+    budget = allocation.budget
+    found: dict[str, Any] = {
+        "name": run.path.name,
+        "title": run.heading,
+        "command": command.line,
+        "facts": facts(run),
+        "seconds": manifest.seconds,
+        "resumed": manifest.resumed,
+        "recalibrate": carried_out_by(command),
+        "allocation": allocation.model_dump(mode="json"),
+        "places": {name: place(name) for name in allocation.components},
+        "achieved": {} if budget is None else budget.achieved,
+        "metrics": allocation.metrics if manifest.pruned is None else manifest.pruned.model_dump(),
+        "deployments": deployments(run.path),
+        "patches": patch_maps(run.path) if alone else [],
+        "limits": manifest.limits if budget is None or run.pruned else budget.limits,
+        "ranking": {name: ranking.model_dump() for name, ranking in manifest.ranking.items()},
+    }
+    if not run.pruned:
+        found |= _searched(run, found["limits"], alone)
+    rounded: dict[str, Any] = _plain(found)
+    return rounded
+
+
+def _searched(run: RunData, limits: dict[str, float | None], alone: bool) -> dict[str, Any]:
+    """What a search leaves, and a pruned model does not have."""
+    points = _points(run.points, alone)
+    error = "kl" if points["kl"].notna().any() else "feature_error"
+    points.loc[points[error] == 0, "source"] = "fp32"  # in whichever way a space spells it
+    axes = [axis for axis in AXES if axis[0] in points]
+    cost = next((name for name, _, _ in axes if limits.get(name) is not None), "size_bytes")
+    found = {
+        "axes": [{"key": key, "unit": unit, "label": label} for key, unit, label in axes],
+        "error": error,
+        "cost": cost,
+        "n_points": len(run.points),
+        "points": _columns(points),
+    }
+    if not alone:
+        return found
+    return found | {
+        "picks": picks(points, cost, error),
+        "decisions": None if run.decisions is None else [decision.model_dump(mode="json") for decision in run.decisions],
+        "sensitivity": _columns(run.sensitivity),
+        "spent": None if run.spent is None else _columns(run.spent),
+        "rounds": _columns(run.rounds),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Round to six significant digits, which is more than a page needs; JSON has no NaN."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _plain(of) for key, of in value.items()}
+    return [_plain(of) for of in value] if isinstance(value, list | tuple) else value
+
+
+def _columns(table: pd.DataFrame) -> dict[str, list[Any]]:
+    return {str(name): table[name].tolist() for name in table}
+
+
+def _points(points: pd.DataFrame, alone: bool) -> pd.DataFrame:
+    """All that was simulated, the whole front, and some of the cloud, evenly; of the cloud nothing where runs are compared."""
+    points = points.copy()
+    points["source"] = points["source"].fillna("nsga2")
+    points["genome"] = points["genome"].fillna("")
+    shown = points["front"].astype(bool) | (points["n_images"] > 0) | points["chosen"]
+    kept = pd.concat([points[shown], evenly(points[~shown])]) if alone else points[shown]
+    names = [name for name in FIGURES if name in kept]
+    genome = ["genome"] if alone else []
+    return kept[["source", "n_images", "front", "within", "chosen", *genome, *names]].reset_index(drop=True)

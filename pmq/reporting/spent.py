@@ -1,0 +1,30 @@
+"""Where the costs of the chosen allocation go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib import pyplot as plt
+
+from pmq.reporting.axes import AXES
+from pmq.reporting.run_data import RunData
+from pmq.reporting.style import save
+
+
+def plot_spent(run: RunData, folder: Path) -> list[Path]:
+    """Draw a bar a block, divided by what is in it, for each cost; nothing of runs that do not say."""
+    table = run.spent
+    if table is None:
+        return []
+    drawn = [axis for axis in AXES if axis[0] in table]
+    figure, axes = plt.subplots(1, len(drawn), figsize=(5.5 * len(drawn), 4), squeeze=False)
+    for axis, (cost, unit, name) in zip(axes[0], drawn, strict=True):
+        grid = table.pivot_table(index="block", columns="part", values=cost, aggfunc="sum", sort=False) / unit
+        grid.plot.bar(stacked=True, ax=axis, legend=axis is axes[0][0], width=0.8, colormap="cividis")
+        axis.set_ylabel(name)
+        axis.set_xlabel("")
+        axis.tick_params(axis="x", labelsize=7)
+    axes[0][0].legend(fontsize=7)
+    figure.suptitle(f"Where costs go: {run.title}")
+    figure.tight_layout()
+    return save(figure, table, folder, "spent")

@@ -1,0 +1,9 @@
+"""Runtimes, one a file, all behind one interface; torch and the runtimes' packages are loaded when they are needed."""
+
+from __future__ import annotations
+
+from pmq.runtimes.base import Target
+from pmq.runtimes.registry import TARGETS, target_of
+from pmq.runtimes.session import Session
+
+__all__ = ["TARGETS", "Session", "Target", "target_of"]

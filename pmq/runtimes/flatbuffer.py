@@ -1,0 +1,148 @@
+"""The graph of a LiteRT file, put together tensor by tensor, as objects of its schema."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from flatbuffers import flexbuffers
+from numpy.typing import NDArray
+
+from pmq.runtimes.layer import nibbles
+
+Array = NDArray[Any]
+OPS, TYPES = schema.BuiltinOperator, schema.TensorType
+#: name of the operation that stands for a layer, and of the attribute that says which
+LAYER, NAME = "pmq.layer", "layer"
+#: of the runtime's kernels: the newest that all of a kernel's choices need
+VERSIONS = {OPS.FULLY_CONNECTED: 13, OPS.DEQUANTIZE: 3, OPS.TRANSPOSE: 6}
+DTYPES = {np.dtype(np.float32): TYPES.FLOAT32, np.dtype(np.float16): TYPES.FLOAT16, np.dtype(np.int8): TYPES.INT8}
+DTYPES |= {np.dtype(np.int32): TYPES.INT32}
+
+
+class Graph:
+    """Adds to a model's graph."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.graph = model, model.subgraphs[0]
+
+    def tensor(self, shape: Sequence[int], name: str = "", kind: int = TYPES.FLOAT32, data: Array | None = None) -> int:
+        """Add a tensor, a constant if it has ``data``; give its number."""
+        tensor = schema.TensorT()
+        tensor.shape, tensor.type, tensor.name, tensor.buffer = np.array(shape, np.int32), kind, name.encode(), 0
+        if data is not None:
+            buffer = schema.BufferT()
+            buffer.data = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
+            self.model.buffers.append(buffer)
+            tensor.buffer = len(self.model.buffers) - 1
+        self.graph.tensors.append(tensor)
+        return len(self.graph.tensors) - 1
+
+    def constant(self, value: Array, name: str = "") -> int:
+        """Add a constant; give its number."""
+        return self.tensor(value.shape, name, DTYPES[value.dtype], value)
+
+    def int4(self, codes: Array, name: str) -> int:
+        """Add a constant of 4-bit integers ``(O, I)``, two a byte, the first in the low half; give its number."""
+        return self.tensor(codes.shape, name, TYPES.INT4, nibbles(codes.reshape(-1).astype(np.int8) & 15))
+
+    def shape(self, tensor: int) -> tuple[int, ...]:
+        """Of a tensor."""
+        return tuple(int(n) for n in self.graph.tensors[tensor].shape)
+
+    def quantized(self, tensor: int, scales: Array, block: int | None = None) -> int:
+        """Give a constant its scales: one a row, or one for each ``block`` of a row."""
+        parameters = schema.QuantizationParametersT()
+        if block is None:
+            parameters.scale, parameters.zeroPoint = scales.reshape(-1), np.zeros(scales.size, np.int64)
+            parameters.quantizedDimension = 0
+        else:
+            details = schema.BlockwiseQuantizationT()
+            details.scales, details.zeroPoints, details.blockSize = self.constant(scales.astype(np.float16)), -1, block
+            parameters.detailsType, parameters.details = schema.QuantizationDetails.BlockwiseQuantization, details
+        self.graph.tensors[tensor].quantization = parameters
+        return tensor
+
+    def add(self, code: int, inputs: Sequence[int], output: int, options: Any = None) -> int:
+        """Add an operator; give its output."""
+        operator = schema.OperatorT()
+        operator.opcodeIndex, operator.inputs, operator.outputs = self._code(code), list(inputs), [output]
+        if options is not None:
+            kind = type(options).__name__.removesuffix("T")
+            operator.builtinOptionsType, operator.builtinOptions = getattr(schema.BuiltinOptions, kind), options
+        self.graph.operators.append(operator)
+        return output
+
+    def reshape(self, x: int, shape: Sequence[int]) -> int:
+        """Lay out anew."""
+        given = self.constant(np.array(shape, np.int32))
+        return self.add(OPS.RESHAPE, [x, given], self.tensor(shape))
+
+    def transpose(self, x: int, order: Sequence[int], y: int | None = None) -> int:
+        """Change the order of the sides."""
+        shape = [self.shape(x)[i] for i in order]
+        y = self.tensor(shape) if y is None else y
+        return self.add(OPS.TRANSPOSE, [x, self.constant(np.array(order, np.int32))], y)
+
+    def patches(self, image: int, patch: tuple[int, int]) -> int:
+        """Lay an image ``(B, C, H, W)`` out as ``(B, H / h, W / w, C * h * w)``, a row for each patch."""
+        (batch, channels, *sides), (height, width) = self.shape(image), patch
+        rows, columns = sides[0] // height, sides[1] // width
+        split = self.reshape(image, (batch, channels, rows, height, columns, width))
+        return self.reshape(self.transpose(split, (0, 2, 4, 1, 3, 5)), (batch, rows, columns, channels * height * width))
+
+    def widened(self, half: int) -> int:
+        """Make FP32 of an FP16 constant."""
+        return self.add(OPS.DEQUANTIZE, [half], self.tensor(self.shape(half)))
+
+    def product(self, x: int, weight: int, bias: int | None, y: int) -> None:
+        """Multiply by a weight ``(O, I)``, add a bias."""
+        options = schema.FullyConnectedOptionsT()
+        options.keepNumDims = options.asymmetricQuantizeInputs = True
+        self.add(OPS.FULLY_CONNECTED, [x, weight, -1 if bias is None else bias], y, options)
+
+    def marker(self, name: str, x: int, y: int) -> None:
+        """Add an operation that stands for a layer."""
+        self.add(OPS.STABLEHLO_COMPOSITE, [x], y)
+        operator, options = self.graph.operators[-1], schema.StableHLOCompositeOptionsT()
+        options.name, options.decompositionSubgraphIndex = LAYER, -1
+        options.compositeAttributes = np.frombuffer(flexbuffers.Dumps({NAME: name}), np.uint8)
+        operator.builtinOptions2Type, operator.builtinOptions2 = schema.BuiltinOptions2.StableHLOCompositeOptions, options
+
+    def marked(self, operator: Any) -> str | None:
+        """Name the layer that an operator stands for, if it does."""
+        options = operator.builtinOptions2
+        if self.code(operator) != OPS.STABLEHLO_COMPOSITE or options.name not in (LAYER, LAYER.encode()):
+            return None
+        return str(flexbuffers.Loads(bytes(options.compositeAttributes))[NAME])
+
+    def code(self, operator: Any) -> int:
+        """Which operation an operator is."""
+        return int(self.model.operatorCodes[operator.opcodeIndex].builtinCode)
+
+    def _code(self, code: int) -> int:
+        for i, known in enumerate(self.model.operatorCodes):
+            if known.builtinCode == code:
+                return i
+        new = schema.OperatorCodeT()
+        new.builtinCode, new.deprecatedBuiltinCode, new.version = code, min(code, 127), VERSIONS.get(code, 1)
+        self.model.operatorCodes.append(new)
+        return len(self.model.operatorCodes) - 1
+
+    def compact(self) -> None:
+        """Forget subgraphs, operations and constants that are not used any more."""
+        del self.model.subgraphs[1:]
+        codes = sorted({o.opcodeIndex for o in self.graph.operators})
+        self.model.operatorCodes = [self.model.operatorCodes[i] for i in codes]
+        for operator in self.graph.operators:
+            operator.opcodeIndex = codes.index(operator.opcodeIndex)
+        owners = [*self.graph.tensors, *(self.model.metadata or [])]
+        for owner in owners:
+            if self.model.buffers[owner.buffer].data is None:
+                owner.buffer = 0  # that of all that is no constant
+        kept = sorted({0, *(int(owner.buffer) for owner in owners)})
+        self.model.buffers = [self.model.buffers[i] for i in kept]
+        for owner in owners:
+            owner.buffer = kept.index(owner.buffer)

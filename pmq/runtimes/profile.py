@@ -1,0 +1,167 @@
+"""How long each layer takes at each choice, measured inside the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from pmq.core.component import Inventory
+from pmq.core.progress import track
+from pmq.cost.latency import PLAIN, LatencyTable
+from pmq.runtimes.base import Target
+from pmq.runtimes.bench import ROUNDS, Bench, Maker, Mode, mode_key
+from pmq.runtimes.timing import machine, median_spread
+
+#: models of layers at random choices that correct the table
+MIXTURES = 12
+#: where a model takes long to build
+FEW = 2
+#: relative standard deviations of the correction: of each kind of layer at each choice by itself, of kinds, of choices, of
+#: the rest; and of a measurement from what any sum over layers can say
+EACH, KIND, CHOICE, REST, NOISE = 0.02, 0.05, 0.15, 0.1, 0.02
+
+
+def profile_layers(
+    target: Target,
+    model: nn.Module,
+    inventory: Inventory,
+    choices: Mapping[str, Sequence[Mode]],
+    name: str,
+    image_size: Sequence[int],
+    batch_size: int = 1,
+    threads: int = 1,
+    rounds: int = ROUNDS,
+) -> LatencyTable:
+    """Fill a latency table.
+
+    Layers of the same kind and shape are changed together, which is seen better than one alone. What a change takes depends
+    on its surroundings: where all else is FP32, caches hold less. So each is measured in two models, one FP32 but for it
+    and one at its fastest but for it, against these in turns, and counts with the mean of both. Models of one choice
+    throughout and of random ones correct what comes of that: a runtime may join what two int8 layers do at their border,
+    which no sum over layers sees; the sum is then a little off everywhere rather than much somewhere. Where a model takes long
+    to build, layers are timed by themselves, and few models correct that.
+
+    Args:
+        target: the runtime.
+        model: in evaluation mode, on the CPU.
+        inventory: its components.
+        choices: layer -> what it may do.
+        name: of the model, for the record.
+        image_size: ``(C, H, W)``.
+        batch_size: images at once.
+        threads: of the runtime.
+        rounds: of each comparison.
+    """
+    image = torch.randn(batch_size, *image_size)
+    skeleton = target.skeleton(model, list(choices), image)
+    bench = Bench(target, skeleton, Maker(model, inventory, choices), image.numpy(), threads, rounds)
+    kinds: dict[tuple[object, ...], list[str]] = {}
+    for layer in choices:
+        weight, source = inventory[f"{layer}.weight"], inventory[f"{layer}.input"]
+        kinds.setdefault((weight.kind, weight.shape, source.shape, tuple(map(mode_key, choices[layer]))), []).append(layer)
+    groups = list(kinds.values())
+    keys = sorted({PLAIN, *(key for modes in choices.values() for key in map(mode_key, modes))})
+    uniform = {key: _known(dict.fromkeys(choices, key), choices) for key in keys}
+    if target.slow:
+        rows = [bench.apart(members[0]) for members in track(groups, "timing layers")]
+        fastest = min(uniform, key=lambda key: _sum(groups, rows, key))
+    else:
+        fastest = bench.fastest_of(uniform)
+        rows = [bench.compare(members, fastest) for members in track(groups, "timing layers")]
+    mixtures = _mixtures(choices, fastest, FEW if target.slow else MIXTURES)
+    models = uniform | {f"mixture {i}": mixture for i, mixture in enumerate(mixtures)}
+    times = bench.times(models)
+    whole, spread = median_spread(times[PLAIN]) if target.slow else bench.whole
+    measured = [(models[model], float(np.median(found))) for model, found in times.items()]
+    given = (groups, rows, whole - _sum(groups, rows, PLAIN))
+    margin = _margin(*given, measured, len(mixtures))
+    rows, rest = _corrected(*given, measured)
+    layers = {layer: row for members, row in zip(groups, rows, strict=True) for layer in members}
+    return LatencyTable(
+        target=target.name,
+        model=name,
+        batch_size=batch_size,
+        threads=threads,
+        fingerprint=fingerprint(target),
+        layers=layers,
+        rest_ms=rest,
+        elsewhere=target.elsewhere,
+        margin=margin,
+        spread=spread,
+    )
+
+
+def fingerprint(target: Target) -> dict[str, str]:
+    """What a latency measured here depends on: the machine and the runtime."""
+    return machine() | {name: text for name, text in target.versions().items() if name == target.runtime}
+
+
+def _known(keys: dict[str, str], choices: Mapping[str, Sequence[Mode]]) -> dict[str, str]:
+    """The same, with FP32 for layers that have no such choice."""
+    return {layer: key if key in map(mode_key, choices[layer]) else PLAIN for layer, key in keys.items()}
+
+
+def _sum(groups: list[list[str]], rows: list[dict[str, float]], key: str) -> float:
+    """Milliseconds of all layers at a choice, or in FP32 where they have not got it."""
+    return sum(len(members) * row.get(key, row[PLAIN]) for members, row in zip(groups, rows, strict=True))
+
+
+def _mixtures(choices: Mapping[str, Sequence[Mode]], fastest: str, count: int) -> list[dict[str, str]]:
+    """Random choices; from one to the next more layers at the fastest."""
+    rng = np.random.default_rng(0)
+    found = []
+    for share in np.linspace(0.1, 0.9, count):
+        keys = {
+            n: fastest if rng.random() < share else mode_key(modes[int(rng.integers(len(modes)))]) for n, modes in choices.items()
+        }
+        found.append(_known(keys, choices))
+    return found
+
+
+def _margin(
+    groups: list[list[str]],
+    rows: list[dict[str, float]],
+    rest: float,
+    measured: list[tuple[dict[str, str], float]],
+    mixtures: int,
+) -> float:
+    """Twice the root mean square of how far, as a share, each of the last ``mixtures`` is off when the others predict it."""
+    off = []
+    for m in range(len(measured) - mixtures, len(measured)):
+        others = [one for i, one in enumerate(measured) if i != m]
+        found, else_ms = _corrected(groups, rows, rest, others)
+        keys, ms = measured[m]
+        told = else_ms + sum(found[g][keys[layer]] for g, members in enumerate(groups) for layer in members)
+        off.append(ms / told - 1)
+    return 2 * float(np.sqrt(np.mean(np.square(off))))
+
+
+def _corrected(
+    groups: list[list[str]], rows: list[dict[str, float]], rest: float, measured: list[tuple[dict[str, str], float]]
+) -> tuple[list[dict[str, float]], float]:
+    """The most probable milliseconds of each kind of layer, and of the rest, given those of whole models.
+
+    Bayesian linear regression with what was measured before as its prior.
+    """
+    at = {(g, key): i for i, (g, key) in enumerate((g, key) for g, row in enumerate(rows) for key in row)}
+    prior = np.array([rows[g][key] for g, key in at] + [rest])
+    counts = np.zeros((len(measured), len(prior)))
+    counts[:, -1] = 1
+    for m, (keys, _) in enumerate(measured):
+        for g, members in enumerate(groups):
+            for layer in members:
+                counts[m, at[g, keys[layer]]] += 1
+    times = np.array([ms for _, ms in measured])
+    sizes = np.array([max(rows[g].values()) for g, _ in at])
+    kinds, choices = np.array([g for g, _ in at]), np.array([key for _, key in at])
+    same = EACH**2 * np.eye(len(at)) + KIND**2 * (kinds[:, None] == kinds) + CHOICE**2 * (choices[:, None] == choices)
+    covariance = np.zeros((len(prior), len(prior)))
+    covariance[:-1, :-1] = same * np.outer(sizes, sizes)
+    covariance[-1, -1] = (REST * times.max()) ** 2
+    weighed = counts @ covariance
+    noise = np.diag((NOISE * times) ** 2)
+    found = prior + weighed.T @ np.linalg.solve(weighed @ counts.T + noise, times - counts @ prior)
+    return [{key: float(found[at[g, key]]) for key in row} for g, row in enumerate(rows)], float(found[-1])

@@ -1,0 +1,37 @@
+"""All targets. A new one is imported here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pmq.core.errors import PmqError
+from pmq.core.files import quoted
+from pmq.core.validation import shown
+from pmq.runtimes import executorch as _executorch  # noqa: F401 (they register themselves)
+from pmq.runtimes import litert as _litert  # noqa: F401
+from pmq.runtimes import onnxruntime as _onnxruntime  # noqa: F401
+from pmq.runtimes import openvino as _openvino  # noqa: F401
+from pmq.runtimes.base import TARGETS, Target
+from pmq.runtimes.labels import TARGET
+
+__all__ = ["TARGETS", "target_of"]
+
+
+def target_of(file: Path) -> Target:
+    """The target that a file was written for.
+
+    Raises:
+        PmqError: it was written for none, or for another than its name ends with.
+    """
+    known = ", ".join(sorted({TARGETS[name].suffix for name in TARGETS}))
+    fitting = {name: TARGETS[name] for name in TARGETS if TARGETS[name].suffix == file.suffix}
+    if not fitting:
+        raise PmqError(f"{quoted(file)} was not written by pmq deploy, whose files end with {known}")
+    reader = next(iter(fitting.values()))
+    name = reader.metadata(file).get(TARGET)
+    if name is None:
+        raise PmqError(f"{quoted(file)} was not written by pmq deploy: it names no target")
+    if name not in fitting:
+        wanted = f"files that end with {file.suffix} are for {', '.join(fitting)}"
+        raise PmqError(f"{quoted(file)} names {shown(name)} as its target; {wanted}")
+    return fitting[name]
