@@ -11,10 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pmq.api.allocate import planned
-from pmq.api.points import Archive
-from pmq.api.run_files import write_run
-from pmq.api.search import SearchResult
 from pmq.core import Allocation, Component, Inventory, Limits, ModelInfo, Operator
 from pmq.core.allocation import CalibrationInfo
 from pmq.core.quantizers import QUANTIZERS
@@ -24,6 +20,10 @@ from pmq.core.tensors import TensorFile
 from pmq.cost import CostModel
 from pmq.metrics import SensitivityTable
 from pmq.optimize import Space, SpaceFile, Tables, non_dominated, within
+from pmq.pipeline.allocation import planned
+from pmq.pipeline.search.explore import Archive
+from pmq.pipeline.search.result import SearchResult
+from pmq.pipeline.search.run_writer import write_run
 
 HEADS, TOKENS, DIM = 2, 5, 8
 SPACE = {

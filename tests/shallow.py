@@ -24,13 +24,14 @@ def few_bits(*bits: int) -> SpaceFile:
 
 def search_little(patch: pytest.MonkeyPatch) -> None:
     """Make searches of this process take seconds, until the patch is undone."""
-    from pmq.api import contest, finish, points
     from pmq.optimize import candidates, confirm
+    from pmq.pipeline import metric_benchmark
+    from pmq.pipeline.search import explore, finalists
 
-    for module in (contest, points):
+    for module in (metric_benchmark, explore):
         patch.setattr(module, "nsga2", partial(module.nsga2, generations=3))
-    patch.setattr(points, "SWEEP", 3)
-    patch.setattr(finish, "FINALISTS", 2)
+    patch.setattr(explore, "SWEEP", 3)
+    patch.setattr(finalists, "FINALISTS", 2)
     patch.setattr(candidates, "POWERS", candidates.POWERS[:2])
     patch.setattr(confirm, "DRAWS", 2)
 

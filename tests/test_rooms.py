@@ -25,6 +25,8 @@ MAY_IMPORT = {
     "runtimes": {"core", "models", "graph", "quant", "cost"},
     "reporting": {"core"},
 }
+ROOMS = set(MAY_IMPORT)
+MAY_IMPORT |= {"pipeline": ROOMS, "api": ROOMS | {"pipeline"}, "cli": ROOMS | {"pipeline", "api"}}
 
 
 def imports(path: Path) -> set[str]:

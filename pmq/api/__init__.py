@@ -4,18 +4,19 @@ from pmq.api.deploy import deploy
 from pmq.api.evaluate import evaluate
 from pmq.api.export import export
 from pmq.api.finetune import Finetuned, finetune
-from pmq.api.images import open_images
-from pmq.api.patch_pictures import draw_patches
-from pmq.api.patches import reallocate
+from pmq.api.open_images import open_images
 from pmq.api.profile import profile
 from pmq.api.prune import Pruned, prune
-from pmq.api.pruned import load_pruned
 from pmq.api.rank import Ranks, rank
-from pmq.api.search import SearchResult, search
+from pmq.api.reallocate import reallocate
+from pmq.api.search import search
 from pmq.api.sensitivity import sensitivity
 from pmq.api.simulate import simulate
 from pmq.models import create_model
 from pmq.models.prepared import with_output
+from pmq.pipeline.patches.figures import draw_patches
+from pmq.pipeline.pruned_model import load_pruned
+from pmq.pipeline.search.result import SearchResult
 from pmq.reporting import plot_run as plot
 from pmq.reporting import write_report as report
 

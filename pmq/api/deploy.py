@@ -12,18 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pmq.api.allocate import carry_out
-from pmq.api.evaluate import Fresh, What, as_what, read_bits, task_of
-from pmq.api.images import as_images
-from pmq.api.modes import undisturbed
-from pmq.api.pruned import plain, pruned_like
-from pmq.api.subject import Subject, take_in
 from pmq.core import FLOAT, Allocation, PmqError
 from pmq.core.allocation import pmq_version
 from pmq.core.coverage import check_coverage, coverage
 from pmq.core.patches import PatchMap
 from pmq.core.paths import architecture, named_path
 from pmq.core.recipe import Recipe, find_recipe
+from pmq.core.spec import What, as_what, read_bits, task_of
 from pmq.core.task import AUTO, Task
 from pmq.cost import CostModel, LatencyTable
 from pmq.cost.latency import PLAIN
@@ -31,6 +26,12 @@ from pmq.evaluation import Accuracy
 from pmq.models import class_names
 from pmq.models.finite import check_finite
 from pmq.optimize import Space, read_space
+from pmq.pipeline.allocation import carry_out
+from pmq.pipeline.images import as_images
+from pmq.pipeline.modes import undisturbed
+from pmq.pipeline.pruned_model import plain, pruned_like
+from pmq.pipeline.quantize import Fresh
+from pmq.pipeline.subject import Subject, take_in
 from pmq.pruning import plan_of
 from pmq.quant import Quantized, realise, restore
 from pmq.runtimes import TARGETS, Target

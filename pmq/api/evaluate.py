@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,30 +10,26 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
-from pmq.api.allocate import carry_out
-from pmq.api.images import as_images, pairs
-from pmq.api.modes import undisturbed
-from pmq.api.pruned import pruned_like
-from pmq.api.sensitivity import check_quantizers
-from pmq.api.subject import Subject
-from pmq.core import FLOAT, Allocation, Assignment, BitWidth, PmqError
+from pmq.core import FLOAT, Allocation
 from pmq.core.coverage import check_coverage, coverage
-from pmq.core.files import is_dir, is_file, quoted
-from pmq.core.manifest import read_manifest
-from pmq.core.own_files import CHOSEN, unchanged
-from pmq.core.patches import PatchMap
 from pmq.core.recipe import Recipe, find_recipe
+from pmq.core.spec import What, as_what, read_bits, task_of
 from pmq.core.task import AUTO, Loss
 from pmq.cost import CostModel
 from pmq.evaluation import evaluate_models
 from pmq.evaluation.collected import Metric
 from pmq.models.finite import check_finite
 from pmq.optimize import Space, SpaceFile, read_space
+from pmq.pipeline.allocation import carry_out
+from pmq.pipeline.images import as_images, pairs
+from pmq.pipeline.measure import check_quantizers
+from pmq.pipeline.modes import undisturbed
+from pmq.pipeline.pruned_model import pruned_like
+from pmq.pipeline.quantize import Fresh
+from pmq.pipeline.subject import Subject
 from pmq.pruning import plan_of
-from pmq.quant import Prepared, Quantized, prepare, quantize, realise
+from pmq.quant import Quantized, realise
 
-SHORTHAND = re.compile(r"w(\d+)a(\d+)")
-What = Allocation | str
 #: header of timm's results files, then ours
 COLUMNS = (
     *("model", "img_size", "top1", "top1_err", "top5", "top5_err", "param_count", "crop_pct", "interpolation"),
@@ -42,50 +37,6 @@ COLUMNS = (
     *("size_bytes", "bit_ops"),
     *("images_per_s", "amp_agreement", "n_images", "seed", "macs_searched"),
 )
-
-
-def read_what(text: str, carried_out: bool = True) -> What:
-    """Read an allocation from a file or a run directory (its chosen one); pass ``fp32`` and ``w4a4`` through.
-
-    It is to be computed with as it was ``carried_out``, or anew from images.
-
-    Raises:
-        PmqError: it is none of these, or damaged.
-    """
-    if SHORTHAND.fullmatch(text):
-        read_bits(text)  # bits that there are none of are told before any work
-        return text
-    if text == "fp32":
-        return text
-    path = Path(text)
-    if text and is_dir(path):  # an empty text is not the current folder
-        return Allocation.load(unchanged(path, read_manifest(path).files, CHOSEN) or path / CHOSEN, carried_out)
-    if not is_file(path):
-        raise PmqError(f"{quoted(text)} is no allocation file, no run directory, and not fp32 or a shorthand such as w4a4")
-    return Allocation.load(path, carried_out)
-
-
-def as_what(what: What | Path) -> What:
-    """An allocation, ``fp32`` or a shorthand, as they are; of a file or a run the allocation."""
-    return read_what(str(what)) if isinstance(what, Path | str) else what
-
-
-def read_bits(text: str) -> tuple[BitWidth, BitWidth]:
-    """Read bits of weights and activations from a shorthand such as ``w4a8``.
-
-    Raises:
-        PmqError: it is none, or there are no such bits.
-    """
-    match = SHORTHAND.fullmatch(text)
-    if match is None:
-        raise PmqError(f"{text!r} is not fp32 or a shorthand such as w4a4")
-    return BitWidth(int(match[1])), BitWidth(int(match[2]))
-
-
-def task_of(asked: str, *items: What) -> str:
-    """The task that is asked for; where none is, that of the first allocation."""
-    known = (item.task for item in items if isinstance(item, Allocation) and item.task is not None)
-    return next(known, AUTO) if asked == AUTO else asked
 
 
 @undisturbed
@@ -199,27 +150,6 @@ def _quantized(item: What, subject: Subject, uniform: Space, recipe: Recipe, fre
         subject.inventory.check_names(item.components)
         return fresh.quantize(item.recipe, item.assignment, item.patches)
     return fresh.quantize(recipe, uniform.uniform(*read_bits(item)))
-
-
-class Fresh:
-    """Copies of the subject's model prepared by a recipe, each recipe once."""
-
-    def __init__(self, subject: Subject, images: Tensor | None, seed: int, checkpoints: Path | None) -> None:
-        self._subject, self._images, self._seed, self._checkpoints = subject, images, seed, checkpoints
-        self._prepared: dict[Recipe, Prepared] = {}
-
-    def quantize(self, recipe: Recipe, assignment: Assignment, patches: PatchMap | None = None) -> Quantized:
-        """Carry an allocation out by a recipe."""
-        return quantize(self._prepared_by(recipe), assignment, self._checkpoints, patches)
-
-    def _prepared_by(self, recipe: Recipe) -> Prepared:
-        if self._images is None:
-            raise PmqError("uniform shorthands and recalibration need calibration images; pass some")
-        if recipe not in self._prepared:
-            s = self._subject
-            model = copy.deepcopy(s.model)
-            self._prepared[recipe] = prepare(model, s.inventory, self._images, recipe, self._seed, task=s.task)
-        return self._prepared[recipe]
 
 
 def _facts(subject: Subject) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pmq.api.evaluate import read_what
 from pmq.core import Allocation, PmqError
 from pmq.core.files import quoted, write_text
 from pmq.core.own_files import check_output
 from pmq.core.progress import message
+from pmq.core.spec import read_what
 
 SCHEMA = ".schema.json"
 

@@ -12,10 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pmq.api.images import as_images
-from pmq.api.modes import undisturbed
-from pmq.api.pruned import load_pruned
-from pmq.api.subject import take_in
 from pmq.core import Allocation, PmqError
 from pmq.core.errors import one_line
 from pmq.core.files import is_file, quoted, write_bytes
@@ -27,6 +23,10 @@ from pmq.core.tensors import TensorFile
 from pmq.graph import captured
 from pmq.models import model_info
 from pmq.models.weights import both_file, parameters_file, weights_sha256
+from pmq.pipeline.images import as_images
+from pmq.pipeline.modes import undisturbed
+from pmq.pipeline.pruned_model import load_pruned
+from pmq.pipeline.subject import take_in
 from pmq.pruning.distil import Distiller, check_like, varied
 from pmq.quant import output_error
 

@@ -6,9 +6,6 @@ from pathlib import Path
 
 from torch import nn
 
-from pmq.api.modes import undisturbed
-from pmq.api.subject import Subject
-from pmq.api.widths import Shapes, groups_of
 from pmq.core import PmqError
 from pmq.core.files import is_file
 from pmq.core.own_files import check_output
@@ -17,6 +14,9 @@ from pmq.core.progress import message
 from pmq.cost import LatencyTable
 from pmq.models import model_label
 from pmq.optimize import Space, SpaceFile, read_space
+from pmq.pipeline.modes import undisturbed
+from pmq.pipeline.search.width_options import Shapes, groups_of
+from pmq.pipeline.subject import Subject
 from pmq.runtimes import TARGETS
 from pmq.runtimes.bench import ROUNDS
 from pmq.runtimes.profile import fingerprint, profile_layers

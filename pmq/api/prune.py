@@ -11,11 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pmq.api.allocate import make_allocation
-from pmq.api.images import gather_images
-from pmq.api.modes import undisturbed
-from pmq.api.pruned import carved, plain
-from pmq.api.subject import Subject
 from pmq.core import Allocation, PmqError
 from pmq.core.allocation import CalibrationInfo
 from pmq.core.paths import named_path
@@ -23,6 +18,11 @@ from pmq.core.pruning import PruningPlan
 from pmq.core.rundir import CHOSEN
 from pmq.core.task import AUTO
 from pmq.models.weights import weights_sha256
+from pmq.pipeline.allocation import make_allocation
+from pmq.pipeline.images import gather_images
+from pmq.pipeline.modes import undisturbed
+from pmq.pipeline.pruned_model import carved, plain
+from pmq.pipeline.subject import Subject
 from pmq.pruning import IMPORTANCES, Unit, concentrate, plan_of, provable_units, select
 from pmq.pruning.apply import check_stream
 from pmq.pruning.groups import require_torch_pruning

@@ -10,24 +10,24 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
-from pmq.api.allocate import planned
-from pmq.api.contest import Contest
-from pmq.api.evaluate import read_bits
-from pmq.api.images import gather_images
-from pmq.api.limits import resolve_budget
-from pmq.api.modes import undisturbed
-from pmq.api.sensitivity import check_quantizers
-from pmq.api.subject import CALIB_IMAGES, Subject
 from pmq.core import Budget, PmqError
 from pmq.core.coverage import check_coverage, coverage
 from pmq.core.files import write_csv
 from pmq.core.recipe import find_recipe
 from pmq.core.rundir import RunDir
+from pmq.core.spec import read_bits
 from pmq.core.task import AUTO
 from pmq.cost import CostModel
 from pmq.evaluation import Judge
 from pmq.metrics import METRICS, Probe
 from pmq.optimize import Space, SpaceFile, read_space
+from pmq.pipeline.allocation import planned
+from pmq.pipeline.images import gather_images
+from pmq.pipeline.measure import check_quantizers
+from pmq.pipeline.metric_benchmark import Contest
+from pmq.pipeline.modes import undisturbed
+from pmq.pipeline.search.budget import resolve_budget
+from pmq.pipeline.subject import CALIB_IMAGES, Subject
 from pmq.quant import images_sha256, prepare
 
 #: metrics and the allocation they measure around, where that is not FP32

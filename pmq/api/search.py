@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +13,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from pmq.api.allocate import make_allocation
-from pmq.api.clock import Clock
-from pmq.api.cuts import Cuts, measure_widths
-from pmq.api.effort import ROUNDS, Effort
-from pmq.api.finish import Finished, finish
-from pmq.api.goal import Goal
-from pmq.api.images import gather_images
-from pmq.api.joint import Joint, Whole
-from pmq.api.limits import resolve_budget, tell_limits
-from pmq.api.modes import undisturbed
-from pmq.api.patch_pictures import draw_patches
-from pmq.api.patches import map_bytes, reallocate
-from pmq.api.points import compared_candidates, explore, lay_out, prediction_quality
-from pmq.api.reallocator import check_possible
-from pmq.api.rounds import Rounds
-from pmq.api.run_files import write_run
-from pmq.api.sensitivity import check_quantizers
-from pmq.api.subject import CALIB_IMAGES, HELD_OUT, Subject, divide_images, take_in
-from pmq.api.trials import Trials
-from pmq.api.widths import groups_of
-from pmq.core import Allocation, Assignment, Budget, Limits
+from pmq.api.reallocate import reallocate
+from pmq.core import Assignment, Budget, Limits
 from pmq.core.allocation import pmq_version
 from pmq.core.choice import Kept
-from pmq.core.coverage import EVERYTHING, Coverage, check_coverage, coverage
+from pmq.core.coverage import check_coverage, coverage
 from pmq.core.errors import PmqError
 from pmq.core.files import check_target
 from pmq.core.own_files import MANIFEST
@@ -46,51 +27,34 @@ from pmq.core.rundir import RunDir
 from pmq.core.task import AUTO, Loss
 from pmq.cost import LatencyTable
 from pmq.evaluation import Judge
-from pmq.metrics import METRICS, Probe, SensitivityTable
-from pmq.models.equivalence import Rewriting
+from pmq.metrics import METRICS, Probe
 from pmq.optimize import Space, SpaceFile, read_space
 from pmq.optimize.wishes import Wishes
+from pmq.pipeline.allocation import make_allocation
+from pmq.pipeline.images import gather_images
+from pmq.pipeline.measure import check_quantizers
+from pmq.pipeline.modes import undisturbed
+from pmq.pipeline.patches.figures import draw_patches
+from pmq.pipeline.patches.map_size import map_bytes
+from pmq.pipeline.patches.reallocator import check_possible
+from pmq.pipeline.search.agreement import Goal
+from pmq.pipeline.search.budget import resolve_budget, tell_limits
+from pmq.pipeline.search.clock import Clock
+from pmq.pipeline.search.evaluator import Trials
+from pmq.pipeline.search.explore import compared_candidates, explore, lay_out, prediction_quality
+from pmq.pipeline.search.finalists import Finished, finish
+from pmq.pipeline.search.loop import Rounds
+from pmq.pipeline.search.result import SearchResult
+from pmq.pipeline.search.run_writer import write_run
+from pmq.pipeline.search.stopping import ROUNDS, Effort
+from pmq.pipeline.search.width_masks import Cuts, measure_widths
+from pmq.pipeline.search.width_options import groups_of
+from pmq.pipeline.search.width_search import Joint, Whole
+from pmq.pipeline.subject import CALIB_IMAGES, HELD_OUT, Subject, divide_images, take_in
 from pmq.pruning import plan_of
 from pmq.quant import images_sha256, prepare
 from pmq.quant.own_loss import loss_name
 from pmq.reporting.page import write_page
-
-
-@dataclass
-class SearchResult:
-    """What a search found.
-
-    Attributes:
-        allocation: the chosen one.
-        points: every allocation looked at: predicted error, ``size_bytes``, ``bit_ops``, whether it is ``within`` the
-            budget and on the ``front`` of the three; ``kl`` and ``agreement`` (percent) where it was simulated.
-        sensitivity: the table the search ran on.
-        rounds: what each round cost and gained.
-        ranking: how well predictions ranked what was simulated: Kendall's tau over ``all`` and ``near_budget``.
-        limits: the budget in figures.
-        without_patches: the chosen one before its patches had bits of their own, if they have.
-        run: the run directory, if one was asked for.
-        seconds: what each part of the search took.
-        coverage: percent of multiply-accumulates and of weight bytes that were searched, and what is outside.
-        rewritings: the recipe's transforms, the relative error of the outputs after each, and whether it was kept.
-    """
-
-    allocation: Allocation
-    points: pd.DataFrame
-    sensitivity: SensitivityTable
-    limits: Limits
-    rounds: pd.DataFrame
-    ranking: dict[str, dict[str, float]]
-    run: Path | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-    without_patches: Allocation | None = None
-    rewritings: tuple[Rewriting, ...] = ()
-    coverage: Coverage = EVERYTHING
-
-    @property
-    def front(self) -> pd.DataFrame:
-        """The Pareto front, cheapest first."""
-        return self.points[self.points["front"]].sort_values(["bit_ops", "size_bytes"]).reset_index(drop=True)
 
 
 @undisturbed
@@ -138,7 +102,7 @@ def search(
             quantize each component by itself; the steps of ``best`` that go layer by layer finish the best of them.
         reconstruct: learn rounding and scales of the chosen allocation, block by block.
         patches: give each patch bits of its own in the chosen allocation, ``static`` or ``dynamic`` ones
-            (:func:`pmq.api.patches.reallocate`); the budget counts the map.
+            (:func:`pmq.reallocate`); the budget counts the map.
         prune: decide beside bits how much is kept of each block: hidden channels, the rank of heads, and heads.
         wishes: what must be obeyed beside: bits to keep, layers to leave out, the fewest and most bits.
         metric_name: sensitivity metric, see :mod:`pmq.metrics`.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
-from pmq.api.allocate import carry_out
-from pmq.api.modes import undisturbed
-from pmq.api.pruned import pruned_like
-from pmq.api.subject import Subject
 from pmq.core import Allocation
 from pmq.core.task import AUTO
+from pmq.pipeline.allocation import carry_out
+from pmq.pipeline.modes import undisturbed
+from pmq.pipeline.pruned_model import pruned_like
+from pmq.pipeline.subject import Subject
 from pmq.quant import realise
 
 

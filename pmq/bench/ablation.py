@@ -11,13 +11,13 @@ import time
 
 import pandas as pd
 
-from pmq.api.subject import CALIB_IMAGES, Subject
 from pmq.bench.subject import opened, parser
 from pmq.core.files import write_csv
 from pmq.core.recipe import RECIPES, Recipe, find_recipe
 from pmq.cost import CostModel
 from pmq.evaluation import evaluate_models
 from pmq.optimize import Space, SpaceFile, read_space
+from pmq.pipeline.subject import CALIB_IMAGES, Subject
 from pmq.quant import prepare, quantize, realise
 
 _FOLDED = {"transforms": ("fold_norms", "scale_channels", "center_channels", "center_values")}

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 import pmq
-from pmq.api.subject import Subject
 from pmq.bench.apart import named, tables
 from pmq.bench.transforms import perturb
 from pmq.core.recipe import RECIPES
@@ -29,6 +28,7 @@ from pmq.graph.macs import count_macs
 from pmq.models import create_model, model_info
 from pmq.models.equivalence import Equivalence
 from pmq.models.torchvision_ops import ensure_torchvision
+from pmq.pipeline.subject import Subject
 from pmq.quant.transforms import Setting, apply_transforms
 
 #: images to calibrate, to compare on and to prove with

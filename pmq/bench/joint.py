@@ -16,14 +16,14 @@ import pandas as pd
 from torch import Tensor, nn
 
 import pmq
-from pmq.api.pruned import load_pruned
-from pmq.api.subject import CALIB_IMAGES, HELD_OUT
 from pmq.bench.pruning import ROUND_TO, STRUCTURES
 from pmq.bench.subject import opened, parser
 from pmq.core import Allocation
 from pmq.core.files import quoted, read_json, write_csv
 from pmq.core.rundir import CHOSEN, DEPLOYMENT
 from pmq.core.validation import validated
+from pmq.pipeline.pruned_model import load_pruned
+from pmq.pipeline.subject import CALIB_IMAGES, HELD_OUT
 from pmq.runtimes import TARGETS
 from pmq.runtimes.deployment import Deployment
 from pmq.runtimes.timing import interleaved, median_spread

@@ -15,10 +15,7 @@ from matplotlib import pyplot as plt
 from torch import Tensor, nn
 
 import pmq
-from pmq.api.allocate import make_allocation
-from pmq.api.evaluate import Fresh
 from pmq.api.profile import known_latency
-from pmq.api.subject import CALIB_IMAGES, HELD_OUT, Subject
 from pmq.bench.subject import opened, parser
 from pmq.core import Allocation
 from pmq.core.recipe import find_recipe
@@ -26,6 +23,9 @@ from pmq.core.rundir import CHOSEN
 from pmq.cost import LatencyTable
 from pmq.models import model_info
 from pmq.optimize import Space, read_space
+from pmq.pipeline.allocation import make_allocation
+from pmq.pipeline.quantize import Fresh
+from pmq.pipeline.subject import CALIB_IMAGES, HELD_OUT, Subject
 from pmq.reporting.style import BLUE, GREEN, ORANGE, save
 from pmq.runtimes import TARGETS
 from pmq.runtimes.timing import interleaved, median_spread

@@ -12,14 +12,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pmq.api.evaluate import Fresh, read_bits
-from pmq.api.subject import Subject
 from pmq.bench.subject import opened, parser
 from pmq.core.choice import FLOAT
 from pmq.core.files import write_csv
 from pmq.core.recipe import find_recipe
+from pmq.core.spec import read_bits
 from pmq.graph.rows import leave_out, row_units
 from pmq.optimize import Space, read_space
+from pmq.pipeline.quantize import Fresh
+from pmq.pipeline.subject import Subject
 from pmq.quant import restore
 from pmq.runtimes import TARGETS
 from pmq.runtimes.layer import deploy_layers

@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pmq.api.allocate import carry_out
-from pmq.api.reallocator import Reallocator
-from pmq.api.subject import Subject
 from pmq.bench.subject import allocated, parser
 from pmq.core import Allocation
 from pmq.core.files import write_csv
 from pmq.core.patches import PatchMap, TokenBits
 from pmq.evaluation import evaluate_models
+from pmq.pipeline.allocation import carry_out
+from pmq.pipeline.patches.reallocator import Reallocator
+from pmq.pipeline.subject import Subject
 from pmq.quant import realise
 
 

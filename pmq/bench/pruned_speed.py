@@ -17,12 +17,12 @@ import torch
 from torch import nn
 
 import pmq
-from pmq.api.pruned import load_pruned
 from pmq.bench.deploy import choices_of, products_alone
 from pmq.cli.output import print_table
 from pmq.cost.latency import PLAIN
 from pmq.graph import analyse
 from pmq.models import create_model, model_info
+from pmq.pipeline.pruned_model import load_pruned
 from pmq.runtimes import TARGETS
 from pmq.runtimes.bench import Bench, Maker
 from pmq.runtimes.timing import interleaved, median_spread

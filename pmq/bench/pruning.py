@@ -16,9 +16,6 @@ from torch import Tensor, nn
 
 import pmq
 from pmq.api.deploy import in_fp32
-from pmq.api.evaluate import Fresh
-from pmq.api.pruned import load_pruned
-from pmq.api.subject import CALIB_IMAGES, HELD_OUT, Subject
 from pmq.bench.subject import opened, parser
 from pmq.core import Allocation
 from pmq.core.files import write_csv
@@ -28,6 +25,9 @@ from pmq.cost import CostModel
 from pmq.data import Data
 from pmq.evaluation import evaluate_models
 from pmq.optimize import Space, read_space
+from pmq.pipeline.pruned_model import load_pruned
+from pmq.pipeline.quantize import Fresh
+from pmq.pipeline.subject import CALIB_IMAGES, HELD_OUT, Subject
 from pmq.quant import realise, restore
 from pmq.reporting.style import BLUE, GREEN, GREY, ORANGE, RED, save
 from pmq.runtimes import TARGETS

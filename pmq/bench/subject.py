@@ -8,11 +8,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from pmq.api.reallocator import Reallocator
 from pmq.core import Allocation
 from pmq.core.memory import keep_freed_memory
 from pmq.data import Data, open_data
 from pmq.models import create_model, model_info
+from pmq.pipeline.patches.reallocator import Reallocator
 
 
 def parser(description: str | None, *before: str) -> argparse.ArgumentParser:

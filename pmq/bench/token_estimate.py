@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import pandas as pd
 
-from pmq.api.reallocator import SCORE
 from pmq.bench.subject import allocated, parser
 from pmq.core.files import write_csv
 from pmq.graph import analyse
 from pmq.metrics import METRICS
 from pmq.optimize import Space, read_space
 from pmq.patches import token_errors
+from pmq.pipeline.patches.reallocator import SCORE
 from pmq.quant.token_scores import Ranker
 from pmq.runtimes.timing import interleaved, median_spread
 

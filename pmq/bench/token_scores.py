@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from pmq.api.reallocator import Reallocator
 from pmq.bench.subject import allocated, parser
 from pmq.core.choice import FLOAT
 from pmq.core.files import write_csv
 from pmq.core.progress import track
 from pmq.patches import token_errors
+from pmq.pipeline.patches.reallocator import Reallocator
 from pmq.quant.divergence import output_error
 from pmq.quant.quantizers import Quantizer
 from pmq.quant.token_scores import SCORES, Ranker

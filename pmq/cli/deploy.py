@@ -44,11 +44,11 @@ def deploy(
 ) -> None:
     """Write an allocation as a model file, and prove that it computes what was simulated, at the speed that was promised."""
     from pmq.api.deploy import deploy as run_deploy
-    from pmq.api.evaluate import read_what
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
     from pmq.core.paths import file_name
     from pmq.core.progress import message
+    from pmq.core.spec import read_what
     from pmq.cost import LatencyTable
     from pmq.runtimes import TARGETS
     from pmq.runtimes.profile import fingerprint

@@ -42,12 +42,12 @@ def evaluate(
 ) -> None:
     """Give top-1, top-5, agreement with FP32, KL of the logits and images/s."""
     from pmq.api import evaluate as run_evaluate
-    from pmq.api.evaluate import read_what
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
     from pmq.core.files import write_csv
     from pmq.core.own_files import check_output
     from pmq.core.progress import track
+    from pmq.core.spec import read_what
     from pmq.core.task import task_line
 
     names = [str(latest_or(None, results)) if name == "latest" else name for name in what.split(",")]

@@ -38,12 +38,12 @@ def finetune(
 ) -> None:
     """Teach a pruned model what it said before it was pruned, by distillation; keep it at its best."""
     from pmq.api import evaluate as run_evaluate
-    from pmq.api.evaluate import read_what
     from pmq.api.finetune import finetune as run_finetune
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
     from pmq.core.files import check_target, is_dir
     from pmq.core.rundir import CHOSEN, PRUNED, add_to_manifest
+    from pmq.core.spec import read_what
     from pmq.models.create import check_named
 
     allocation = read_what(pruned)

@@ -29,16 +29,16 @@ def patches(
     json: o.Json = False,
 ) -> None:
     """Give each patch bits of its own in each layer, within the bit operations of an allocation or a share of them."""
-    from pmq.api.evaluate import read_what
-    from pmq.api.patch_pictures import draw_patches
-    from pmq.api.patches import reallocate
-    from pmq.api.reallocator import SCORE, check_kind
-    from pmq.api.subject import CALIB_IMAGES, HELD_OUT
+    from pmq.api.reallocate import reallocate
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
     from pmq.core.files import is_dir
     from pmq.core.own_files import check_output
     from pmq.core.rundir import CHOSEN
+    from pmq.core.spec import read_what
+    from pmq.pipeline.patches.figures import draw_patches
+    from pmq.pipeline.patches.reallocator import SCORE, check_kind
+    from pmq.pipeline.subject import CALIB_IMAGES, HELD_OUT
 
     check_kind(kind, score)
     name = str(latest_or(None, results)) if what == "latest" else what

@@ -55,13 +55,13 @@ def prune(
     from pmq.api import evaluate as run_evaluate
     from pmq.api import prune as run_prune
     from pmq.api.formats import deploy_formats
-    from pmq.api.pruned import load_pruned
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
     from pmq.core.files import check_target, is_file
     from pmq.core.progress import track
     from pmq.core.rundir import CHOSEN, MANIFEST, PRUNED, add_to_manifest, is_pruned
     from pmq.models import model_info
+    from pmq.pipeline.pruned_model import load_pruned
 
     if target is not None:
         from pmq.runtimes import TARGETS

@@ -62,7 +62,6 @@ def search(
     """
     from pmq.api import search as run_search
     from pmq.api.profile import known_latency
-    from pmq.api.subject import HELD_OUT
     from pmq.cli.run import command_of, named_again, of_pruned
     from pmq.cli.subject import before_pruning, open_subject
     from pmq.core import Budget
@@ -71,6 +70,7 @@ def search(
     from pmq.core.task import task_line
     from pmq.cost import LatencyTable
     from pmq.optimize.wishes import Wishes
+    from pmq.pipeline.subject import HELD_OUT
     from pmq.reporting.page import NAME
     from pmq.runtimes import TARGETS
 
@@ -168,7 +168,7 @@ def _accuracy(metrics: dict[str, float | None]) -> str:
 
 
 def _solve_again(run: str, budget: str, json: bool) -> None:
-    from pmq.api.again import solve_again
+    from pmq.api.resolve import solve_again
     from pmq.cli.run import going_on, started_with
 
     path, allocation = solve_again(run, budget)

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 def open_model(source: Source) -> nn.Module:
     """Create a model by its name, or rebuild the pruned one that the name is the file or the folder of."""
-    from pmq.api.pruned import is_pruned_file, load_pruned
     from pmq.cli.run import base_of, run_of, started_with
     from pmq.models import create_model
     from pmq.models.prepared import prepare_as, with_output
+    from pmq.pipeline.pruned_model import is_pruned_file, load_pruned
 
     name = source.model
     if name is not None and is_pruned_file(name):

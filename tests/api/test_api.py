@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import pmq
-from pmq.api.again import solve_again
+from pmq.api.resolve import solve_again
 from pmq.core import Budget, PmqError
 from pmq.graph import analyse
 from pmq.models import model_info

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import pmq
-from pmq.api.again import solve_again
 from pmq.api.profile import known_latency
+from pmq.api.resolve import solve_again
 from pmq.core import PmqError
 from pmq.cost import CostModel, LatencyTable
 from pmq.graph import analyse

@@ -10,10 +10,10 @@ import torch
 
 import pmq
 from pmq.api.finetune import STATE
-from pmq.api.pruned import load_pruned
 from pmq.core import Allocation, PmqError
 from pmq.core.rundir import CHOSEN
 from pmq.core.tensors import TensorFile
+from pmq.pipeline.pruned_model import load_pruned
 from pmq.pruning.distil import varied
 from tests.conftest import make_tiny
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pmq
-from pmq.api.again import solve_again
+from pmq.api.resolve import solve_again
 from pmq.core import Budget, PmqError
 from tests.conftest import make_tiny
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from pmq.api.images import gather_images, pairs
 from pmq.core import PmqError
+from pmq.pipeline.images import gather_images, pairs
 
 IMAGES = torch.rand(6, 3, 4, 4)
 

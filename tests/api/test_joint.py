@@ -10,11 +10,7 @@ import pytest
 import torch
 
 import pmq
-from pmq.api.again import solve_again
-from pmq.api.cuts import Cuts
-from pmq.api.joint import Joint
-from pmq.api.subject import Subject
-from pmq.api.widths import Shapes, groups_of
+from pmq.api.resolve import solve_again
 from pmq.core import Allocation, PmqError
 from pmq.core.choice import Kept
 from pmq.core.recipe import find_recipe
@@ -23,6 +19,10 @@ from pmq.cost import CostModel, LatencyTable
 from pmq.graph import analyse
 from pmq.metrics import SensitivityTable
 from pmq.optimize import Space, Tables, read_space
+from pmq.pipeline.search.width_masks import Cuts
+from pmq.pipeline.search.width_options import Shapes, groups_of
+from pmq.pipeline.search.width_search import Joint
+from pmq.pipeline.subject import Subject
 from pmq.runtimes import TARGETS
 from pmq.runtimes.widths import WidthBench
 from tests.conftest import make_tiny
@@ -66,7 +66,7 @@ def test_widths_fill_groups_where_a_target_needs_them(images: torch.Tensor) -> N
     kept = {len(unit.indices) for shape in shapes for unit in shape.widths.values()}
     assert kept == {32, 64, 96}  # of MLPs: no part of 32 channels of attention fills a group
     pruned = pmq.prune(make_tiny(), images[:16], 0.3, structures=("hidden",), round_to=8, importance="magnitude")
-    model = pmq.api.pruned.load_pruned(pruned.allocation, make_tiny())
+    model = pmq.pipeline.pruned_model.load_pruned(pruned.allocation, make_tiny())
     with pytest.raises(PmqError, match="which 88 inputs do not fill"):
         pmq.deploy(model, "w4a32", "openvino", images, "nowhere", calibration_images=images[:8])
 
@@ -116,7 +116,7 @@ def test_a_joint_search_meets_its_budget_with_a_pruned_model(found: pmq.api.Sear
     assert any(unit.share < 1 for unit in plan.units.values())
     assert achieved["size_bytes"] <= found.limits.size_bytes * 1.01
     shape = pmq.simulate(make_tiny(), allocation)
-    _, inventory = analyse(pmq.api.pruned.pruned_copy(make_tiny(), plan, None, True), images[:1])
+    _, inventory = analyse(pmq.pipeline.pruned_model.pruned_copy(make_tiny(), plan, None, True), images[:1])
     assert achieved["size_bytes"] == CostModel(inventory).size_bytes(allocation.assignment)
     assert shape(images[:2]).shape == (2, 7)
     rows = pd.read_csv(found.run / "widths.csv")
@@ -140,7 +140,7 @@ def test_what_it_cannot_do_is_told(found: pmq.api.SearchResult, images: torch.Te
         solve_again(found.run, "6bit")
     with pytest.raises(PmqError, match="knows no gradients"):
         pmq.search(make_tiny(), images, "4bit", recipe="mse", **OPTIONS)
-    pruned = pmq.api.pruned.load_pruned(pmq.prune(make_tiny(), images[:16], 0.25).allocation, make_tiny())
+    pruned = pmq.pipeline.pruned_model.load_pruned(pmq.prune(make_tiny(), images[:16], 0.25).allocation, make_tiny())
     with pytest.raises(PmqError, match="pruned already"):
         pmq.search(pruned, images, "4bit", **OPTIONS)
 

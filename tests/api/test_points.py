@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pmq.api.points import _sweep
+from pmq.pipeline.search.explore import _sweep
 
 
 @pytest.mark.filterwarnings("error")

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 import pmq
-from pmq.api.pruned import load_pruned
 from pmq.core import Allocation, PmqError
 from pmq.core.rundir import CHOSEN
 from pmq.cost import CostModel
 from pmq.graph import analyse
 from pmq.models import model_label
+from pmq.pipeline.pruned_model import load_pruned
 from pmq.pruning import plan_of
 from tests.conftest import make_tiny
 from tests.pruning.test_units import Own

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import pmq
-from pmq.api import points
-from pmq.api.modes import undisturbed
-from pmq.api.subject import Subject
 from pmq.core import Allocation, PmqError
+from pmq.pipeline.modes import undisturbed
+from pmq.pipeline.search import explore
+from pmq.pipeline.subject import Subject
 from tests.conftest import make_tiny
 
 QUICK: dict[str, Any] = {"space": "w4a8", "recipe": "fast", "calib_images": 4, "held_out": 8, "rounds": 1}
@@ -25,7 +25,7 @@ QUICK: dict[str, Any] = {"space": "w4a8", "recipe": "fast", "calib_images": 4, "
 def _short() -> Iterator[None]:
     """What is searched for here is not the best front."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(points, "nsga2", partial(points.nsga2, generations=2))
+        patch.setattr(explore, "nsga2", partial(explore.nsga2, generations=2))
         yield
 
 

@@ -141,11 +141,11 @@ def agree(run: Path, path: Path) -> None:
 
 def _latency_table(path: Path) -> None:
     """A table as measured on this machine, of made-up milliseconds, so that budgets in milliseconds mean the same each time."""
-    from pmq.api.subject import Subject
     from pmq.cost import LatencyTable
     from pmq.cost.latency import layer_key
     from pmq.models import model_label
     from pmq.optimize import Space, read_space
+    from pmq.pipeline.subject import Subject
     from pmq.runtimes import TARGETS
     from pmq.runtimes.profile import fingerprint
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from pmq.api.pruned import load_pruned
 from pmq.cli.run import of_pruned, remembered
 from pmq.cli.source import Source
 from pmq.core import Allocation, PmqError
@@ -18,6 +17,7 @@ from pmq.core.recipe import find_recipe
 from pmq.core.tensors import TensorFile
 from pmq.data.open import check_at_hand
 from pmq.models.create import check_named
+from pmq.pipeline.pruned_model import load_pruned
 
 NAMES = ["hf-hub:user/model", "hf_hub:user/model", "local-dir:/somewhere", "https://example.org/model"]
 

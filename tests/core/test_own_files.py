@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 import pmq
-from pmq.api.again import solve_again
-from pmq.api.evaluate import read_what
 from pmq.api.export import export
+from pmq.api.resolve import solve_again
 from pmq.cli.run import latency_of
 from pmq.core import Allocation, PmqError
 from pmq.core.own_files import CHOSEN, LATENCY, RESULTS, check_output, unchanged
 from pmq.core.rundir import MANIFEST, add_to_manifest, read_manifest
+from pmq.core.spec import read_what
 from pmq.reporting import plot_run, write_page
 from tests.made_run import make_run
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import pmq
-from pmq.api.evaluate import read_what
 from pmq.core import PmqError
 from pmq.core.files import check_target, write_text
 from pmq.core.rundir import RunDir
+from pmq.core.spec import read_what
 from pmq.data import open_data
 from pmq.models import create_model, model_info
 

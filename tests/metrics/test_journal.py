@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pmq.api.sensitivity import measure
 from pmq.core.rundir import RunDir
 from pmq.metrics import Probe
+from pmq.pipeline.measure import measure
 from tests.conftest import Tiny
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 import pmq
-from pmq.api.subject import Subject
 from pmq.core import PmqError
 from pmq.models import create_model, model_info, model_label
 from pmq.models.torchvision_ops import ensure_torchvision
+from pmq.pipeline.subject import Subject
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 

@@ -12,8 +12,7 @@ import pytest
 import torch
 
 import pmq
-from pmq.api.patches import reallocate
-from pmq.api.reallocator import Reallocator
+from pmq.api.reallocate import reallocate
 from pmq.core import Allocation, PmqError
 from pmq.core.patches import PatchMap, TokenBits
 from pmq.cost import CostModel
@@ -21,6 +20,7 @@ from pmq.graph import analyse
 from pmq.patches.allocate import pooled, shrunk, solve
 from pmq.patches.sensitivity import TokenErrors
 from pmq.patches.tokens import patchable
+from pmq.pipeline.patches.reallocator import Reallocator
 from pmq.quant.token_scores import SCORES, Attention, Ranker
 from tests.conftest import make_tiny
 from tests.shallow import few_bits

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 
-from pmq.api.again import solve_again
+from pmq.api.resolve import solve_again
 from pmq.core import PmqError
 from pmq.core.rundir import MANIFEST, add_to_manifest
 from pmq.reporting import RunData, plot_run, write_page

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pmq.api.effort import Effort
 from pmq.core import Assignment
 from pmq.core.progress import track
 from pmq.core.rundir import RunDir
@@ -15,6 +14,7 @@ from pmq.evaluation import Accuracy, Judge
 from pmq.optimize import Space
 from pmq.optimize.candidates import Candidate
 from pmq.optimize.tables import Floats, Genomes
+from pmq.pipeline.search.stopping import Effort
 
 Genome = tuple[int, ...]
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pmq.api.subject import Subject
 from pmq.core.pruning import PrunedUnit, PruningPlan, WidthOptions
 from pmq.optimize import SpaceFile
+from pmq.pipeline.subject import Subject
 from pmq.pruning import Unit, apply_plan, prunable_units, select
 from pmq.runtimes import TARGETS
 from pmq.runtimes.widths import Narrower

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pmq.api.points import Archive
-from pmq.api.subject import Subject
 from pmq.core import Allocation
 from pmq.core.files import write_csv, write_text
 from pmq.core.own_files import GRAPH
@@ -18,10 +16,12 @@ from pmq.cost import CostModel, component_bytes
 from pmq.cost.spent import spent
 from pmq.graph.record import graph_record
 from pmq.optimize import Space
+from pmq.pipeline.search.explore import Archive
+from pmq.pipeline.subject import Subject
 from pmq.pruning import plan_of
 
 if TYPE_CHECKING:
-    from pmq.api.search import SearchResult
+    from pmq.pipeline.search.result import SearchResult
 
 
 def write_run(

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pmq.api.pruned import carved
-from pmq.api.subject import Subject
-from pmq.api.widths import width_options
 from pmq.core import Assignment, PmqError
 from pmq.core.choice import Kept
 from pmq.core.pruning import PruningPlan
 from pmq.core.recipe import Recipe
+from pmq.pipeline.pruned_model import carved
+from pmq.pipeline.search.width_options import width_options
+from pmq.pipeline.subject import Subject
 from pmq.pruning import Reconstruction, concentrate, plan_of, provable_units
 from pmq.pruning.losses import row_weights
 from pmq.quant import Prepared, prepare

@@ -9,11 +9,6 @@ from typing import Literal
 import numpy as np
 from torch import Tensor, nn
 
-from pmq.api.allocate import carry_out
-from pmq.api.images import as_images
-from pmq.api.mapped import Mapped
-from pmq.api.pruned import pruned_like
-from pmq.api.subject import CALIB_IMAGES, Subject, divide_images
 from pmq.core import Allocation, PmqError
 from pmq.core.choice import Assignment, Choice, ComponentChoice
 from pmq.core.component import Inventory
@@ -25,6 +20,11 @@ from pmq.metrics.base import Probe
 from pmq.optimize import Space, read_space
 from pmq.patches import BITS, Patchable, TokenErrors, attends_globally, choose_left_out, patchable, token_errors
 from pmq.patches.allocate import Reallocation, pooled, settle, shrunk
+from pmq.pipeline.allocation import carry_out
+from pmq.pipeline.images import as_images
+from pmq.pipeline.patches.map_evaluator import Mapped
+from pmq.pipeline.pruned_model import pruned_like
+from pmq.pipeline.subject import CALIB_IMAGES, Subject, divide_images
 from pmq.quant import Calibration, Quantized, realise, restore
 from pmq.quant.calibration import calibrate
 from pmq.quant.quantizers import Quantizer

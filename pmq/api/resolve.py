@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pmq.api.allocate import planned
-from pmq.api.limits import resolve_budget
 from pmq.core import Allocation, Budget, Choice, PmqError
 from pmq.core.files import check_target, quoted
 from pmq.core.own_files import LATENCY, unchanged
@@ -14,6 +12,8 @@ from pmq.cost import CostModel, LatencyTable
 from pmq.metrics import SensitivityTable
 from pmq.optimize import ExactSolver, Space, SpaceFile, Tables
 from pmq.optimize.refit import corrected
+from pmq.pipeline.allocation import planned
+from pmq.pipeline.search.budget import resolve_budget
 from pmq.reporting import RunData
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from pmq.api.joint import Joint, Whole, bits_of
-from pmq.api.points import METRICS
-from pmq.api.subject import Subject
 from pmq.core import Assignment, PmqError
 from pmq.core.progress import track
 from pmq.core.recipe import Recipe
 from pmq.evaluation import Judge
+from pmq.pipeline.search.explore import METRICS
+from pmq.pipeline.search.width_search import Joint, Whole, bits_of
+from pmq.pipeline.subject import Subject
 from pmq.quant import Quantized, quantize, realise
 
 #: the row of a point, its model, what carrying it out gave, and what the judge says of that

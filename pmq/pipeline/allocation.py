@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from pmq.api.subject import Subject
 from pmq.core import Allocation, Assignment, Limits, PmqError
 from pmq.core.allocation import BudgetInfo, CalibrationInfo, ModelInfo
 from pmq.core.choice import ComponentChoice
@@ -17,6 +16,7 @@ from pmq.core.patches import PatchMap
 from pmq.core.recipe import Recipe
 from pmq.cost import CostModel, LatencyTable
 from pmq.patches import patchable
+from pmq.pipeline.subject import Subject
 from pmq.pruning import plan_of
 from pmq.quant import Calibration, Prepared, Quantized, quantize
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from pmq.api.rounds import Round
+from pmq.pipeline.search.loop import Round
 
 
 class Clock:

@@ -9,15 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pmq.api.effort import Effort
-from pmq.api.evaluate import read_bits
-from pmq.api.points import compared_candidates
-from pmq.api.rounds import Rounds
-from pmq.api.sensitivity import measure
-from pmq.api.trials import Trials, judged
 from pmq.core import Assignment, Limits
 from pmq.core.progress import track
 from pmq.core.rundir import RunDir
+from pmq.core.spec import read_bits
 from pmq.evaluation import Judge
 from pmq.metrics import METRICS, Probe, SensitivityTable
 from pmq.optimize import ExactSolver, Space, Tables, nsga2, within
@@ -27,6 +22,11 @@ from pmq.optimize.greedy import greedy
 from pmq.optimize.ranking import rank_correlation
 from pmq.optimize.sampling import random_at_budget, random_genomes
 from pmq.optimize.tables import Floats, Genomes
+from pmq.pipeline.measure import measure
+from pmq.pipeline.search.evaluator import Trials, judged
+from pmq.pipeline.search.explore import compared_candidates
+from pmq.pipeline.search.loop import Rounds
+from pmq.pipeline.search.stopping import Effort
 
 #: the metric that searches use, with its rounds
 ROUNDS_OF = "fisher_shrunk"

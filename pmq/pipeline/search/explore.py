@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pmq.api.trials import Trials, judged
 from pmq.core import FLOAT, Assignment, Limits
 from pmq.core.progress import track
 from pmq.core.rundir import RunDir
@@ -25,6 +24,7 @@ from pmq.optimize.candidates import (
 )
 from pmq.optimize.ranking import rank_correlation
 from pmq.optimize.tables import Floats, Genomes
+from pmq.pipeline.search.evaluator import Trials, judged
 
 #: uniform allocations that every run simulates for comparison
 UNIFORM = (8, 6, 4)

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from moocore import hypervolume
 
-from pmq.api.sensitivity import measure
-from pmq.api.trials import Trials
 from pmq.core import Assignment, Limits
 from pmq.core.errors import Interrupted
 from pmq.core.progress import message
@@ -22,6 +20,8 @@ from pmq.optimize.confirm import confirmed, plausible
 from pmq.optimize.exact import trust_region
 from pmq.optimize.refit import corrected
 from pmq.optimize.tables import Genomes
+from pmq.pipeline.measure import measure
+from pmq.pipeline.search.evaluator import Trials
 
 #: gain of error and of hypervolume below which another round is not worth its time
 GAIN = 0.01

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pmq.api.finish import Finished
-from pmq.api.limits import ladder, written
-from pmq.api.rounds import Rounds
 from pmq.core import Budget, Limits, PmqError
 from pmq.core.progress import message
 from pmq.core.task import Task
 from pmq.optimize import Space, Tables, solver_for
 from pmq.optimize.candidates import Candidate, exact_candidates
 from pmq.optimize.joint import Solver
+from pmq.pipeline.search.budget import ladder, written
+from pmq.pipeline.search.finalists import Finished
+from pmq.pipeline.search.loop import Rounds
 
 #: rungs of a ladder, from its foot, at which a search begins to measure: most answers lie near
 BEGIN = 0.55

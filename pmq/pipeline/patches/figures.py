@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pmq.api.allocate import carry_out
-from pmq.api.images import as_images
-from pmq.api.modes import undisturbed
-from pmq.api.pruned import pruned_like
-from pmq.api.subject import Subject
 from pmq.core import Allocation, PmqError
 from pmq.core.task import AUTO
 from pmq.patches import attends_globally
+from pmq.pipeline.allocation import carry_out
+from pmq.pipeline.images import as_images
+from pmq.pipeline.modes import undisturbed
+from pmq.pipeline.pruned_model import pruned_like
+from pmq.pipeline.subject import Subject
 from pmq.quant import realise
 from pmq.quant.tokens import install
 from pmq.reporting.patch_data import save_patches

@@ -4,26 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pmq.api.modes import undisturbed
-from pmq.api.reallocator import SCORE, Reallocator, check_kind
 from pmq.core import Allocation
-from pmq.core.choice import ComponentChoice
-from pmq.core.patches import PatchMap, TokenBits
-from pmq.cost import CostModel, LatencyTable
-from pmq.optimize import Space
-from pmq.patches import BITS, patchable
-
-
-def map_bytes(space: Space, kind: str) -> int:
-    """Bytes that a map of patches may take at most: each activation has tokens of all bits."""
-    assignment = {name: choices[-1] for name, choices in space.choices.items()}
-    components = {}
-    for name, place in patchable(space.inventory, assignment, runs=True).items():
-        others = {c.bits: ComponentChoice(**c.model_dump()) for c in space.choices[name] if c.bits in BITS}
-        components[name] = TokenBits.of((BITS * place.tokens)[: place.tokens], others)
-    score = SCORE if kind == "dynamic" else None
-    costs, patches = CostModel(space.inventory), PatchMap(kind=check_kind(kind), score=score, components=components)
-    return costs.size_bytes(assignment, patches) - costs.size_bytes(assignment)
+from pmq.cost import LatencyTable
+from pmq.pipeline.modes import undisturbed
+from pmq.pipeline.patches.reallocator import SCORE, Reallocator
 
 
 @undisturbed

@@ -9,8 +9,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pmq.api.modes import undisturbed
-from pmq.api.subject import Subject, take_in
 from pmq.core import FLOAT, Allocation, PmqError
 from pmq.core.files import is_dir, is_file
 from pmq.core.manifest import known_manifest
@@ -22,6 +20,8 @@ from pmq.models import create_model, model_info
 from pmq.models.create import check_named
 from pmq.models.sources import is_elsewhere
 from pmq.models.weights import both_file, fill_module
+from pmq.pipeline.modes import undisturbed
+from pmq.pipeline.subject import Subject, take_in
 from pmq.pruning import apply_plan, concentrate, find_units, plan_of, recover
 from pmq.pruning.losses import RowWeights, row_weights
 from pmq.quant import Quantized

@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from pmq.api.allocate import carry_out, filled
-from pmq.api.evaluate import Fresh
-from pmq.api.points import METRICS
-from pmq.api.subject import Subject
 from pmq.core import Allocation
 from pmq.core.patches import PatchMap
 from pmq.cost import CostModel, LatencyTable
 from pmq.evaluation import Judge
+from pmq.pipeline.allocation import carry_out, filled
+from pmq.pipeline.quantize import Fresh
+from pmq.pipeline.search.explore import METRICS
+from pmq.pipeline.subject import Subject
 from pmq.quant import Calibration, Simulator, realise
 
 

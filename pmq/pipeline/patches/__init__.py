@@ -1,0 +1,1 @@
+"""The steps that give single patches bits of their own."""

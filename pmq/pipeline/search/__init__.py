@@ -1,0 +1,1 @@
+"""The steps of a search, and what it knows on the way."""
