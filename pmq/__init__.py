@@ -19,6 +19,8 @@
     open_images    open a folder of images as a model wants them
     with_output    choose one of several outputs of a model
 
+What a search can be told beside a model, images and a budget stands in ``SearchOptions`` (recipe, metric, patches, pruning,
+constraints), ``DataSplit`` (how many images do what) and ``RunOptions`` (seed, device, resuming).
 Importing pmq is cheap: torch is loaded when a function is first used.
 """
 
@@ -31,6 +33,9 @@ from pmq.core import Allocation, Budget, Choice, PmqError
 
 if TYPE_CHECKING:
     from pmq.api import (
+        DataSplit,
+        RunOptions,
+        SearchOptions,
         create_model,
         deploy,
         draw_patches,
@@ -56,7 +61,10 @@ __all__ = [
     "Allocation",
     "Budget",
     "Choice",
+    "DataSplit",
     "PmqError",
+    "RunOptions",
+    "SearchOptions",
     "Wishes",
     "create_model",
     "deploy",

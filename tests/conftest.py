@@ -115,11 +115,12 @@ def shallow() -> Iterator[None]:
 def searched() -> Allocation:
     """What some search of the tiny ViT chose."""
     from pmq.api import search
+    from tests.asked import asked
 
     images = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(5))
-    quick = {"recipe": "fast", "calib_images": 8, "held_out": 16, "rounds": 1, "max_evals": 2}
+    quick = {"recipe": "fast", "n_calibration": 8, "n_held_out": 16, "n_rounds": 1, "max_evals": 2}
     with shallow_searches():
-        return search(make_tiny(), images, "w4a8", space="w4a8", **quick).allocation
+        return search(make_tiny(), images, "w4a8", space="w4a8", **asked(**quick)).allocation
 
 
 @pytest.fixture(scope="session")

@@ -16,14 +16,18 @@ from pmq.models import create_model
 from pmq.models.prepared import with_output
 from pmq.pipeline.patches.figures import draw_patches
 from pmq.pipeline.pruned_model import load_pruned
+from pmq.pipeline.search.options import DataSplit, RunOptions, SearchOptions
 from pmq.pipeline.search.result import SearchResult
 from pmq.reporting import plot_run as plot
 from pmq.reporting import write_report as report
 
 __all__ = [
+    "DataSplit",
     "Finetuned",
     "Pruned",
     "Ranks",
+    "RunOptions",
+    "SearchOptions",
     "SearchResult",
     "create_model",
     "deploy",

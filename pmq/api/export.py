@@ -30,8 +30,8 @@ def export(what: Path | str, out: Path | str) -> tuple[Path, Path]:
     Example:
         >>> import tempfile, torch, pmq
         >>> folder = tempfile.mkdtemp()
-        >>> images, given = torch.randn(12, 1, 28, 28), {"space": "w4a8", "recipe": "fast", "rounds": 1}
-        >>> run = pmq.search(None, images, "w4a8", **given, out=f"{folder}/run").run
+        >>> images, quick = torch.randn(12, 1, 28, 28), pmq.SearchOptions(recipe="fast", n_rounds=1)
+        >>> run = pmq.search(None, images, "w4a8", space="w4a8", out=f"{folder}/run", options=quick).run
         >>> [path.name for path in pmq.export(run, f"{folder}/allocation.json")]
         ['allocation.json', 'allocation.schema.json']
     """

@@ -44,7 +44,7 @@ def profile(
         batch_size: images at once.
         threads: of the runtime.
         rounds: of each comparison; more are steadier.
-        prune: time the widths as well that ``pmq.search(..., prune=True)`` may choose.
+        prune: time the widths as well that ``SearchOptions(prune=True)`` may choose.
         out: file to write the table to.
 
     Raises:

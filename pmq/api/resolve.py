@@ -28,7 +28,8 @@ def solve_again(run: Path | str, budget: str | Budget) -> tuple[Path, Allocation
     Example:
         >>> import tempfile, torch, pmq
         >>> images, out = torch.randn(12, 1, 28, 28), tempfile.mkdtemp() + "/run"
-        >>> run = pmq.search(None, images, "w4a8", space="w4a8", recipe="fast", rounds=1, out=out).run
+        >>> quick = pmq.SearchOptions(recipe="fast", n_rounds=1)
+        >>> run = pmq.search(None, images, "w4a8", space="w4a8", out=out, options=quick).run
         >>> _, allocation = solve_again(run, "w8a8")
         >>> allocation.components["blocks.0.mlp.fc1.weight"].bits
         8

@@ -25,7 +25,8 @@ def simulate(model: nn.Module, allocation: Allocation) -> nn.Module:
     Example:
         >>> import torch, pmq
         >>> model, images = pmq.create_model(), torch.randn(12, 1, 28, 28)
-        >>> result = pmq.search(model, images, "w4a8", space="w4a8", recipe="fast", rounds=1)
+        >>> quick = pmq.SearchOptions(recipe="fast", n_rounds=1)
+        >>> result = pmq.search(model, images, "w4a8", space="w4a8", options=quick)
         >>> pmq.simulate(model, result.allocation)(images).shape
         torch.Size([12, 10])
     """

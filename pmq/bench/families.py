@@ -71,8 +71,13 @@ def end_to_end(name: str) -> dict[str, Any]:
     torch.manual_seed(0)
     module = perturb(make(import_module(library)).eval())
     images = torch.randn(48, 3, side, side, generator=torch.Generator().manual_seed(0))
-    quick: dict[str, Any] = {"calib_images": 16, "held_out": 32, "rounds": 1, "max_evals": 8}
-    found = pmq.search(module, images, "4bit", recipe="fast", data_config=PREPARED, **quick)
+    found = pmq.search(
+        module,
+        images,
+        "4bit",
+        options=pmq.SearchOptions(recipe="fast", data_config=PREPARED, n_rounds=1, max_evals=8),
+        split=pmq.DataSplit(16, 32),
+    )
     (judged,) = pmq.evaluate(module, found.allocation, [images]).to_dict("records")
     row: dict[str, Any] = {
         "model": name,

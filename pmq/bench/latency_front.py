@@ -53,8 +53,9 @@ def main() -> None:
         budget = f"latency={fastest + share * (slowest - fastest):.3f}ms"
         run = args.out / budget
         if not (run / CHOSEN).is_file():
-            how = {"space": args.target, "latency": table, "crop_pct": args.crop_pct, "out": run, "resume": True}
-            pmq.search(model, images, budget, **how)
+            options = pmq.SearchOptions(latency=table, crop_pct=args.crop_pct)
+            how = pmq.RunOptions(resume=True)
+            pmq.search(model, images, budget, space=args.target, out=run, options=options, run=how)
         allocations[budget] = Allocation.load(run / CHOSEN)
     found = _deployed(model, allocations, args.target, judged, table, args.out, args.crop_pct, args.rounds)
     print(found.to_string(index=False))

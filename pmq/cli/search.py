@@ -70,6 +70,7 @@ def search(
     from pmq.core.task import task_line
     from pmq.cost import LatencyTable
     from pmq.optimize.wishes import Wishes
+    from pmq.pipeline.search.options import DataSplit, RunOptions, SearchOptions
     from pmq.pipeline.subject import HELD_OUT
     from pmq.reporting.page import NAME
     from pmq.runtimes import TARGETS
@@ -94,28 +95,25 @@ def search(
         images.calibration_images(wanted if held_out else images.at_most(wanted, calib_images), seed),
         budget,
         space=space or target or "default",
-        latency=table,
-        reference=reference,
-        recipe=recipe,
-        task=task,
-        partial=partial,
-        reconstruct=reconstruct,
-        patches=patches,
-        prune=prune,
-        wishes=wishes,
-        metric_name=metric,
-        time_limit=time_limit,
-        max_evals=max_evals,
-        rounds=rounds,
-        calib_images=calib_images,
-        held_out=held_out or HELD_OUT,
-        batch_size=batch_size,
-        seed=seed,
-        crop_pct=source.crop_pct,
         out=out,
-        results=results,
-        resume=resume,
-        command=command_of(source),
+        options=SearchOptions(
+            latency=table,
+            reference=reference,
+            recipe=recipe,
+            task=task,
+            partial=partial,
+            reconstruct=reconstruct,
+            patches=patches,
+            prune=prune,
+            wishes=wishes,
+            metric=metric,
+            time_limit=time_limit,
+            max_evals=max_evals,
+            n_rounds=rounds,
+            crop_pct=source.crop_pct,
+        ),
+        split=DataSplit(n_calibration=calib_images, n_held_out=held_out or HELD_OUT),
+        run=RunOptions(batch_size=batch_size, seed=seed, results=results, resume=resume, command=command_of(source)),
     )
     assert found.run is not None and found.allocation.budget is not None
     chosen = found.allocation.budget.achieved | found.allocation.metrics

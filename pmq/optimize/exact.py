@@ -80,7 +80,7 @@ class ExactSolver:
     def _solve(self, tables: Tables, limits: Limits, near: tuple[Genomes, int] | None) -> Genomes | None:
         program, objective = self._program, self._program.over_choices(tables.error)
         # Scaled so that the solver's absolute tolerances mean little against the error.
-        unit = max(float(objective.max()), 1e-30) / 1e3
+        unit = max(float(np.abs(objective).max()), 1e-30) / 1e3
         objective = objective / unit
         rows, right = program.rows(limits, near)
         with _silenced_stdout():
@@ -101,7 +101,7 @@ class ExactSolver:
         best = good_genome(tables, prices, program.genome(relaxed.x), judge)
         least = np.inf if best is None else float(judge(best[None])[0])
         spare = least - relaxed.fun
-        if best is not None and spare <= self._gap * least:
+        if best is not None and spare <= self._gap * abs(least):
             return best
         kept = program.affordable(relaxed.lower.marginals, spare * 1.01 + 1e-6)
         found = self._branch(objective, rows, right, kept)

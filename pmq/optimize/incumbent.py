@@ -42,6 +42,6 @@ def _improved(tables: Tables, genome: Genomes, error: float, judge: Callable[[Ge
         changed[np.arange(len(decisions)), decisions] = choices
         errors = judge(changed)
         least = int(errors.argmin())
-        if not errors[least] < error * (1 - 1e-12):
+        if not errors[least] < error - 1e-12 * abs(error):  # errors that were measured may be below zero
             return genome, error
         genome, error = changed[least], float(errors[least])

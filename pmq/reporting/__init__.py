@@ -22,7 +22,8 @@ def plot_run(run: Path | str, folder: Path | str | None = None) -> list[Path]:
     Example:
         >>> import tempfile, torch, pmq
         >>> images, out = torch.randn(12, 1, 28, 28), tempfile.mkdtemp() + "/run"
-        >>> run = pmq.search(None, images, "w4a8", space="w4a8", recipe="fast", rounds=1, out=out).run
+        >>> quick = pmq.SearchOptions(recipe="fast", n_rounds=1)
+        >>> run = pmq.search(None, images, "w4a8", space="w4a8", out=out, options=quick).run
         >>> sorted({path.stem for path in pmq.plot(run)})
         ['bits', 'pareto', 'rounds', 'sensitivity', 'spent']
     """

@@ -23,7 +23,7 @@ def images() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def found(images: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> pmq.api.SearchResult:
     out = tmp_path_factory.mktemp("runs") / "run"
-    return pmq.search(make_tiny(), images, "4bit", calib_images=8, held_out=16, out=out)
+    return pmq.search(make_tiny(), images, "4bit", out=out, split=pmq.DataSplit(n_calibration=8, n_held_out=16))
 
 
 def test_search_on_a_users_module(found, images: torch.Tensor) -> None:

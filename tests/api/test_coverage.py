@@ -41,7 +41,7 @@ def test_a_model_of_which_little_is_reached_is_refused(images: torch.Tensor, cap
     with pytest.raises(PmqError, match=r"only 0\.0 % of multiply-accumulates .* einsum .* --partial goes on"):
         pmq.evaluate(model, "w8a8", [images], **options)
     with pytest.raises(PmqError, match="--partial"):
-        pmq.search(model, images, "w8a8", calib_images=4, held_out=12)
+        pmq.search(model, images, "w8a8", split=pmq.DataSplit(n_calibration=4, n_held_out=12))
     with pytest.raises(PmqError, match="--partial"):
         pmq.sensitivity(model, images, calib_images=4)
     capsys.readouterr()
@@ -55,7 +55,15 @@ def test_a_model_of_which_little_is_reached_is_refused(images: torch.Tensor, cap
 def test_what_a_search_decides_about_is_told_and_kept(
     images: torch.Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = pmq.search(make_tiny(), images, "w8a8", space="w4a8", calib_images=4, held_out=12, rounds=1, out=tmp_path / "run")
+    result = pmq.search(
+        make_tiny(),
+        images,
+        "w8a8",
+        space="w4a8",
+        out=tmp_path / "run",
+        options=pmq.SearchOptions(n_rounds=1),
+        split=pmq.DataSplit(n_calibration=4, n_held_out=12),
+    )
     assert "searched: 100.0 % of multiply-accumulates" in capsys.readouterr().err
     assert result.coverage.macs_searched == pytest.approx(100)
     assert 80 < result.coverage.bytes_searched < 100  # embeddings, norms and biases are no components

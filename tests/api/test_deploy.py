@@ -15,6 +15,7 @@ from pmq.core import PmqError
 from pmq.cost import CostModel, LatencyTable
 from pmq.graph import analyse
 from pmq.models import create_model
+from tests.asked import asked
 from tests.conftest import make_tiny
 from tests.shallow import few_bits
 
@@ -26,7 +27,13 @@ def test_a_search_for_milliseconds_is_deployed_and_proved(images: torch.Tensor, 
     fastest = min(table.rest_ms + sum(row[key] for row in table.layers.values()) for key in ("w8 x 8", "wfp32 x fp32"))
     budget = f"size=40kB,latency={2 * fastest:.6f}ms"
     found = pmq.search(
-        model, images, budget, space="onnxruntime", latency=table, calib_images=8, held_out=16, out=tmp_path / "run"
+        model,
+        images,
+        budget,
+        space="onnxruntime",
+        out=tmp_path / "run",
+        options=pmq.SearchOptions(latency=table),
+        split=pmq.DataSplit(n_calibration=8, n_held_out=16),
     )
     assert found.allocation.target == "onnxruntime"
     achieved = found.allocation.budget.achieved
@@ -61,7 +68,14 @@ def test_a_failed_proof_marks_the_file(images: torch.Tensor, table: LatencyTable
 def test_what_cannot_run_writes_nothing(images: torch.Tensor, tmp_path: Path) -> None:
     with pytest.raises(PmqError, match="cannot run"):
         pmq.deploy(make_tiny(), "w4a4", "onnxruntime", images[24:], tmp_path / "out", calibration_images=images[:8])
-    found = pmq.search(make_tiny(), images, "4bit", space=few_bits(4, 6), calib_images=8, held_out=16, rounds=1)
+    found = pmq.search(
+        make_tiny(),
+        images,
+        "4bit",
+        space=few_bits(4, 6),
+        options=pmq.SearchOptions(n_rounds=1),
+        split=pmq.DataSplit(n_calibration=8, n_held_out=16),
+    )
     with pytest.raises(PmqError, match="cannot run"):
         pmq.deploy(make_tiny(), found.allocation, "openvino", images[24:], tmp_path / "out")
     with pytest.raises(PmqError, match="not of"):
@@ -89,20 +103,26 @@ def test_latency_tables_are_kept_and_checked(table: LatencyTable, tmp_path: Path
         pmq.deploy(model, "fp32", "openvino", torch.zeros(1, 3, 32, 32), tmp_path / "out", latency=table)
     assert not (tmp_path / "out").exists()
     with pytest.raises(PmqError, match="name a --target"):
-        pmq.search(model, torch.randn(24, 3, 32, 32), "latency=1ms", calib_images=8, held_out=16)
+        pmq.search(model, torch.randn(24, 3, 32, 32), "latency=1ms", split=pmq.DataSplit(n_calibration=8, n_held_out=16))
 
 
 def test_budgets_that_cannot_be_met_together_are_told(images: torch.Tensor) -> None:
     """In a target's space the least bytes (4-bit weights) and the least bit operations (int8) are of different modes."""
     with pytest.raises(PmqError, match="at once"):
-        pmq.search(make_tiny(), images, "size=0.0279MB,bitops=0.0710G", space="onnxruntime", calib_images=8, held_out=16)
+        pmq.search(
+            make_tiny(),
+            images,
+            "size=0.0279MB,bitops=0.0710G",
+            space="onnxruntime",
+            split=pmq.DataSplit(n_calibration=8, n_held_out=16),
+        )
 
 
 def test_another_latency_from_a_run_and_its_deployment(images: torch.Tensor, table: LatencyTable, tmp_path: Path) -> None:
     model = make_tiny()
-    how = {"space": "onnxruntime", "latency": table, "calib_images": 8, "held_out": 16, "out": tmp_path / "run", "rounds": 1}
+    how = {"space": "onnxruntime", "latency": table, "n_calibration": 8, "n_held_out": 16, "out": tmp_path / "run", "n_rounds": 1}
     slow = sum(max(row.values()) for row in table.layers.values()) + table.rest_ms
-    pmq.search(model, images, f"latency={2 * slow:.4f}ms", **how)
+    pmq.search(model, images, f"latency={2 * slow:.4f}ms", **asked(**how))
     path, again = solve_again(tmp_path / "run", f"latency={2 * slow:.4f}ms")
     with pytest.raises(PmqError, match="recalibrate"):
         pmq.deploy(model, again, "onnxruntime", images[24:], tmp_path / "out")
@@ -119,8 +139,8 @@ def test_another_latency_from_a_run_and_its_deployment(images: torch.Tensor, tab
 
 
 def test_tokens_stay_left_out_when_carried_out_anew(images: torch.Tensor, table: LatencyTable, tmp_path: Path) -> None:
-    how = {"space": "onnxruntime", "latency": table, "calib_images": 8, "held_out": 16, "rounds": 1, "patches": "static"}
-    mapped = pmq.search(make_tiny(), images, "size=60kB", **how).allocation
+    how = {"space": "onnxruntime", "latency": table, "n_calibration": 8, "n_held_out": 16, "n_rounds": 1, "patches": "static"}
+    mapped = pmq.search(make_tiny(), images, "size=60kB", **asked(**how)).allocation
     assert mapped.patches is not None
     deployed = pmq.deploy(
         make_tiny(), mapped, "onnxruntime", images[24:], tmp_path, calibration_images=images[:8], recalibrate=True, rounds=3

@@ -100,7 +100,13 @@ def test_a_model_that_does_not_say_is_asked(tmp_path: Path, pictures: Path, caps
     assert not (tmp_path / "raw").exists()
     with pytest.raises(PmqError, match=r"does not say how its images are prepared; give --mean and --std"):
         open_data(str(pictures), model_info(own()))
-    found = pmq.search(own(), images, "8bit", space="onnxruntime", data_config=CONFIG, recipe="minmax", rounds=1, max_evals=4)
+    found = pmq.search(
+        own(),
+        images,
+        "8bit",
+        space="onnxruntime",
+        options=pmq.SearchOptions(data_config=CONFIG, recipe="minmax", n_rounds=1, max_evals=4),
+    )
     assert found.allocation.model.data_config["mean"] == CONFIG["mean"]
     deployed = pmq.deploy(own(), found.allocation, "onnxruntime", images, tmp_path, rounds=3)
     texts = TARGETS["onnxruntime"].metadata(tmp_path / deployed.file)

@@ -25,10 +25,11 @@ from pmq.pipeline.search.width_search import Joint
 from pmq.pipeline.subject import Subject
 from pmq.runtimes import TARGETS
 from pmq.runtimes.widths import WidthBench
+from tests.asked import asked
 from tests.conftest import make_tiny
 
 pytestmark = pytest.mark.usefixtures("shallow")
-OPTIONS = {"calib_images": 16, "held_out": 24, "rounds": 1, "max_evals": 6, "prune": True}
+OPTIONS = {"n_calibration": 16, "n_held_out": 24, "n_rounds": 1, "max_evals": 6, "prune": True}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def joint(images: torch.Tensor) -> Joint:
 
 @pytest.fixture(scope="module")
 def found(images: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> pmq.api.SearchResult:
-    return pmq.search(make_tiny(), images, "0.12x", out=tmp_path_factory.mktemp("joint") / "run", **OPTIONS)
+    return pmq.search(make_tiny(), images, "0.12x", out=tmp_path_factory.mktemp("joint") / "run", **asked(**OPTIONS))
 
 
 def test_widths_go_from_least_to_all_and_hold_whole_heads(joint: Joint) -> None:
@@ -139,10 +140,10 @@ def test_what_it_cannot_do_is_told(found: pmq.api.SearchResult, images: torch.Te
     with pytest.raises(PmqError, match="searched widths as well"):
         solve_again(found.run, "6bit")
     with pytest.raises(PmqError, match="knows no gradients"):
-        pmq.search(make_tiny(), images, "4bit", recipe="mse", **OPTIONS)
+        pmq.search(make_tiny(), images, "4bit", **asked(**OPTIONS, recipe="mse"))
     pruned = pmq.pipeline.pruned_model.load_pruned(pmq.prune(make_tiny(), images[:16], 0.25).allocation, make_tiny())
     with pytest.raises(PmqError, match="pruned already"):
-        pmq.search(pruned, images, "4bit", **OPTIONS)
+        pmq.search(pruned, images, "4bit", **asked(**OPTIONS))
 
 
 def test_widths_are_timed_and_predicted(images: torch.Tensor, tmp_path: Path, table: LatencyTable) -> None:
@@ -160,4 +161,4 @@ def test_widths_are_timed_and_predicted(images: torch.Tensor, tmp_path: Path, ta
     assert corrected.margin >= table.margin
     assert corrected.units.keys() == timed.units.keys()
     with pytest.raises(PmqError, match="profile with --prune"):
-        pmq.search(make_tiny(), images, "latency=1ms", space="onnxruntime", latency=table, **OPTIONS)
+        pmq.search(make_tiny(), images, "latency=1ms", space="onnxruntime", **asked(**OPTIONS, latency=table))

@@ -14,6 +14,7 @@ from pmq.core.patches import PatchMap, TokenBits
 from pmq.cost import LatencyTable
 from pmq.graph import analyse
 from pmq.optimize import Space
+from tests.asked import asked
 from tests.conftest import make_tiny
 from tests.shallow import few_bits
 
@@ -25,8 +26,8 @@ FEW = few_bits(2, 4, 6)
 @pytest.fixture(scope="module")
 def searched(images: torch.Tensor, table: LatencyTable, tmp_path_factory: pytest.TempPathFactory) -> pmq.search:  # type: ignore[valid-type]
     out = tmp_path_factory.mktemp("run") / "run"
-    given = {"space": "onnxruntime", "latency": table, "calib_images": 8, "held_out": 16, "max_evals": 6, "patches": "static"}
-    return pmq.search(make_tiny(), images, "size=60kB", out=out, **given)
+    given = {"space": "onnxruntime", "latency": table, "n_calibration": 8, "n_held_out": 16, "max_evals": 6, "patches": "static"}
+    return pmq.search(make_tiny(), images, "size=60kB", out=out, **asked(**given))
 
 
 def test_a_runtimes_map_leaves_out_what_nothing_reads(searched: pmq.api.SearchResult, table: LatencyTable) -> None:
@@ -91,7 +92,14 @@ def test_maps_that_no_file_can_hold_are_refused(searched: pmq.api.SearchResult, 
 
 @pytest.mark.parametrize("kind", ["static", "dynamic"])
 def test_a_search_keeps_its_budget_with_the_map(kind: str, images: torch.Tensor) -> None:
-    found = pmq.search(make_tiny(), images, "4bit", space=FEW, calib_images=8, held_out=16, max_evals=6, patches=kind)
+    found = pmq.search(
+        make_tiny(),
+        images,
+        "4bit",
+        space=FEW,
+        options=pmq.SearchOptions(max_evals=6, patches=kind),
+        split=pmq.DataSplit(n_calibration=8, n_held_out=16),
+    )
     limits, achieved = found.allocation.budget.limits, found.allocation.budget.achieved
     assert found.allocation.patches.kind == kind
     assert found.allocation.patches.simulated
@@ -100,4 +108,10 @@ def test_a_search_keeps_its_budget_with_the_map(kind: str, images: torch.Tensor)
     assert achieved["size_bytes"] <= resolve_budget(pmq.Budget.parse("4bit"), space).size_bytes
     assert found.without_patches is not None
     with pytest.raises(PmqError, match="kind 'both'"):
-        pmq.search(make_tiny(), images, "4bit", calib_images=8, held_out=16, patches="both")
+        pmq.search(
+            make_tiny(),
+            images,
+            "4bit",
+            options=pmq.SearchOptions(patches="both"),
+            split=pmq.DataSplit(n_calibration=8, n_held_out=16),
+        )

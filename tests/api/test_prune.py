@@ -16,6 +16,7 @@ from pmq.graph import analyse
 from pmq.models import model_label
 from pmq.pipeline.pruned_model import load_pruned
 from pmq.pruning import plan_of
+from tests.asked import asked
 from tests.conftest import make_tiny
 from tests.pruning.test_units import Own
 
@@ -75,8 +76,8 @@ def test_a_pruned_model_is_searched_mapped_and_deployed(pruned: pmq.api.Pruned, 
     model, whole = load_pruned(pruned.allocation, make_tiny()), make_tiny()
     table = pmq.profile(model, "onnxruntime", rounds=3)
     assert table.model == model_label(model) != model_label(whole)
-    options = {"calib_images": 8, "held_out": 16, "rounds": 1, "max_evals": 4, "reference": whole}
-    found = pmq.search(model, images, "w8a8", space="onnxruntime", latency=table, out=tmp_path / "run", **options)
+    options = {"n_calibration": 8, "n_held_out": 16, "n_rounds": 1, "max_evals": 4, "reference": whole}
+    found = pmq.search(model, images, "w8a8", space="onnxruntime", out=tmp_path / "run", **asked(**options, latency=table))
     assert found.allocation.pruning == pruned.allocation.pruning
     chosen = Allocation.load(tmp_path / "run" / CHOSEN)
     assert chosen.metrics["kl"] > 0

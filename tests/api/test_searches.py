@@ -14,12 +14,13 @@ from pmq.core import recipe as recipes
 from pmq.cost import CostModel
 from pmq.graph import analyse
 from pmq.models import model_info
+from tests.asked import asked
 from tests.conftest import make_tiny
 from tests.shallow import few_bits
 
 pytestmark = pytest.mark.usefixtures("shallow")
 FEW = few_bits(2, 4, 6)
-GIVEN = {"space": FEW, "calib_images": 8, "held_out": 16}
+GIVEN = {"space": FEW, "n_calibration": 8, "n_held_out": 16}
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +30,12 @@ def images() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def found(images: torch.Tensor) -> pmq.api.SearchResult:
-    return pmq.search(make_tiny(), images, "4bit", **GIVEN)
+    return pmq.search(make_tiny(), images, "4bit", **asked(**GIVEN))
 
 
 def test_same_seed_same_front_in_whatever_batches_images_come(found, images: torch.Tensor) -> None:
     labelled = [(x, torch.zeros(len(x))) for x in images.split(5)]
-    again = pmq.search(make_tiny(), labelled, Budget.parse("4bit"), **GIVEN)
+    again = pmq.search(make_tiny(), labelled, Budget.parse("4bit"), **asked(**GIVEN))
     pd.testing.assert_frame_equal(again.points, found.points)
     assert again.allocation == found.allocation
     for bad in ([], [torch.zeros(3)], ["x"], torch.zeros(4, 3, 32, 32)):
@@ -46,14 +47,21 @@ def test_budgets_are_never_exceeded(images: torch.Tensor) -> None:
     model = make_tiny()
     costs = CostModel(analyse(model, images[:1])[1])
     for budget in ("3bit", "w3a6", "0.2x", "bitops=0.02G,size=0.02MB"):
-        result = pmq.search(model, images, budget, space=FEW, recipe="fast", calib_images=4, held_out=8)
+        result = pmq.search(
+            model,
+            images,
+            budget,
+            space=FEW,
+            options=pmq.SearchOptions(recipe="fast"),
+            split=pmq.DataSplit(n_calibration=4, n_held_out=8),
+        )
         size, ops = costs.size_bytes(result.allocation.assignment), costs.bit_ops(result.allocation.assignment)
         assert result.limits.allow(size, ops), budget
         assert result.allocation.budget.achieved == {"size_bytes": size, "bit_ops": ops}
 
 
 def test_feature_extractor_is_searched_on_its_features(images: torch.Tensor) -> None:
-    result = pmq.search(make_tiny(num_classes=0), images, "4bit", **GIVEN)
+    result = pmq.search(make_tiny(num_classes=0), images, "4bit", **asked(**GIVEN))
     chosen = result.points[result.points["chosen"]].iloc[0]
     w4a4 = result.points[result.points["source"] == "uniform w4a4"].iloc[0]
     assert chosen["feature_error"] <= w4a4["feature_error"]
@@ -66,7 +74,7 @@ def test_feature_extractor_is_searched_on_its_features(images: torch.Tensor) -> 
 def test_other_families(name: str, images: torch.Tensor) -> None:
     from tests.graph.test_inventory import zoo
 
-    result = pmq.search(zoo(name), images, "4bit", space=FEW, calib_images=4, held_out=8)
+    result = pmq.search(zoo(name), images, "4bit", space=FEW, split=pmq.DataSplit(n_calibration=4, n_held_out=8))
     assert pmq.simulate(zoo_again(name, result), result.allocation)(images[:2]).shape == (2, 5)
 
 
@@ -81,9 +89,23 @@ def zoo_again(name: str, result: pmq.api.SearchResult) -> torch.nn.Module:
 
 
 def test_spaces_with_fp32_and_one_choice(images: torch.Tensor) -> None:
-    result = pmq.search(make_tiny(), images, "0.4x", space="int8_fp32", recipe="fast", calib_images=4, held_out=8)
+    result = pmq.search(
+        make_tiny(),
+        images,
+        "0.4x",
+        space="int8_fp32",
+        options=pmq.SearchOptions(recipe="fast"),
+        split=pmq.DataSplit(n_calibration=4, n_held_out=8),
+    )
     assert {c.bits for c in result.allocation.components.values()} == {8, 32}
-    single = pmq.search(make_tiny(), images, "w8a8", space="w4a8", recipe="fast", calib_images=4, held_out=8)
+    single = pmq.search(
+        make_tiny(),
+        images,
+        "w8a8",
+        space="w4a8",
+        options=pmq.SearchOptions(recipe="fast"),
+        split=pmq.DataSplit(n_calibration=4, n_held_out=8),
+    )
     assert {c.bits for n, c in single.allocation.components.items() if not n.endswith(".weight")} == {8}
 
 
@@ -91,14 +113,14 @@ def test_budget_below_the_cheapest_point_gives_that_point(images: torch.Tensor) 
     with pytest.raises(PmqError, match="ask for at least size=") as error:
         pmq.search(make_tiny(), images, "size=1kB", space=FEW)
     cheapest = str(error.value).rpartition("at least ")[2]
-    assert pmq.search(make_tiny(), images, cheapest, space=FEW, calib_images=4, held_out=8).allocation
+    assert pmq.search(make_tiny(), images, cheapest, space=FEW, split=pmq.DataSplit(n_calibration=4, n_held_out=8)).allocation
 
 
 def test_reconstruction_is_kept_only_where_it_helps(
     found, images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recipes, "RECONSTRUCTION_STEPS", 40)
-    learned = pmq.search(make_tiny(), images, "4bit", **GIVEN, reconstruct=True, out=tmp_path / "run")
+    learned = pmq.search(make_tiny(), images, "4bit", out=tmp_path / "run", **asked(**GIVEN, reconstruct=True))
     assert len(list((tmp_path / "run" / "learned").rglob("stage-*.safetensors"))) == 2
     assert learned.allocation.assignment == found.allocation.assignment
     assert learned.allocation.metrics["kl"] <= found.allocation.metrics["kl"]
@@ -110,10 +132,10 @@ def test_reconstruction_is_kept_only_where_it_helps(
 
 
 def test_limits_of_effort_are_kept(images: torch.Tensor) -> None:
-    few = pmq.search(make_tiny(), images, "4bit", **GIVEN, max_evals=5)
+    few = pmq.search(make_tiny(), images, "4bit", **asked(**GIVEN, max_evals=5))
     assert len(few.rounds) == 1
     assert few.rounds["simulated"].iloc[-1] <= 5
-    none = pmq.search(make_tiny(), images, "4bit", **GIVEN, time_limit=0)
+    none = pmq.search(make_tiny(), images, "4bit", **asked(**GIVEN, time_limit=0))
     assert len(none.rounds) == 1
     assert none.allocation.budget.achieved["size_bytes"] <= none.limits.size_bytes
 

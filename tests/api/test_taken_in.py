@@ -16,9 +16,10 @@ from pmq.core import Allocation, PmqError
 from pmq.pipeline.modes import undisturbed
 from pmq.pipeline.search import explore
 from pmq.pipeline.subject import Subject
+from tests.asked import asked
 from tests.conftest import make_tiny
 
-QUICK: dict[str, Any] = {"space": "w4a8", "recipe": "fast", "calib_images": 4, "held_out": 8, "rounds": 1}
+QUICK: dict[str, Any] = {"space": "w4a8", "recipe": "fast", "n_calibration": 4, "n_held_out": 8, "n_rounds": 1}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,12 +45,12 @@ class Dictionary(nn.Module):
 
 @pytest.fixture(scope="module")
 def found(images: Tensor) -> Allocation:
-    return pmq.search(make_tiny(), images, "w4a8", **QUICK).allocation
+    return pmq.search(make_tiny(), images, "w4a8", **asked(**QUICK)).allocation
 
 
 def test_a_search_finds_the_same_whatever_is_around_it(images: Tensor, found: Allocation) -> None:
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        again = pmq.search(nn.DataParallel(make_tiny()), images.clone(), "w4a8", **QUICK).allocation
+        again = pmq.search(nn.DataParallel(make_tiny()), images.clone(), "w4a8", **asked(**QUICK)).allocation
     assert again.assignment == found.assignment
     assert again.metrics == found.metrics
     assert again.tensors == found.tensors
@@ -65,7 +66,7 @@ def test_an_allocation_is_one_of_the_wrapped_model_too(images: Tensor, found: Al
 
 def test_a_module_that_tells_nothing_is_served(images: Tensor) -> None:
     model = Dictionary()
-    allocation = pmq.search(model, images, "w4a8", **QUICK).allocation
+    allocation = pmq.search(model, images, "w4a8", **asked(**QUICK)).allocation
     assert allocation.task == "classification"
     assert allocation.model.num_classes == 7
     assert allocation.model.data_config["input_size"] == [3, 32, 32]
@@ -140,7 +141,7 @@ def test_weights_that_are_not_finite_stop_every_command(images: Tensor) -> None:
     model: Any = make_tiny()
     model.norm.weight.data[0] = torch.nan
     for run in (
-        lambda: pmq.search(model, images, "w4a8", **QUICK),
+        lambda: pmq.search(model, images, "w4a8", **asked(**QUICK)),
         lambda: pmq.evaluate(model, "fp32", images),
         lambda: pmq.deploy(model, "fp32", "onnxruntime", images, "never"),
         lambda: pmq.prune(model, images),

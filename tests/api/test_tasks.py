@@ -13,6 +13,7 @@ from pmq.core import PmqError
 from pmq.core.task import Task
 from pmq.evaluation import Accuracy
 from pmq.quant import output_error
+from tests.asked import asked
 from tests.conftest import make_tiny
 from tests.shallow import few_bits
 
@@ -62,7 +63,14 @@ def test_values_are_measured_beside_the_mean_square_of_fp32() -> None:
 @pytest.mark.parametrize("task", ["auto", "regression"])
 def test_a_model_with_one_output_is_searched(images: torch.Tensor, task: str, capsys: pytest.CaptureFixture[str]) -> None:
     model = centred(make_tiny(num_classes=1), images)
-    result = pmq.search(model, images, "4bit", space=few_bits(2, 4, 6), calib_images=8, held_out=16, rounds=1, task=task)
+    result = pmq.search(
+        model,
+        images,
+        "4bit",
+        space=few_bits(2, 4, 6),
+        options=pmq.SearchOptions(n_rounds=1, task=task),
+        split=pmq.DataSplit(n_calibration=8, n_held_out=16),
+    )
     allocation, points = result.allocation, result.points
     assert allocation.task == ("binary" if task == "auto" else "regression")
     assert ("logit of a decision" in capsys.readouterr().err) == (task == "auto")
@@ -138,7 +146,13 @@ def test_several_decisions_for_each_image_are_searched_pruned_and_deployed(
     with torch.no_grad():
         logits = model(images)
     assert logits.shape == shape
-    result = pmq.search(model, images, "6bit", calib_images=8, held_out=16, rounds=1, max_evals=2, recipe="fast", task=task)
+    result = pmq.search(
+        model,
+        images,
+        "6bit",
+        options=pmq.SearchOptions(n_rounds=1, max_evals=2, recipe="fast", task=task),
+        split=pmq.DataSplit(n_calibration=8, n_held_out=16),
+    )
     found = result.allocation
     assert found.task == task
     truth = (logits > 0).long() if task == "multilabel" else logits.argmax(1)
@@ -171,14 +185,14 @@ def test_a_loss_of_ones_own_decides_what_is_found(
     images: torch.Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = make_tiny()
-    options = {"space": few_bits(2, 4, 6), "calib_images": 8, "held_out": 16, "rounds": 1}
-    own = pmq.search(model, images, "4bit", loss=one_class, out=tmp_path / "run", **options)  # type: ignore[arg-type]
+    options = {"space": few_bits(2, 4, 6), "n_calibration": 8, "n_held_out": 16, "n_rounds": 1}
+    own = pmq.search(model, images, "4bit", out=tmp_path / "run", **asked(**options, loss=one_class))  # type: ignore[arg-type]
     assert "errors are measured by tests.api.test_tasks.one_class(reference, output)" in capsys.readouterr().err
     assert own.allocation.task == "classification"
     assert own.allocation.metrics["kl"] is None
     uniform = own.points.set_index("source")["feature_error"]
     assert 0 < own.allocation.metrics["feature_error"] < uniform["uniform w4a4"]
-    usual = pmq.search(model, images, "4bit", **options)  # type: ignore[arg-type]
+    usual = pmq.search(model, images, "4bit", **asked(**options))  # type: ignore[arg-type]
     assert usual.allocation.components != own.allocation.components
     table = pmq.evaluate(
         model,
@@ -203,9 +217,9 @@ def test_a_loss_that_cannot_be_used_is_told(images: torch.Tensor) -> None:
         return one_class(reference, output).mean()
 
     with pytest.raises(PmqError, match="one finite value for each of 4 images"):
-        pmq.search(make_tiny(), images, "4bit", loss=of_all)
+        pmq.search(make_tiny(), images, "4bit", options=pmq.SearchOptions(loss=of_all))
     with pytest.raises(PmqError, match="without patches"):
-        pmq.search(make_tiny(), images, "4bit", loss=one_class, patches="static")
+        pmq.search(make_tiny(), images, "4bit", options=pmq.SearchOptions(loss=one_class, patches="static"))
     with pytest.raises(PmqError, match="knows the model's own outputs alone"):
         pmq.sensitivity(make_tiny(), images, ("superposition",), calib_images=8, space="w4a8", loss=one_class)
 

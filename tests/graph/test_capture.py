@@ -158,5 +158,11 @@ def test_a_model_that_decides_by_the_number_of_images_is_run_on_one_after_the_ot
     assert not captured(make_tiny(), torch.zeros(1, 3, 32, 32)).closed
     images = torch.randn(24, 3, 4, 4)
     with shallow_searches():
-        found = pmq.search(module, images, "6bit", recipe="minmax", rounds=1, max_evals=2, calib_images=8, held_out=16)
+        found = pmq.search(
+            module,
+            images,
+            "6bit",
+            options=pmq.SearchOptions(recipe="minmax", n_rounds=1, max_evals=2),
+            split=pmq.DataSplit(n_calibration=8, n_held_out=16),
+        )
     assert found.allocation.metrics["agreement"] > 50

@@ -266,7 +266,9 @@ def test_several_outputs_are_searched_and_not_deployed(tmp_path: Path) -> None:
     images = torch.randn(24, 3, 32, 32)
     model = with_output(Giving(lambda y: {"a": y[:, :3], "b": 100 * y[:, 3:]}), "a", "b")
     batches = [{"pixel_values": part} for part in images.split(8)]
-    found = pmq.search(model, batches, "8bit", space="onnxruntime", recipe="minmax", rounds=1, max_evals=8)
+    found = pmq.search(
+        model, batches, "8bit", space="onnxruntime", options=pmq.SearchOptions(recipe="minmax", n_rounds=1, max_evals=8)
+    )
     assert 0 < found.allocation.metrics["feature_error"] < 0.1
     with pytest.raises(PmqError, match="several of this model's were asked for"):
         pmq.deploy(model, found.allocation, "onnxruntime", images, tmp_path)

@@ -51,7 +51,13 @@ def taken(name: str) -> tuple[nn.Module, torch.Tensor]:
 @pytest.mark.parametrize("name", ["vit", "swin", "hf vit", "hf dinov2", "hf clip", "hf siglip"])
 def test_models_of_others_are_searched_evaluated_and_deployed(name: str, tmp_path: Path) -> None:
     module, images = taken(name)
-    found = pmq.search(module, images, "4bit", recipe="fast", calib_images=8, held_out=16, rounds=1, max_evals=1)
+    found = pmq.search(
+        module,
+        images,
+        "4bit",
+        options=pmq.SearchOptions(recipe="fast", n_rounds=1, max_evals=1),
+        split=pmq.DataSplit(n_calibration=8, n_held_out=16),
+    )
     assert found.coverage.macs_searched > 99.5
     (row,) = pmq.evaluate(module, found.allocation, [images]).to_dict("records")
     decides = name in ("vit", "swin", "hf vit")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.optimize import linprog
 
 from pmq.core import Limits
-from pmq.optimize import Tables, within
+from pmq.optimize import ExactSolver, Tables, within
 from pmq.optimize.incumbent import good_genome
 from pmq.optimize.program import Program
 from tests.optimize.test_search import everything, problem
@@ -64,3 +66,15 @@ def test_a_good_genome_is_allowed_and_no_single_change_is_better(seed: int) -> N
     assert judge(found[None])[0] <= judge(near).min() + 1e-12
     assert np.isfinite(judge(found[None])[0])
     assert good_genome(tables, np.array([1e-4, 1e-5]), start, lambda genomes: np.full(len(genomes), np.inf)) is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_errors_below_zero_are_minimised_too(seed: int) -> None:
+    """Those of metrics that measure differences."""
+    _, tables = problem(seed)
+    tables = replace(tables, error=tables.error - tables.error.max())
+    costs = tables.evaluate(everything(tables))
+    inside = within(limited(tables, 0.5), costs)
+    found = ExactSolver(tables, gap=0.0).solve(limited(tables, 0.5))
+    assert found is not None
+    assert tables.evaluate(found[None])[0, 0] == pytest.approx(costs[inside, 0].min())

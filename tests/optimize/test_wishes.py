@@ -83,7 +83,12 @@ def test_they_are_read_as_they_are_written() -> None:
 
 def test_a_search_obeys_and_says_what_the_budget_is_then(capsys: pytest.CaptureFixture[str]) -> None:
     wishes = pmq.Wishes(keep={"blocks.0.*": 8}, exclude=["head"])
-    found = pmq.search(make_tiny(), torch.randn(24, 3, 32, 32), "4bit", wishes=wishes, recipe="minmax", rounds=1, max_evals=4)
+    found = pmq.search(
+        make_tiny(),
+        torch.randn(24, 3, 32, 32),
+        "4bit",
+        options=pmq.SearchOptions(wishes=wishes, recipe="minmax", n_rounds=1, max_evals=4),
+    )
     chosen = found.allocation.components
     assert {choice.bits for name, choice in chosen.items() if name.startswith("blocks.0.")} == {8}
     assert chosen["head.weight"].bits == 32

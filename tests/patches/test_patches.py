@@ -36,7 +36,14 @@ def images() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def allocation(images: torch.Tensor) -> Allocation:
-    found = pmq.search(make_tiny(), images, "4bit", space=FEW, calib_images=8, held_out=16, rounds=1).allocation
+    found = pmq.search(
+        make_tiny(),
+        images,
+        "4bit",
+        space=FEW,
+        options=pmq.SearchOptions(n_rounds=1),
+        split=pmq.DataSplit(n_calibration=8, n_held_out=16),
+    ).allocation
     return found.model_copy(update={"metrics": {}})
 
 
@@ -101,7 +108,14 @@ def test_last_blocks_patches_matter_to_nothing_where_the_class_token_decides(rea
 
 def test_models_pooled_by_average_keep_them(images: torch.Tensor) -> None:
     model = make_tiny(global_pool="avg")
-    found = pmq.search(model, images, "4bit", space=FEW, calib_images=8, held_out=16, rounds=1).allocation
+    found = pmq.search(
+        model,
+        images,
+        "4bit",
+        space=FEW,
+        options=pmq.SearchOptions(n_rounds=1),
+        split=pmq.DataSplit(n_calibration=8, n_held_out=16),
+    ).allocation
     errors = Reallocator(model, found, images[:32]).errors()
     assert float(errors["blocks.1.mlp.fc2.input"].error[0, 1:].min()) > 0
 
@@ -163,7 +177,9 @@ def test_windows_have_static_maps_of_their_layers(images: torch.Tensor) -> None:
     options: dict[str, Any] = {"img_size": 56, "embed_dim": 24, "depths": (1, 1), "num_heads": (2, 2), "num_classes": 7}
     model = timm.create_model("swin_tiny_patch4_window7_224", pretrained=False, **options).eval()
     big = torch.randn(24, 3, 56, 56)
-    found = pmq.search(model, big, "4bit", space=FEW, calib_images=8, held_out=8, rounds=1).allocation
+    found = pmq.search(
+        model, big, "4bit", space=FEW, options=pmq.SearchOptions(n_rounds=1), split=pmq.DataSplit(n_calibration=8, n_held_out=8)
+    ).allocation
     places = patchable(analyse(model, big[:1])[1], found.assignment)
     windowed = {p.component.slot for name, p in places.items() if name.startswith("layers.0")}
     assert windowed == {"input"}  # of the last stage's one window all queries read all keys

@@ -137,7 +137,15 @@ def test_a_small_error_is_told_from_rounding(factor: float, kept: bool) -> None:
 @pytest.mark.usefixtures("shallow")
 def test_a_search_never_runs_on_another_model(tmp_path: Path) -> None:
     model, images = misread(), torch.randn(16, 3, 32, 32)
-    result = pmq.search(model, images, "w8a8", space="w4a8", calib_images=4, held_out=12, rounds=1, out=tmp_path / "run")
+    result = pmq.search(
+        model,
+        images,
+        "w8a8",
+        space="w4a8",
+        out=tmp_path / "run",
+        options=pmq.SearchOptions(n_rounds=1),
+        split=pmq.DataSplit(n_calibration=4, n_held_out=12),
+    )
     undone = {rewriting.name for rewriting in result.rewritings if not rewriting.kept}
     assert undone <= {"rotate_heads", "center_values"}
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())

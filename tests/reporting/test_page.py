@@ -18,6 +18,7 @@ from pmq.core.own_files import hashes
 from pmq.core.rundir import add_to_manifest
 from pmq.reporting import write_page, write_report
 from pmq.reporting.page.picks import picks
+from tests.asked import asked
 from tests.conftest import SHALLOW, make_tiny
 from tests.conftest import pmq as run_pmq
 from tests.reporting.browser import Page, page
@@ -181,8 +182,8 @@ def test_large_runs_stay_small_and_quick(page: Page, large: Path) -> None:
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that searched widths beside bits."""
     out = tmp_path_factory.mktemp("narrow") / "run"
-    options = {"calib_images": 16, "held_out": 24, "rounds": 1, "max_evals": 6, "prune": True}
-    pmq.search(make_tiny(), IMAGES, "0.12x", out=out, **options)
+    options = {"n_calibration": 16, "n_held_out": 24, "n_rounds": 1, "max_evals": 6, "prune": True}
+    pmq.search(make_tiny(), IMAGES, "0.12x", out=out, **asked(**options))
     return out
 
 
@@ -201,8 +202,8 @@ def test_an_allocation_with_widths_is_downloaded_and_carried_out(page: Page, nar
 
 
 def test_a_feature_extractor_has_a_page(page: Page, tmp_path: Path) -> None:
-    options = {"calib_images": 8, "held_out": 16, "rounds": 1, "max_evals": 2}
-    pmq.search(make_tiny(num_classes=0), IMAGES, "w4a8", space="w4a8", out=tmp_path / "run", **options)
+    options = {"n_calibration": 8, "n_held_out": 16, "n_rounds": 1, "max_evals": 2}
+    pmq.search(make_tiny(num_classes=0), IMAGES, "w4a8", space="w4a8", out=tmp_path / "run", **asked(**options))
     page.open(tmp_path / "run" / "report.html")
     assert page.errors() == []
     assert "of their norm" in page.find("#summary").text
@@ -217,7 +218,15 @@ def test_a_pruned_model_has_a_page(page: Page, tmp_path: Path) -> None:
     assert "90.0 %" in page.find("#summary").text
     out = tmp_path / "run"
     model = pmq.load_pruned(tmp_path / "pruned" / "allocations" / "chosen.json", make_tiny())
-    pmq.search(model, IMAGES, "w4a8", space="w4a8", calib_images=16, held_out=16, rounds=1, max_evals=2, out=out)
+    pmq.search(
+        model,
+        IMAGES,
+        "w4a8",
+        space="w4a8",
+        out=out,
+        options=pmq.SearchOptions(n_rounds=1, max_evals=2),
+        split=pmq.DataSplit(n_calibration=16, n_held_out=16),
+    )
     page.open(out / "report.html")
     page.do(CLICK)
     assert min(page.do('return document.getElementById("pruning-plot").data[0].y')) < 100  # whichever point is selected

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("shallow")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
     images = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(3))
-    pmq.search(make_tiny(), images, "4bit", calib_images=8, held_out=16, out=out)
+    pmq.search(make_tiny(), images, "4bit", out=out, split=pmq.DataSplit(n_calibration=8, n_held_out=16))
     return out
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +11,10 @@ from pmq.core import Allocation, Limits
 from pmq.core.coverage import EVERYTHING, Coverage
 from pmq.metrics import SensitivityTable
 from pmq.models.equivalence import Rewriting
+from pmq.pipeline.search.clock import Clock
+from pmq.pipeline.search.explore import prediction_quality
+from pmq.pipeline.search.plan import SearchPlan
+from pmq.pipeline.search.steps import Chosen, Explored
 
 
 @dataclass
@@ -48,3 +52,27 @@ class SearchResult:
     def front(self) -> pd.DataFrame:
         """The Pareto front, cheapest first."""
         return self.points[self.points["front"]].sort_values(["bit_ops", "size_bytes"]).reset_index(drop=True)
+
+
+def result_of(
+    plan: SearchPlan,
+    explored: Explored,
+    chosen: Chosen,
+    rewritings: tuple[Rewriting, ...],
+    mapped: Allocation | None,
+    clock: Clock,
+) -> SearchResult:
+    """Put together what a search found; ``mapped`` is the chosen allocation with bits of patches, if those were asked for."""
+    return SearchResult(
+        allocation=chosen.allocation if mapped is None else mapped,
+        points=explored.points,
+        sensitivity=explored.loop.table,
+        limits=chosen.limits,
+        rounds=pd.DataFrame([asdict(each) for each in explored.loop.history]),
+        ranking=prediction_quality(explored.points, plan.subject.task, chosen.limits),
+        run=plan.path,
+        seconds=clock.done(explored.loop.history),
+        without_patches=None if mapped is None else chosen.allocation,
+        rewritings=rewritings,
+        coverage=plan.coverage,
+    )

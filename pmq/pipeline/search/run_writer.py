@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
+from torch import nn
 
 from pmq.core import Allocation
 from pmq.core.files import write_csv, write_text
@@ -16,12 +17,27 @@ from pmq.cost import CostModel, component_bytes
 from pmq.cost.spent import spent
 from pmq.graph.record import graph_record
 from pmq.optimize import Space
+from pmq.pipeline.patches.figures import draw_patches
 from pmq.pipeline.search.explore import Archive
+from pmq.pipeline.search.plan import SearchPlan
+from pmq.pipeline.search.result import SearchResult
+from pmq.pipeline.search.steps import Chosen, Explored
 from pmq.pipeline.subject import Subject
 from pmq.pruning import plan_of
+from pmq.reporting.page import write_page
 
-if TYPE_CHECKING:
-    from pmq.pipeline.search.result import SearchResult
+
+def publish(plan: SearchPlan, explored: Explored, chosen: Chosen, result: SearchResult, model: nn.Module | str | None) -> None:
+    """Write the run directory, if one was asked for: tables, allocations, pictures of patches, and the page.
+
+    ``model`` is what the user gave.
+    """
+    if plan.run is None:
+        return
+    write_run(plan.run, result, plan.subject, chosen.subject, plan.space, explored.archive, dict(plan.how.command or {}))
+    if plan.options.patches is not None:
+        draw_patches(model, result.allocation, plan.images.calibration, plan.run.path / "plots", plan.options.crop_pct)
+    write_page([plan.run.path])
 
 
 def write_run(
