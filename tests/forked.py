@@ -14,8 +14,24 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from tests.preloaded import preload, preload_default_model
+
+
+class Forked:
+    """A command that runs; ``pid`` is that of its process."""
+
+    def __init__(self, pid: int, args: Sequence[str], answers: IO[str], folder: tempfile.TemporaryDirectory[str]) -> None:
+        self.pid, self._args, self._answers, self._folder = pid, args, answers, folder
+
+    def wait(self) -> subprocess.CompletedProcess[str]:
+        """Wait for its end, and give its status (that of a signal is negative) and what it printed."""
+        with self._folder as folder:
+            answer = self._answers.readline()
+            assert answer, "the process that forks commands died"
+            out, err = ((Path(folder) / name).read_text(errors="replace") for name in ("1", "2"))
+        return subprocess.CompletedProcess(self._args, int(answer), out, err)
 
 
 class Forker:
@@ -27,20 +43,21 @@ class Forker:
 
     def run(self, module: str, args: Sequence[str], cwd: Path | None) -> subprocess.CompletedProcess[str]:
         """Run ``python -m module args``."""
+        return self.start(module, args, cwd).wait()
+
+    def start(self, module: str, args: Sequence[str], cwd: Path | None) -> Forked:
+        """Start ``python -m module args``; nothing else can be run before it is waited for."""
         if self._process is None or self._process.poll() is not None:
             command = [sys.executable, "-m", "tests.forked"]
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=self._environment)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        with tempfile.TemporaryDirectory(prefix="pmq-forked-") as folder:
-            task = {"module": module, "args": list(args), "cwd": str(cwd or Path.cwd()), "streams": folder}
-            self._process.stdin.write(json.dumps(task) + "\n")
-            self._process.stdin.flush()
-            answer = self._process.stdout.readline()
-            assert answer, "the process that forks commands died"
-            out, err = ((Path(folder) / name).read_text(errors="replace") for name in ("1", "2"))
-        return subprocess.CompletedProcess(args, int(answer), out, err)
+        folder = tempfile.TemporaryDirectory(prefix="pmq-forked-")
+        task = {"module": module, "args": list(args), "cwd": str(cwd or Path.cwd()), "streams": folder.name}
+        self._process.stdin.write(json.dumps(task) + "\n")
+        self._process.stdin.flush()
+        return Forked(int(self._process.stdout.readline()), args, self._process.stdout, folder)
 
 
 def _become(task: dict[str, object]) -> None:
@@ -82,6 +99,7 @@ def _serve() -> None:
         pid = os.fork()
         if pid == 0:
             return _become(json.loads(line))
+        print(pid, flush=True)
         _, status = os.waitpid(pid, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
     return None

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import pmq
-from pmq.api.search import resolve_budget
 from pmq.core import Allocation, PmqError
 from pmq.core.patches import PatchMap, TokenBits
 from pmq.cost import LatencyTable
 from pmq.graph import analyse
 from pmq.optimize import Space
+from pmq.pipeline.search.budget import resolve_budget
 from tests.asked import asked
 from tests.conftest import make_tiny
 from tests.shallow import few_bits

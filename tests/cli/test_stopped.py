@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pandas as pd
 import pytest
 
 from pmq.core import Allocation
-from tests.conftest import ENVIRONMENT, SHALLOW, pmq
+from tests.conftest import FORKER, SHALLOW, pmq
 
 QUICK = ["--calib-images", "6", "--held-out", "12"]
 
@@ -26,11 +27,11 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path: Path) -> None:
     whole = (tmp_path / "whole" / "journal.jsonl").read_text().splitlines()
     measured = sum('"sensitivity/' in line for line in whole)
     for lines in (measured // 3, measured + 3):
-        process = subprocess.Popen([*SHALLOW, *command, str(tmp_path / "killed"), "--resume"], env=ENVIRONMENT)
-        while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= lines):
+        process = FORKER.start(SHALLOW[-1], [*command, str(tmp_path / "killed"), "--resume"], None)
+        while not (journal.exists() and journal.read_bytes().count(b"\n") >= lines):
             time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait().returncode == -signal.SIGKILL
     before = journal.read_bytes()
     done = pmq(*command, str(tmp_path / "killed"), "--resume", command=SHALLOW)
     assert done.returncode == 0, done.stderr
@@ -62,14 +63,15 @@ def test_interrupted_runs_say_how_to_go_on(number: int, status: int, tmp_path: P
 
 
 def test_interrupted_later_runs_finish_with_the_best_so_far(tmp_path: Path) -> None:
-    command = [*SHALLOW, "search", *QUICK, "--space", "default", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    command = ["search", *QUICK, "--space", "default", "--out", str(tmp_path / "run")]
+    process = FORKER.start(SHALLOW[-1], command, None)
     journal = tmp_path / "run" / "journal.jsonl"
     while not (journal.exists() and '"sensitivity/round1/' in journal.read_text()):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 0, told
+    os.kill(process.pid, signal.SIGINT)
+    done = process.wait()
+    told = done.stderr
+    assert done.returncode == 0, told
     assert "finishing with the best so far" in told
     assert Allocation.load(tmp_path / "run" / "allocations" / "chosen.json").tensors is not None
     assert len(pd.read_csv(tmp_path / "run" / "rounds.csv")) == 1
