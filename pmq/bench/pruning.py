@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 import pmq
-from pmq.api.deploy import in_fp32
 from pmq.bench.subject import opened, parser
 from pmq.core import Allocation
 from pmq.core.files import write_csv
@@ -25,6 +24,7 @@ from pmq.cost import CostModel
 from pmq.data import Data
 from pmq.evaluation import evaluate_models
 from pmq.optimize import Space, read_space
+from pmq.pipeline.deploy.build import in_fp32
 from pmq.pipeline.pruned_model import load_pruned
 from pmq.pipeline.quantize import Fresh
 from pmq.pipeline.subject import CALIB_IMAGES, HELD_OUT, Subject

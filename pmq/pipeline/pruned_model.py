@@ -52,7 +52,10 @@ def load_pruned(
     allocation = what if isinstance(what, Allocation) else Allocation.load(_file(Path(what)))
     plan, info = allocation.pruning, allocation.model
     if plan is None:
-        raise PmqError(f"{str(what)!r} is no pruned model; `pmq prune` writes one")
+        name = "the allocation" if isinstance(what, Allocation) else repr(str(what))
+        other = not isinstance(what, Allocation) and is_dir(Path(what))
+        meant = "the folder of a search; rename it if you mean a model of that name" if other else "`pmq prune` writes one"
+        raise PmqError(f"{name} is no pruned model{' but ' if other else '; '}{meant}")
     if not all(choice.is_float for choice in allocation.components.values()):
         raise PmqError(f"{str(what)!r} has bits already; give the pruned model in FP32 that `pmq prune` wrote")
     if allocation.tensors is None:

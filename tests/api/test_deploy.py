@@ -83,6 +83,13 @@ def test_what_cannot_run_writes_nothing(images: torch.Tensor, tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
+def test_a_table_that_promises_less_than_no_time_is_no_table_for_milliseconds(table: LatencyTable) -> None:
+    disturbed = table.model_copy(update={"rest_ms": table.rest_ms - 1000})
+    asked_for = {"space": "onnxruntime", "options": pmq.SearchOptions(latency=disturbed)}
+    with pytest.raises(PmqError, match=r"predicts -.* ms for the fastest allocation.*measure again by `pmq profile`"):
+        pmq.search(make_tiny(), torch.randn(24, 3, 32, 32), "latency=1ms", **asked_for)  # type: ignore[arg-type]
+
+
 def test_latency_tables_are_kept_and_checked(table: LatencyTable, tmp_path: Path) -> None:
     model = make_tiny()
     path = table.save(tmp_path / "table.json")

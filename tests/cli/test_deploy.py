@@ -18,11 +18,14 @@ from tests.conftest import SHALLOW, pmq
 
 def test_milliseconds_are_searched_deployed_and_run(tmp_path: Path) -> None:
     """All of it on the embedded default: the latency proof alone may fail, where other jobs disturb the clock."""
-    profiled = pmq("profile", "--rounds", "3", "--json", cwd=tmp_path)
-    assert profiled.returncode == 0, profiled.stderr
-    assert {"w8 x 8", "wfp32 x fp32"} <= set(json.loads(profiled.stdout)["whole_ms"])
-    refused = pmq("search", "--budget", "latency=0.0001ms", cwd=tmp_path, command=SHALLOW)
-    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    for _ in range(3):  # again where another job disturbed the clock
+        profiled = pmq("profile", "--rounds", "3", "--json", cwd=tmp_path)
+        assert profiled.returncode == 0, profiled.stderr
+        assert {"w8 x 8", "wfp32 x fp32"} <= set(json.loads(profiled.stdout)["whole_ms"])
+        refused = pmq("search", "--budget", "latency=0.0001ms", cwd=tmp_path, command=SHALLOW)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        if "on an idle machine" not in refused.stderr:
+            break
     (least,) = re.findall(r"latency=([0-9.]+)ms$", refused.stderr.strip())
     budget = f"latency={1.2 * float(least):.4f}ms"
     images = ["--calib-images", "6", "--held-out", "12", "--rounds", "1"]

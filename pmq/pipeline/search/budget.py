@@ -35,6 +35,11 @@ def resolve_budget(budget: Budget, space: Space, reserved: int = 0) -> Limits:
         limits = replace(limits, latency_ms=limits.latency_ms / spare)
     tables = Tables.build(space, SensitivityTable.zeros(space.choices))
     costs = tables.cheapest()
+    if limits.latency_ms is not None and costs[2] <= 0:
+        raise PmqError(
+            f"the latency table predicts {costs[2]:.3g} ms for the fastest allocation: another job disturbed its measurement; "
+            "measure again by `pmq profile`, on an idle machine"
+        )
     if not limits.allow(*costs):
         cheapest = f"size={math.ceil((costs[0] + reserved) / 1e2) / 1e4:.4f}MB,bitops={math.ceil(costs[1] / 1e5) / 1e4:.4f}G"
         cheapest += f",latency={math.ceil(spare * costs[2] * 100) / 100:.2f}ms" if len(costs) > 2 else ""

@@ -1,0 +1,163 @@
+"""A deployment before anything is written: what is asked for is read, checked, and priced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from pmq.core import FLOAT, Allocation, Assignment, PmqError
+from pmq.core.coverage import check_coverage, coverage
+from pmq.core.patches import PatchMap
+from pmq.core.paths import architecture, named_path
+from pmq.core.recipe import find_recipe
+from pmq.core.spec import What, as_what, read_bits, task_of
+from pmq.cost import CostModel, LatencyTable
+from pmq.cost.latency import PLAIN
+from pmq.models.finite import check_finite
+from pmq.optimize import Space, read_space
+from pmq.pipeline.images import as_images
+from pmq.pipeline.pruned_model import pruned_like
+from pmq.pipeline.subject import Subject, take_in
+from pmq.pruning import plan_of
+from pmq.runtimes import TARGETS, Target
+from pmq.runtimes.intake import Intake
+from pmq.runtimes.profile import fingerprint
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Milliseconds that a latency table predicts: of the allocation, and of the same model in FP32."""
+
+    latency_ms: float
+    fp32_ms: float
+
+
+@dataclass(frozen=True)
+class DeployPlan:
+    """What the steps of a deployment work on.
+
+    Attributes:
+        what: the allocation, ``fp32`` or a shorthand.
+        assignment: the choice of each component.
+        target: the runtime's name; ``runtime`` the runtime.
+        subject: the model, pruned as the allocation is.
+        reference: FP32 model to agree with.
+        images: ``(N, C, H, W)`` to prove on.
+        calibration: images that calibrate, if there are any.
+        intake: how pictures enter the file.
+        predicted: milliseconds, where a latency table is given.
+        out: folder to write to.
+        threads: of the runtime, where it is timed.
+        dynamic_batch: whether the batch size stays open.
+    """
+
+    what: What
+    assignment: Assignment
+    target: str
+    runtime: Target
+    subject: Subject
+    reference: nn.Module
+    images: Tensor
+    calibration: Tensor | None
+    intake: Intake
+    predicted: Predicted | None
+    out: Path
+    threads: int
+    dynamic_batch: bool
+
+    @property
+    def stem(self) -> str:
+        """Of the names of files."""
+        return f"{architecture(self.subject.info.name)}-{self.target}"
+
+
+def plan_deployment(
+    model: nn.Module | str | None,
+    what: What | Path,
+    target: str,
+    images: Tensor,
+    out: Path | str,
+    *,
+    calibration_images: Tensor | None,
+    latency: LatencyTable | None,
+    reference: nn.Module | None,
+    recalibrate: bool,
+    dynamic_batch: bool,
+    threads: int,
+    crop_pct: float | None,
+    task: str,
+    partial: bool,
+    data_config: Mapping[str, Any] | None,
+    input: str,
+    layout: str,
+) -> DeployPlan:
+    """Read and check what is to be deployed; see :func:`pmq.deploy` for the arguments.
+
+    Raises:
+        PmqError: bad input, told in one line.
+    """
+    runtime, out, what = TARGETS[target], named_path(out, "folder to write"), as_what(what)
+    runtime.require()
+    if dynamic_batch and not runtime.open_batch:
+        raise PmqError(f"target {target!r} has no open batch size; deploy without --dynamic-batch")
+    images = as_images(images).cpu()
+    like = what if isinstance(what, Allocation) and not recalibrate else None
+    subject = Subject.of(model, "cpu", images, crop_pct, task_of(task, what), like, data_config)
+    _check_outputs(subject, dynamic_batch)
+    intake = Intake.of(input, layout, subject.info.data_config)
+    images = intake.representable(images)
+    if calibration_images is not None:
+        calibration_images = as_images(calibration_images).cpu()
+        check_finite(subject.module, calibration_images)
+    reference = subject.module if reference is None else take_in(reference, "cpu", images)
+    if isinstance(what, Allocation):
+        subject = pruned_like(subject, what, calibration_images if recalibrate else None)
+    assignment = assignment_of(what, subject, target)
+    runtime.check(assignment, subject.inventory)
+    if what != "fp32":
+        check_coverage(coverage(subject.inventory), partial or isinstance(what, Allocation))
+    predicted = None
+    if latency is not None:
+        latency.check(fingerprint(runtime), target=target, threads=threads, batch_size=1)
+        predicted = _predicted(latency, subject, assignment, what.patches if isinstance(what, Allocation) else None)
+    return DeployPlan(
+        what, assignment, target, runtime, subject, reference, images, calibration_images, intake, predicted, out, threads,
+        dynamic_batch,
+    )  # fmt: skip
+
+
+def assignment_of(what: What, subject: Subject, target: str) -> Assignment:
+    """Which choices are asked for; shorthands are laid over the target's own space.
+
+    Raises:
+        PmqError: the allocation is of another model, or has bits of patches that are simulated only.
+    """
+    if isinstance(what, Allocation):
+        if what.patches is not None and what.patches.simulated:
+            raise PmqError("these bits of single patches are simulated only; deploy the allocation that they were laid over")
+        subject.inventory.check_names(what.components)
+        return what.assignment
+    if what == "fp32":
+        return dict.fromkeys(subject.inventory.names, FLOAT)
+    return Space(read_space(target), subject.inventory, find_recipe("best").estimator).uniform(*read_bits(what))
+
+
+def _check_outputs(subject: Subject, dynamic_batch: bool) -> None:
+    if dynamic_batch and subject.model.closed:
+        raise PmqError(
+            "the graph of this model, which decides by the number of images, is of a single one; deploy without --dynamic-batch"
+        )
+    if len(getattr(subject.module, "outputs_taken", ())) > 1:
+        raise PmqError("a file gives one output, and several of this model's were asked for; name one of them")
+
+
+def _predicted(latency: LatencyTable, subject: Subject, assignment: Assignment, patches: PatchMap | None) -> Predicted:
+    plan = plan_of(subject.module)
+    milliseconds = CostModel(subject.inventory, latency, plan).costs(assignment, patches)["latency_ms"]
+    plain = latency.whole_ms(dict.fromkeys(latency.layers, PLAIN))
+    plain -= 0.0 if plan is None else latency.pruned_ms(dict.fromkeys(subject.inventory.names, FLOAT), plan)
+    return Predicted(milliseconds, plain)

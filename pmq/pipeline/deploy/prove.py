@@ -1,0 +1,114 @@
+"""What a written file takes, and whether it computes what was simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pmq.core.task import Task
+from pmq.cost import CostModel
+from pmq.evaluation import Accuracy
+from pmq.pipeline.deploy.build import Built
+from pmq.pipeline.deploy.plan import DeployPlan
+from pmq.runtimes import Session
+from pmq.runtimes.images import load_image
+from pmq.runtimes.labels import known_preprocess
+from pmq.runtimes.proof import (
+    Check,
+    agreement_check,
+    bits_check,
+    latency_check,
+    layer_errors,
+    layers_check,
+    outputs_for,
+    pictures_check,
+    size_check,
+)
+from pmq.runtimes.speed import latencies
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The file running, and its milliseconds beside those of what it is timed against."""
+
+    session: Session
+    speed: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Proved:
+    """What was found of a file.
+
+    Attributes:
+        proof: each part of the proof.
+        size_bytes: of the files; ``promised_bytes`` of the allocation.
+        stored: the bits of each layer, read back from the file.
+        simulated: agreement and error of the file against its simulation.
+        exact: the same against FP32; ``simulation`` that of the simulation against FP32.
+    """
+
+    proof: dict[str, Check]
+    size_bytes: int
+    promised_bytes: float
+    stored: dict[str, Any]
+    simulated: dict[str, Any]
+    exact: dict[str, Any]
+    simulation: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every part passed."""
+        return all(check.passed for check in self.proof.values())
+
+
+def measure_file(plan: DeployPlan, built: Built, rounds: int) -> Measured:
+    """Time the file in turns with what it is compared with."""
+    image, threads = plan.images[:1], plan.threads
+    session = plan.runtime.session(built.files[0], threads)
+    running = {name: plan.runtime.session(other, threads) for name, other in built.others.items()}
+    unprepared = {"unpruned": image.numpy()}
+    sessions = {"file": session, **running}
+    return Measured(session, latencies(sessions, plan.intake.fed(image), unprepared, plan.reference, image, threads, rounds))
+
+
+def prove(plan: DeployPlan, built: Built, measured: Measured, pictures: Sequence[Path | str]) -> Proved:
+    """Compare the file with its simulation, layer by layer and by its decisions, and with what the allocation promises."""
+    subject, quantized, runtime = plan.subject, built.quantized, plan.runtime
+    stored, task = runtime.stored(built.files[0]), subject.task
+    found = outputs_for(measured.session, (plan.intake.fed(image) for image in plan.images.split(1)))
+    simulated, original = _outputs(built.simulation.model, plan.images), _outputs(plan.reference, plan.images)
+    size = sum(path.stat().st_size for path in built.files)
+    promised = CostModel(subject.inventory).size_bytes(quantized.assignment, quantized.patches)
+    buffers = sum(b.numel() * b.element_size() for b in subject.model.buffers())
+    against_simulation = _compared(simulated, found, task)
+    proof = {
+        "layers": layers_check(layer_errors(runtime, built.layers, built.layerwise, plan.images[:1], plan.threads)),
+        "agreement": agreement_check(against_simulation, len(plan.images)),
+        "bits": bits_check(stored, quantized.assignment, subject.inventory),
+        "size": size_check(size, promised, runtime.graph_bytes + buffers),
+    }
+    if pictures and (preparation := known_preprocess(built.metadata, built.files[0])) is not None:
+        seen = outputs_for(measured.session, (load_image(Path(picture), preparation) for picture in pictures))
+        proof["pictures"] = pictures_check(_compared(found[: len(seen)], seen, task), len(seen))
+    if plan.predicted is not None:
+        times, predicted = measured.speed, plan.predicted
+        proof["latency"] = latency_check(times["latency_ms"], times["fp32_latency_ms"], predicted.latency_ms, predicted.fp32_ms)
+    exact, simulation = _compared(original, found, task), _compared(original, simulated, task)
+    return Proved(proof, size, promised, stored, against_simulation, exact, simulation)
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, images: Tensor) -> Tensor:
+    return torch.cat([model(x) for x in images.split(16)])
+
+
+def _compared(reference: Tensor, output: Tensor, task: Task) -> dict[str, Any]:
+    """Agreement and KL (or feature error) of outputs ``(N, C)``."""
+    total = Accuracy(task=task)
+    total.update(reference, output, None)
+    return total.compute()
