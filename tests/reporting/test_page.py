@@ -127,7 +127,7 @@ def test_axes_switch(page: Page, report: Path) -> None:
 
 def test_runs_side_by_side(page: Page, report: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    quick = ["--calib-images", "6", "--held-out", "12", "--rounds", "1", "--max-evals", "2"]
+    quick = ["--calib-images", "6", "--held-out", "12", "--rounds", "1", "--max-evals", "2", "--recipe", "fast"]
     done = run_pmq("search", "--budget", "w4a8", "--space", "w4a8", *quick, "--out", str(other), command=SHALLOW)
     assert done.returncode == 0, done.stderr
     assert "report.html" in done.stdout
