@@ -8,10 +8,11 @@ import pytest
 
 from tests.shallow import shallow_searches
 
-#: files of tests that take longest: they begin first, so that no process waits for one of them at the end
+#: files of tests that take longest: they begin first, so that no process waits for one of them at the end; and the file that
+#: runs the default search before all, for others wait for it
 LONG = (
-    *("report/test_page.py", "cli/test_own_model.py", "cli/test_stopped.py", "cli/test_prune.py", "cli/test_default_run.py"),
-    *("cli/test_patches.py", "api/test_searches.py", "deploy/test_targets.py", "cli/test_deploy.py", "cli/test_rank.py"),
+    *("cli/test_default_run.py", "cli/test_own_model.py", "cli/test_stopped.py", "cli/test_prune.py", "reporting/test_page.py"),
+    *("cli/test_patches.py", "api/test_searches.py", "runtimes/test_targets.py", "cli/test_deploy.py", "cli/test_rank.py"),
     *("api/test_joint.py", "api/test_patches.py", "api/test_intake.py", "api/test_prune.py", "patches/test_patches.py"),
 )
 

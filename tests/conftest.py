@@ -86,11 +86,6 @@ def pmq(
     return subprocess.run([*command, *args], capture_output=True, text=True, check=False, cwd=cwd, env=ENVIRONMENT)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the default search: while one process runs it, the others have enough to do that does not wait for it."""
-    items.sort(key=lambda item: "test_default_run" not in item.nodeid)
-
-
 @pytest.fixture(scope="session")
 def default_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default search, as a newcomer runs it."""

@@ -64,3 +64,9 @@ def test_every_room_is_packaged_with_its_files() -> None:
     found = {".".join(p.parent.relative_to(PACKAGE.parent).parts) for p in PACKAGE.rglob("__init__.py")}
     assert listed == found | {"pmq.search_spaces"}
     assert config["options"]["package_dir"].strip() == "pmq.search_spaces = search_spaces"
+
+
+def test_the_order_of_tests_names_files_that_exist() -> None:
+    from conftest import LONG
+
+    assert all((PACKAGE.parent / "tests" / name).is_file() for name in LONG)
