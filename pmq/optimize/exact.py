@@ -88,24 +88,27 @@ class ExactSolver:
         if relaxed.x is None:
             return None
 
+        def errors_of(genomes: Genomes) -> Floats:
+            return np.asarray(objective[program.first[:-1] + genomes].sum(1))
+
         def judge(genomes: Genomes) -> Floats:
-            errors = objective[program.first[:-1] + genomes].sum(1)
             allowed = within(limits, tables.evaluate(genomes))
             if near is not None:
                 allowed &= (genomes != near[0]).sum(1) <= near[1]
-            return np.where(allowed, errors, np.inf)
+            return np.where(allowed, errors_of(genomes), np.inf)
 
         prices = np.zeros(len(tables.cost_names))
         for (index, limit), worth in zip(limits.bounds, relaxed.ineqlin.marginals, strict=False):
             prices[index] = -worth * unit / limit
         best = good_genome(tables, prices, program.genome(relaxed.x), judge)
-        least = np.inf if best is None else float(judge(best[None])[0])
+        least = np.inf if best is None else float(errors_of(best[None])[0])
         spare = least - relaxed.fun
         if best is not None and spare <= self._gap * abs(least):
             return best
         kept = program.affordable(relaxed.lower.marginals, spare * 1.01 + 1e-6)
         found = self._branch(objective, rows, right, kept)
-        return found if found is not None and (best is None or float(judge(found[None])[0]) <= least) else best
+        # One that oversteps a limit by the solver's tolerance is given as well: it is what asking for less begins with.
+        return found if found is not None and float(errors_of(found[None])[0]) <= least else best
 
     def _branch(self, objective: Floats, rows: Floats, right: Floats, kept: NDArray[np.bool_]) -> Genomes | None:
         """The optimum among variables that are ``kept``; only choices are declared whole."""

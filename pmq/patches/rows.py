@@ -27,7 +27,7 @@ def choose_left_out(
 
     Args:
         errors: of the units' activations at 0 bits and at their own.
-        units: see :class:`pmq.models.rows.RowUnit`.
+        units: see :class:`pmq.graph.rows.RowUnit`.
         places: what is known of the activations.
         means: of every component's bits.
         saved: bit operations.

@@ -61,7 +61,7 @@ def build(plan: DeployPlan, recipe: str | Recipe, seed: int, recalibrate: bool) 
         skeleton = runtime.skeleton(intake.entered(restored), names, example, plan.dynamic_batch)
     info, classes = subject.info, class_names(subject.module)
     metadata = described(info.data_config, info.num_classes, classes, subject.task.name, intake.values, intake.layout)
-    metadata |= {TARGET: plan.target}
+    metadata |= {TARGET: plan.runtime.name}
     path = plan.out / f"{plan.stem}.failed{runtime.suffix}"  # until it is proved
     files = runtime.save(runtime.build(skeleton, layers), path, metadata)
     others = {"fp32": runtime.build(whole, [layer.plain() for layer in layers])}

@@ -43,7 +43,7 @@ class DeployPlan:
     Attributes:
         what: the allocation, ``fp32`` or a shorthand.
         assignment: the choice of each component.
-        target: the runtime's name; ``runtime`` the runtime.
+        runtime: the target.
         subject: the model, pruned as the allocation is.
         reference: FP32 model to agree with.
         images: ``(N, C, H, W)`` to prove on.
@@ -57,7 +57,6 @@ class DeployPlan:
 
     what: What
     assignment: Assignment
-    target: str
     runtime: Target
     subject: Subject
     reference: nn.Module
@@ -72,7 +71,7 @@ class DeployPlan:
     @property
     def stem(self) -> str:
         """Of the names of files."""
-        return f"{architecture(self.subject.info.name)}-{self.target}"
+        return f"{architecture(self.subject.info.name)}-{self.runtime.name}"
 
 
 def plan_deployment(
@@ -125,9 +124,19 @@ def plan_deployment(
         latency.check(fingerprint(runtime), target=target, threads=threads, batch_size=1)
         predicted = _predicted(latency, subject, assignment, what.patches if isinstance(what, Allocation) else None)
     return DeployPlan(
-        what, assignment, target, runtime, subject, reference, images, calibration_images, intake, predicted, out, threads,
-        dynamic_batch,
-    )  # fmt: skip
+        what=what,
+        assignment=assignment,
+        runtime=runtime,
+        subject=subject,
+        reference=reference,
+        images=images,
+        calibration=calibration_images,
+        intake=intake,
+        predicted=predicted,
+        out=out,
+        threads=threads,
+        dynamic_batch=dynamic_batch,
+    )
 
 
 def assignment_of(what: What, subject: Subject, target: str) -> Assignment:

@@ -26,7 +26,7 @@ def publish(plan: DeployPlan, built: Built, measured: Measured, proved: Proved) 
     deployment = Deployment(
         file=files[0].name,
         files=[path.name for path in files],
-        target=plan.target,
+        target=plan.runtime.name,
         status="proved" if proved.passed else "failed",
         model=plan.subject.info.name,
         versions=runtime.versions() | {"pmq": pmq_version(), "torch": torch.__version__},

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pmq.core import Budget, Limits, PmqError
@@ -42,9 +41,10 @@ class SearchImages:
     judged: Tensor
 
     @property
-    def n_held_out(self) -> int:
-        """How many do not calibrate."""
-        return len(self.probed) + len(self.judged)
+    def held_out(self) -> Tensor:
+        """Those that measure and those that judge, which lie behind one another."""
+        first = len(self.calibration)
+        return self.all[first : first + len(self.probed) + len(self.judged)]
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,25 @@ def plan_search(
         tell_limits(budget, Limits() if goal else limits, wishes.told())
     covered = coverage(subject.inventory, laid_out.choices)
     check_coverage(covered, options.partial)
-    others = torch.cat([divided.probed, divided.judged])
-    settings = search_settings(budget, space_file, laid_out, recipe, subject, divided.calibration, others, options, how)
+    images_of = (divided.calibration, divided.held_out)
+    settings = search_settings(budget, space_file, laid_out, recipe, subject, *images_of, options, how)
     path = out if out is not None else None if how.results is None else named_after(Path(how.results), settings)
     run = None if path is None else RunDir(path, settings, how.resume)
-    return SearchPlan(budget, limits, goal, recipe, laid_out, subject, divided, widths, reference, covered, options, how, run)
+    return SearchPlan(
+        budget=budget,
+        limits=limits,
+        goal=goal,
+        recipe=recipe,
+        space=laid_out,
+        subject=subject,
+        images=divided,
+        widths=widths,
+        reference=reference,
+        coverage=covered,
+        options=options,
+        how=how,
+        run=run,
+    )
 
 
 def _subject(model: nn.Module | str | None, calibration: Tensor, options: SearchOptions, how: RunOptions) -> Subject:

@@ -66,9 +66,9 @@ def calibrate(plan: SearchPlan) -> Prepared:
     """The model rewritten by the recipe's transforms, and calibrated."""
     subject, images = plan.subject, plan.images
     if plan.widths is not None:
-        return plan.widths.prepared(images.n_held_out)
+        return plan.widths.prepared(len(images.held_out))
     calibration, seed = images.calibration, plan.how.seed
-    return prepare(subject.model, subject.inventory, calibration, plan.recipe, seed, images.n_held_out, subject.task)
+    return prepare(subject.model, subject.inventory, calibration, plan.recipe, seed, len(images.held_out), subject.task)
 
 
 def explore_space(plan: SearchPlan, prepared: Prepared, clock: Clock) -> Explored:
