@@ -18,9 +18,11 @@ from pmq.cost.spent import spent
 from pmq.graph.record import graph_record
 from pmq.optimize import Space
 from pmq.pipeline.patches.figures import draw_patches
+from pmq.pipeline.search.explore import Archive
 from pmq.pipeline.search.plan import SearchPlan
 from pmq.pipeline.search.result import SearchResult
 from pmq.pipeline.search.steps import Chosen, Explored
+from pmq.pipeline.subject import Subject
 from pmq.pruning import plan_of
 from pmq.reporting.page import write_page
 
@@ -32,28 +34,39 @@ def publish(plan: SearchPlan, explored: Explored, chosen: Chosen, result: Search
     """
     if plan.run is None:
         return
-    _write_tables(plan, plan.run, explored, chosen, result)
+    write_run(plan.run, result, plan.subject, chosen.subject, plan.space, explored.archive, dict(plan.how.command or {}))
     if plan.options.patches is not None:
         draw_patches(model, result.allocation, plan.images.calibration, plan.run.path / "plots", plan.options.crop_pct)
     write_page([plan.run.path])
 
 
-def _write_tables(plan: SearchPlan, run: RunDir, explored: Explored, chosen: Chosen, result: SearchResult) -> None:
-    """Write tables, points, the chosen allocation with its schema, and at last the manifest that calls the run done."""
-    subject, space, path = plan.subject, plan.space, run.path
+def write_run(
+    run: RunDir,
+    result: SearchResult,
+    subject: Subject,
+    chosen: Subject,
+    space: Space,
+    archive: Archive,
+    command: dict[str, Any],
+) -> None:
+    """Write tables, points, the chosen allocation with its schema, and at last the manifest that calls the run done.
+
+    ``chosen`` is the model of the chosen allocation, which may be narrower than the ``subject`` of the search.
+    """
+    path = run.path
     write_csv(path / "sensitivity.csv", result.sensitivity.frame(subject.inventory))
     if space.widths:
         write_csv(path / "widths.csv", result.sensitivity.widths())
     write_csv(path / "costs.csv", _costs(space))
     write_text(path / DECISIONS, json.dumps({"decisions": _decisions(space)}) + "\n")
-    costs = CostModel(chosen.subject.inventory, space.latency, plan_of(chosen.subject.module))
+    costs = CostModel(chosen.inventory, space.latency, plan_of(chosen.module))
     write_csv(path / SPENT, pd.DataFrame(spent(costs, result.allocation.assignment, result.allocation.patches)))
     if space.latency is not None:
         space.latency.save(path / LATENCY)
     write_text(path / "inventory.json", json.dumps(subject.inventory.to_dict(), indent=1) + "\n")
     write_text(path / GRAPH, json.dumps(graph_record(subject.model)) + "\n")
     points = result.points.copy()
-    points["genome"] = [_digits(explored.archive.genomes[i]) if i >= 0 else "" for i in points.pop("genome_id")]
+    points["genome"] = [_digits(archive.genomes[i]) if i >= 0 else "" for i in points.pop("genome_id")]
     interesting = points["front"] | points["kl"].notna() | points["feature_error"].notna()
     write_csv(path / "front.csv", points[interesting].sort_values("bit_ops"))
     write_csv(path / "points.csv", points[~interesting].drop(columns=["kl", "agreement", "feature_error", "source"]))
@@ -63,7 +76,7 @@ def _write_tables(plan: SearchPlan, run: RunDir, explored: Explored, chosen: Cho
     if result.without_patches is not None:
         result.without_patches.save(path / LAYERS)
     run.finish(
-        command=dict(plan.how.command or {}),
+        command=command,
         chosen=str(CHOSEN),
         limits=asdict(result.limits),
         ranking=result.ranking,
