@@ -77,8 +77,8 @@ test: $(STAMP) ## run the tests, a process a core, up to four
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-mobile: $(VENV)-litert/.installed $(VENV)-executorch/.installed ## test LiteRT and ExecuTorch, each in a .venv of its own (4 GB)
-	$(VENV)-litert/bin/python -m pytest tests/deploy tests/cli -k "litert or phones" $(ARGS)
-	$(VENV)-executorch/bin/python -m pytest tests/deploy tests/cli -k "executorch or phones" $(ARGS)
+	$(VENV)-litert/bin/python -m pytest tests/runtimes tests/cli -k "litert or phones" $(ARGS)
+	$(VENV)-executorch/bin/python -m pytest tests/runtimes tests/cli -k "executorch or phones" $(ARGS)
 
 $(VENV)-%/.installed: setup.cfg pyproject.toml constraints.txt constraints-litert.txt
 	$(PYTHON) -m venv $(VENV)-$*

@@ -6,6 +6,8 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import typer
+
 from pmq.core import kept
 from pmq.core.errors import Interrupted, Stopped
 
@@ -19,7 +21,8 @@ def answered() -> Iterator[None]:
     """Raise :class:`Interrupted` at Ctrl-C and :class:`Stopped` at other requests to stop, as long as this lasts.
 
     A second one is raised wherever the first has led to; from then on the system answers, which needs no Python to do so.
-    What the process was told to ignore, as nohup tells it of SIGHUP, it ignores.
+    What the process was told to ignore, as nohup tells it of SIGHUP, it ignores. A library may catch the exception and raise
+    one of its own in its place; a command that ends in any error after a signal was stopped by the signal.
     """
     kept.forget()
     came: list[int] = []
@@ -37,6 +40,12 @@ def answered() -> Iterator[None]:
         for each in before:
             signal.signal(each, stop)
         yield
+    except typer.Exit:
+        raise
+    except Exception as error:
+        if came:  # a library took the exception for a failure of its own, as C extensions do that are being imported
+            raise (Interrupted if came[-1] == signal.SIGINT else Stopped)(came[-1]) from error
+        raise
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

@@ -1,0 +1,39 @@
+"""Requests to stop, whatever the code that they meet makes of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import typer
+
+from pmq.cli.signals import answered
+from pmq.core import PmqError
+from pmq.core.errors import Interrupted, Stopped
+
+
+def _stopped(number: int, error: Exception) -> None:
+    """Ask this process to stop while a library runs that raises ``error`` in the place of whatever it catches."""
+    with answered():
+        try:
+            os.kill(os.getpid(), number)
+            signal.sigtimedwait([], 1)  # somewhere to be when the signal is answered
+        except BaseException:
+            raise error from None
+
+
+@pytest.mark.parametrize("error", [ImportError("initialization failed"), PmqError("needs a package"), RuntimeError("torn")])
+def test_a_library_that_takes_a_stop_for_a_failure_of_its_own_does_not_hide_it(error: Exception) -> None:
+    with pytest.raises(Stopped) as stopped:
+        _stopped(signal.SIGTERM, error)
+    assert stopped.value.number == signal.SIGTERM
+    with pytest.raises(Interrupted):
+        _stopped(signal.SIGINT, error)
+
+
+def test_errors_of_commands_that_nobody_stopped_stay_what_they_are() -> None:
+    with pytest.raises(PmqError, match="wrong input"), answered():
+        raise PmqError("wrong input")
+    with pytest.raises(typer.Exit), answered():
+        raise typer.Exit(3)
