@@ -55,17 +55,17 @@ if TYPE_CHECKING:
         simulate,
         with_output,
     )
-    from pmq.optimize.wishes import Wishes
+    from pmq.optimize.constraints import Constraints
 
 __all__ = [
     "Allocation",
     "Budget",
     "Choice",
+    "Constraints",
     "DataSplit",
     "PmqError",
     "RunOptions",
     "SearchOptions",
-    "Wishes",
     "create_model",
     "deploy",
     "draw_patches",
@@ -92,8 +92,8 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Wishes":
-        return import_module("pmq.optimize.wishes").Wishes
+    if name == "Constraints":
+        return import_module("pmq.optimize.constraints").Constraints
     if name in __all__:
         return getattr(import_module("pmq.api"), name)
     raise AttributeError(f"module 'pmq' has no attribute {name!r}")

@@ -20,7 +20,7 @@ from pmq.core.tensors import TensorFile
 from pmq.cost import CostModel
 from pmq.metrics import SensitivityTable
 from pmq.optimize import Space, SpaceFile, Tables, non_dominated, within
-from pmq.pipeline.allocation import planned
+from pmq.pipeline.allocation import plan_allocation
 from pmq.pipeline.search.explore import Archive
 from pmq.pipeline.search.result import SearchResult
 from pmq.pipeline.search.run_writer import write_run
@@ -105,7 +105,7 @@ def make_run(out: Path, points: int = 40, seed: int = 0, info: ModelInfo = INFO)
     frame["feature_error"], frame["n_images"], frame["chosen"] = np.nan, np.where(simulated, 8, 0), np.arange(points) == 2
     choices = space.assignment(genomes[2])
     metrics = {"kl": float(frame["kl"][2]), "agreement": 90.0}
-    plan = planned(info, CostModel(of), choices, recipe, space.name, "size=900B", limits, metrics)
+    plan = plan_allocation(info, CostModel(of), choices, recipe, space.name, "size=900B", limits, metrics)
     rounds = pd.DataFrame(
         [{"measuring_s": 1.0, "solving_s": 0.5, "simulating_s": 0.5, "simulated": 10, "error": 0.1, "hypervolume": 1.5}]
     )

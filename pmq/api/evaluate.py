@@ -17,10 +17,10 @@ from pmq.core.spec import What, as_what, read_bits, task_of
 from pmq.core.task import AUTO, Loss
 from pmq.cost import CostModel
 from pmq.evaluation import evaluate_models
-from pmq.evaluation.collected import Metric
+from pmq.evaluation.whole_set import Metric
 from pmq.models.finite import check_finite
 from pmq.optimize import Space, SpaceFile, read_space
-from pmq.pipeline.allocation import carry_out
+from pmq.pipeline.allocation import load_quantized
 from pmq.pipeline.images import as_images, pairs
 from pmq.pipeline.measure import check_quantizers
 from pmq.pipeline.modes import undisturbed
@@ -28,7 +28,7 @@ from pmq.pipeline.pruned_model import pruned_like
 from pmq.pipeline.quantize import Fresh
 from pmq.pipeline.subject import Subject
 from pmq.pruning import plan_of
-from pmq.quant import Quantized, realise
+from pmq.quant import Quantized, build_quantized_model
 
 #: header of timm's results files, then ours
 COLUMNS = (
@@ -123,7 +123,7 @@ def evaluate(
         else:
             quantized = _quantized(item, shaped, uniform, own, made, recalibrate)
             assignment, patches = quantized.assignment, quantized.patches
-            module = realise(copy.deepcopy(shaped.model), shaped.inventory, quantized).model
+            module = build_quantized_model(copy.deepcopy(shaped.model), shaped.inventory, quantized).model
         evaluated.append((shaped, assignment, patches))
         models.append(module)
     found = evaluate_models(subject.model, models, labelled, subject.task, amp, metric)
@@ -146,7 +146,7 @@ def evaluate(
 def _quantized(item: What, subject: Subject, uniform: Space, recipe: Recipe, fresh: Fresh, recalibrate: bool) -> Quantized:
     if isinstance(item, Allocation):
         if not recalibrate:
-            return carry_out(subject, item)
+            return load_quantized(subject, item)
         subject.inventory.check_names(item.components)
         return fresh.quantize(item.recipe, item.assignment, item.patches)
     return fresh.quantize(recipe, uniform.uniform(*read_bits(item)))

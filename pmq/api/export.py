@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pmq.core import Allocation, PmqError
 from pmq.core.files import quoted, write_text
-from pmq.core.own_files import check_output
 from pmq.core.progress import message
+from pmq.core.run_files import check_output
 from pmq.core.spec import read_what
 
 SCHEMA = ".schema.json"

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from pmq.core import Allocation, PmqError
+from pmq.core.checkpoints import keep
 from pmq.core.errors import one_line
 from pmq.core.files import is_file, quoted, write_bytes
-from pmq.core.kept import keep
 from pmq.core.progress import message, track
 from pmq.core.rundir import CHOSEN, RunDir
 from pmq.core.task import AUTO, Task

@@ -8,9 +8,9 @@ from torch import nn
 
 from pmq.core import PmqError
 from pmq.core.files import is_file
-from pmq.core.own_files import check_output
 from pmq.core.paths import architecture
 from pmq.core.progress import message
+from pmq.core.run_files import check_output
 from pmq.cost import LatencyTable
 from pmq.models import model_label
 from pmq.optimize import Space, SpaceFile, read_space

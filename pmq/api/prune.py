@@ -23,7 +23,7 @@ from pmq.pipeline.images import gather_images
 from pmq.pipeline.modes import undisturbed
 from pmq.pipeline.pruned_model import carved, plain
 from pmq.pipeline.subject import Subject
-from pmq.pruning import IMPORTANCES, Unit, concentrate, plan_of, provable_units, select
+from pmq.pruning import IMPORTANCES, Unit, plan_of, provable_units, rotate_to_principal_axes, select
 from pmq.pruning.apply import check_stream
 from pmq.pruning.groups import require_torch_pruning
 from pmq.pruning.losses import RowWeights, row_weights
@@ -156,7 +156,7 @@ def _scored(
     """A copy of the model whose heads are mixed where their rank is pruned, and the scores of its channels."""
     module = copy.deepcopy(subject.module)
     ranked = [unit for unit in units if unit.can_mix] if "rank" in structures else []
-    scores = concentrate(module, ranked, images, weights) if ranked else {}
+    scores = rotate_to_principal_axes(module, ranked, images, weights) if ranked else {}
     others = [unit for unit in units if unit.name not in scores]
     looked_at = images if importance == Reconstruction.name else images[:SCORED]
     return module, scores | IMPORTANCES[importance].score(subject.module, others, looked_at, subject.task, seed, weights)

@@ -18,13 +18,13 @@ from pmq.core.rundir import RunDir
 from pmq.core.spec import read_bits
 from pmq.core.task import AUTO
 from pmq.cost import CostModel
-from pmq.evaluation import Judge
+from pmq.evaluation import Evaluator
 from pmq.metrics import METRICS, Probe
 from pmq.optimize import Space, SpaceFile, read_space
-from pmq.pipeline.allocation import planned
+from pmq.pipeline.allocation import plan_allocation
 from pmq.pipeline.images import gather_images
 from pmq.pipeline.measure import check_quantizers
-from pmq.pipeline.metric_benchmark import Contest
+from pmq.pipeline.metric_benchmark import MetricBenchmark
 from pmq.pipeline.modes import undisturbed
 from pmq.pipeline.search.budget import resolve_budget
 from pmq.pipeline.subject import CALIB_IMAGES, Subject
@@ -123,7 +123,7 @@ def rank(
     gathered = gather_images(images, sum(needed))
     if len(gathered) < sum(needed):
         raise PmqError(f"{len(gathered)} images are fewer than the {sum(needed)} asked for; lower --truth-images or --held-out")
-    calib, probed, judged, unseen = gathered.split(needed)
+    calib, probed, evaluated, unseen = gathered.split(needed)
     subject = Subject.of(model, device, calib, task=task).scaled(calib)
     laid_out = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, how.estimator)
     check_quantizers(laid_out)
@@ -137,13 +137,13 @@ def rank(
     prepared = prepare(subject.model, subject.inventory, calib, how, seed, task=subject.task)
     with prepared.simulator() as simulator:
         simulator.prepare(laid_out.choices)
-        contest = Contest(
+        contest = MetricBenchmark(
             laid_out,
             dict(limits),
             one,
             Probe(simulator, probed, subject.task, {}, batch_size, seed, keep_outputs=True),
-            Judge(simulator, judged, subject.task, batch_size),
-            Judge(simulator, unseen, subject.task, batch_size),
+            Evaluator(simulator, evaluated, subject.task, batch_size),
+            Evaluator(simulator, unseen, subject.task, batch_size),
             run,
         )
         contest.draw(count, seed)
@@ -156,6 +156,6 @@ def rank(
         write_csv(run.path / "rank.csv", ranks.summary.reset_index())
         write_csv(run.path / "allocations.csv", ranks.allocations)
         for (name, budget), assignment in contest.optima.items():
-            plan = planned(subject.info, CostModel(subject.inventory), assignment, how, laid_out.name, budget)
+            plan = plan_allocation(subject.info, CostModel(subject.inventory), assignment, how, laid_out.name, budget)
             plan.save(run.path / "allocations" / f"{name}-{budget}.json")
     return ranks

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from pmq.core import Allocation, Budget, Choice, PmqError
 from pmq.core.files import check_target, quoted
-from pmq.core.own_files import LATENCY, unchanged
+from pmq.core.run_files import LATENCY, unchanged
 from pmq.core.validation import validated
 from pmq.cost import CostModel, LatencyTable
 from pmq.metrics import SensitivityTable
 from pmq.optimize import ExactSolver, Space, SpaceFile, Tables
-from pmq.optimize.refit import corrected
-from pmq.pipeline.allocation import planned
+from pmq.optimize.refit import posterior_update
+from pmq.pipeline.allocation import plan_allocation
 from pmq.pipeline.search.budget import resolve_budget
 from pmq.reporting import RunData
 
@@ -53,7 +53,9 @@ def solve_again(run: Path | str, budget: str | Budget) -> tuple[Path, Allocation
         )
     metrics = {"predicted_error": tables.evaluate(genome[None])[0, 0]}
     costs = CostModel(data.inventory, space.latency)
-    allocation = planned(asked.model, costs, space.assignment(genome), asked.recipe, space.name, budget.text, limits, metrics)
+    allocation = plan_allocation(
+        asked.model, costs, space.assignment(genome), asked.recipe, space.name, budget.text, limits, metrics
+    )
     return allocation.save(out), allocation
 
 
@@ -81,7 +83,7 @@ def _corrected(data: RunData, space: Space) -> Tables:
     }
     for name, choices in space.choices.items():
         for choice in choices:
-            if not choice.is_float:
+            if not choice.is_fp32:
                 table.put(name, choice, _find(errors, name, choice))
     tables = Tables.build(space, table)
     points = data.points
@@ -90,7 +92,7 @@ def _corrected(data: RunData, space: Space) -> Tables:
     genomes = data.digits(known["genome"])
     if genomes.shape[1] != len(space.decisions) or (genomes >= [len(decision) for decision in space.decisions]).any():
         raise PmqError(f"the genomes of the run in {quoted(data.path)} are not of its search space; search anew")
-    return corrected(tables, space, genomes, known[error].to_numpy())
+    return posterior_update(tables, space, genomes, known[error].to_numpy())
 
 
 def _find(errors: dict[tuple[str, int, str, int], float], name: str, choice: Choice) -> float:

@@ -59,10 +59,10 @@ def search(
     explored = explore_space(plan, prepared, clock)
     chosen = choose(plan, prepared, explored)
     clock.lap("finish")
-    mapped = None
+    with_patches = None
     if options.patches is not None:
-        mapped = reallocate_chosen(plan, chosen.allocation, model)
+        with_patches = reallocate_chosen(plan, chosen.allocation, model)
         clock.lap("patches")
-    result = result_of(plan, explored, chosen, prepared.rewritings, mapped, clock)
+    result = result_of(plan, explored, chosen, prepared.rewritings, with_patches, clock)
     publish(plan, explored, chosen, result, model)
     return result

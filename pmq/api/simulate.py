@@ -6,11 +6,11 @@ from torch import nn
 
 from pmq.core import Allocation
 from pmq.core.task import AUTO
-from pmq.pipeline.allocation import carry_out
+from pmq.pipeline.allocation import load_quantized
 from pmq.pipeline.modes import undisturbed
 from pmq.pipeline.pruned_model import pruned_like
 from pmq.pipeline.subject import Subject
-from pmq.quant import realise
+from pmq.quant import build_quantized_model
 
 
 @undisturbed
@@ -31,4 +31,4 @@ def simulate(model: nn.Module, allocation: Allocation) -> nn.Module:
         torch.Size([12, 10])
     """
     subject = pruned_like(Subject.of(model, task=allocation.task or AUTO, like=allocation), allocation)
-    return realise(subject.model, subject.inventory, carry_out(subject, allocation)).model
+    return build_quantized_model(subject.model, subject.inventory, load_quantized(subject, allocation)).model

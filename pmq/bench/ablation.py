@@ -18,7 +18,7 @@ from pmq.cost import CostModel
 from pmq.evaluation import evaluate_models
 from pmq.optimize import Space, SpaceFile, read_space
 from pmq.pipeline.subject import CALIB_IMAGES, Subject
-from pmq.quant import prepare, quantize, realise
+from pmq.quant import build_quantized_model, prepare, quantize
 
 _FOLDED = {"transforms": ("fold_norms", "scale_channels", "center_channels", "center_values")}
 _WEIGHED = {"estimator": "fisher", "gradients": True}
@@ -74,7 +74,7 @@ def main() -> None:
                 assignment = Space(space, subject.inventory, recipe.estimator).uniform(bits, bits)
                 quantized = quantize(prepared, assignment, args.out.parent / ".learned")
                 seconds = preparation + time.perf_counter() - start
-                models.append(realise(copy.deepcopy(prepared.model), subject.inventory, quantized).model)
+                models.append(build_quantized_model(copy.deepcopy(prepared.model), subject.inventory, quantized).model)
                 costs = CostModel(subject.inventory)
                 row = {"part": part, "bits": bits, "seed": seed, "seconds": round(seconds, 1)}
                 rows.append(row | {"size_bytes": costs.size_bytes(assignment), "bit_ops": costs.bit_ops(assignment)})

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import pmq
-from pmq.bench.apart import named, tables
+from pmq.bench.isolated import named, tables
 from pmq.bench.transforms import perturb
 from pmq.core.recipe import RECIPES
 from pmq.graph import captured

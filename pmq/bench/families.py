@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import pmq
-from pmq.bench.apart import tables
+from pmq.bench.isolated import tables
 from pmq.bench.transforms import perturb
 from pmq.cli.output import print_table
 from pmq.core.progress import message

@@ -20,10 +20,10 @@ from pmq.core import Allocation
 from pmq.core.files import write_csv
 from pmq.core.patches import PatchMap, TokenBits
 from pmq.evaluation import evaluate_models
-from pmq.pipeline.allocation import carry_out
+from pmq.pipeline.allocation import load_quantized
 from pmq.pipeline.patches.reallocator import Reallocator
 from pmq.pipeline.subject import Subject
-from pmq.quant import realise
+from pmq.quant import build_quantized_model
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     subject = Subject.of(given.model, "cpu", given.images[:1], args.crop_pct)
     rows: list[dict[str, Any]] = []
     for name, share, item in _maps(given.reallocator, args.shares, args.scores, args.draws):
-        module = realise(copy.deepcopy(subject.model), subject.inventory, carry_out(subject, item)).model
+        module = build_quantized_model(copy.deepcopy(subject.model), subject.inventory, load_quantized(subject, item)).model
         torch.manual_seed(len(rows))  # of random ranks
         batches = given.data.evaluation.batches(32, given.indices)
         (found,) = evaluate_models(subject.model, [module], batches, subject.task)
@@ -50,7 +50,7 @@ def main() -> None:
 def _maps(
     reallocator: Reallocator, shares: list[float], scores: list[str], draws: int
 ) -> Iterator[tuple[str, float, Allocation]]:
-    mapped = reallocator.mapped
+    map_evaluator = reallocator.map_evaluator
     yield "none", 1.0, reallocator.allocation
     for share in shares:
         static = reallocator.allocate("static", share)
@@ -66,7 +66,7 @@ def _maps(
                     yield (
                         f"{kind}, random {who} {draw}",
                         share,
-                        mapped.better(mapped.laid_over(patches, {})),
+                        map_evaluator.better(map_evaluator.laid_over(patches, {})),
                     )
 
 

@@ -28,7 +28,7 @@ from pmq.pipeline.deploy.build import in_fp32
 from pmq.pipeline.pruned_model import load_pruned
 from pmq.pipeline.quantize import Fresh
 from pmq.pipeline.subject import CALIB_IMAGES, HELD_OUT, Subject
-from pmq.quant import realise, restore
+from pmq.quant import build_quantized_model, restore
 from pmq.reporting.style import BLUE, GREEN, GREY, ORANGE, RED, save
 from pmq.runtimes import TARGETS
 from pmq.runtimes.layer import deploy_layers
@@ -121,7 +121,7 @@ def _quantized(allocation: Allocation, images: Tensor, args: Any) -> tuple[nn.Mo
         "parameters": _size(allocation)["parameters"],
         "size_bytes": float(CostModel(subject.inventory).size_bytes(assignment)),
     }
-    return realise(subject.model, subject.inventory, quantized).model, size
+    return build_quantized_model(subject.model, subject.inventory, quantized).model, size
 
 
 def _latency(model: nn.Module, images: Tensor, args: Any) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def front_gaps() -> list[Gap]:
 
 
 def _gap(name: str, tables: Tables) -> Gap:
-    low, high = tables.cheapest()[1], tables.dearest()[1]
+    low, high = tables.lower_bound()[1], tables.upper_bound()[1]
     start = time.perf_counter()
     solver = ExactSolver(tables)
     budgets = [Limits(None, low * (high / low) ** t) for t in np.linspace(0, 1, SWEEP + 1)[1:]]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pmq.bench.apart import named, tables
+from pmq.bench.isolated import named, tables
 from pmq.cli.output import print_table
 from pmq.core.recipe import RECIPES
 from pmq.graph import analyse

@@ -45,8 +45,8 @@ def evaluate(
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
     from pmq.core.files import write_csv
-    from pmq.core.own_files import check_output
     from pmq.core.progress import track
+    from pmq.core.run_files import check_output
     from pmq.core.spec import read_what
     from pmq.core.task import task_line
 

@@ -33,7 +33,7 @@ def patches(
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
     from pmq.core.files import is_dir
-    from pmq.core.own_files import check_output
+    from pmq.core.run_files import check_output
     from pmq.core.rundir import CHOSEN
     from pmq.core.spec import read_what
     from pmq.pipeline.patches.figures import draw_patches

@@ -31,7 +31,7 @@ def profile(
     from pmq.api.profile import profile as run_profile
     from pmq.cli.subject import open_model
     from pmq.core.files import check_target
-    from pmq.core.own_files import check_output
+    from pmq.core.run_files import check_output
     from pmq.models import model_label
 
     if out is not None:

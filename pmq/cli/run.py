@@ -52,7 +52,7 @@ def run_of(name: str) -> Path | None:
 def latency_of(run: Path | None) -> LatencyTable | None:
     """Give the latency table that ``run`` searched with; nothing where it had none."""
     from pmq.core.manifest import known_manifest
-    from pmq.core.own_files import LATENCY, unchanged
+    from pmq.core.run_files import LATENCY, unchanged
     from pmq.cost import LatencyTable
 
     measured = None if run is None else unchanged(run, known_manifest(run).files, LATENCY)
@@ -91,7 +91,7 @@ def of_pruned(source: Source) -> Source:
 
     command = started_with(run_of(source.model) if source.model else None)
     own = {"model", "num_classes", "pretrained"}
-    found = source.filled({name: value for name, value in command.items() if name not in own})
+    found = source.with_flags({name: value for name, value in command.items() if name not in own})
     if source.images is None:
         check_at_hand(found.images)
     return found
@@ -118,12 +118,12 @@ def remembered(names: list[str], allocations: list[Allocation], source: Source) 
     for name in names:
         command = started_with(run_of(name))
         if command and source.model in (None, command["model"]):
-            found = source.filled(command)
+            found = source.with_flags(command)
             break
     if allocations:
         model = allocations[0].model
         as_calibrated = {key: model.data_config.get(key) for key in ("crop_pct", "mean", "std", "interpolation")}
-        found = found.filled(as_calibrated | {"model": model.name})
+        found = found.with_flags(as_calibrated | {"model": model.name})
     if source.model is None and found.model is not None:
         check_named(found.model)
         if not any(started_with(run_of(name)) for name in names):

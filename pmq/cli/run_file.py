@@ -25,7 +25,7 @@ def run(
 ) -> None:
     """Name the likeliest classes of images, with nothing but the file, its runtime and onnx."""
     from pmq.core import PmqError
-    from pmq.core.own_files import check_output
+    from pmq.core.run_files import check_output
     from pmq.runtimes.classify import Classifier, images_of
 
     if out is not None:

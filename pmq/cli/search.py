@@ -69,14 +69,14 @@ def search(
     from pmq.core.rundir import MANIFEST, is_pruned
     from pmq.core.task import task_line
     from pmq.cost import LatencyTable
-    from pmq.optimize.wishes import Wishes
+    from pmq.optimize.constraints import Constraints
     from pmq.pipeline.search.options import DataSplit, RunOptions, SearchOptions
     from pmq.pipeline.subject import HELD_OUT
     from pmq.reporting.page import NAME
     from pmq.runtimes import TARGETS
 
     asked = Budget.parse(budget)  # before the model is loaded
-    wishes = Wishes.parse(keep or (), exclude or (), min_bits, max_bits, tie or ())
+    constraints = Constraints.parse(keep or (), exclude or (), min_bits, max_bits, tie or ())
     if model is not None and is_file(Path(model) / MANIFEST) and not is_pruned(Path(model)):
         _solve_again(model, budget, json)
         return
@@ -105,7 +105,7 @@ def search(
             reconstruct=reconstruct,
             patches=patches,
             prune=prune,
-            wishes=wishes,
+            constraints=constraints,
             metric=metric,
             time_limit=time_limit,
             max_evals=max_evals,
@@ -186,6 +186,6 @@ def _solve_again(run: str, budget: str, json: bool) -> None:
         [row],
     )
     told = started_with(Path(run))
-    again = replace(NOTHING.filled(told), base=told.get("base"))
+    again = replace(NOTHING.with_flags(told), base=told.get("base"))
     again = again if again.model else again.of(allocation.model.name)
     say(f"allocation: {path}", f"next: pmq evaluate {going_on(path, again)} --recalibrate")

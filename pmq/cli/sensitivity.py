@@ -34,7 +34,7 @@ def sensitivity(
     from pmq.api import sensitivity as run_sensitivity
     from pmq.cli.subject import open_subject
     from pmq.core.files import write_csv
-    from pmq.core.own_files import check_output
+    from pmq.core.run_files import check_output
 
     if out is not None:
         check_output(out, ".csv", [source.checkpoint])

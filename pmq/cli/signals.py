@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import typer
 
-from pmq.core import kept
+from pmq.core import checkpoints
 from pmq.core.errors import Interrupted, Stopped
 
 #: what a stopped command says of itself
@@ -24,7 +24,7 @@ def answered() -> Iterator[None]:
     What the process was told to ignore, as nohup tells it of SIGHUP, it ignores. A library may catch the exception and raise
     one of its own in its place; a command that ends in any error after a signal was stopped by the signal.
     """
-    kept.forget()
+    checkpoints.forget()
     came: list[int] = []
 
     def stop(number: int, _: object) -> None:
@@ -54,4 +54,4 @@ def answered() -> Iterator[None]:
 def told(stopped: Stopped) -> str:
     """Say what stopped a command, and whether something was kept."""
     name = NAMES[signal.Signals(stopped.number).name]
-    return f"{name}; {kept.told() or 'nothing was kept that could be gone on from'}"
+    return f"{name}; {checkpoints.told() or 'nothing was kept that could be gone on from'}"

@@ -44,7 +44,7 @@ class Source:
         """The same with the model's name."""
         return replace(self, model=model)
 
-    def filled(self, flags: Mapping[str, Any]) -> Source:
+    def with_flags(self, flags: Mapping[str, Any]) -> Source:
         """The same with other flags where it has none; those that it does not know are passed over.
 
         What a pruned model was made of is not filled in: what is made then must be typed.

@@ -26,7 +26,7 @@ def open_model(source: Source) -> nn.Module:
         run = run_of(name)
         own = ("model_kwargs", "input_size", "img_size", "in_chans", "gp", "output", "mean", "std", "interpolation")
         made = started_with(run)
-        source = source.filled({flag: made.get(flag) for flag in own})
+        source = source.with_flags({flag: made.get(flag) for flag in own})
         module = load_pruned(Path(name), base_of(source, run), _made_with(source), source.input_size)
     else:
         module = create_model(

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 from typing_extensions import TypedDict
 
 from pmq.core.choice import Assignment, ComponentChoice
-from pmq.core.described import Described, Descriptions, check_carried_out, check_choices, check_tensors
+from pmq.core.description import ComponentDescription, Descriptions, check_choices, check_parameters, check_tensors
 from pmq.core.errors import PmqError
 from pmq.core.files import is_there, quoted, read_json, write_bytes, write_text
 from pmq.core.patches import PatchMap
@@ -116,7 +116,7 @@ class Allocation(_Strict):
     task: TaskName | None = None
     recipe: Recipe
     components: dict[str, ComponentChoice]
-    inventory: dict[str, Described] | None = None
+    inventory: dict[str, ComponentDescription] | None = None
     patches: PatchMap | None = None
     pruning: PruningPlan | None = None
     budget: BudgetInfo | None = None
@@ -167,7 +167,7 @@ class Allocation(_Strict):
         of = self.inventory if of is None else of
         check_choices(self.components, of, what)
         if self.tensors_sha256 is not None or self.parameters:
-            check_carried_out(self.components, self.patches, of, what)
+            check_parameters(self.components, self.patches, of, what)
         if self._tensors is not None and of is not None:
             check_tensors(self.components, of, self._tensors.arrays(), what)
 

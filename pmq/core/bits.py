@@ -24,7 +24,7 @@ class BitWidth(int):
         return super().__new__(cls, bits)
 
     @property
-    def is_float(self) -> bool:
+    def is_fp32(self) -> bool:
         """Whether nothing is quantized."""
         return self == 32
 
@@ -34,7 +34,7 @@ class BitWidth(int):
         return int(1 << int(self))
 
     def __str__(self) -> str:
-        return "fp32" if self.is_float else str(int(self))
+        return "fp32" if self.is_fp32 else str(int(self))
 
 
 FLOAT16 = BitWidth(16)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, WithJsonSchema, model_validator
 
@@ -55,7 +56,7 @@ class Choice(BaseModel):
         return self
 
     @property
-    def is_float(self) -> bool:
+    def is_fp32(self) -> bool:
         """Whether the component stays in FP32."""
         return self.bits == FP32
 
@@ -101,28 +102,68 @@ class ComponentChoice(Choice):
         return Choice(**self.model_dump(exclude={"parameters"}))
 
 
-class Kept(Choice):
-    """What is kept of channels that may be removed: decided beside bits, by the name of the MLP or the attention.
+class WidthChoice(BaseModel):
+    """The channels that an MLP or an attention keeps: decided beside bits, under the name of that MLP or attention.
 
-    >>> Kept(unit=PrunedUnit(kind="hidden", size=8, kept="0-5")).label
+    It stands beside :class:`Choice` wherever a decision is either: both are :class:`Option`.
+
+    >>> WidthChoice(unit=PrunedUnit(kind="hidden", size=8, kept="0-5")).label
     '6/8'
     """
 
-    bits: Bits = FP32
-    quantizer: str = "none"
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
     unit: PrunedUnit
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_bits(cls, data: Any) -> Any:
+        """Accept files of earlier versions, in which a width had the fields of a choice that stays in FP32."""
+        if not isinstance(data, dict) or "unit" not in data or data.get("bits", FP32) != FP32:
+            return data
+        return {key: value for key, value in data.items() if key not in Choice.model_fields}
+
     @property
-    def is_float(self) -> bool:
-        """Whether all are kept."""
+    def is_fp32(self) -> bool:
+        """Whether every channel is kept, so that nothing changes."""
         return self.unit.share == 1
 
     @property
     def label(self) -> str:
-        """Channels kept of all, and heads where some are gone."""
+        """Channels kept of all, and heads where some are removed."""
         unit, text = self.unit, f"{len(self.unit.indices)}/{self.unit.size}"
         return text if unit.kept_heads == unit.heads else f"{text}:{unit.kept_heads}"
+
+    def key(self) -> str:
+        """A stable text for journals and caches."""
+        return self.model_dump_json()
+
+
+class Option(Protocol):
+    """What a search may decide for a name: bits of a component, or the width of an MLP or an attention."""
+
+    @property
+    def is_fp32(self) -> bool:
+        """Whether the model computes as it did in FP32."""
+
+    @property
+    def label(self) -> str:
+        """A short text for tables and figures."""
+
+    def key(self) -> str:
+        """A stable text for journals and caches."""
 
 
 FLOAT = Choice(bits=32, quantizer="none")
 Assignment = dict[str, Choice]  # component name -> choice
+Decisions = Mapping[str, Choice | WidthChoice]  # name of a component, an MLP or an attention -> what was decided
+
+
+def bits_of(decisions: Decisions) -> Assignment:
+    """The choices of components alone, without widths."""
+    return {name: choice for name, choice in decisions.items() if isinstance(choice, Choice)}
+
+
+def widths_of(decisions: Decisions) -> dict[str, WidthChoice]:
+    """The widths of MLPs and attentions alone, without bits."""
+    return {name: choice for name, choice in decisions.items() if isinstance(choice, WidthChoice)}

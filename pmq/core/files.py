@@ -8,9 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pmq.core.aside import aside, sweep
 from pmq.core.errors import PmqError, one_line
 from pmq.core.formats import parse_csv, parse_json, parse_yaml
+from pmq.core.temporary import aside, sweep
 from pmq.core.validation import shown
 
 #: bytes beyond which a text is none of ours: a table of millions of points, an allocation, a search space

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from pmq.core.allocation import ModelInfo
 from pmq.core.errors import PmqError
 from pmq.core.files import is_dir, is_file, is_there, quoted, read_json, write_text
-from pmq.core.own_files import MANIFEST, hashes
 from pmq.core.progress import message
 from pmq.core.recipe import Recipe
+from pmq.core.run_files import MANIFEST, hashes
 from pmq.core.validation import validated
 
 #: in the manifest of a search that finished

@@ -13,10 +13,10 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from pmq.core.checkpoints import keep
 from pmq.core.errors import PmqError
 from pmq.core.files import is_file, is_there, quoted, read_bytes, write_text
 from pmq.core.formats import parse_json
-from pmq.core.kept import keep
 from pmq.core.lock import hold
 from pmq.core.manifest import (
     CHOOSES,
@@ -29,8 +29,8 @@ from pmq.core.manifest import (
     read_facts,
     read_manifest,
 )
-from pmq.core.own_files import CHOSEN, DECISIONS, DEPLOYMENT, JOURNAL, LATENCY, LAYERS, MANIFEST, SPENT
 from pmq.core.paths import named_path
+from pmq.core.run_files import CHOSEN, DECISIONS, DEPLOYMENT, JOURNAL, LATENCY, LAYERS, MANIFEST, SPENT
 from pmq.core.validation import shown
 
 #: how every line of a journal begins

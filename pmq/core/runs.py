@@ -11,8 +11,8 @@ from pmq.core.allocation import Allocation
 from pmq.core.errors import PmqError
 from pmq.core.files import is_dir, is_file, quoted
 from pmq.core.manifest import known_manifest
-from pmq.core.own_files import CHOSEN, MANIFEST
 from pmq.core.progress import message
+from pmq.core.run_files import CHOSEN, MANIFEST
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pmq.core.bits import BitWidth
 from pmq.core.errors import PmqError
 from pmq.core.files import is_dir, is_file, quoted
 from pmq.core.manifest import read_manifest
-from pmq.core.own_files import CHOSEN, unchanged
+from pmq.core.run_files import CHOSEN, unchanged
 from pmq.core.task import AUTO
 
 SHORTHAND = re.compile(r"w(\d+)a(\d+)")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pmq.core.choice import FLOAT, Choice, Kept
+from pmq.core.choice import FLOAT, Choice, WidthChoice
 from pmq.core.errors import PmqError
 from pmq.core.files import quoted, read_json, write_text
 from pmq.core.patches import PatchMap
@@ -45,8 +45,8 @@ class LatencyTable(BaseModel):
         layers: layer -> what it does (:func:`layer_key`) -> milliseconds, its share of moving data included.
         rest_ms: all else; ``elsewhere`` labels the choice of what is no weight and no input of a layer there.
         unit_layers: MLP or attention -> its layers; without, those whose names begin with its own.
-        units: MLP or attention -> what is kept of it (:class:`pmq.core.choice.Kept`) -> what both its layers do -> milliseconds
-            that it takes less.
+        units: MLP or attention -> what is kept of it (:class:`pmq.core.choice.WidthChoice`) -> what both its layers do ->
+            milliseconds that it takes less.
         margin: share of its sum by which a model may be slower: a budget in milliseconds is met with so much to spare.
         spread: relative difference of repeated measurements of the whole FP32 model (a quarter of them lie outside).
     """
@@ -138,7 +138,7 @@ class LatencyTable(BaseModel):
             if unit.share < 1:
                 layers = unit.layers_at(name)
                 own = {f"{n}.{slot}": assignment[f"{n}.{slot}"] for n in layers for slot in ("weight", "input")}
-                total += self.saved_ms(name, Kept(unit=unit).label, own)
+                total += self.saved_ms(name, WidthChoice(unit=unit).label, own)
         return total
 
     def latency_ms(self, assignment: Mapping[str, Choice], patches: PatchMap | None = None) -> float:

@@ -32,7 +32,7 @@ def grid_bytes(component: Component, choice: Choice) -> int:
 
 def component_bytes(component: Component, choice: Choice) -> int:
     """Bytes a component takes in a file: a weight's packed codes, and the grid of a weight or an activation."""
-    if choice.is_float:
+    if choice.is_fp32:
         return 4 * component.numel if component.role == "weight" else 0
     codes = math.ceil(component.numel * choice.bits / 8) if component.role == "weight" else 0
     return codes + grid_bytes(component, choice)

@@ -1,6 +1,6 @@
 """Accuracy of allocations by simulation."""
 
 from pmq.evaluation.accuracy import Accuracy
-from pmq.evaluation.evaluation import Judge, Metrics, evaluate_models
+from pmq.evaluation.evaluator import Evaluator, Metrics, evaluate_models
 
-__all__ = ["Accuracy", "Judge", "Metrics", "evaluate_models"]
+__all__ = ["Accuracy", "Evaluator", "Metrics", "evaluate_models"]

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from pmq.core.component import Inventory
 from pmq.graph.capture import capture
 from pmq.graph.constants import Constants
-from pmq.graph.fingerprint import Kept, fingerprint
+from pmq.graph.fingerprint import ModuleCache, fingerprint
 from pmq.graph.inventory import take_inventory
 from pmq.graph.lower import lower
 from pmq.graph.macs import count_macs
@@ -27,7 +27,7 @@ class _Known:
     total_macs: int
 
 
-_KNOWN = Kept[_Known]()
+_KNOWN = ModuleCache[_Known]()
 
 
 def captured(model: nn.Module, image: Tensor) -> CapturedModel:

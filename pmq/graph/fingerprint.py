@@ -21,7 +21,7 @@ KEPT = 8
 Found = TypeVar("Found")
 
 
-class Kept(Generic[Found]):
+class ModuleCache(Generic[Found]):
     """What was found out of modules, for others that differ from them in the values of their tensors alone."""
 
     def __init__(self) -> None:

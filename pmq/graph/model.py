@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pmq.graph.nodes import calls_of, is_fixed
-from pmq.graph.stages import Cut, cut_stages
+from pmq.graph.stages import StageGraph, cut_stages
 from pmq.graph.taps import Tapped
 
 Stage = Callable[[Any, Tensor], Tensor]
@@ -21,7 +21,7 @@ class Program:
     def __init__(self, graph: fx.Graph) -> None:
         self.graph, self.calls = graph, calls_of(graph)
         self.closed = any(n.op == "placeholder" and is_fixed(n.meta["val"].shape[0]) for n in graph.nodes)
-        self.cuts: list[Cut] = cut_stages(graph)
+        self.cuts: list[StageGraph] = cut_stages(graph)
         self.stages: list[Stage] = [_compiled(cut.graph) for cut in self.cuts]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:

@@ -12,14 +12,14 @@ from pmq.graph.operators import aten, packet
 
 
 @dataclass(frozen=True)
-class Cut:
+class StageGraph:
     """A part of a graph that takes one tensor and gives one, and the modules that multiply in it."""
 
     graph: fx.Graph
     modules: tuple[str, ...]
 
 
-def cut_stages(graph: fx.Graph) -> list[Cut]:
+def cut_stages(graph: fx.Graph) -> list[StageGraph]:
     """Cut at every block: where one tensor is alive, and the modules around that place have given or take it as a whole.
 
     The first stage is what comes before the first block, patch and position embedding. Constants and numbers, such as how
@@ -94,7 +94,7 @@ def _common(stacks: list[list[str]]) -> list[str]:
     return shared
 
 
-def _part(nodes: list[fx.Node], given: fx.Node, end: Any, fixed: set[fx.Node]) -> Cut:
+def _part(nodes: list[fx.Node], given: fx.Node, end: Any, fixed: set[fx.Node]) -> StageGraph:
     """A graph of ``nodes`` and the constants and numbers that they need."""
     graph = fx.Graph()
     env: dict[fx.Node, fx.Node] = {given: graph.placeholder("x")}
@@ -117,4 +117,4 @@ def _part(nodes: list[fx.Node], given: fx.Node, end: Any, fixed: set[fx.Node]) -
             env[node] = graph.node_copy(node, value)
     graph.output(value(end))
     modules = tuple(str(node.target) for node in nodes if node.op == "call_module")
-    return Cut(graph, modules)
+    return StageGraph(graph, modules)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from pmq.core.choice import Assignment, Choice
+from pmq.core.choice import Choice, Decisions
 from pmq.core.registry import Registry
 from pmq.core.task import CLASSIFICATION, Task
 from pmq.metrics.table import SensitivityTable
@@ -56,7 +56,7 @@ class Probe:
     simulator: Simulator
     images: Tensor
     task: Task = CLASSIFICATION
-    base: Assignment = field(default_factory=dict)
+    base: Decisions = field(default_factory=dict)
     batch_size: int = 24
     seed: int = 0
     keep_outputs: bool = False
@@ -112,7 +112,7 @@ class Metric(ABC):
         """
         start, saved = time.perf_counter(), probe.kept_s
         table = SensitivityTable(self.name)
-        wanted = [(name, choice) for name, options in choices.items() for choice in options if not choice.is_float]
+        wanted = [(name, choice) for name, options in choices.items() for choice in options if not choice.is_fp32]
         known = {pair: error for pair in wanted if (error := recall(*pair)) is not None}
         missing = [pair for pair in wanted if pair not in known]
         if not self.piecewise and (missing or self.has_effects):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pmq.core.choice import Assignment, Choice
+from pmq.core.choice import FLOAT, Choice, Decisions, bits_of
 from pmq.core.component import Component
 from pmq.core.progress import track
 from pmq.graph import TapFunction
@@ -47,21 +47,22 @@ class Recorder:
         outputs: an activation as the model goes on with it; a layer's output for its weight. In the graph.
     """
 
-    def __init__(self, simulator: Simulator, base: Assignment, components: Sequence[Component], relative: bool = False) -> None:
+    def __init__(self, simulator: Simulator, base: Decisions, components: Sequence[Component], relative: bool = False) -> None:
         self.simulator, self.base, self.components, self.relative = simulator, base, components, relative
         self.inputs: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
         self._weights = [c for c in components if c.role == "weight"]
         # All activations of the base are quantized straight-through, whether a change of them is asked for or not.
         wanted = {c.name for c in components}
-        tapped = (c for c in simulator.inventory if c.role == "activation" and (c.name in wanted or not self._is_float(c)))
+        tapped = (c for c in simulator.inventory if c.role == "activation" and (c.name in wanted or not self._is_fp32(c)))
         self._taps = {c.name: self._tap(c) for c in tapped}
 
-    def _is_float(self, component: Component) -> bool:
-        return component.name not in self.base or self.base[component.name].is_float
+    def _is_fp32(self, component: Component) -> bool:
+        return component.name not in self.base or self.base[component.name].is_fp32
 
     def _tap(self, component: Component) -> TapFunction:
-        quantizer = None if self._is_float(component) else self.simulator.quantizer(component, self.base[component.name])
+        choice = bits_of(self.base).get(component.name, FLOAT)
+        quantizer = None if choice.is_fp32 else self.simulator.quantizer(component, choice)
 
         def tap(x: Tensor) -> Tensor:
             y: Tensor = x if quantizer is None else _StraightThrough.apply(x, quantizer)
@@ -107,7 +108,7 @@ class Recorder:
         else:
             exact, now = self.inputs[name], self.outputs[name].detach()
         for choice in choices:
-            if choice.is_float:
+            if choice.is_fp32:
                 changed = exact
             elif component.role == "weight":
                 changed = simulator.weight(component, choice)

@@ -5,7 +5,7 @@ from pmq.metrics.fisher import ElementwiseFisher, EmpiricalFisher
 from pmq.metrics.gradient import FirstOrder
 from pmq.metrics.hessian import HessianTrace
 from pmq.metrics.measured import OneAtATime, OutputDistance
-from pmq.metrics.shrunk import ShrunkFisher
+from pmq.metrics.shrunk_fisher import ShrunkFisher
 from pmq.metrics.snip import ConnectionSensitivity
 from pmq.metrics.sqnr import NoiseToSignal
 from pmq.metrics.superposition import Superposition

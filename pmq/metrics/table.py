@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pmq.core.choice import Choice, Kept
+from pmq.core.choice import Choice, WidthChoice
 from pmq.core.component import Inventory
 from pmq.core.errors import PmqError
 from pmq.core.task import Task
@@ -44,7 +44,7 @@ class SensitivityTable:
     """
 
     metric: str
-    errors: dict[str, dict[Choice, float]] = field(default_factory=dict)
+    errors: dict[str, dict[Choice | WidthChoice, float]] = field(default_factory=dict)
     seconds: float = 0.0
     effects: Effects | None = None
 
@@ -53,31 +53,31 @@ class SensitivityTable:
         """Make a table in which nothing makes an error, for questions of cost alone."""
         return cls("zeros", {name: dict.fromkeys(row, 0.0) for name, row in choices.items()})
 
-    def put(self, name: str, choice: Choice, error: float) -> None:
+    def put(self, name: str, choice: Choice | WidthChoice, error: float) -> None:
         """Enter an error."""
         self.errors.setdefault(name, {})[choice] = error
 
-    def get(self, name: str, choice: Choice) -> float:
+    def get(self, name: str, choice: Choice | WidthChoice) -> float:
         """Read an error.
 
         Raises:
             PmqError: it was not measured.
         """
-        if choice.is_float:
+        if choice.is_fp32:
             return 0.0
         try:
             return self.errors[name][choice]
         except KeyError:
             raise PmqError(f"{self.metric} has no sensitivity of {name!r} at {choice.label} bits") from None
 
-    def __iter__(self) -> Iterator[tuple[str, Choice, float]]:
+    def __iter__(self) -> Iterator[tuple[str, Choice | WidthChoice, float]]:
         for name, row in self.errors.items():
             for choice, error in row.items():
                 yield name, choice, error
 
     def widths(self) -> pd.DataFrame:
         """Errors of keeping part of units, a row for each."""
-        kept = [(name, choice, error) for name, choice, error in self if isinstance(choice, Kept)]
+        kept = [(name, choice, error) for name, choice, error in self if isinstance(choice, WidthChoice)]
         rows = [
             {"unit": n, "kept": c.label, "share": c.unit.share, "heads": c.unit.kept_heads, "error": error}
             for n, c, error in kept
@@ -88,7 +88,7 @@ class SensitivityTable:
         """Lay the table out, a row for each component and choice; widths have :meth:`widths`."""
         rows = []
         for name, choice, error in self:
-            if isinstance(choice, Kept):
+            if isinstance(choice, WidthChoice):
                 continue
             component = inventory[name]
             row = {"component": name, "kind": component.kind, "role": component.role, "bits": choice.bits}

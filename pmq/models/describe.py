@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pmq.core.allocation import ModelInfo
 from pmq.core.errors import PmqError
 from pmq.core.validation import shown
-from pmq.models.picked import FAILURES
+from pmq.models.output_selection import FAILURES
 from pmq.models.torchvision_ops import ensure_torchvision
 from pmq.models.weights import weights_sha256
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pmq.core.errors import PmqError
-from pmq.models.picked import run
+from pmq.models.output_selection import run
 
 _WHAT_TO_DO = "check checkpoint and preprocessing"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from pmq.core.errors import PmqError
-from pmq.models.picked import run
+from pmq.models.output_selection import run
 
 
 @dataclass(frozen=True)

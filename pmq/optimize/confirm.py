@@ -8,7 +8,7 @@ from statistics import median
 import numpy as np
 
 from pmq.core.budget import Limits
-from pmq.core.choice import Choice, Kept
+from pmq.core.choice import Choice, WidthChoice
 from pmq.core.progress import track
 from pmq.metrics.table import SensitivityTable
 from pmq.optimize.joint import solver_for
@@ -22,7 +22,7 @@ SPREAD, DRAWS = 0.33, 16
 LEAST = 1e-12
 
 
-def plausible(space: Space, tables: Tables, limits: Limits, seed: int = 0) -> dict[str, list[Choice]]:
+def near_optimal_choices(space: Space, tables: Tables, limits: Limits, seed: int = 0) -> dict[str, list[Choice]]:
     """Choices of each component that an optimum within ``limits`` makes, if the errors were what they may well be.
 
     The table's errors are drawn anew several times, each off by a factor as metrics differ from one another, and solved
@@ -34,7 +34,7 @@ def plausible(space: Space, tables: Tables, limits: Limits, seed: int = 0) -> di
     for factor in track(factors, "finding what is unclear"):
         genome = solver.solve(limits, np.maximum(tables.error, 0) * factor)
         for name, choice in space.assignment(genome).items() if genome is not None else ():
-            if not choice.is_float and not isinstance(choice, Kept):
+            if not choice.is_fp32 and not isinstance(choice, WidthChoice):
                 found.setdefault(name, {})[choice] = None
     return {name: list(found[name]) for name in space.inventory.names if name in found}
 

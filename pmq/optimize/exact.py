@@ -91,7 +91,7 @@ class ExactSolver:
         def errors_of(genomes: Genomes) -> Floats:
             return np.asarray(objective[program.first[:-1] + genomes].sum(1))
 
-        def judge(genomes: Genomes) -> Floats:
+        def evaluate(genomes: Genomes) -> Floats:
             allowed = within(limits, tables.evaluate(genomes))
             if near is not None:
                 allowed &= (genomes != near[0]).sum(1) <= near[1]
@@ -100,7 +100,7 @@ class ExactSolver:
         prices = np.zeros(len(tables.cost_names))
         for (index, limit), worth in zip(limits.bounds, relaxed.ineqlin.marginals, strict=False):
             prices[index] = -worth * unit / limit
-        best = good_genome(tables, prices, program.genome(relaxed.x), judge)
+        best = good_genome(tables, prices, program.genome(relaxed.x), evaluate)
         least = np.inf if best is None else float(errors_of(best[None])[0])
         spare = least - relaxed.fun
         if best is not None and spare <= self._gap * abs(least):

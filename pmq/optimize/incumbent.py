@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pmq.optimize.pricing import priced
+from pmq.optimize.lagrangian import minimize_lagrangian
 from pmq.optimize.tables import Floats, Genomes, Tables
 
 #: what the prices of the relaxed optimum are multiplied by: the allocations that they buy lie around the limits
@@ -24,7 +24,7 @@ def good_genome(tables: Tables, prices: Floats, start: Genomes, judge: Callable[
         start: ``(D,)`` a genome near that, not necessarily within the limits.
         judge: errors ``(B,)`` of genomes ``(B, D)``; infinite where they are not allowed.
     """
-    found = np.unique(np.concatenate([priced(tables, prices * FACTORS[:, None]), start[None]]), axis=0)
+    found = np.unique(np.concatenate([minimize_lagrangian(tables, prices * FACTORS[:, None]), start[None]]), axis=0)
     errors = judge(found)
     best, least = None, np.inf
     for index in np.argsort(errors, kind="stable")[:IMPROVED]:

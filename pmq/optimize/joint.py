@@ -8,7 +8,7 @@ import numpy as np
 
 from pmq.core.budget import Limits
 from pmq.optimize.exact import ExactSolver
-from pmq.optimize.pricing import price_range, priced
+from pmq.optimize.lagrangian import minimize_lagrangian, price_range
 from pmq.optimize.tables import Floats, Genomes, Tables, within
 
 #: prices drawn, and steps by which each is made to fit the limits
@@ -61,7 +61,7 @@ class JointSolver:
         genomes = [np.zeros((1, len(tables.n_choices)), dtype=np.int64)]
         for _ in range(STEPS):  # the lowest level of each set of prices that meets the limits
             middle = (low + high) / 2
-            found = priced(tables, prices * np.exp(middle)[:, None])
+            found = minimize_lagrangian(tables, prices * np.exp(middle)[:, None])
             inside = within(limits, tables.evaluate(found))
             genomes.append(found[inside])
             low, high = np.where(inside, low, middle), np.where(inside, middle, high)

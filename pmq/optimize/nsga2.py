@@ -29,7 +29,7 @@ class _AllocationProblem(Problem):  # type: ignore[misc]
         genomes = x.astype(np.int64)
         self.seen.append(genomes)
         costs = self.tables.evaluate(genomes)
-        out["F"] = costs / np.array([1.0, *self.tables.dearest()])
+        out["F"] = costs / np.array([1.0, *self.tables.upper_bound()])
         if self.bounds:
             out["G"] = np.stack([costs[:, 1 + index] / value - 1 for index, value in self.bounds], axis=1)
 

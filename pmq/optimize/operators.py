@@ -9,7 +9,7 @@ from pymoo.core.crossover import Crossover
 from pymoo.core.mutation import Mutation
 from pymoo.core.sampling import Sampling
 
-from pmq.optimize.pricing import price_range, priced
+from pmq.optimize.lagrangian import minimize_lagrangian, price_range
 from pmq.optimize.tables import Genomes
 
 
@@ -59,7 +59,7 @@ class StepMutation(Mutation):  # type: ignore[misc]
         share = random_state.random((len(chosen), 1)) ** 0.5
         free = random_state.random((len(chosen), X.shape[1])) < share
         prices = price_range(problem.tables, len(chosen), random_state)
-        moved[chosen] = priced(problem.tables, prices, X[chosen].astype(np.int64), free)
+        moved[chosen] = minimize_lagrangian(problem.tables, prices, X[chosen].astype(np.int64), free)
         return moved
 
     def _stepped(self, problem: Any, X: Any, random_state: np.random.Generator) -> Any:

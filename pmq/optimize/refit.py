@@ -20,7 +20,7 @@ ALL, KIND, STAGE, EACH, NOISE = 0.5, 0.1, 0.05, 0.02, 0.1
 FEWEST = 5
 
 
-def corrected(tables: Tables, space: Space, genomes: Genomes, errors: Floats) -> Tables:
+def posterior_update(tables: Tables, space: Space, genomes: Genomes, errors: Floats) -> Tables:
     """Give the tables with errors :func:`refitted` to those of simulated allocations ``(B, D)``, ``(B,)``.
 
     Left as they are where allocations are few, or errors are not what predicts.

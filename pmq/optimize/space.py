@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from pmq.core.bits import FP32
-from pmq.core.choice import FLOAT, Assignment, Choice, Kept
+from pmq.core.choice import FLOAT, Assignment, Choice, Decisions, WidthChoice, bits_of
 from pmq.core.component import Component, Inventory
 from pmq.core.errors import PmqError
 from pmq.core.pruning import WidthOptions
@@ -28,11 +28,20 @@ class Decision:
     """
 
     components: tuple[str, ...]
-    choices: tuple[tuple[Choice, ...], ...]
+    choices: tuple[tuple[Choice | WidthChoice, ...], ...]
     modes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.choices[0])
+
+    def options(self, k: int) -> Decisions:
+        """What option ``k`` is for each component."""
+        return {name: choices[k] for name, choices in zip(self.components, self.choices, strict=True)}
+
+    def of(self, component: str) -> tuple[Choice, ...]:
+        """The choices of one component; none of a width."""
+        choices = self.choices[self.components.index(component)]
+        return tuple(choice for choice in choices if isinstance(choice, Choice))
 
 
 class Space:
@@ -57,13 +66,13 @@ class Space:
         self.name = file.name
         self._check_patterns()
         self.decisions = self._decide()
-        self.decisions += [Decision((w.name,), (tuple(Kept(unit=unit) for unit in w.options),)) for w in widths]
+        self.decisions += [Decision((w.name,), (tuple(WidthChoice(unit=unit) for unit in w.options),)) for w in widths]
 
     @property
     def choices(self) -> dict[str, tuple[Choice, ...]]:
         """Component -> its choices."""
-        found = {n: c for d in self.decisions for n, c in zip(d.components, d.choices, strict=True)}
-        return {name: found[name] for name in self.inventory.names}
+        choices = {name: decision.of(name) for decision in self.decisions for name in decision.components}
+        return {name: choices[name] for name in self.inventory.names}
 
     @property
     def modes(self) -> dict[str, list[tuple[Choice, Choice]]]:
@@ -101,7 +110,11 @@ class Space:
         return {name: (found | others)[name] for name in self.inventory.names}
 
     def assignment(self, genome: Any) -> Assignment:
-        """Turn a choice index for each decision into a choice for each component."""
+        """Turn a choice index for each decision into a choice for each component; widths are left out."""
+        return bits_of(self.decided(genome))
+
+    def decided(self, genome: Any) -> Decisions:
+        """Turn a choice index for each decision into a choice for each component and a width for each unit."""
         picked = {
             name: options[int(index)]
             for decision, index in zip(self.decisions, genome, strict=True)
@@ -109,10 +122,10 @@ class Space:
         }
         return {name: picked[name] for name in (*self.inventory.names, *(w.name for w in self.widths))}
 
-    def genome(self, assignment: Mapping[str, Choice]) -> list[int] | None:
+    def genome(self, assignment: Decisions) -> list[int] | None:
         """Undo :meth:`assignment`; nothing if the space does not hold the allocation. All is kept of what it does not name."""
         genome = []
-        assignment = {w.name: Kept(unit=w.options[-1]) for w in self.widths} | dict(assignment)
+        assignment = {w.name: WidthChoice(unit=w.options[-1]) for w in self.widths} | dict(assignment)
         for decision in self.decisions:
             wanted = tuple(assignment[name] for name in decision.components)
             columns = list(zip(*decision.choices, strict=True))

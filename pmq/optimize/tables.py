@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmq.core.budget import Limits
-from pmq.core.choice import FLOAT, Kept
+from pmq.core.choice import FLOAT, WidthChoice, bits_of
 from pmq.core.component import Operator
 from pmq.core.errors import PmqError
 from pmq.cost.table import CostModel, component_bytes, grid_ops
@@ -66,17 +66,16 @@ class Tables:
             for name, choices in zip(decision.components, decision.choices, strict=True):
                 where[name] = d
                 for k, choice in enumerate(choices):
-                    known = not isinstance(choice, Kept) or name in sensitivity.errors
-                    error[d, k] += sensitivity.get(name, choice) if known else 0.0
-                    bits[d, k] = choice.bits
-                    if isinstance(choice, Kept):
+                    if isinstance(choice, WidthChoice):
+                        error[d, k] += sensitivity.get(name, choice) if name in sensitivity.errors else 0.0
                         continue
+                    error[d, k] += sensitivity.get(name, choice)
+                    bits[d, k] = choice.bits
                     size[d, k] += component_bytes(inventory[name], choice)
                     ops[d, k] += grid_ops(inventory[name], choice)
-            if latency is not None and not isinstance(decision.choices[0][0], Kept):
+            if latency is not None and not isinstance(decision.choices[0][0], WidthChoice):
                 for k in range(len(decision)):
-                    taken = {n: c[k] for n, c in zip(decision.components, decision.choices, strict=True)}
-                    ms[d, k] = latency.decision_ms(taken)
+                    ms[d, k] = latency.decision_ms(bits_of(decision.options(k)))
         inside: list[Operator] = []
         operators: list[Operator] = []
         for op in inventory.operators:
@@ -84,7 +83,7 @@ class Tables:
             (inside if same else operators).append(op)
         for op in inside:
             d = where[op.operands[0]]
-            left, right = (decisions[d].choices[decisions[d].components.index(name)] for name in op.operands)
+            left, right = (decisions[d].of(name) for name in op.operands)
             for k in range(len(decisions[d])):
                 ops[d, k] += op.macs * left[k].bits * right[k].bits
         for options in space.widths:
@@ -181,10 +180,10 @@ class Tables:
             widths=None,
         )
 
-    def cheapest(self) -> tuple[float, ...]:
+    def lower_bound(self) -> tuple[float, ...]:
         """Costs that no allocation of the space is below; there are ones that have each of them."""
         if self.widths is not None:
-            return self.at(np.zeros(len(self.n_choices), dtype=np.int64)).cheapest()
+            return self.at(np.zeros(len(self.n_choices), dtype=np.int64)).lower_bound()
         valid = np.arange(self.size.shape[1]) < self.n_choices[:, None]
         size = np.where(valid, self.size, np.inf).min(1).sum() + self.rest_bytes
         bits = np.where(valid, self.bits, np.inf).min(1)
@@ -194,10 +193,10 @@ class Tables:
             found.append(float(np.where(valid, self.latency, np.inf).min(1).sum() + self.rest_ms))
         return tuple(found)
 
-    def dearest(self) -> tuple[float, ...]:
+    def upper_bound(self) -> tuple[float, ...]:
         """Costs that no allocation of the space is above."""
         if self.widths is not None:
-            return self.at(self.n_choices - 1).dearest()
+            return self.at(self.n_choices - 1).upper_bound()
         valid = np.arange(self.size.shape[1]) < self.n_choices[:, None]
         bits = np.where(valid, self.bits, 0).max(1)
         size, own = (float(np.where(valid, table, 0).max(1).sum()) for table in (self.size, self.ops))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pmq.core.choice import Kept
+from pmq.core.choice import WidthChoice, bits_of
 from pmq.core.errors import PmqError
 from pmq.cost.table import component_bytes, grid_bytes
 
@@ -66,23 +66,23 @@ class Widths:
             last = options.layers[-1]
             for d in {where[name] for name in inside}:
                 decision = decisions[d]
-                for name, choices in zip(decision.components, decision.choices, strict=True):
-                    for k, choice in enumerate(choices):
+                for name in decision.components:
+                    for k, choice in enumerate(decision.of(name)):
                         if name.removesuffix(".weight") in options.layers and name.endswith(".weight"):
                             fixed = name == f"{last}.weight" and choice.granularity in ("channel", "tensor")
                             size[d, k] += component_bytes(inventory[name], choice)
                             size[d, k] -= grid_bytes(inventory[name], choice) if fixed else 0
                 if saved is not None and space.latency is not None:
                     for k in range(len(decision)):
-                        taken = {n: c[k] for n, c in zip(decision.components, decision.choices, strict=True)}
+                        taken = bits_of(decision.options(k))
                         for o, option in enumerate(options.options):
                             if option.share < 1:
-                                label = Kept(unit=option).label
+                                label = WidthChoice(unit=option).label
                                 saved[d, k, o] = space.latency.saved_ms(options.name, label, taken)
             for name in options.operators:
                 left, right = (where[n] for n in macs[name].operands)
                 if left == right:
-                    a, b = (decisions[left].choices[decisions[left].components.index(n)] for n in macs[name].operands)
+                    a, b = (decisions[left].of(n) for n in macs[name].operands)
                     ops[left, : len(a)] += [macs[name].macs * x.bits * y.bits for x, y in zip(a, b, strict=True)]
                 else:
                     product_unit[products.index(name)] = u

@@ -1,8 +1,8 @@
 """Patch-wise reallocation: bits of single tokens under an allocation (PMQ, arXiv 2305.06559)."""
 
 from pmq.patches.allocate import settle, solve
-from pmq.patches.rows import choose_left_out
 from pmq.patches.sensitivity import TokenErrors, token_errors
+from pmq.patches.skipping import choose_left_out
 from pmq.patches.tokens import BITS, Patchable, attends_globally, patchable
 
 __all__ = [

@@ -52,7 +52,7 @@ def patchable(inventory: Inventory, assignment: Assignment, runs: bool = False) 
         for name, partner in (operator.operands, operator.operands[::-1]):
             component = named[name]
             wanted = component.slot in ("input", "q", "k", "v", "softmax") and component.kind not in ("image", "features")
-            fixed = assignment[name].is_float or assignment[name].granularity == "token"
+            fixed = assignment[name].is_fp32 or assignment[name].granularity == "token"
             if not wanted or (fixed and not runs):
                 continue
             if component.slot == "input":

@@ -11,7 +11,7 @@ import torch
 from pmq.core import Allocation, Assignment, Limits, PmqError
 from pmq.core.allocation import BudgetInfo, CalibrationInfo, ModelInfo
 from pmq.core.choice import ComponentChoice
-from pmq.core.described import described
+from pmq.core.description import described
 from pmq.core.patches import PatchMap
 from pmq.core.recipe import Recipe
 from pmq.cost import CostModel, LatencyTable
@@ -33,12 +33,12 @@ def make_allocation(
 ) -> Allocation:
     """Make the artefact: choices, calibrated parameters, costs, metrics, tensors."""
     costs = CostModel(subject.inventory, latency, plan_of(subject.module))
-    plan = planned(subject.info, costs, quantized.assignment, quantized.recipe, space, budget, limits, metrics)
+    plan = plan_allocation(subject.info, costs, quantized.assignment, quantized.recipe, space, budget, limits, metrics)
     facts = {"calibration": calibration, "pruning": plan_of(subject.module), "task": subject.task.name}
-    return filled(plan.model_copy(update=facts), quantized)
+    return with_parameters(plan.model_copy(update=facts), quantized)
 
 
-def planned(
+def plan_allocation(
     model: ModelInfo,
     costs: CostModel,
     assignment: Assignment,
@@ -62,7 +62,7 @@ def planned(
     )
 
 
-def filled(plan: Allocation, quantized: Quantized) -> Allocation:
+def with_parameters(plan: Allocation, quantized: Quantized) -> Allocation:
     """The artefact with the parameters and the tensors of what was carried out by its choices."""
     components = {
         name: choice.model_copy(update={"parameters": quantized.parameters.get(name)}) for name, choice in plan.components.items()
@@ -70,7 +70,7 @@ def filled(plan: Allocation, quantized: Quantized) -> Allocation:
     return plan.model_copy(update={"components": components}).with_tensors(quantized.tensors)
 
 
-def carry_out(subject: Subject, allocation: Allocation) -> Quantized:
+def load_quantized(subject: Subject, allocation: Allocation) -> Quantized:
     """Give the quantized model an allocation describes, from its tensors, or from the checkpoint if they say no more.
 
     The subject is pruned as the allocation is.

@@ -16,7 +16,7 @@ def check_quantizers(space: Space) -> None:
     """Raise if the space names a quantizer that does not exist: the search's tables alone cannot know."""
     for choices in space.choices.values():
         for choice in choices:
-            if not choice.is_float:
+            if not choice.is_fp32:
                 QUANTIZERS[choice.quantizer]
 
 

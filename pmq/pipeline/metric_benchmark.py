@@ -13,7 +13,7 @@ from pmq.core import Assignment, Limits
 from pmq.core.progress import track
 from pmq.core.rundir import RunDir
 from pmq.core.spec import read_bits
-from pmq.evaluation import Judge
+from pmq.evaluation import Evaluator
 from pmq.metrics import METRICS, Probe, SensitivityTable
 from pmq.optimize import ExactSolver, Space, Tables, nsga2, within
 from pmq.optimize.candidates import largest_uniform
@@ -23,10 +23,10 @@ from pmq.optimize.ranking import rank_correlation
 from pmq.optimize.sampling import random_at_budget, random_genomes
 from pmq.optimize.tables import Floats, Genomes
 from pmq.pipeline.measure import measure
-from pmq.pipeline.search.evaluator import Trials, judged
+from pmq.pipeline.search.candidate_pool import CandidatePool, simulate_allocation
 from pmq.pipeline.search.explore import compared_candidates
 from pmq.pipeline.search.loop import Rounds
-from pmq.pipeline.search.stopping import Effort
+from pmq.pipeline.search.stopping import StoppingCriteria
 
 #: the metric that searches use, with its rounds
 ROUNDS_OF = "fisher_shrunk"
@@ -34,7 +34,7 @@ ROUNDS_OF = "fisher_shrunk"
 RANDOM = 16
 
 
-class Contest:
+class MetricBenchmark:
     """Enters metrics one after the other, against the same allocations and the same images."""
 
     def __init__(
@@ -43,12 +43,12 @@ class Contest:
         limits: dict[str, Limits],
         one_budget: tuple[str, Limits],
         probe: Probe,
-        judge: Judge,
-        truth: Judge,
+        evaluator: Evaluator,
+        truth: Evaluator,
         run: RunDir | None,
     ) -> None:
         self.space, self.limits, (self.one_budget, self._one_limits) = space, limits, one_budget
-        self.probe, self.judge, self.truth, self._run = probe, judge, truth, run
+        self.probe, self.evaluator, self.truth, self._run = probe, evaluator, truth, run
         self.error = probe.task.error_name
         self.default = f"{ROUNDS_OF}+rounds"
         self.rows: list[dict[str, Any]] = []
@@ -95,14 +95,14 @@ class Contest:
         probe = Probe(self.probe.simulator, self.probe.images, self.probe.task, {}, self.probe.batch_size, self.probe.seed)
         for budget, limits in [*self.limits.items(), (None, self._one_limits)]:
             start = time.perf_counter()
-            trials = Trials(self.judge, self.space, None, Effort())
-            going = Rounds(probe, ROUNDS_OF, self.space, limits, trials, None)
+            pool = CandidatePool(self.evaluator, self.space, None, StoppingCriteria())
+            going = Rounds(probe, ROUNDS_OF, self.space, limits, pool, None)
             going.run(compared_candidates(self.space, going.tables, limits))
             if budget is None:
                 tables = going.tables
                 continue
             seconds.append(time.perf_counter() - start)
-            known = {g: t.total.error for g, t in trials.complete().items()}
+            known = {g: t.total.error for g, t in pool.complete().items()}
             genomes = np.array(list(known))
             costs = going.tables.evaluate(genomes)
             promise = np.where(within(limits, costs), costs[:, 0] * np.array(list(known.values())), np.inf)
@@ -118,7 +118,7 @@ class Contest:
             if uniform is not None:
                 rows["uniform"][budget] = self.space.assignment(uniform.genome)
             drawn = random_at_budget(self._costs, limits, RANDOM, rng)
-            found = [self.judge.judge(self.space.assignment(g)).error for g in track(drawn, "random search")]
+            found = [self.evaluator.evaluate(self.space.assignment(g)).error for g in track(drawn, "random search")]
             rows["random"][budget] = self.space.assignment(drawn[int(np.argmin(found))])
         if "sqnr" not in self._tables:
             self._tables["sqnr"] = Tables.build(self.space, measure(self.probe, self.space.choices, "sqnr", self._run, "sqnr/"))
@@ -148,7 +148,7 @@ class Contest:
 
     def _truth(self, assignment: Assignment) -> dict[str, float | None]:
         name = "truth/" + ",".join(choice.label for choice in assignment.values())
-        return judged(self.truth, assignment, name, self._run).compute()
+        return simulate_allocation(self.truth, assignment, name, self._run).compute()
 
 
 def _optimum(tables: Tables, limits: Limits, near: tuple[Genomes, int] | None) -> Genomes | None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from pmq.core import FLOAT, Allocation, PmqError
 from pmq.core.files import is_dir, is_file
 from pmq.core.manifest import known_manifest
-from pmq.core.own_files import CHOSEN, unchanged
 from pmq.core.pruning import PruningPlan
 from pmq.core.recipe import find_recipe
+from pmq.core.run_files import CHOSEN, unchanged
 from pmq.core.task import Task
 from pmq.models import create_model, model_info
 from pmq.models.create import check_named
@@ -22,7 +22,7 @@ from pmq.models.sources import is_elsewhere
 from pmq.models.weights import both_file, fill_module
 from pmq.pipeline.modes import undisturbed
 from pmq.pipeline.subject import Subject, take_in
-from pmq.pruning import apply_plan, concentrate, find_units, plan_of, recover
+from pmq.pruning import apply_plan, find_units, least_squares_reconstruction, plan_of, rotate_to_principal_axes
 from pmq.pruning.losses import RowWeights, row_weights
 from pmq.quant import Quantized
 
@@ -56,7 +56,7 @@ def load_pruned(
         other = not isinstance(what, Allocation) and is_dir(Path(what))
         meant = "the folder of a search; rename it if you mean a model of that name" if other else "`pmq prune` writes one"
         raise PmqError(f"{name} is no pruned model{' but ' if other else '; '}{meant}")
-    if not all(choice.is_float for choice in allocation.components.values()):
+    if not all(choice.is_fp32 for choice in allocation.components.values()):
         raise PmqError(f"{str(what)!r} has bits already; give the pruned model in FP32 that `pmq prune` wrote")
     if allocation.tensors is None:
         raise PmqError(f"the .safetensors file beside {str(what)!r} is missing; put it there, or prune anew")
@@ -115,7 +115,7 @@ def pruned_copy(model: nn.Module, plan: PruningPlan, images: Tensor | None, task
         return apply_plan(mixed, plan)
     weights = row_weights(model, [unit.last for unit in units], images, task, seed)
     if plan.ranked:
-        concentrate(mixed, [unit for unit in units if unit.can_mix], images, weights)
+        rotate_to_principal_axes(mixed, [unit for unit in units if unit.can_mix], images, weights)
     return carved(mixed, plan, model_info(model).weights_sha256, images, weights)
 
 
@@ -131,5 +131,5 @@ def carved(mixed: nn.Module, plan: PruningPlan, pruned_from: str, images: Tensor
     """
     pruned = apply_plan(copy.deepcopy(mixed), plan, pruned_from)
     if plan.recovered:
-        recover(mixed, pruned, plan, images, weights)
+        least_squares_reconstruction(mixed, pruned, plan, images, weights)
     return pruned

@@ -16,15 +16,15 @@ from pmq.core.progress import message
 from pmq.core.task import AUTO, CLASSIFICATION, Loss, Task
 from pmq.graph import CapturedModel, captured, take_inventory
 from pmq.models import create_model, model_info
-from pmq.models.adopt import adopt
 from pmq.models.describe import input_size, model_name, says_preparation
 from pmq.models.equivalence import check_captured
 from pmq.models.finite import check_finite
+from pmq.models.normalize import adopt
+from pmq.models.output_selection import pick_output
 from pmq.models.outputs import scaled
-from pmq.models.picked import pick_output
 from pmq.models.prepared import prepare_as
-from pmq.models.told_task import set_task
-from pmq.quant.own_loss import check_loss, loss_name
+from pmq.models.task import set_task
+from pmq.quant.custom_loss import check_loss, loss_name
 
 #: pixels of a side that an allocation file may tell of
 _MOST = 4096
@@ -60,7 +60,7 @@ class Subject:
         """The same with errors measured by a loss of the user's, which is tried on ``images`` ``(N, C, H, W)`` first.
 
         Raises:
-            PmqError: it cannot be used, see :func:`pmq.quant.own_loss.check_loss`.
+            PmqError: it cannot be used, see :func:`pmq.quant.custom_loss.check_loss`.
         """
         if loss is None:
             return self

@@ -2,10 +2,10 @@
 
 from pmq.pruning.apply import apply_plan, plan_of
 from pmq.pruning.importance import IMPORTANCES
+from pmq.pruning.least_squares import least_squares_reconstruction
+from pmq.pruning.low_rank import rotate_to_principal_axes
 from pmq.pruning.proof import provable_units, prunable_units
-from pmq.pruning.rank import concentrate
 from pmq.pruning.reconstruction import Reconstruction
-from pmq.pruning.recover import recover
 from pmq.pruning.select import STRUCTURES, select
 from pmq.pruning.units import Unit, find_units
 
@@ -15,11 +15,11 @@ __all__ = [
     "Reconstruction",
     "Unit",
     "apply_plan",
-    "concentrate",
     "find_units",
+    "least_squares_reconstruction",
     "plan_of",
     "provable_units",
     "prunable_units",
-    "recover",
+    "rotate_to_principal_axes",
     "select",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pmq.core.errors import one_line
 from pmq.core.pruning import PrunedUnit
-from pmq.models.picked import FAILURES
+from pmq.models.output_selection import FAILURES
 from pmq.pruning.apply import cut, linear
 from pmq.pruning.units import Unit, Units, example, find_units, stream_of
 
@@ -66,8 +66,8 @@ def _proved(model: nn.Module, units: Sequence[Unit], image: Tensor) -> list[Unit
 
 def _failure(model: nn.Module, units: Sequence[Unit], image: Tensor) -> str | None:
     """Why units cannot be cut, if they cannot; they are cut both by heads and by width, where they may be."""
-    for trial in (_fewer, _narrower):
-        cuts = [(unit, pruned) for unit in units if (pruned := trial(unit)) is not None]
+    for reduce in (_fewer, _narrower):
+        cuts = [(unit, pruned) for unit in units if (pruned := reduce(unit)) is not None]
         if not cuts:
             continue
         wanted, smaller = copy.deepcopy(model), copy.deepcopy(model)

@@ -15,7 +15,7 @@ from pmq.pruning.importance import Scores
 from pmq.pruning.units import Unit
 
 Scope = Literal["uniform", "global"]
-#: what may be removed: hidden channels of MLPs, channels within heads as they are or mixed (:mod:`pmq.pruning.rank`), whole
+#: what may be removed: hidden channels of MLPs, channels within heads as they are or mixed (:mod:`pmq.pruning.low_rank`), whole
 #: heads, channels of residual streams
 STRUCTURES = ("hidden", "width", "rank", "heads", "embedding")
 

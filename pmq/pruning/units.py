@@ -16,7 +16,7 @@ from pmq.core.pruning import Kind, PrunedUnit
 from pmq.graph import Attention, CapturedModel, Layer, Product, captured, component_of
 from pmq.graph.attention import scores_of
 from pmq.graph.channels import NONE, Channels, Follower, layer_at
-from pmq.graph.fingerprint import Kept, fingerprint
+from pmq.graph.fingerprint import ModuleCache, fingerprint
 from pmq.graph.heads import mixed_at
 from pmq.graph.makers import Makers, NotFollowed
 from pmq.models.describe import input_size
@@ -83,7 +83,7 @@ class Units:
             message(f"not pruned: {names[0]!r}{others}: {self.refused[names[0]]}")
 
 
-_KNOWN = Kept[Units]()
+_KNOWN = ModuleCache[Units]()
 
 
 def find_units(model: nn.Module) -> Units:

@@ -6,17 +6,18 @@ from pmq.quant.calibration import Calibration, calibrate, images_sha256
 from pmq.quant.divergence import output_error
 from pmq.quant.instrument import Instrument
 from pmq.quant.prepare import Prepared, prepare
-from pmq.quant.realise import Quantized, quantize, realise, restore
-from pmq.quant.simulator import Cut, Simulator
+from pmq.quant.quantized_model import Quantized, build_quantized_model, quantize, restore
+from pmq.quant.simulator import MaskedWeight, Simulator
 from pmq.quant.weights import quantize_weight
 
 __all__ = [
     "Calibration",
-    "Cut",
     "Instrument",
+    "MaskedWeight",
     "Prepared",
     "Quantized",
     "Simulator",
+    "build_quantized_model",
     "calibrate",
     "check_outputs",
     "images_sha256",
@@ -24,7 +25,6 @@ __all__ = [
     "prepare",
     "quantize",
     "quantize_weight",
-    "realise",
     "restore",
     "to_logits",
     "unit_norm",

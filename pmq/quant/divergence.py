@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pmq.core.task import Task
 from pmq.models.outputs import joined, to_logits, unit_norm
-from pmq.quant.own_loss import excess
+from pmq.quant.custom_loss import excess
 
 
 def kl_divergence(reference: Tensor, logits: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from pmq.core.task import Task
 from pmq.models.outputs import drawn, joined, likelihood, to_logits, to_unit
+from pmq.quant.custom_loss import directions
 from pmq.quant.divergence import output_error
-from pmq.quant.own_loss import directions
 
 #: labels drawn from the model's own softmax for each image
 DRAWS = 2

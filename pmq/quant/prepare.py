@@ -15,9 +15,9 @@ from pmq.core.task import CLASSIFICATION, Task
 from pmq.graph import CapturedModel
 from pmq.models.equivalence import TOLERANCE, Equivalence, Rewriting
 from pmq.quant.calibration import Calibration, calibrate
-from pmq.quant.compensation import SecondMoment, compensated
+from pmq.quant.compensation import SecondMoment, gptq_quantize
 from pmq.quant.instrument import Instrument
-from pmq.quant.simulator import Cutter, Rounding, Simulator, nearest
+from pmq.quant.simulator import Rounding, Simulator, WeightMasker, nearest
 from pmq.quant.transforms import Setting, apply_transforms
 from pmq.quant.weights import QuantizedWeight, quantize_weight
 
@@ -35,9 +35,9 @@ class Prepared:
     #: what came of each of the recipe's transforms
     rewritings: tuple[Rewriting, ...] = ()
 
-    def simulator(self, cutter: Cutter | None = None) -> Simulator:
+    def simulator(self, masker: WeightMasker | None = None) -> Simulator:
         """A simulator on the model, which is changed in place until the simulator is closed."""
-        return Simulator(self.model, self.inventory, self.calibration, self.rounding(), cutter=cutter)
+        return Simulator(self.model, self.inventory, self.calibration, self.rounding(), masker=masker)
 
     def rounding(self) -> Rounding:
         """How the recipe rounds weights, each layer by itself."""
@@ -94,4 +94,4 @@ class Compensating:
         if component.module not in self._moments:  # of a convolution in groups, or a transposed one
             return quantize_weight(weight, choice)
         moment = self._moments[component.module].compute()
-        return compensated(weight, choice, moment if columns is None else moment[columns][:, columns])
+        return gptq_quantize(weight, choice, moment if columns is None else moment[columns][:, columns])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pmq.core.choice import FLOAT, Choice, Kept
+from pmq.core.choice import FLOAT, Choice, Decisions, WidthChoice, bits_of, widths_of
 from pmq.core.component import Component, Inventory
 from pmq.core.progress import track
 from pmq.graph import CapturedModel
@@ -28,7 +28,7 @@ def nearest(component: Component, weight: Tensor, choice: Choice, columns: Tenso
 
 
 @dataclass(frozen=True)
-class Cut:
+class MaskedWeight:
     """What is left of a weight ``(O, I)`` where channels are removed: some rows or columns, the others being zero.
 
     Attributes:
@@ -53,7 +53,7 @@ class Cut:
 
 
 #: what a unit's width makes of weights, by component
-Cutter = Callable[[str, Kept], Mapping[str, Cut]]
+WeightMasker = Callable[[str, WidthChoice], Mapping[str, MaskedWeight]]
 
 
 class Simulator:
@@ -77,11 +77,11 @@ class Simulator:
         calibration: Calibration,
         rounding: Rounding = nearest,
         integers: bool = True,
-        cutter: Cutter | None = None,
+        masker: WeightMasker | None = None,
     ) -> None:
-        self.integers, self.cutter = integers, cutter
-        self._kept: dict[str, tuple[Kept, tuple[str, ...]]] = {}
-        self._cuts: dict[str, Cut] = {}
+        self.integers, self.masker = integers, masker
+        self._kept: dict[str, tuple[WidthChoice, tuple[str, ...]]] = {}
+        self._masked: dict[str, MaskedWeight] = {}
         self.model, self.inventory, self.calibration, self.rounding = model, inventory, calibration, rounding
         self.instrument = Instrument(model, inventory)
         self._components = {c.name: c for c in inventory}
@@ -90,36 +90,36 @@ class Simulator:
         self._integers: dict[tuple[str, Choice], IntegerWeight | None] = {}
         self._quantizers: dict[tuple[str, Choice], Quantizer] = {}
 
-    def apply(self, assignment: Mapping[str, Choice]) -> None:
+    def apply(self, assignment: Decisions) -> None:
         """Quantize by ``assignment``; components it does not name are FP32."""
-        widths = {name: choice for name, choice in assignment.items() if isinstance(choice, Kept)}
+        widths, choices = widths_of(assignment), bits_of(assignment)
         for unit in (*(name for name in list(self._kept) if name not in widths), *widths):
             self._keep(unit, widths.get(unit))
         for name in self.inventory.names:
-            self.set(name, assignment.get(name, FLOAT))
+            self.set(name, choices.get(name, FLOAT))
 
-    def set(self, name: str, choice: Choice) -> None:
+    def set(self, name: str, choice: Choice | WidthChoice) -> None:
         """Quantize one component, or keep part of a unit, leaving the others as they are."""
-        if isinstance(choice, Kept):
+        if isinstance(choice, WidthChoice):
             self._keep(name, choice)
         elif self._current[name] != choice:
             self._install(name, choice)
 
-    def _keep(self, unit: str, choice: Kept | None) -> None:
+    def _keep(self, unit: str, choice: WidthChoice | None) -> None:
         before, names = self._kept.pop(unit, (None, ()))
         if before == choice:
             if before is not None:
                 self._kept[unit] = (before, names)
             return
-        cuts: Mapping[str, Cut] = {}
-        if choice is not None and not choice.is_float:
-            assert self.cutter is not None, "nothing says what is left of weights"
-            cuts = self.cutter(unit, choice)
+        cuts: Mapping[str, MaskedWeight] = {}
+        if choice is not None and not choice.is_fp32:
+            assert self.masker is not None, "nothing says what is left of weights"
+            cuts = self.masker(unit, choice)
             self._kept[unit] = (choice, tuple(cuts))
         for name in {*names, *cuts}:
-            self._cuts.pop(name, None)
+            self._masked.pop(name, None)
             if name in cuts:
-                self._cuts[name] = cuts[name]
+                self._masked[name] = cuts[name]
             self._install(name, self._current[name])
 
     def current(self, name: str) -> Choice:
@@ -133,10 +133,10 @@ class Simulator:
     def _install(self, name: str, choice: Choice) -> None:
         component = self._components[name]
         if component.role == "weight":
-            whole = choice.is_float and name not in self._cuts
+            whole = choice.is_fp32 and name not in self._masked
             self.instrument.set_weight(name, None if whole else self.weight(component, choice))
         else:
-            self.instrument.set_activation(name, None if choice.is_float else self.quantizer(component, choice))
+            self.instrument.set_activation(name, None if choice.is_fp32 else self.quantizer(component, choice))
         self._current[name] = choice
         if component.slot in ("weight", "input"):
             self.instrument.layer(name).product = self._product(component.module)
@@ -147,7 +147,7 @@ class Simulator:
         if not self.integers or weight not in self._current or source not in self._current:
             return None
         choice, input_choice = self._current[weight], self._current[source]
-        if choice.is_float or input_choice.is_float or weight in self._cuts:
+        if choice.is_fp32 or input_choice.is_fp32 or weight in self._masked:
             return None
         integers, quantizer = self._integers[weight, choice], self._quantizers[source, input_choice]
         return None if integers is None or quantizer.int8_grid is None else IntegerLinear(integers, quantizer)
@@ -169,18 +169,18 @@ class Simulator:
         """Quantize weights and fit quantizers for all ``choices`` now rather than when they are first used."""
         pairs = [(self._components[name], choice) for name, row in choices.items() for choice in row]
         for component, choice in track(pairs, "fitting quantizers"):
-            if not choice.is_float:
+            if not choice.is_fp32:
                 (self.weight if component.role == "weight" else self.quantizer)(component, choice)
 
     def weight(self, component: Component, choice: Choice) -> Tensor:
         """Values of a weight, quantized and cut, computed once."""
-        cut = self._cuts.get(component.name)
+        cut = self._masked.get(component.name)
         key = (component.name, choice, "" if cut is None else cut.label)
         if key in self._weights:
             return self._weights[key]
         if cut is not None:
             values = cut.values
-            if not choice.is_float:
+            if not choice.is_fp32:
                 values = self.rounding(component, values, choice, cut.columns).dequantize()
             self._weights[key] = cut.embedded(values, self.instrument.weights[component.name].shape)
         else:
@@ -191,7 +191,7 @@ class Simulator:
 
     def exact(self, component: Component) -> Tensor:
         """Values of a weight in FP32, cut."""
-        if component.name in self._cuts:
+        if component.name in self._masked:
             return self.weight(component, FLOAT)
         return self.instrument.weights[component.name].detach()
 

@@ -115,11 +115,11 @@ def install(simulator: Simulator, patches: PatchMap) -> TokenTaps:
         if name in patches.components:
             others = patches.components[name].others.items()
             quantizers = {b: Calibration(known={name: c.parameters or {}}).quantizer(name, c.choice) for b, c in others}
-            if not choice.is_float:
+            if not choice.is_fp32:
                 quantizers[choice.bits] = simulator.calibration.quantizer(name, choice)
             taps.set(component, taps.quantizer(component, quantizers))
         elif taps.ranker is not None and component.slot == "softmax":
-            taps.set(component, None if choice.is_float else simulator.quantizer(component, choice))
+            taps.set(component, None if choice.is_fp32 else simulator.quantizer(component, choice))
     if taps.ranker is not None:
         ranker = taps.ranker
         simulator.model.register_forward_pre_hook(lambda module, args: ranker.forget())

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pmq.core.errors import PmqError
 from pmq.core.files import is_file, quoted
-from pmq.core.own_files import MANIFEST
 from pmq.core.progress import track
+from pmq.core.run_files import MANIFEST
 from pmq.reporting.page import write_page
 from pmq.reporting.run_data import RunData
 

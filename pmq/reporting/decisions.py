@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from pmq.core import Choice, Inventory, PmqError
-from pmq.core.choice import Kept
+from pmq.core.choice import WidthChoice
 from pmq.core.files import quoted, read_json
 from pmq.core.validation import validated
 
@@ -18,7 +18,7 @@ class TakenTogether(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     components: tuple[str, ...] = Field(min_length=1)
-    choices: tuple[tuple[Kept | Choice, ...], ...] = Field(min_length=1)
+    choices: tuple[tuple[WidthChoice | Choice, ...], ...] = Field(min_length=1)
 
 
 class _File(BaseModel):
@@ -42,7 +42,7 @@ def read_decisions(path: Path, inventory: Inventory) -> Decisions:
         lengths = {len(row) for row in decision.choices}
         if len(decision.choices) != len(decision.components) or len(lengths) != 1 or not 1 <= min(lengths) <= 36:
             raise PmqError(f"{what}: decision {number} does not have as many choices for each of its components")
-    bits = [name for d in found for name, row in zip(d.components, d.choices, strict=True) if not isinstance(row[0], Kept)]
+    bits = [name for d in found for name, row in zip(d.components, d.choices, strict=True) if not isinstance(row[0], WidthChoice)]
     if sorted(bits) != sorted(inventory.names):
         raise PmqError(f"{what} are not of exactly the components of inventory.json")
     return found

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from pmq.reporting.cost_breakdown import plot_cost_breakdown
 from pmq.reporting.heatmap import plot_heatmap
 from pmq.reporting.pareto import plot_pareto
 from pmq.reporting.pruning import plot_pruning
 from pmq.reporting.rounds import plot_rounds
 from pmq.reporting.sensitivity import plot_sensitivity
-from pmq.reporting.spent import plot_spent
 
 #: of every run; and of those of a search
 PANELS = (plot_pruning,)
-SEARCHED = (plot_pareto, plot_sensitivity, plot_heatmap, plot_spent, plot_rounds)
+SEARCHED = (plot_pareto, plot_sensitivity, plot_heatmap, plot_cost_breakdown, plot_rounds)

@@ -13,8 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pmq.core import Allocation, Inventory, PmqError
-from pmq.core import own_files as files
-from pmq.core.described import described
+from pmq.core import run_files as files
+from pmq.core.description import described
 from pmq.core.files import quoted, read_json
 from pmq.core.manifest import Asked, Manifest, read_manifest
 from pmq.core.validation import shown
@@ -88,7 +88,7 @@ class RunData:
         return table
 
     @cached_property
-    def spent(self) -> pd.DataFrame | None:
+    def cost_breakdown(self) -> pd.DataFrame | None:
         """Where the chosen allocation's costs go, by block and part of it, if the run says."""
         if files.unchanged(self.path, self.manifest.files, files.SPENT) is None:
             return None

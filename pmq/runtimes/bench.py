@@ -58,9 +58,9 @@ class Maker:
     def _make(self, name: str, mode: Mode) -> DeployLayer:
         own = [c for c in self._inventory if c.module == name and c.slot in ("weight", "input")]
         assignment: Assignment = {f"{name}.weight": mode[0], f"{name}.input": mode[1]}
-        parameters = {} if mode[1].is_float else {f"{name}.input": GRID}
+        parameters = {} if mode[1].is_fp32 else {f"{name}.input": GRID}
         module: Any = self._model.get_submodule(name)
-        weights = {} if mode[0].is_float else {f"{name}.weight": quantize_weight(module.weight.detach(), mode[0])}
+        weights = {} if mode[0].is_fp32 else {f"{name}.weight": quantize_weight(module.weight.detach(), mode[0])}
         quantized = Quantized(assignment, find_recipe("minmax"), parameters, TensorFile.of({}))
         (layer,) = deploy_layers(self._model, Inventory(tuple(own), (), 0), quantized, weights)
         return layer

@@ -64,7 +64,7 @@ def layer_errors(
         for handle in handles:
             handle.remove()
     errors = {}
-    for layer in track([x for x in layers if not (x.weight.is_float and x.source.is_float)], "proving layers"):
+    for layer in track([x for x in layers if not (x.weight.is_fp32 and x.source.is_fp32)], "proving layers"):
         x, wanted = seen[layer.name]
         session = target.session(target.build(target.single(layer, tuple(x.shape)), [layer]), threads)
         spread = max(float(wanted.max() - wanted.min()), FLAT * float(wanted.abs().max()))

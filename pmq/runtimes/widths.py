@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pmq.core.choice import Kept
+from pmq.core.choice import WidthChoice
 from pmq.core.component import Inventory
 from pmq.core.progress import track
 from pmq.core.pruning import PrunedUnit
@@ -92,7 +92,7 @@ class WidthBench:
             units = len(shape.widths)
             less = {key: float(np.median(times[f"before {key}"] - times[f"after {key}"])) / units for key in self.keys}
             for name, unit in shape.widths.items():
-                found.setdefault(name, {})[Kept(unit=unit).label] = less
+                found.setdefault(name, {})[WidthChoice(unit=unit).label] = less
         return found
 
     def corrected(self, table: LatencyTable, shapes: Iterable[Narrower], seed: int = 0) -> LatencyTable:
@@ -162,7 +162,7 @@ def _savings(table: LatencyTable, shape: Narrower, keys: Mapping[str, str], colu
     for name, unit in shape.widths.items():
         if _kind(name) == kind and unit.share < 1:
             layers = unit.layers_at(name)
-            label = Kept(unit=unit).label
+            label = WidthChoice(unit=unit).label
             total += sum(table.layer_saved_ms(name, label, layer, key) for layer in layers if keys[layer] == key)
     return total
 

@@ -147,13 +147,20 @@ def test_another_latency_from_a_run_and_its_deployment(images: torch.Tensor, tab
 
 def test_tokens_stay_left_out_when_carried_out_anew(images: torch.Tensor, table: LatencyTable, tmp_path: Path) -> None:
     how = {"space": "onnxruntime", "latency": table, "n_calibration": 8, "n_held_out": 16, "n_rounds": 1, "patches": "static"}
-    mapped = pmq.search(make_tiny(), images, "size=60kB", **asked(**how)).allocation
-    assert mapped.patches is not None
+    map_evaluator = pmq.search(make_tiny(), images, "size=60kB", **asked(**how)).allocation
+    assert map_evaluator.patches is not None
     deployed = pmq.deploy(
-        make_tiny(), mapped, "onnxruntime", images[24:], tmp_path, calibration_images=images[:8], recalibrate=True, rounds=3
+        make_tiny(),
+        map_evaluator,
+        "onnxruntime",
+        images[24:],
+        tmp_path,
+        calibration_images=images[:8],
+        recalibrate=True,
+        rounds=3,
     )
     costs = CostModel(analyse(make_tiny(), images[:1])[1])
-    assert deployed.promised_bytes == costs.size_bytes(mapped.assignment, mapped.patches)
-    assert deployed.promised_bytes != costs.size_bytes(mapped.assignment)
+    assert deployed.promised_bytes == costs.size_bytes(map_evaluator.assignment, map_evaluator.patches)
+    assert deployed.promised_bytes != costs.size_bytes(map_evaluator.assignment)
     assert deployed.whole_latency_ms is not None
     assert {name for name, check in deployed.proof.items() if not check.passed} <= {"agreement"}

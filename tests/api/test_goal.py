@@ -26,8 +26,8 @@ def test_the_least_that_agrees_is_found(tmp_path: Path) -> None:
     whole = found.points[found.points["source"] == "uniform w8a8"].iloc[0]
     assert found.allocation.budget.achieved["size_bytes"] < whole["size_bytes"]  # type: ignore[operator]
     assert found.limits.bit_ops is None
-    cheapest = found.points[found.points["agreement"] >= 80]["size_bytes"].min()
-    assert found.allocation.budget.achieved["size_bytes"] < 1.3 * cheapest  # type: ignore[operator]
+    lower_bound = found.points[found.points["agreement"] >= 80]["size_bytes"].min()
+    assert found.allocation.budget.achieved["size_bytes"] < 1.3 * lower_bound  # type: ignore[operator]
     assert found.points["chosen"].sum() == 1
     with pytest.raises(PmqError, match="asks how little is enough"):
         solve_again(run, "agreement>=95")
@@ -35,7 +35,7 @@ def test_the_least_that_agrees_is_found(tmp_path: Path) -> None:
 
 def test_what_cannot_be_reached_is_told() -> None:
     with pytest.raises(PmqError, match=r"no allocation was found that agrees with FP32 on 99.9 % of decisions; the best one"):
-        pmq.search(make_tiny(), IMAGES, "agreement>=99.9", **asked(**QUICK, wishes=pmq.Wishes(max_bits=3)))  # type: ignore[arg-type]
+        pmq.search(make_tiny(), IMAGES, "agreement>=99.9", **asked(**QUICK, constraints=pmq.Constraints(max_bits=3)))  # type: ignore[arg-type]
 
 
 def test_it_is_for_decisions_and_bits_alone() -> None:

@@ -12,14 +12,14 @@ import torch
 import pmq
 from pmq.api.resolve import solve_again
 from pmq.core import Allocation, PmqError
-from pmq.core.choice import Kept
+from pmq.core.choice import WidthChoice
 from pmq.core.recipe import find_recipe
 from pmq.core.rundir import CHOSEN
 from pmq.cost import CostModel, LatencyTable
 from pmq.graph import analyse
 from pmq.metrics import SensitivityTable
 from pmq.optimize import Space, Tables, read_space
-from pmq.pipeline.search.width_masks import Cuts
+from pmq.pipeline.search.width_masks import WidthMasks
 from pmq.pipeline.search.width_options import Shapes, groups_of
 from pmq.pipeline.search.width_search import Joint
 from pmq.pipeline.subject import Subject
@@ -76,8 +76,8 @@ def test_widths_fill_groups_where_a_target_needs_them(images: torch.Tensor) -> N
 def test_what_is_simulated_is_near_what_is_built(joint: Joint, images: torch.Tensor) -> None:
     """Zeros in place of channels, against the model really pruned; both recovered, in FP32."""
     prepared = joint.prepared(0)
-    widths = {w.name: Kept(unit=w.options[-2]) for w in joint.widths}
-    with prepared.simulator(Cuts(prepared, joint.widths)) as simulator:
+    widths = {w.name: WidthChoice(unit=w.options[-2]) for w in joint.widths}
+    with prepared.simulator(WidthMasks(prepared, joint.widths)) as simulator:
         simulator.apply({})
         exact = simulator.run(images).log_softmax(-1)
         simulator.apply(widths)
@@ -98,10 +98,10 @@ def test_what_is_simulated_is_near_what_is_built(joint: Joint, images: torch.Ten
 
 def test_cuts_do_not_depend_on_what_was_simulated_before(joint: Joint, images: torch.Tensor) -> None:
     prepared, last = joint.prepared(0), joint.widths[1]
-    width = {last.name: Kept(unit=last.options[1])}
+    width = {last.name: WidthChoice(unit=last.options[1])}
     found = []
     for before in ({}, Space(read_space("default"), prepared.inventory, "fisher").uniform(2, 8)):
-        with prepared.simulator(Cuts(prepared, joint.widths)) as simulator:
+        with prepared.simulator(WidthMasks(prepared, joint.widths)) as simulator:
             simulator.apply(before)
             simulator.apply(width)
             found.append(simulator.run(images))
@@ -130,10 +130,10 @@ def test_a_joint_search_meets_its_budget_with_a_pruned_model(found: pmq.api.Sear
 def test_its_tables_follow_the_widths(found: pmq.api.SearchResult) -> None:
     points = found.points[found.points["genome_id"] >= 0]
     bits_alone = Space(read_space("default"), analyse(make_tiny(), torch.zeros(1, 3, 32, 32))[1])
-    cheapest = Tables.build(bits_alone, SensitivityTable.zeros(bits_alone.choices)).cheapest()
+    lower_bound = Tables.build(bits_alone, SensitivityTable.zeros(bits_alone.choices)).lower_bound()
     assert points["front"].sum() > 5
-    assert points["bit_ops"].min() < 0.8 * cheapest[1]
-    assert points["size_bytes"].min() < 0.8 * cheapest[0]
+    assert points["bit_ops"].min() < 0.8 * lower_bound[1]
+    assert points["size_bytes"].min() < 0.8 * lower_bound[0]
 
 
 def test_what_it_cannot_do_is_told(found: pmq.api.SearchResult, images: torch.Tensor) -> None:
@@ -153,7 +153,7 @@ def test_widths_are_timed_and_predicted(images: torch.Tensor, tmp_path: Path, ta
     bench = WidthBench(runtime, shapes.whole, modes, (3, 32, 32), rounds=3)
     alike = list(shapes.alike())
     timed = table.model_copy(update={"units": bench.saved(alike[:2] + alike[-1:])})
-    labels = {Kept(unit=u).label for shape in alike[:2] for name, u in shape.widths.items() if name.endswith("attn")}
+    labels = {WidthChoice(unit=u).label for shape in alike[:2] for name, u in shape.widths.items() if name.endswith("attn")}
     assert set(timed.units["blocks.0.attn"]) == labels
     assert set(timed.units["blocks.0.mlp"]["112/128"]) == set(bench.keys)
     mixed = [copy.copy(alike[0]), alike[-1]]

@@ -13,7 +13,7 @@ from pmq.pipeline.search.explore import _sweep
 
 @pytest.mark.filterwarnings("error")
 def test_milliseconds_below_zero_leave_no_budget_without_a_number() -> None:
-    tables: Any = SimpleNamespace(cheapest=lambda: (100, 200, -0.5), dearest=lambda: (400, 800, 1.0))
+    tables: Any = SimpleNamespace(lower_bound=lambda: (100, 200, -0.5), upper_bound=lambda: (400, 800, 1.0))
     limits = [limits for _, limits in _sweep(tables)]
     assert all(math.isfinite(value) for each in limits for value in (each.size_bytes, each.bit_ops, each.latency_ms))
     assert limits[4].size_bytes == pytest.approx(200)

@@ -84,8 +84,8 @@ def test_a_pruned_model_is_searched_mapped_and_deployed(pruned: pmq.api.Pruned, 
     for given in (model, whole):  # tensors come with the allocation
         (kl,) = pmq.evaluate(given, chosen, [images[24:]])["kl"]
         assert kl > 0
-    mapped = pmq.reallocate(model, chosen, images, "static", share=0.95)
-    assert mapped.patches is not None
+    map_evaluator = pmq.reallocate(model, chosen, images, "static", share=0.95)
+    assert map_evaluator.patches is not None
     made = pmq.deploy(whole, chosen, "onnxruntime", images[24:], tmp_path / "file", rounds=3)
     assert made.proof["layers"].passed
     assert made.proof["size"].passed

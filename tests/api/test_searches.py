@@ -112,8 +112,8 @@ def test_spaces_with_fp32_and_one_choice(images: torch.Tensor) -> None:
 def test_budget_below_the_cheapest_point_gives_that_point(images: torch.Tensor) -> None:
     with pytest.raises(PmqError, match="ask for at least size=") as error:
         pmq.search(make_tiny(), images, "size=1kB", space=FEW)
-    cheapest = str(error.value).rpartition("at least ")[2]
-    assert pmq.search(make_tiny(), images, cheapest, space=FEW, split=pmq.DataSplit(n_calibration=4, n_held_out=8)).allocation
+    lower_bound = str(error.value).rpartition("at least ")[2]
+    assert pmq.search(make_tiny(), images, lower_bound, space=FEW, split=pmq.DataSplit(n_calibration=4, n_held_out=8)).allocation
 
 
 def test_reconstruction_is_kept_only_where_it_helps(

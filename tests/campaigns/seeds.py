@@ -152,7 +152,7 @@ def _latency_table(path: Path) -> None:
     subject = Subject.of(None, "cpu")
     modes = Space(read_space(str(path.with_name("two.yaml"))), subject.inventory).modes
     layers = {
-        layer: {layer_key(weight, source): 0.05 + 0.001 * i + (0.05 if weight.is_float else 0) for weight, source in pairs}
+        layer: {layer_key(weight, source): 0.05 + 0.001 * i + (0.05 if weight.is_fp32 else 0) for weight, source in pairs}
         for i, (layer, pairs) in enumerate(modes.items())
     }
     here = fingerprint(TARGETS["onnxruntime"])

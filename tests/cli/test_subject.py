@@ -58,7 +58,9 @@ def test_sources_are_options_of_a_command() -> None:
     assert names[-1] == "last"
     given = dict.fromkeys(names[1:-1]) | {"what": "y", "last": 4, "num_classes": 7}
     assert command(**given) == ("y", Source(num_classes=7), 4)
-    assert Source(data="here").filled({"data": "there", "checkpoint": "a.pth"}) == Source(data="here", checkpoint=Path("a.pth"))
+    assert Source(data="here").with_flags({"data": "there", "checkpoint": "a.pth"}) == Source(
+        data="here", checkpoint=Path("a.pth")
+    )
 
 
 def test_flags_are_written_as_they_are_typed() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pmq.core import allocation as module
-from pmq.core.own_files import check_output
+from pmq.core.run_files import check_output
 from pmq.core.tensors import TensorFile
 from tests.core.test_allocation import data, write  # noqa: F401
 

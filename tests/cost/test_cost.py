@@ -3,7 +3,7 @@ import torch
 
 from pmq.core import FLOAT, Choice, Component
 from pmq.cost import CostModel, component_bytes
-from pmq.cost.spent import spent
+from pmq.cost.breakdown import cost_breakdown
 from pmq.quant.weights import fit, pack, to_rows
 from tests.conftest import Tiny
 
@@ -55,7 +55,7 @@ def test_both_operands_of_attention_count(tiny: Tiny) -> None:
 def test_what_is_spent_adds_up(tiny: Tiny) -> None:
     costs = CostModel(tiny.inventory)
     assignment = tiny.space.uniform(4, 8)
-    rows = {row["module"]: row for row in spent(costs, assignment)}
+    rows = {row["module"]: row for row in cost_breakdown(costs, assignment)}
     for name, whole in costs.costs(assignment).items():
         assert sum(row[name] for row in rows.values()) == pytest.approx(whole)
     assert rows["all else"]["bit_ops"] == pytest.approx(0, abs=1)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pmq.core.task import CLASSIFICATION, Task
-from pmq.evaluation import Accuracy, Judge, evaluate_models
+from pmq.evaluation import Accuracy, Evaluator, evaluate_models
 from pmq.quant import Simulator
 from pmq.quant.divergence import kl_divergence, output_error
 from tests.conftest import Tiny, make_tiny
@@ -41,9 +41,9 @@ def test_features_have_no_agreement() -> None:
 
 def test_judge_and_evaluation_agree(tiny: Tiny, simulator: Simulator) -> None:
     assignment = tiny.space.uniform(4, 4)
-    judge = Judge(simulator, tiny.images, CLASSIFICATION, batch_size=5)
-    judged = judge.judge(assignment).compute()
-    parts = [judge.judge(assignment, part) for part in range(len(judge.parts))]
+    evaluator = Evaluator(simulator, tiny.images, CLASSIFICATION, batch_size=5)
+    judged = evaluator.evaluate(assignment).compute()
+    parts = [evaluator.evaluate(assignment, part) for part in range(len(evaluator.parts))]
     assert (parts[0] + parts[1] + parts[2]).compute() == pytest.approx(judged)
     batches = [(x, None) for x in tiny.images.split(5)]
     reference = make_tiny()

@@ -7,8 +7,8 @@ import torch
 
 from pmq.core import PmqError
 from pmq.core.task import Task
-from pmq.evaluation.collected import Collected, Metric
 from pmq.evaluation.neighbours import TEMPERATURE, VOTERS, knn_top1, neighbour_agreement
+from pmq.evaluation.whole_set import Metric, WholeSetMetrics
 
 GENERATOR = torch.Generator().manual_seed(0)
 LABELS = torch.randint(4, (90,), generator=GENERATOR)
@@ -49,7 +49,7 @@ def test_agreement_is_that_of_the_nearest() -> None:
 
 def test_a_metric_that_cannot_be_used_is_told() -> None:
     def figures(metric: Metric, labels: torch.Tensor | None) -> dict[str, float | None]:
-        found = Collected(Task(), metric)
+        found = WholeSetMetrics(Task(), metric)
         found.add(FEATURES, [FEATURES], labels)
         return found.figures(1)[0]
 

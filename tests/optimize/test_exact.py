@@ -16,7 +16,7 @@ from tests.optimize.test_search import everything, problem
 
 
 def limited(tables: Tables, share: float) -> Limits:
-    low, high = np.array(tables.cheapest()), np.array(tables.dearest())
+    low, high = np.array(tables.lower_bound()), np.array(tables.upper_bound())
     return Limits(*map(float, low + share * (high - low)))
 
 

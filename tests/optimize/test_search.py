@@ -16,9 +16,9 @@ from pmq.cost import CostModel
 from pmq.metrics import SensitivityTable
 from pmq.metrics.table import Effects
 from pmq.optimize import ExactSolver, Space, SpaceFile, Tables, UniformCosts, non_dominated, nsga2, within
-from pmq.optimize.confirm import confirmed, plausible
+from pmq.optimize.confirm import confirmed, near_optimal_choices
 from pmq.optimize.greedy import greedy
-from pmq.optimize.pricing import priced
+from pmq.optimize.lagrangian import minimize_lagrangian
 from pmq.optimize.ranking import rank_correlation
 from pmq.optimize.refit import refitted
 from pmq.optimize.sampling import random_at_budget, random_genomes
@@ -118,8 +118,8 @@ def test_uniform_costs_interpolate_and_meet_whole_bits_exactly() -> None:
 def test_cheapest_and_dearest_bound_everything() -> None:
     _, tables = problem()
     costs = tables.evaluate(everything(tables))
-    assert tables.cheapest() == (costs[:, 1].min(), costs[:, 2].min())
-    assert tables.dearest() == (costs[:, 1].max(), costs[:, 2].max())
+    assert tables.lower_bound() == (costs[:, 1].min(), costs[:, 2].min())
+    assert tables.upper_bound() == (costs[:, 1].max(), costs[:, 2].max())
     assert Choice(bits=4).bits == 4
 
 
@@ -131,7 +131,7 @@ def _hypervolume(costs: np.ndarray, best: np.ndarray, worst: np.ndarray) -> floa
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_nsga2_comes_within_a_hundredth_of_the_exact_front(seed: int) -> None:
     _, tables = problem(seed, layers=30)
-    low, high = tables.cheapest()[1], tables.dearest()[1]
+    low, high = tables.lower_bound()[1], tables.upper_bound()[1]
     solver = ExactSolver(tables)
     exact = np.array([solver.solve(Limits(None, low * (high / low) ** t)) for t in np.linspace(0, 1, 25)[1:]])
     costs = tables.evaluate(exact)
@@ -144,7 +144,7 @@ def test_nsga2_comes_within_a_hundredth_of_the_exact_front(seed: int) -> None:
 
 def test_a_trust_region_bounds_the_changes() -> None:
     _, tables = problem(5)
-    limits = Limits(None, tables.dearest()[1])
+    limits = Limits(None, tables.upper_bound()[1])
     free = ExactSolver(tables, gap=0.0).solve(limits)
     start = np.zeros(6, int)
     near = ExactSolver(tables, gap=0.0).solve(limits, near=(start, 2))
@@ -154,7 +154,7 @@ def test_a_trust_region_bounds_the_changes() -> None:
 
 def test_greedy_lowers_what_is_hurt_least() -> None:
     _, tables = problem(6)
-    limits = Limits(*(0.7 * most for most in tables.dearest()))
+    limits = Limits(*(0.7 * most for most in tables.upper_bound()))
     found = greedy(tables, limits)
     assert within(limits, tables.evaluate(found[None]))[0]
     assert greedy(tables, Limits(1.0, 1.0)) is None
@@ -162,7 +162,7 @@ def test_greedy_lowers_what_is_hurt_least() -> None:
 
 def test_random_allocations_at_a_budget_cost_about_that() -> None:
     _, tables = problem(7, layers=20)
-    limits = Limits(None, 0.4 * tables.dearest()[1])
+    limits = Limits(None, 0.4 * tables.upper_bound()[1])
     drawn = random_at_budget(tables, limits, 10, np.random.default_rng(0))
     shares = tables.evaluate(drawn)[:, 2] / limits.bit_ops
     assert ((shares >= 0.98) & (shares <= 1)).all()
@@ -193,7 +193,7 @@ def test_rank_correlation_has_an_interval_around_it() -> None:
 def test_priced_is_where_no_single_change_is_better() -> None:
     _, tables = problem(3)
     price = np.array([[1e-3, 1e-6]])
-    (found,) = priced(tables, price)
+    (found,) = minimize_lagrangian(tables, price)
 
     def total(genomes: np.ndarray) -> np.ndarray:
         costs = tables.evaluate(genomes)
@@ -201,7 +201,7 @@ def test_priced_is_where_no_single_change_is_better() -> None:
 
     changed = [np.where(np.arange(6) == d, k, found) for d in range(6) for k in range(3)]
     assert total(np.array(changed)).min() >= total(found[None])[0] - 1e-9
-    held = priced(tables, price, np.zeros((1, 6), int), np.arange(6)[None] < 3)
+    held = minimize_lagrangian(tables, price, np.zeros((1, 6), int), np.arange(6)[None] < 3)
     assert (held[0, 3:] == 0).all()
 
 
@@ -224,14 +224,14 @@ def test_superposition_predicts_by_the_sum_of_changes() -> None:
 
 def test_plausible_choices_are_those_that_errors_not_known_well_could_make_optimal() -> None:
     space, tables = problem(layers=4)
-    low, high = np.array(tables.cheapest()), np.array(tables.dearest())
+    low, high = np.array(tables.lower_bound()), np.array(tables.upper_bound())
     limits = Limits(*(low + 0.4 * (high - low)))
-    found = plausible(space, tables, limits)
+    found = near_optimal_choices(space, tables, limits)
     optimum = space.assignment(ExactSolver(tables).solve(limits))
     assert all(choice in found[name] for name, choice in optimum.items())
     count = sum(map(len, found.values()))
     assert len(optimum) < count < sum(map(len, space.choices.values()))
-    assert found == plausible(space, tables, limits)
+    assert found == near_optimal_choices(space, tables, limits)
 
 
 def test_confirmed_takes_the_geometric_mean_after_scaling() -> None:

@@ -25,9 +25,9 @@ def space(tiny: Tiny, **changes: object) -> Space:
 @pytest.mark.parametrize("name", sorted(p.stem for p in spaces_folder().glob("*.yaml")))
 def test_every_space_that_ships_fits_and_round_trips(name: str, tiny: Tiny) -> None:
     own = Space(read_space(name), tiny.inventory)
-    dearest = own.assignment([len(d) - 1 for d in own.decisions])
-    assert own.genome(dearest) == [len(d) - 1 for d in own.decisions]
-    assert list(dearest) == list(tiny.inventory.names)
+    upper_bound = own.assignment([len(d) - 1 for d in own.decisions])
+    assert own.genome(upper_bound) == [len(d) - 1 for d in own.decisions]
+    assert list(upper_bound) == list(tiny.inventory.names)
 
 
 def test_uniform_pins_only_the_image(tiny: Tiny) -> None:
@@ -162,7 +162,7 @@ def test_modes_decide_weight_and_input_of_a_layer_together(tiny: Tiny) -> None:
         ("16-half", "fp32"),
         ("fp32", "fp32"),
     ]
-    assert all(c.is_float for name, row in own.choices.items() for c in row if name.endswith((".q", ".k", ".v", ".softmax")))
+    assert all(c.is_fp32 for name, row in own.choices.items() for c in row if name.endswith((".q", ".k", ".v", ".softmax")))
     modes = own.uniform_modes()
     assert set(modes) == {"int8", "w4", "w8", "half", "float"}
     assert own.genome(own.uniform(8, 8)) == modes["int8"]
@@ -197,7 +197,7 @@ def test_measured_milliseconds_are_a_cost_to_keep_to(tiny: Tiny) -> None:
     table = LatencyTable(target="t", model="m", batch_size=1, threads=1, fingerprint={"cpu": "x"}, layers=layers, rest_ms=5.0)
     own = Space(file, tiny.inventory, latency=table)
     tables = Tables.build(own, SensitivityTable("zeros", {n: {c: 1.0 / c.bits for c in row} for n, row in own.choices.items()}))
-    fastest, slowest = tables.cheapest()[2], tables.dearest()[2]
+    fastest, slowest = tables.lower_bound()[2], tables.upper_bound()[2]
     assert (fastest, slowest) == (5 + len(layers), 5 + sum(max(row.values()) for row in layers.values()))
     limits = Limits(latency_ms=0.5 * (fastest + slowest))
     genome = ExactSolver(tables).solve(limits)

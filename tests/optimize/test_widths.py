@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from pmq.core import Limits, PmqError
+from pmq.core.choice import widths_of
 from pmq.core.pruning import PrunedUnit, PruningPlan, WidthOptions
 from pmq.cost import CostModel
 from pmq.graph import analyse
 from pmq.metrics import SensitivityTable
 from pmq.optimize import ExactSolver, Space, Tables, nsga2, read_space, within
 from pmq.optimize.joint import JointSolver
-from pmq.optimize.pricing import price_range, priced
+from pmq.optimize.lagrangian import minimize_lagrangian, price_range
 from pmq.optimize.sampling import random_genomes
 from pmq.pruning import apply_plan
 from tests.conftest import make_tiny
@@ -40,7 +41,7 @@ def laid_out(name: str, seed: int = 0) -> tuple[Space, Tables]:
             for choice in choices:
                 label = choice.label
                 error = scale * (4.0 ** -min(choice.bits, 8) if "/" not in label else 0.02 * (1 - choice.unit.share))
-                if not choice.is_float:
+                if not choice.is_fp32:
                     table.put(component, choice, error)
     return space, Tables.build(space, table)
 
@@ -50,7 +51,7 @@ def test_costs_are_those_of_the_pruned_model(name: str) -> None:
     space, tables = laid_out(name)
     for genome in random_genomes(tables, 6, np.random.default_rng(0)):
         assignment = space.assignment(genome)
-        units = {w.name: assignment[w.name].unit for w in WIDTHS}
+        units = {name: choice.unit for name, choice in widths_of(space.decided(genome)).items()}
         model = apply_plan(copy.deepcopy(make_tiny()), PruningPlan(importance="x", recovered=False, units=units))
         costs = CostModel(analyse(model, torch.zeros(1, 3, 32, 32))[1])
         _, size, ops = tables.evaluate(genome[None])[0]
@@ -67,8 +68,8 @@ def test_fixed_widths_leave_the_same_table() -> None:
         plain = np.where(tables.decides_width, 0, genome)
         np.testing.assert_allclose(fixed.evaluate(plain[None]), tables.evaluate(genome[None]))
     every = tables.evaluate(random_genomes(tables, 200, rng))[:, 1:]
-    assert (every >= np.array(tables.cheapest()) * (1 - 1e-9)).all()
-    assert (every <= np.array(tables.dearest()) * (1 + 1e-9)).all()
+    assert (every >= np.array(tables.lower_bound()) * (1 - 1e-9)).all()
+    assert (every <= np.array(tables.upper_bound()) * (1 + 1e-9)).all()
 
 
 def test_no_single_change_of_bits_or_widths_is_better_under_prices() -> None:
@@ -79,7 +80,7 @@ def test_no_single_change_of_bits_or_widths_is_better_under_prices() -> None:
         costs = tables.evaluate(genomes)
         return costs[:, 0] + costs[:, 1:] @ prices[which]
 
-    for which, genome in enumerate(priced(tables, prices)):
+    for which, genome in enumerate(minimize_lagrangian(tables, prices)):
         neighbours = []
         for d, n in enumerate(tables.n_choices):
             for k in range(n):
@@ -92,7 +93,7 @@ def test_no_single_change_of_bits_or_widths_is_better_under_prices() -> None:
 
 def test_the_joint_optimum_is_no_worse_than_bits_alone_or_chance() -> None:
     _, tables = laid_out("onnxruntime")
-    low, high = np.array(tables.cheapest()), np.array(tables.dearest())
+    low, high = np.array(tables.lower_bound()), np.array(tables.upper_bound())
     limits = Limits(*(low * (high / low) ** 0.35))
     genome = JointSolver(tables).solve(limits)
     assert genome is not None

@@ -184,11 +184,11 @@ def test_windows_have_static_maps_of_their_layers(images: torch.Tensor) -> None:
     windowed = {p.component.slot for name, p in places.items() if name.startswith("layers.0")}
     assert windowed == {"input"}  # of the last stage's one window all queries read all keys
     assert places["layers.0.blocks.0.mlp.fc1.input"].tokens == places["layers.0.blocks.0.attn.qkv.input"].tokens == 196
-    mapped = reallocate(copy.deepcopy(model), found, big[:24])
-    assert mapped.patches is not None
-    assert "0" not in mapped.patches.components["layers.1.blocks.0.mlp.fc2.input"].bits  # pooled by average
+    map_evaluator = reallocate(copy.deepcopy(model), found, big[:24])
+    assert map_evaluator.patches is not None
+    assert "0" not in map_evaluator.patches.components["layers.1.blocks.0.mlp.fc2.input"].bits  # pooled by average
     with torch.no_grad():
-        assert torch.isfinite(pmq.simulate(model, mapped)(big[:2])).all()
+        assert torch.isfinite(pmq.simulate(model, map_evaluator)(big[:2])).all()
     with pytest.raises(PmqError, match="windows"):
         reallocate(model, found, big[:24], "dynamic")
 
@@ -200,21 +200,21 @@ def test_what_cannot_be_is_told(reallocator: Reallocator, allocation: Allocation
         reallocator.allocate("dynamic", score="luck")
     with pytest.raises(PmqError, match="cheapest bits"):
         reallocator.allocate("static", share=1e-3)
-    mapped = reallocator.allocate("static")
+    map_evaluator = reallocator.allocate("static")
     with pytest.raises(PmqError, match="simulated only"):
-        pmq.deploy(make_tiny(), mapped, "onnxruntime", images[:4], tmp_path / "out")
+        pmq.deploy(make_tiny(), map_evaluator, "onnxruntime", images[:4], tmp_path / "out")
 
 
 def test_a_map_can_be_carried_out_anew(reallocator: Reallocator, images: torch.Tensor) -> None:
     """Grids of tokens' bits are fitted to those tokens; the map stays."""
     for kind in ("static", "dynamic"):
         laid = reallocator.allocate(kind)
-        anew = reallocator.mapped.refitted(laid)
+        anew = reallocator.map_evaluator.refitted(laid)
         assert laid.patches is not None
         assert anew.patches is not None
         assert {n: t.bits for n, t in anew.patches.components.items()} == {n: t.bits for n, t in laid.patches.components.items()}
         assert anew.patches != laid.patches or laid.recipe.sequential
-        assert reallocator.mapped.judged(anew).metrics["kl"] >= laid.metrics["kl"]  # type: ignore[operator]  (the better of both was kept)
+        assert reallocator.map_evaluator.judged(anew).metrics["kl"] >= laid.metrics["kl"]  # type: ignore[operator]  (the better of both was kept)
         table = pmq.evaluate(make_tiny(), laid, [images[32:]], calibration_images=images[:8], recalibrate=True)
         assert table["kl"][0] < 1
 

@@ -15,10 +15,10 @@ from pmq.core.recipe import RECIPES, find_recipe
 from pmq.core.task import Task
 from pmq.graph import CapturedModel, analyse
 from pmq.optimize import Space, read_space
-from pmq.quant import prepare, quantize, quantize_weight, realise, sequence
+from pmq.quant import build_quantized_model, layerwise, prepare, quantize, quantize_weight
 from pmq.quant.quantizers import Affine, Codebook, Log, Power
 from pmq.quant.quantizers.base import Quantizer
-from pmq.quant.reconstruction import Effort, LearnedActivation, LearnedWeight, block
+from pmq.quant.reconstruction import LearnedActivation, LearnedWeight, LearningSchedule, block
 from tests.conftest import Tiny, make_captured, make_tiny
 from tests.quant.test_transforms import make
 
@@ -75,8 +75,8 @@ def uniform(inventory, bits: int) -> dict[str, Choice]:
 
 @torch.no_grad()
 def test_learning_brings_the_outputs_of_blocks_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequence, "row_weights", lambda *_: None)  # all rows count the same
-    monkeypatch.setattr(block, "Effort", partial(Effort, rounding_rate=3e-2, exact=0.0))
+    monkeypatch.setattr(layerwise, "row_weights", lambda *_: None)  # all rows count the same
+    monkeypatch.setattr(block, "LearningSchedule", partial(LearningSchedule, rounding_rate=3e-2, exact=0.0))
     images = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(5))
     model, inventory = analyse(make_tiny(), images[:1])
     prepared = prepare(model, inventory, images, LEARNING)
@@ -90,7 +90,7 @@ def test_learning_brings_the_outputs_of_blocks_nearer(monkeypatch: pytest.Monkey
         recipe = LEARNING.model_copy(update={"reconstruct": steps})
         quantized = quantize(dataclasses.replace(prepared, recipe=recipe), uniform(prepared.inventory, 3))
         codes[steps] = quantized.tensors.arrays()["blocks.0.attn.qkv.weight.codes"]
-        outputs = blocks(realise(copy.deepcopy(model), prepared.inventory, quantized).model)
+        outputs = blocks(build_quantized_model(copy.deepcopy(model), prepared.inventory, quantized).model)
         errors[steps] = [float((a - b).square().mean()) for a, b in zip(outputs, wanted, strict=True)]
     assert all(after < 0.9 * before for before, after in zip(errors[0], errors[100], strict=True)), errors
     assert (codes[0] != codes[100]).any()
@@ -134,7 +134,7 @@ def test_every_family_can_learn(name: str) -> None:
     (model, inventory), (fresh, _) = analyse(module, images[:1]), analyse(make(name)[0], images[:1])
     recipe = LEARNING.model_copy(update={"reconstruct": 3})
     prepared = prepare(model, inventory, images, recipe, task=Task("classification" if name != "headless" else "features"))
-    output = realise(fresh, inventory, quantize(prepared, uniform(inventory, 8))).model(images)
+    output = build_quantized_model(fresh, inventory, quantize(prepared, uniform(inventory, 8))).model(images)
     assert float((output - wanted).norm() / wanted.norm()) < 0.1
 
 

@@ -113,20 +113,20 @@ def test_activations_that_are_not_finite_stop(tiny: Tiny) -> None:
 
 
 def test_what_a_width_removes_is_zero_until_it_is_kept_again(tiny: Tiny) -> None:
-    from pmq.core.choice import Kept
+    from pmq.core.choice import WidthChoice
     from pmq.core.pruning import PrunedUnit
-    from pmq.quant import Cut
+    from pmq.quant import MaskedWeight
 
     kept = torch.arange(64)
     name, half = "blocks.0.mlp.fc2.weight", Choice(bits=4, granularity="channel", symmetric=True)
     weight = tiny.module.blocks[0].mlp.fc2.weight.detach()
-    unit = Kept(unit=PrunedUnit.of("hidden", 128, range(64)))
-    whole = Kept(unit=PrunedUnit.of("hidden", 128, range(128)))
+    unit = WidthChoice(unit=PrunedUnit.of("hidden", 128, range(64)))
+    whole = WidthChoice(unit=PrunedUnit.of("hidden", 128, range(128)))
 
-    def cutter(unit: str, choice: Kept) -> dict[str, Cut]:
-        return {name: Cut(choice.label, 2 * weight[:, kept], columns=kept)}
+    def masker(unit: str, choice: WidthChoice) -> dict[str, MaskedWeight]:
+        return {name: MaskedWeight(choice.label, 2 * weight[:, kept], columns=kept)}
 
-    with Simulator(tiny.model, tiny.inventory, tiny.calibration, cutter=cutter) as simulator:
+    with Simulator(tiny.model, tiny.inventory, tiny.calibration, masker=masker) as simulator:
         before = simulator.run(tiny.images)
         layer = simulator.instrument.layer(name)
         simulator.apply({"blocks.0.mlp": unit})

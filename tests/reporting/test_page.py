@@ -14,10 +14,10 @@ import torch
 
 import pmq
 from pmq.core import Allocation, PmqError
-from pmq.core.own_files import hashes
+from pmq.core.run_files import hashes
 from pmq.core.rundir import add_to_manifest
 from pmq.reporting import write_page, write_report
-from pmq.reporting.page.picks import picks
+from pmq.reporting.page.highlights import picks
 from tests.asked import asked
 from tests.conftest import SHALLOW, make_tiny
 from tests.conftest import pmq as run_pmq

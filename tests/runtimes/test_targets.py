@@ -18,7 +18,7 @@ from pmq.core.recipe import find_recipe
 from pmq.cost.latency import PLAIN, layer_key
 from pmq.graph import analyse, take_inventory
 from pmq.optimize import Space, read_space
-from pmq.quant import Quantized, prepare, quantize, realise, restore
+from pmq.quant import Quantized, build_quantized_model, prepare, quantize, restore
 from pmq.runtimes import TARGETS, Target, target_of
 from pmq.runtimes.labels import TARGET
 from pmq.runtimes.layer import deploy_layers
@@ -68,10 +68,10 @@ class TestTargetConformance:
         target = installed(name)
         inventory, quantized, _ = carried_out(tiny.model, tiny.images, target, mode)
         layers, files = written(target, tiny.model, tiny.images[:1], inventory, quantized, tmp_path / f"m{target.suffix}")
-        simulator = realise(copy.deepcopy(tiny.model), inventory, quantized)
+        simulator = build_quantized_model(copy.deepcopy(tiny.model), inventory, quantized)
         errors = layer_errors(target, layers, simulator, tiny.images[:1])
         assert layers_check(errors).passed, errors
-        assert len(errors) == sum(not (x.weight.is_float and x.source.is_float) for x in layers)
+        assert len(errors) == sum(not (x.weight.is_fp32 and x.source.is_fp32) for x in layers)
         assert bits_check(target.stored(files[0]), quantized.assignment, inventory).passed
         found = outputs_of(target.session(files[0]), tiny.images)
         with torch.no_grad():
@@ -156,7 +156,7 @@ def test_other_families(name: str, options: dict[str, Any], target: Target, tmp_
     model, _ = analyse(module, images[:1])
     inventory, quantized, _ = carried_out(model, images, target, "int8")
     layers, files = written(target, model, images[:1], inventory, quantized, tmp_path / f"m{target.suffix}")
-    simulator = realise(copy.deepcopy(model), inventory, quantized)
+    simulator = build_quantized_model(copy.deepcopy(model), inventory, quantized)
     assert layers_check(layer_errors(target, layers, simulator, images[:1])).passed
     found = outputs_of(target.session(files[0]), images)
     with torch.no_grad():
@@ -191,7 +191,7 @@ def test_convolutions_of_all_kinds(name: str, mode: str, tmp_path: Path) -> None
     model, _ = analyse(Convolving().eval(), images[:1])
     inventory, quantized, _ = carried_out(model, images, target, mode)
     layers, files = written(target, model, images[:1], inventory, quantized, tmp_path / "m.onnx")
-    simulator = realise(copy.deepcopy(model), inventory, quantized)
+    simulator = build_quantized_model(copy.deepcopy(model), inventory, quantized)
     errors = layer_errors(target, layers, simulator, images[:1])
     assert layers_check(errors).passed, errors
     assert bits_check(target.stored(files[0]), quantized.assignment, inventory).passed

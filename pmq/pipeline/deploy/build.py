@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from pmq.core import Allocation
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.models import class_names
-from pmq.pipeline.allocation import carry_out
+from pmq.pipeline.allocation import load_quantized
 from pmq.pipeline.deploy.plan import DeployPlan
 from pmq.pipeline.pruned_model import plain
 from pmq.pipeline.quantize import Fresh
 from pmq.pipeline.subject import Subject
 from pmq.pruning import plan_of
-from pmq.quant import Quantized, Simulator, realise, restore
+from pmq.quant import Quantized, Simulator, build_quantized_model, restore
 from pmq.runtimes import Target
 from pmq.runtimes.labels import TARGET, described
 from pmq.runtimes.layer import DeployLayer, deploy_layers
-from pmq.runtimes.rows import leave_out_tokens
+from pmq.runtimes.skipping import leave_out_tokens
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ def build(plan: DeployPlan, recipe: str | Recipe, seed: int, recalibrate: bool) 
     others |= {} if whole is skeleton else {"whole": runtime.build(whole, layers)}
     if plan_of(plan.reference) != plan_of(subject.module):
         others["unpruned"] = in_fp32(runtime, plan.reference, plan.images[:1])
-    simulation = layerwise = realise(copy.deepcopy(subject.model), subject.inventory, quantized)
+    simulation = layerwise = build_quantized_model(copy.deepcopy(subject.model), subject.inventory, quantized)
     if quantized.patches is not None:
-        layerwise = realise(copy.deepcopy(subject.model), subject.inventory, replace(quantized, patches=None))
+        layerwise = build_quantized_model(copy.deepcopy(subject.model), subject.inventory, replace(quantized, patches=None))
     return Built(quantized, layers, files, metadata, others, simulation, layerwise)
 
 
@@ -85,7 +85,7 @@ def _quantized(plan: DeployPlan, recipe: str | Recipe, seed: int, recalibrate: b
     subject, what, calibration = plan.subject, plan.what, plan.calibration
     if isinstance(what, Allocation):
         if not recalibrate:
-            return carry_out(subject, what)
+            return load_quantized(subject, what)
         return Fresh(subject, calibration, seed, None).quantize(what.recipe, plan.assignment, what.patches)
     if what == "fp32":
         recipe, calibration = find_recipe("minmax"), torch.zeros(1, *subject.info.data_config["input_size"])

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from pmq.core import Allocation, PmqError
 from pmq.core.task import AUTO
 from pmq.patches import attends_globally
-from pmq.pipeline.allocation import carry_out
+from pmq.pipeline.allocation import load_quantized
 from pmq.pipeline.images import as_images
 from pmq.pipeline.modes import undisturbed
 from pmq.pipeline.pruned_model import pruned_like
 from pmq.pipeline.subject import Subject
-from pmq.quant import realise
+from pmq.quant import build_quantized_model
 from pmq.quant.tokens import install
 from pmq.reporting.patch_data import save_patches
 
@@ -39,7 +39,9 @@ def draw_patches(
         raise PmqError("this allocation has no bits of patches; `pmq patches` adds them")
     images = as_images(images).cpu()
     subject = pruned_like(Subject.of(model, "cpu", images, crop_pct, allocation.task or AUTO, allocation), allocation)
-    simulator = realise(copy.deepcopy(subject.model), subject.inventory, replace(carry_out(subject, allocation), patches=None))
+    simulator = build_quantized_model(
+        copy.deepcopy(subject.model), subject.inventory, replace(load_quantized(subject, allocation), patches=None)
+    )
     taps = install(simulator, patches)
     with torch.no_grad():
         simulator.model(images)

@@ -15,17 +15,17 @@ from pmq.core.component import Inventory
 from pmq.core.patches import PatchMap, TokenBits
 from pmq.core.task import AUTO
 from pmq.cost import LatencyTable
-from pmq.graph.rows import row_units
+from pmq.graph.token_skipping import row_units
 from pmq.metrics.base import Probe
 from pmq.optimize import Space, read_space
 from pmq.patches import BITS, Patchable, TokenErrors, attends_globally, choose_left_out, patchable, token_errors
 from pmq.patches.allocate import Reallocation, pooled, settle, shrunk
-from pmq.pipeline.allocation import carry_out
+from pmq.pipeline.allocation import load_quantized
 from pmq.pipeline.images import as_images
-from pmq.pipeline.patches.map_evaluator import Mapped
+from pmq.pipeline.patches.map_evaluator import MapEvaluator
 from pmq.pipeline.pruned_model import pruned_like
 from pmq.pipeline.subject import CALIB_IMAGES, Subject, divide_images
-from pmq.quant import Calibration, Quantized, realise, restore
+from pmq.quant import Calibration, Quantized, build_quantized_model, restore
 from pmq.quant.calibration import calibrate
 from pmq.quant.quantizers import Quantizer
 from pmq.quant.token_scores import SCORES, Ranker
@@ -101,16 +101,16 @@ class Reallocator:
     ) -> None:
         images = as_images(images).cpu()
         count = CALIB_IMAGES if allocation.calibration is None else allocation.calibration.n_images
-        calib, probed, judged = divide_images(images, count, len(images) - count if count < len(images) else len(images))
+        calib, probed, evaluated = divide_images(images, count, len(images) - count if count < len(images) else len(images))
         self.allocation = allocation
         whole = Subject.of(model, "cpu", calib, crop_pct, allocation.task or AUTO, allocation)
         self._subject = subject = pruned_like(whole, allocation, calib).scaled(calib)
-        self.mapped = Mapped(subject, allocation, calib, judged, seed, latency)
-        quantized = carry_out(subject, allocation)
+        self.map_evaluator = MapEvaluator(subject, allocation, calib, evaluated, seed, latency)
+        quantized = load_quantized(subject, allocation)
         self._assignment = quantized.assignment
-        self._simulator = realise(copy.deepcopy(subject.model), subject.inventory, replace(quantized, patches=None))
+        self._simulator = build_quantized_model(copy.deepcopy(subject.model), subject.inventory, replace(quantized, patches=None))
         if not allocation.target:  # whose tokens keep their bits or have none
-            self._simulator.calibration = _Wider(quantized, self._fitted_anew(quantized, calib, seed))
+            self._simulator.calibration = _Wider(quantized, self._recalibrate(quantized, calib, seed))
         #: modules of which the allocation's target can leave out tokens, if it has one: then that is all that is done
         self.units = row_units(subject.model, subject.inventory) if allocation.target else []
         self.places = patchable(subject.inventory, quantized.assignment, bool(self.units))
@@ -123,7 +123,7 @@ class Reallocator:
         self.prefix = int(getattr(subject.module, "num_prefix_tokens", 0))
         self._errors: dict[str | None, dict[str, TokenErrors]] = {}
 
-    def _fitted_anew(self, quantized: Quantized, calib: Tensor, seed: int) -> Calibration:
+    def _recalibrate(self, quantized: Quantized, calib: Tensor, seed: int) -> Calibration:
         """What activations look like behind the allocation's weights."""
         subject, restored = self._subject, copy.deepcopy(self._subject.model)
         restore(restored, quantized)
@@ -155,11 +155,11 @@ class Reallocator:
         for name, place in places.items():
             if place.component.slot in ("k", "v"):  # a token that nobody may attend to makes another model
                 smooth[name][0] = np.inf
-        own, costs = self._means, self.mapped.costs
+        own, costs = self._means, self.map_evaluator.costs
         taken = costs.bit_ops(self._assignment)
         limit = share * taken - (taken - costs.products(own))
         found = settle(smooth, {n: e.bits for n, e in errors.items()}, places, own, costs.products, limit)
-        return self.mapped.better(self.mapped.laid_over(self._map(found, by), {"predicted_error": found.error}))
+        return self.map_evaluator.better(self.map_evaluator.laid_over(self._map(found, by), {"predicted_error": found.error}))
 
     @property
     def _means(self) -> dict[str, float]:
@@ -167,9 +167,11 @@ class Reallocator:
 
     def _leave_out(self, share: float) -> Allocation:
         errors = {name: replace(e, error=shrunk(e, self.prefix)) for name, e in self.errors().items()}
-        saved = (1 - share) * self.mapped.costs.bit_ops(self._assignment)
+        saved = (1 - share) * self.map_evaluator.costs.bit_ops(self._assignment)
         found = choose_left_out(errors, self.units, self.places, self._means, saved)
-        return self.mapped.judged(self.mapped.laid_over(self._map(found, None), {"predicted_error": found.error}))
+        return self.map_evaluator.evaluated(
+            self.map_evaluator.laid_over(self._map(found, None), {"predicted_error": found.error})
+        )
 
     def _map(self, found: Reallocation, score: str | None) -> PatchMap:
         kind: Literal["static", "dynamic"] = "static" if score is None else "dynamic"

@@ -59,21 +59,21 @@ class Goal:
 
         Candidates of the rungs around it are simulated as well, for what the whole recipe makes of them may be better.
         """
-        solver, trials = solver_for(going.tables), going.trials
+        solver, pool = solver_for(going.tables), going.pool
         low, high = 0, len(self.rungs) - 1
         while low < high:
             middle = (low + high) // 2
             candidates = self._optimum(going.tables, solver, middle)
-            trials.simulate(candidates)
-            agreed = trials.found[candidates[0].genome].total.compute()["agreement"] if candidates else None
+            pool.simulate(candidates)
+            agreed = pool.simulated[candidates[0].genome].total.compute()["agreement"] if candidates else None
             if agreed is not None and agreed >= self.agreement:
                 high = middle
             else:
                 low = middle + 1
         self.at = low
         for rung in range(max(low - BELOW, 0), min(low + ABOVE + 1, len(self.rungs))):
-            trials.simulate(self._optimum(going.tables, solver, rung))
-        trials.race(exact_candidates(going.tables, solver, self.rungs[low]))
+            pool.simulate(self._optimum(going.tables, solver, rung))
+        pool.successive_halving(exact_candidates(going.tables, solver, self.rungs[low]))
         return self.rungs[low]
 
     def _optimum(self, tables: Tables, solver: Solver, rung: int) -> list[Candidate]:

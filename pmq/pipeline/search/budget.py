@@ -34,17 +34,17 @@ def resolve_budget(budget: Budget, space: Space, reserved: int = 0) -> Limits:
     if limits.latency_ms is not None:
         limits = replace(limits, latency_ms=limits.latency_ms / spare)
     tables = Tables.build(space, SensitivityTable.zeros(space.choices))
-    costs = tables.cheapest()
+    costs = tables.lower_bound()
     if limits.latency_ms is not None and costs[2] <= 0:
         raise PmqError(
             f"the latency table predicts {costs[2]:.3g} ms for the fastest allocation: another job disturbed its measurement; "
             "measure again by `pmq profile`, on an idle machine"
         )
     if not limits.allow(*costs):
-        cheapest = f"size={math.ceil((costs[0] + reserved) / 1e2) / 1e4:.4f}MB,bitops={math.ceil(costs[1] / 1e5) / 1e4:.4f}G"
-        cheapest += f",latency={math.ceil(spare * costs[2] * 100) / 100:.2f}ms" if len(costs) > 2 else ""
+        lower_bound = f"size={math.ceil((costs[0] + reserved) / 1e2) / 1e4:.4f}MB,bitops={math.ceil(costs[1] / 1e5) / 1e4:.4f}G"
+        lower_bound += f",latency={math.ceil(spare * costs[2] * 100) / 100:.2f}ms" if len(costs) > 2 else ""
         raise PmqError(
-            f"budget {budget.text!r} is below the cheapest point of search space {space.name!r}; ask for at least {cheapest}"
+            f"budget {budget.text!r} is below the cheapest point of search space {space.name!r}; ask for at least {lower_bound}"
         )
     if len(limits.bounds) > 1 and solver_for(tables).solve(limits) is None:  # each can be met, but not together
         raise PmqError(
@@ -76,7 +76,7 @@ def ladder(budget: Budget, space: Space) -> list[Limits]:
     """
     own = resolve_budget(replace(budget, agreement=None), space)
     tables = Tables.build(space, SensitivityTable.zeros(space.choices))
-    least, most = tables.cheapest(), tables.dearest()
+    least, most = tables.lower_bound(), tables.upper_bound()
     if space.latency is not None:
         levels = [Limits(latency_ms=float(ms)) for ms in np.linspace(least[2], most[2], RUNGS)]
     else:

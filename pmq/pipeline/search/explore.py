@@ -24,7 +24,7 @@ from pmq.optimize.candidates import (
 )
 from pmq.optimize.ranking import rank_correlation
 from pmq.optimize.tables import Floats, Genomes
-from pmq.pipeline.search.evaluator import Trials, judged
+from pmq.pipeline.search.candidate_pool import CandidatePool, simulate_allocation
 
 #: uniform allocations that every run simulates for comparison
 UNIFORM = (8, 6, 4)
@@ -52,20 +52,20 @@ def compared_candidates(space: Space, tables: Tables, limits: Limits) -> list[Ca
     return list(dict.fromkeys(uniform + ([largest] if largest else [])))
 
 
-def explore(space: Space, tables: Tables, limits: Limits, trials: Trials, seed: int) -> Archive:
+def explore(space: Space, tables: Tables, limits: Limits, pool: CandidatePool, seed: int) -> Archive:
     """Search the tables: exact solutions over a sweep of budgets, NSGA-II from those and from what was simulated.
 
     What is most promising of it and not yet simulated is.
     """
     sweep = sweep_candidates(solver_for(tables), _sweep(tables))
-    seeds = np.array([*(c.genome for c in sweep), *trials.found])
+    seeds = np.array([*(c.genome for c in sweep), *pool.simulated])
     stages = [nsga2(tables, bounds, seeds, seed=seed) for bounds in track([Limits(), limits], "evolving the front")]
     genomes = np.concatenate([seeds, *stages])
     genomes = genomes[np.sort(np.unique(genomes, axis=0, return_index=True)[1])]
     costs = tables.evaluate(genomes)
-    trials.race(nearby_candidates(genomes, costs, limits, NEARBY))
-    if not trials.effort.over():
-        trials.simulate(sweep)
+    pool.successive_halving(nearby_candidates(genomes, costs, limits, NEARBY))
+    if not pool.stopping.over():
+        pool.simulate(sweep)
     return Archive(genomes, costs, tables.cost_names)
 
 
@@ -74,7 +74,7 @@ def _sweep(tables: Tables) -> list[tuple[str, Limits]]:
 
     Those of a layer are the difference of two measurements, of which noise may make anything.
     """
-    low, high = np.array(tables.cheapest(), float), np.array(tables.dearest(), float)
+    low, high = np.array(tables.lower_bound(), float), np.array(tables.upper_bound(), float)
     ratios = np.divide(high, low, out=np.ones_like(low), where=low > 0)
     steps = np.linspace(0, 1, SWEEP + 1)[1:]
     return [
@@ -82,7 +82,7 @@ def _sweep(tables: Tables) -> list[tuple[str, Limits]]:
     ]
 
 
-def lay_out(archive: Archive, trials: Trials, space: Space, limits: Limits, run: RunDir | None) -> pd.DataFrame:
+def lay_out(archive: Archive, pool: CandidatePool, space: Space, limits: Limits, run: RunDir | None) -> pd.DataFrame:
     """Make a table of every point, simulated or not."""
     index = {tuple(map(int, g)): i for i, g in enumerate(archive.genomes)}
     points = pd.DataFrame(archive.costs, columns=["predicted_error", *archive.names])
@@ -93,14 +93,14 @@ def lay_out(archive: Archive, trials: Trials, space: Space, limits: Limits, run:
     for name in METRICS:
         points[name] = np.nan
     points["n_images"] = 0
-    complete = trials.complete()
-    for genome, trial in trials.found.items():
+    complete = pool.complete()
+    for genome, trial in pool.simulated.items():
         at = index[genome]
         points.loc[at, "source"] = trial.source
         points.loc[at, "n_images"] = trial.total.n_images
         if genome in complete:  # of the others a part of the images says too little to draw
             points.loc[at, METRICS] = _figures(trial.total.compute())
-    foreign = _foreign_uniform(trials, space, index, limits, run)
+    foreign = _foreign_uniform(pool, space, index, limits, run)
     return pd.concat([points, foreign], ignore_index=True) if len(foreign) else points
 
 
@@ -109,7 +109,7 @@ def _figures(metrics: dict[str, float | None]) -> list[float]:
 
 
 def _foreign_uniform(
-    trials: Trials, space: Space, index: dict[tuple[int, ...], int], limits: Limits, run: RunDir | None
+    pool: CandidatePool, space: Space, index: dict[tuple[int, ...], int], limits: Limits, run: RunDir | None
 ) -> pd.DataFrame:
     """FP32 and the uniform allocations that the space does not hold: for comparison, never to be chosen."""
     costs, rows = CostModel(space.inventory, space.latency), []
@@ -121,7 +121,7 @@ def _foreign_uniform(
         if genome is not None and tuple(genome) in index:
             continue
         spent = costs.costs(assignment)
-        total = judged(trials.judge, assignment, source, run)
+        total = simulate_allocation(pool.evaluator, assignment, source, run)
         row: dict[str, Any] = {"source": source, "n_images": total.n_images} | spent
         row |= {"within": limits.allow(*spent.values()), "front": False, "genome_id": -1, "predicted_error": np.nan}
         rows.append(row | dict(zip(METRICS, _figures(total.compute()), strict=True)))

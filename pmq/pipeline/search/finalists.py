@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from pmq.core import Assignment, PmqError
+from pmq.core import PmqError
+from pmq.core.choice import Decisions, bits_of
 from pmq.core.progress import track
 from pmq.core.recipe import Recipe
-from pmq.evaluation import Judge
+from pmq.evaluation import Evaluator
 from pmq.pipeline.search.explore import METRICS
-from pmq.pipeline.search.width_search import Joint, Whole, bits_of
+from pmq.pipeline.search.width_search import Joint, Whole
 from pmq.pipeline.subject import Subject
-from pmq.quant import Quantized, quantize, realise
+from pmq.quant import Quantized, build_quantized_model, quantize
 
 #: the row of a point, its model, what carrying it out gave, and what the judge says of that
 Finished = tuple[int, Subject, Quantized, dict[str, float | None]]
@@ -46,8 +47,8 @@ def finish(
     models: Joint | Whole,
     recipe: Recipe,
     points: pd.DataFrame,
-    assignment_of: Callable[[int], Assignment],
-    judge: Judge,
+    assignment_of: Callable[[int], Decisions],
+    evaluator: Evaluator,
     checkpoints: Path | None = None,
     hurry: bool = False,
 ) -> Finished:
@@ -57,20 +58,22 @@ def finish(
     kept only if it is no worse on the judge's images than to do without. In a ``hurry`` only the most promising one is
     carried out.
     """
-    error = judge.task.error_name
+    error = evaluator.task.error_name
     wanted, recipe = recipe, recipe.model_copy(update={"reconstruct": 0})
 
-    def carry_out(index: int, how: Recipe) -> tuple[float, int, Quantized, dict[str, float | None]]:
+    def quantize_finalist(index: int, how: Recipe) -> tuple[float, int, Quantized, dict[str, float | None]]:
         assignment = assignment_of(index)
         _, prepared = models.built(assignment)
         quantized = quantize(replace(prepared, recipe=how), bits_of(assignment), checkpoints)
-        metrics = judge.judge_model(realise(copy.deepcopy(prepared.model), prepared.inventory, quantized).model).compute()
+        metrics = evaluator.evaluate_model(
+            build_quantized_model(copy.deepcopy(prepared.model), prepared.inventory, quantized).model
+        ).compute()
         return metrics[error] or 0.0, index, quantized, {name: metrics[name] for name in METRICS}
 
     count = FINALISTS if recipe.sequential and not hurry else 1
-    found = [carry_out(i, recipe) for i in track(finalists(points, error, count), "carrying out the best")]
+    found = [quantize_finalist(i, recipe) for i in track(finalists(points, error, count), "carrying out the best")]
     best = min(found, key=lambda each: each[0])
     others = [wanted] if wanted.reconstruct else []
     others += [recipe.model_copy(update={"sequential": False})] if recipe.sequential and not hurry else []
-    _, index, quantized, metrics = min([best, *(carry_out(best[1], how) for how in others)], key=lambda each: each[0])
+    _, index, quantized, metrics = min([best, *(quantize_finalist(best[1], how) for how in others)], key=lambda each: each[0])
     return index, models.built(assignment_of(index))[0], quantized, metrics

@@ -9,19 +9,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from moocore import hypervolume
 
-from pmq.core import Assignment, Limits
+from pmq.core import Limits
+from pmq.core.choice import Decisions
 from pmq.core.errors import Interrupted
 from pmq.core.progress import message
 from pmq.core.rundir import RunDir
 from pmq.metrics import METRICS, Probe, SensitivityTable
 from pmq.optimize import Space, Tables, solver_for, within
 from pmq.optimize.candidates import Candidate, exact_candidates, largest_uniform
-from pmq.optimize.confirm import confirmed, plausible
+from pmq.optimize.confirm import confirmed, near_optimal_choices
 from pmq.optimize.exact import trust_region
-from pmq.optimize.refit import corrected
+from pmq.optimize.refit import posterior_update
 from pmq.optimize.tables import Genomes
 from pmq.pipeline.measure import measure
-from pmq.pipeline.search.evaluator import Trials
+from pmq.pipeline.search.candidate_pool import CandidatePool
 
 #: gain of error and of hypervolume below which another round is not worth its time
 GAIN = 0.01
@@ -66,12 +67,12 @@ class Rounds:
         metric_name: str,
         space: Space,
         limits: Limits,
-        trials: Trials,
+        pool: CandidatePool,
         run: RunDir | None,
         widths: SensitivityTable | None = None,
     ) -> None:
         self.probe, self.metric_name, self.space, self.limits = probe, metric_name, space, limits
-        self.trials, self._run = trials, run
+        self.pool, self._run = pool, run
         self.table, self._widths = SensitivityTable(metric_name), widths
         self.tables: Tables = Tables.build(space, SensitivityTable.zeros(space.choices))
         self.history: list[Round] = []
@@ -82,12 +83,12 @@ class Rounds:
 
         ``compared`` are simulated in the first round whatever they promise.
         """
-        compared, effort = list(compared), self.trials.effort
+        compared, stopping = list(compared), self.pool.stopping
         try:
-            for index in range(effort.rounds):
-                if index and effort.over(len(self.trials.found)):
+            for index in range(stopping.rounds):
+                if index and stopping.over(len(self.pool.simulated)):
                     return
-                last = self._stands_still() or index == effort.rounds - 1
+                last = self._stands_still() or index == stopping.rounds - 1
                 self._round(index, compared if index == 0 else [], last)
                 if last:
                     return
@@ -95,7 +96,7 @@ class Rounds:
             if not self.history:
                 raise
             message("interrupted: finishing with the best so far; once more to stop at once")
-            effort.interrupted = True
+            stopping.interrupted = True
 
     def _round(self, index: int, compared: list[Candidate], last: bool) -> None:
         start, renewed = time.perf_counter(), METRICS[self.metric_name].renewed
@@ -110,13 +111,13 @@ class Rounds:
             near = solver.solve(self.limits, near=trust_region(best))
             candidates += [] if near is None else [Candidate(tuple(map(int, near)), "exact near the best")]
         solved = time.perf_counter()
-        self.trials.simulate(compared)
-        self.trials.race(candidates)
+        self.pool.simulate(compared)
+        self.pool.successive_halving(candidates)
         self._correct()
         simulated = time.perf_counter()
         least, volume = self._standing()
         times = (measured - start, solved - measured, simulated - solved)
-        self.history.append(Round(*times, len(self.trials.found), least, volume))
+        self.history.append(Round(*times, len(self.pool.simulated), least, volume))
 
     def _measure(self, index: int) -> None:
         metric = METRICS[self.metric_name]
@@ -136,38 +137,38 @@ class Rounds:
 
     def _confirm(self) -> None:
         """Measure what may be of the optimum by another metric."""
-        unclear = plausible(self.space, self.tables, self.limits, self.probe.seed)
+        unclear = near_optimal_choices(self.space, self.tables, self.limits, self.probe.seed)
         probe = replace(self.probe, base={}, images=self.probe.images[:CONFIRM_IMAGES])
         measured = measure(probe, unclear, CONFIRM, self._run, "confirm/")
         self.table = confirmed(self.table, measured)
         self._correct()
 
-    def _context(self) -> Assignment:
+    def _context(self) -> Decisions:
         """The allocation to measure around: the best so far; at first the largest uniform one within the budget."""
         best = self._best()
         if best is not None:
-            return self.space.assignment(best)
+            return self.space.decided(best)
         uniform = largest_uniform(self.space, self.tables, self.limits)
-        return self.space.assignment(uniform.genome) if uniform is not None else {}
+        return self.space.decided(uniform.genome) if uniform is not None else {}
 
     def _best(self) -> tuple[int, ...] | None:
-        known = {g: t.total for g, t in self.trials.complete().items() if self._inside(g)}
+        known = {g: t.total for g, t in self.pool.complete().items() if self._inside(g)}
         return min(known, key=lambda g: known[g].error) if known else None
 
     def _inside(self, genome: tuple[int, ...]) -> bool:
         return bool(within(self.limits, self.tables.evaluate(np.array([genome])))[0])
 
     def _correct(self) -> None:
-        self.tables = corrected(Tables.build(self.space, self.table), self.space, *self.trials.estimates())
+        self.tables = posterior_update(Tables.build(self.space, self.table), self.space, *self.pool.estimates())
 
     def _standing(self) -> tuple[float, float]:
-        whole = self.trials.complete()
+        whole = self.pool.complete()
         genomes: Genomes = np.array(list(whole))
         errors = np.array([t.total.error / t.total.n_images for t in whole.values()])
         costs = self.tables.evaluate(genomes)
         inside = within(self.limits, costs)
         limits = dict(self.limits.bounds)
-        spent = [costs[:, 1 + i] / limits.get(i, most) for i, most in enumerate(self.tables.dearest())]
+        spent = [costs[:, 1 + i] / limits.get(i, most) for i, most in enumerate(self.tables.upper_bound())]
         points = np.stack([np.log10(np.maximum(errors, 1e-12)), np.max(spent, axis=0)], 1)
         if self._worst is None:
             self._worst = float(points[:, 0].max())

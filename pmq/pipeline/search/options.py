@@ -13,7 +13,7 @@ from torch import nn
 from pmq.core.recipe import Recipe
 from pmq.core.task import AUTO, Loss
 from pmq.cost import LatencyTable
-from pmq.optimize.wishes import Wishes
+from pmq.optimize.constraints import Constraints
 from pmq.pipeline.search.stopping import ROUNDS
 from pmq.pipeline.subject import CALIB_IMAGES, HELD_OUT
 
@@ -49,7 +49,7 @@ class SearchOptions:
     reconstruct: bool = False
     patches: str | None = None
     prune: bool = False
-    wishes: Wishes | None = None
+    constraints: Constraints | None = None
     metric: str = "fisher_shrunk"
     n_rounds: int = ROUNDS
     max_evals: int | None = None

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from pmq.core import Budget, Limits, PmqError
 from pmq.core.coverage import Coverage, check_coverage, coverage
 from pmq.core.files import check_target
-from pmq.core.own_files import MANIFEST
 from pmq.core.paths import named_path
 from pmq.core.recipe import Recipe, find_recipe
+from pmq.core.run_files import MANIFEST
 from pmq.core.rundir import RunDir
 from pmq.metrics import METRICS
 from pmq.optimize import Space, SpaceFile, read_space
@@ -38,13 +38,13 @@ class SearchImages:
     all: Tensor
     calibration: Tensor
     probed: Tensor
-    judged: Tensor
+    evaluated: Tensor
 
     @property
     def held_out(self) -> Tensor:
         """Those that measure and those that judge, which lie behind one another."""
         first = len(self.calibration)
-        return self.all[first : first + len(self.probed) + len(self.judged)]
+        return self.all[first : first + len(self.probed) + len(self.evaluated)]
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ def plan_search(
     gathered = gather_images(images, split.n_calibration + split.n_held_out)
     divided = SearchImages(gathered, *divide_images(gathered, split.n_calibration, split.n_held_out))
     subject = _subject(model, divided.calibration, options, how)
-    wishes, target = options.wishes, None if options.latency is None else options.latency.target
-    space_file = space_file if wishes is None else wishes.applied(space_file, subject.inventory)
+    constraints, target = options.constraints, None if options.latency is None else options.latency.target
+    space_file = space_file if constraints is None else constraints.applied(space_file, subject.inventory)
     reference = None if options.reference is None else take_in(options.reference, how.device, divided.calibration)
     groups = groups_of(space_file, target)
     widths = Joint(subject, divided.calibration, recipe, how.seed, groups) if options.prune else None
@@ -121,8 +121,8 @@ def plan_search(
     goal = _goal(budget, laid_out, subject, options)
     reserved = 0 if options.patches is None else map_bytes(laid_out, options.patches)
     limits = goal.guess if goal else resolve_budget(budget, laid_out, reserved)
-    if wishes is not None and wishes.any:
-        tell_limits(budget, Limits() if goal else limits, wishes.told())
+    if constraints is not None and constraints.any:
+        tell_limits(budget, Limits() if goal else limits, constraints.told())
     covered = coverage(subject.inventory, laid_out.choices)
     check_coverage(covered, options.partial)
     images_of = (divided.calibration, divided.held_out)

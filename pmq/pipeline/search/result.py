@@ -59,12 +59,12 @@ def result_of(
     explored: Explored,
     chosen: Chosen,
     rewritings: tuple[Rewriting, ...],
-    mapped: Allocation | None,
+    with_patches: Allocation | None,
     clock: Clock,
 ) -> SearchResult:
-    """Put together what a search found; ``mapped`` is the chosen allocation with bits of patches, if those were asked for."""
+    """Put together the result of a search; ``with_patches`` is the chosen allocation with bits of patches, if it has any."""
     return SearchResult(
-        allocation=chosen.allocation if mapped is None else mapped,
+        allocation=chosen.allocation if with_patches is None else with_patches,
         points=explored.points,
         sensitivity=explored.loop.table,
         limits=chosen.limits,
@@ -72,7 +72,7 @@ def result_of(
         ranking=prediction_quality(explored.points, plan.subject.task, chosen.limits),
         run=plan.path,
         seconds=clock.done(explored.loop.history),
-        without_patches=None if mapped is None else chosen.allocation,
+        without_patches=None if with_patches is None else chosen.allocation,
         rewritings=rewritings,
         coverage=plan.coverage,
     )

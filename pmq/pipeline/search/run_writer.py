@@ -11,10 +11,10 @@ from torch import nn
 
 from pmq.core import Allocation
 from pmq.core.files import write_csv, write_text
-from pmq.core.own_files import GRAPH
+from pmq.core.run_files import GRAPH
 from pmq.core.rundir import CHOSEN, DECISIONS, LATENCY, LAYERS, SPENT, RunDir
 from pmq.cost import CostModel, component_bytes
-from pmq.cost.spent import spent
+from pmq.cost.breakdown import cost_breakdown
 from pmq.graph.record import graph_record
 from pmq.optimize import Space
 from pmq.pipeline.patches.figures import draw_patches
@@ -60,7 +60,7 @@ def write_run(
     write_csv(path / "costs.csv", _costs(space))
     write_text(path / DECISIONS, json.dumps({"decisions": _decisions(space)}) + "\n")
     costs = CostModel(chosen.inventory, space.latency, plan_of(chosen.module))
-    write_csv(path / SPENT, pd.DataFrame(spent(costs, result.allocation.assignment, result.allocation.patches)))
+    write_csv(path / SPENT, pd.DataFrame(cost_breakdown(costs, result.allocation.assignment, result.allocation.patches)))
     if space.latency is not None:
         space.latency.save(path / LATENCY)
     write_text(path / "inventory.json", json.dumps(subject.inventory.to_dict(), indent=1) + "\n")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pmq.core import Budget
 from pmq.core.allocation import pmq_version
-from pmq.core.choice import Kept
+from pmq.core.choice import WidthChoice
 from pmq.core.paths import architecture
 from pmq.core.recipe import Recipe
 from pmq.optimize import Space, SpaceFile
@@ -20,7 +20,7 @@ from pmq.pipeline.search.options import RunOptions, SearchOptions
 from pmq.pipeline.subject import Subject
 from pmq.pruning import plan_of
 from pmq.quant import images_sha256
-from pmq.quant.own_loss import loss_name
+from pmq.quant.custom_loss import loss_name
 
 
 def search_settings(
@@ -44,7 +44,7 @@ def search_settings(
         "patches": options.patches,
         "task": subject.task.name,
         "pruning": plan and plan.model_dump(),
-        "widths": [[w.name, [Kept(unit=u).label for u in w.options]] for w in space.widths] or None,
+        "widths": [[w.name, [WidthChoice(unit=u).label for u in w.options]] for w in space.widths] or None,
         "metric": options.metric,
         "latency": options.latency and options.latency.sha256,
         "calibration": {"sha256": images_sha256(calibration), "n_images": len(calibration)},

@@ -8,19 +8,20 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
-from pmq.core import Allocation, Assignment, Limits
-from pmq.evaluation import Judge
+from pmq.core import Allocation, Limits
+from pmq.core.choice import Decisions
+from pmq.evaluation import Evaluator
 from pmq.metrics import Probe
 from pmq.pipeline.allocation import make_allocation
 from pmq.pipeline.patches.reallocator import SCORE, Reallocator
+from pmq.pipeline.search.candidate_pool import CandidatePool
 from pmq.pipeline.search.clock import Clock
-from pmq.pipeline.search.evaluator import Trials
 from pmq.pipeline.search.explore import Archive, compared_candidates, explore, lay_out
 from pmq.pipeline.search.finalists import Finished, finish
 from pmq.pipeline.search.loop import Rounds
 from pmq.pipeline.search.plan import SearchPlan
-from pmq.pipeline.search.stopping import Effort
-from pmq.pipeline.search.width_masks import Cuts, measure_widths
+from pmq.pipeline.search.stopping import StoppingCriteria
+from pmq.pipeline.search.width_masks import WidthMasks, measure_widths
 from pmq.pipeline.search.width_search import Whole
 from pmq.pipeline.subject import Subject
 from pmq.quant import Prepared, prepare
@@ -42,8 +43,8 @@ class Explored:
     loop: Rounds
     archive: Archive
     points: pd.DataFrame
-    judge: Judge
-    effort: Effort
+    evaluator: Evaluator
+    stopping: StoppingCriteria
     limits: Limits
 
 
@@ -74,20 +75,20 @@ def calibrate(plan: SearchPlan) -> Prepared:
 def explore_space(plan: SearchPlan, prepared: Prepared, clock: Clock) -> Explored:
     """Measure, solve and simulate in rounds; then lay out the front."""
     options, how, subject = plan.options, plan.how, plan.subject
-    effort = Effort(options.time_limit, options.max_evals, options.n_rounds)
-    with prepared.simulator(Cuts(prepared, plan.widths.widths) if plan.widths else None) as simulator:
-        judge = Judge(simulator, plan.images.judged, subject.task, how.batch_size, plan.reference)
-        trials = Trials(judge, plan.space, plan.run, effort)
+    stopping = StoppingCriteria(options.time_limit, options.max_evals, options.n_rounds)
+    with prepared.simulator(WidthMasks(prepared, plan.widths.widths) if plan.widths else None) as simulator:
+        evaluator = Evaluator(simulator, plan.images.evaluated, subject.task, how.batch_size, plan.reference)
+        pool = CandidatePool(evaluator, plan.space, plan.run, stopping)
         probe = Probe(simulator, plan.images.probed, subject.task, {}, how.batch_size, how.seed)
         widths = measure_widths(probe, plan.space, plan.run) if plan.widths else None
-        loop = Rounds(probe, options.metric, plan.space, plan.limits, trials, plan.run, widths)
+        loop = Rounds(probe, options.metric, plan.space, plan.limits, pool, plan.run, widths)
         loop.run(compared_candidates(plan.space, loop.tables, plan.limits))
         clock.lap("rounds")
         limits = plan.limits if plan.goal is None else plan.goal.approach(loop)
-        archive = explore(plan.space, loop.tables, limits, trials, how.seed)
-        points = lay_out(archive, trials, plan.space, limits, plan.run)
+        archive = explore(plan.space, loop.tables, limits, pool, how.seed)
+        points = lay_out(archive, pool, plan.space, limits, plan.run)
         clock.lap("front")
-        return Explored(loop, archive, points, trials.judge.extended(plan.images.probed, how.batch_size), effort, limits)
+        return Explored(loop, archive, points, pool.evaluator.extended(plan.images.probed, how.batch_size), stopping, limits)
 
 
 def choose(plan: SearchPlan, prepared: Prepared, explored: Explored) -> Chosen:
@@ -96,14 +97,14 @@ def choose(plan: SearchPlan, prepared: Prepared, explored: Explored) -> Chosen:
     models = plan.widths or Whole(plan.subject, prepared)
     learned: Path | None = None if plan.path is None else plan.path / "learned"
 
-    def assignment_of(index: int) -> Assignment:
-        return plan.space.assignment(archive.genomes[points.loc[index, "genome_id"]])
+    def assignment_of(index: int) -> Decisions:
+        return plan.space.decided(archive.genomes[points.loc[index, "genome_id"]])
 
     def finished_within(within: Limits, hurry: bool) -> Finished:
         if plan.goal is not None:
             points["within"] = [within.allow(*row) for row in points[list(archive.names)].itertuples(index=False)]
-        hurry = hurry or explored.effort.interrupted
-        return finish(models, plan.recipe, points, assignment_of, explored.judge, learned, hurry)
+        hurry = hurry or explored.stopping.interrupted
+        return finish(models, plan.recipe, points, assignment_of, explored.evaluator, learned, hurry)
 
     limits = explored.limits
     if plan.goal is None:

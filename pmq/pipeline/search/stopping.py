@@ -10,7 +10,7 @@ ROUNDS = 4
 
 
 @dataclass
-class Effort:
+class StoppingCriteria:
     """What a search may spend, and whether it is spent.
 
     Args:

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 
 import torch
 
-from pmq.core.choice import Kept
+from pmq.core.choice import WidthChoice
 from pmq.core.progress import track
 from pmq.core.pruning import WidthOptions
 from pmq.core.rundir import RunDir
 from pmq.metrics import Probe, SensitivityTable
 from pmq.optimize import Space
-from pmq.pruning.recover import STRENGTH
-from pmq.quant import Cut, Prepared, output_error
+from pmq.pruning.least_squares import STRENGTH
+from pmq.quant import MaskedWeight, Prepared, output_error
 
 
-class Cuts:
-    """Says what is left of a prepared model's weights at each width: see :class:`pmq.quant.Cut`.
+class WidthMasks:
+    """Says what is left of a prepared model's weights at each width: see :class:`pmq.quant.MaskedWeight`.
 
     Args:
         prepared: whose model no simulator is on yet.
@@ -28,17 +28,17 @@ class Cuts:
         self._moments, self._widths = prepared.calibration.moments, {options.name: options for options in widths}
         # Taken now: while a simulator is on the model, it holds the weights of whatever was simulated last.
         self._weights = {name: parameter.detach() for name, parameter in prepared.model.named_parameters()}
-        self._known: dict[tuple[str, str], Mapping[str, Cut]] = {}
+        self._known: dict[tuple[str, str], Mapping[str, MaskedWeight]] = {}
 
-    def __call__(self, unit: str, choice: Kept) -> Mapping[str, Cut]:
+    def __call__(self, unit: str, choice: WidthChoice) -> Mapping[str, MaskedWeight]:
         """Give them by component."""
         key = (unit, choice.label)
         if key not in self._known:
-            self._known[key] = self._cuts(self._widths[unit], choice)
+            self._known[key] = self._masks(self._widths[unit], choice)
         return self._known[key]
 
     @torch.no_grad()
-    def _cuts(self, options: WidthOptions, choice: Kept) -> dict[str, Cut]:
+    def _masks(self, options: WidthOptions, choice: WidthChoice) -> dict[str, MaskedWeight]:
         last = options.layers[-1]
         weight = self._weights[f"{last}.weight"]
         kept = torch.tensor(choice.unit.indices, device=weight.device)
@@ -47,7 +47,7 @@ class Cuts:
         ridge = STRENGTH * square.diagonal().mean() * torch.eye(len(kept), dtype=square.dtype, device=square.device)
         wanted = weight.double() @ moment[:, kept] + weight[:, kept].double() @ ridge
         fitted = torch.linalg.solve(square + ridge, wanted, left=False).to(weight.dtype)
-        found = {f"{last}.weight": Cut(choice.label, fitted, columns=kept)}
+        found = {f"{last}.weight": MaskedWeight(choice.label, fitted, columns=kept)}
         if choice.unit.kind == "attention" and len(kept) * choice.unit.heads != choice.unit.size * choice.unit.kept_heads:
             # Without k's rows products lose these channels; q's are multiplied by what is the same for all keys then.
             assert options.keys is not None
@@ -56,7 +56,7 @@ class Cuts:
             left = torch.ones(len(made), dtype=torch.bool)
             left[torch.tensor(places)[~torch.isin(torch.arange(choice.unit.size), kept.cpu())]] = False
             rows = left.nonzero()[:, 0].to(weight.device)
-            found[f"{layer}.weight"] = Cut(choice.label, made[rows], rows=rows)
+            found[f"{layer}.weight"] = MaskedWeight(choice.label, made[rows], rows=rows)
         return found
 
 
@@ -72,7 +72,7 @@ def measure_widths(probe: Probe, space: Space, run: RunDir | None) -> Sensitivit
         stage = space.inventory[f"{options.layers[-1]}.weight"].stage
         inputs, at = [simulator.run(x, at, stage) for x in inputs], stage
         for unit in options.options[:-1]:
-            choice = Kept(unit=unit)
+            choice = WidthChoice(unit=unit)
             key = f"width/{options.name}/{choice.label}"
             entry = run.recall(key) if run else None
             if entry is None:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pmq.core import Assignment, PmqError
-from pmq.core.choice import Kept
+from pmq.core import PmqError
+from pmq.core.choice import Decisions, widths_of
 from pmq.core.pruning import PruningPlan
 from pmq.core.recipe import Recipe
 from pmq.pipeline.pruned_model import carved
 from pmq.pipeline.search.width_options import width_options
 from pmq.pipeline.subject import Subject
-from pmq.pruning import Reconstruction, concentrate, plan_of, provable_units
+from pmq.pruning import Reconstruction, plan_of, provable_units, rotate_to_principal_axes
 from pmq.pruning.losses import row_weights
 from pmq.quant import Prepared, prepare
 
@@ -25,9 +25,10 @@ MIXING = ("rotate_heads",)
 class Joint:
     """A model whose widths are searched.
 
-    Heads are mixed first, which changes nothing but lets their rank be lowered (:func:`pmq.pruning.concentrate`); channels
-    are ordered by what cannot be made good of them. While a search runs, what a width removes is zero, and the weights
-    behind it are fitted anew; what is chosen is really pruned, recovered and quantized.
+    Heads are first rotated to their principal axes (:func:`pmq.pruning.rotate_to_principal_axes`), which leaves the output
+    unchanged and allows their rank to be lowered; channels are ordered by the error that reconstruction cannot remove.
+    While a search runs, removed channels are zero and the weights that read them are refitted; the chosen allocation is
+    really pruned, reconstructed and quantized.
 
     Args:
         subject: the model, which is left as it is.
@@ -56,7 +57,7 @@ class Joint:
             )
         self._mixed = copy.deepcopy(subject.module)
         self._weights = row_weights(self._mixed, [unit.last for unit in units], images, subject.task, seed)
-        scores = concentrate(self._mixed, [unit for unit in units if unit.can_mix], images, self._weights)
+        scores = rotate_to_principal_axes(self._mixed, [unit for unit in units if unit.can_mix], images, self._weights)
         lost = Reconstruction().score(self._mixed, units, images, subject.task, seed, self._weights)
         self.widths = [
             width_options(subject.module, unit, scores.get(unit.name), lost[unit.name], whole_groups) for unit in units
@@ -71,9 +72,9 @@ class Joint:
         model = self._subject.of_module(copy.deepcopy(self._mixed)).model
         return prepare(model, subject.inventory, self._images, recipe, self._seed, n_held_out, subject.task)
 
-    def built(self, assignment: Assignment) -> tuple[Subject, Prepared]:
+    def built(self, assignment: Decisions) -> tuple[Subject, Prepared]:
         """The model pruned by an allocation's widths and recovered, in FP32; and the same made ready for its bits."""
-        kept = {name: choice for name, choice in assignment.items() if isinstance(choice, Kept)}
+        kept = widths_of(assignment)
         key = tuple(choice.label for choice in kept.values())
         if key not in self._built:
             units = {name: choice.unit for name, choice in kept.items()}
@@ -93,11 +94,6 @@ class Whole:
     subject: Subject
     model: Prepared
 
-    def built(self, assignment: Assignment) -> tuple[Subject, Prepared]:
+    def built(self, assignment: Decisions) -> tuple[Subject, Prepared]:
         """The model, whatever the allocation."""
         return self.subject, self.model
-
-
-def bits_of(assignment: Assignment) -> Assignment:
-    """An allocation without its widths."""
-    return {name: choice for name, choice in assignment.items() if not isinstance(choice, Kept)}

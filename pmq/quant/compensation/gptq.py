@@ -15,7 +15,7 @@ DAMPING = 0.01
 
 
 @torch.no_grad()
-def compensated(weight: Tensor, choice: Choice, second_moment: Tensor) -> QuantizedWeight:
+def gptq_quantize(weight: Tensor, choice: Choice, second_moment: Tensor) -> QuantizedWeight:
     """Quantize ``weight`` ``(O, I, ...)`` so that its product with inputs of ``second_moment`` ``(I, I)`` changes least.
 
     Scales are those of plain rounding. Columns go in order of falling moment; the update is OBQ's in the order-free form

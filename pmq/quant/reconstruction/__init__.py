@@ -3,6 +3,15 @@
 from pmq.quant.reconstruction.block import learn_block, row_weights
 from pmq.quant.reconstruction.checkpoint import Checkpoints, Learned
 from pmq.quant.reconstruction.learned import LearnedActivation, LearnedWeight
-from pmq.quant.reconstruction.stage import Effort, Streams
+from pmq.quant.reconstruction.stage import LearningSchedule, Streams
 
-__all__ = ["Checkpoints", "Effort", "Learned", "LearnedActivation", "LearnedWeight", "Streams", "learn_block", "row_weights"]
+__all__ = [
+    "Checkpoints",
+    "Learned",
+    "LearnedActivation",
+    "LearnedWeight",
+    "LearningSchedule",
+    "Streams",
+    "learn_block",
+    "row_weights",
+]

@@ -13,7 +13,7 @@ from pmq.core.errors import PmqError, one_line
 from pmq.quant.quantizers import Quantizer
 from pmq.quant.reconstruction.checkpoint import Checkpoints, Learned
 from pmq.quant.reconstruction.learned import LearnedActivation, LearnedWeight
-from pmq.quant.reconstruction.stage import Effort, Learner, Streams, learn
+from pmq.quant.reconstruction.stage import Learner, LearningSchedule, Streams, learn
 from pmq.quant.simulator import Simulator
 from pmq.quant.weights import QuantizedWeight
 
@@ -52,7 +52,7 @@ def learn_block(
     )
     saved = checkpoints.load(stage)
     if saved is None:
-        learn(learner, streams, rows, Effort(steps))
+        learn(learner, streams, rows, LearningSchedule(steps))
         learned = learner.compute()
         checkpoints.save(stage, learned.to_file())
     else:

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pmq.core.checkpoints import keep
 from pmq.core.choice import Choice
 from pmq.core.files import is_file, write_bytes
-from pmq.core.kept import keep
 from pmq.core.tensors import TensorFile
 from pmq.quant.quantizers import QUANTIZERS, Quantizer
 from pmq.quant.weights import QuantizedWeight

@@ -15,7 +15,7 @@ from pmq.quant.spill import Spill
 
 
 @dataclass(frozen=True)
-class Effort:
+class LearningSchedule:
     """How long and how fast to learn. The rates are low for few images: faster ones fit those and no others.
 
     Attributes:
@@ -89,31 +89,31 @@ class Learner:
             self.rest,
         )
 
-    def groups(self, effort: Effort) -> list[dict[str, object]]:
+    def groups(self, schedule: LearningSchedule) -> list[dict[str, object]]:
         """Parameters with their rates, for an optimizer."""
         modules = (*self.weights.values(), *self.activations.values())
         return [
-            {"params": [w.up for w in self.weights.values()], "lr": effort.rounding_rate},
-            {"params": [m.gain for m in modules], "lr": effort.scale_rate},
-            {"params": self.rest, "lr": effort.bias_rate},
+            {"params": [w.up for w in self.weights.values()], "lr": schedule.rounding_rate},
+            {"params": [m.gain for m in modules], "lr": schedule.scale_rate},
+            {"params": self.rest, "lr": schedule.bias_rate},
         ]
 
 
-def learn(learner: Learner, streams: Streams, rows: Sequence[Tensor] | None, effort: Effort, seed: int = 0) -> None:
+def learn(learner: Learner, streams: Streams, rows: Sequence[Tensor] | None, schedule: LearningSchedule, seed: int = 0) -> None:
     """Minimise the squared error of the stage's output, each row ``(B, T)`` of it weighed by ``rows``.
 
     Rounding is free for the first fifth of the steps; then the penalty sets in and sharpens.
     """
-    optimizer = torch.optim.Adam(learner.groups(effort))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, effort.steps)
+    optimizer = torch.optim.Adam(learner.groups(schedule))
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, schedule.steps)
     generator = torch.Generator().manual_seed(seed)
     device = next(learner.simulator.model.parameters()).device
     first: float | None = None
     with learner, torch.enable_grad():
-        for step in range(effort.steps):
+        for step in range(schedule.steps):
             i = step % len(streams.rounded)
             x, wanted = streams.rounded[i].to(device), streams.wanted[i].to(device)
-            mix = (torch.rand(x.shape, generator=generator) < effort.exact).to(device)
+            mix = (torch.rand(x.shape, generator=generator) < schedule.exact).to(device)
             x = torch.where(mix, streams.exact[i].to(device), x)
             # Products alone are in half precision: gradients need no more, and it halves the time.
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type in ("cpu", "cuda")):
@@ -121,11 +121,11 @@ def learn(learner: Learner, streams: Streams, rows: Sequence[Tensor] | None, eff
             error = (output.float() - wanted).square().mean(-1)
             loss = (error if rows is None else error * rows[i].to(device)).mean()
             first = first or max(float(loss.detach()), 1e-30)
-            objective, done = loss / first, step / effort.steps
+            objective, done = loss / first, step / schedule.steps
             if learner.weights and done > 0.2:
                 penalties = [w.penalty(20 - 18 * (done - 0.2) / 0.8) for w in learner.weights.values()]
-                objective = objective + effort.undecided * torch.stack(penalties).mean()
+                objective = objective + schedule.undecided * torch.stack(penalties).mean()
             optimizer.zero_grad()
             objective.backward()
             optimizer.step()
-            schedule.step()
+            scheduler.step()

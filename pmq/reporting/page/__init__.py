@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pmq.core.errors import PmqError
 from pmq.core.files import write_text
-from pmq.core.own_files import check_output
+from pmq.core.run_files import check_output
 from pmq.reporting.page.payload import payload
 from pmq.reporting.run_data import RunData
 

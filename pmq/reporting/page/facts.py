@@ -41,7 +41,7 @@ def facts(run: RunData) -> list[list[str]]:
     return [[name, str(value)] for name, value in said.items() if value not in (None, "")]
 
 
-def carried_out_by(command: Command) -> str:
+def executing_environment(command: Command) -> str:
     """The command line that carries out an allocation file which lies outside the run."""
     words = ["pmq", "evaluate", "FILE", *([command.model] if command.model else [])]
     for flag in ("checkpoint", "data", "split", "crop_pct"):

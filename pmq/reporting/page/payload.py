@@ -9,9 +9,9 @@ import pandas as pd
 
 from pmq.core.manifest import Command
 from pmq.reporting.axes import AXES, evenly
-from pmq.reporting.page.added import deployments, patch_maps
-from pmq.reporting.page.facts import carried_out_by, facts
-from pmq.reporting.page.picks import picks
+from pmq.reporting.page.artefacts import deployments, patch_maps
+from pmq.reporting.page.facts import executing_environment, facts
+from pmq.reporting.page.highlights import picks
 from pmq.reporting.run_data import RunData, place
 
 FIGURES = ("predicted_error", "kl", "feature_error", "agreement", "size_bytes", "bit_ops", "latency_ms")
@@ -33,7 +33,7 @@ def payload(run: RunData, alone: bool = True) -> dict[str, Any]:
         "facts": facts(run),
         "seconds": manifest.seconds,
         "resumed": manifest.resumed,
-        "recalibrate": carried_out_by(command),
+        "recalibrate": executing_environment(command),
         "allocation": allocation.model_dump(mode="json"),
         "places": {name: place(name) for name in allocation.components},
         "achieved": {} if budget is None else budget.achieved,
@@ -69,7 +69,7 @@ def _searched(run: RunData, limits: dict[str, float | None], alone: bool) -> dic
         "picks": picks(points, cost, error),
         "decisions": None if run.decisions is None else [decision.model_dump(mode="json") for decision in run.decisions],
         "sensitivity": _columns(run.sensitivity),
-        "spent": None if run.spent is None else _columns(run.spent),
+        "spent": None if run.cost_breakdown is None else _columns(run.cost_breakdown),
         "rounds": _columns(run.rounds),
     }
 

@@ -13,7 +13,7 @@ from pmq.api.export import export
 from pmq.api.resolve import solve_again
 from pmq.cli.run import latency_of
 from pmq.core import Allocation, PmqError
-from pmq.core.own_files import CHOSEN, LATENCY, RESULTS, check_output, unchanged
+from pmq.core.run_files import CHOSEN, LATENCY, RESULTS, check_output, unchanged
 from pmq.core.rundir import MANIFEST, add_to_manifest, read_manifest
 from pmq.core.spec import read_what
 from pmq.reporting import plot_run, write_page

@@ -13,7 +13,7 @@ from pmq.core.task import Task
 from pmq.core.tensors import TensorFile
 from pmq.graph import analyse
 from pmq.optimize import Space, read_space
-from pmq.quant import Prepared, prepare, quantize, realise
+from pmq.quant import Prepared, build_quantized_model, prepare, quantize
 from pmq.quant.divergence import kl_divergence
 from tests.conftest import Tiny, make_captured, make_tiny
 from tests.quant.test_transforms import make
@@ -34,7 +34,7 @@ def uniform(prepared: Prepared, weights: int, activations: int) -> dict[str, Cho
 def test_a_component_has_at_most_two_to_the_bits_values_a_scale(prepared: Prepared, bits: int) -> None:
     """Counted in the model that is run, at every component; the image has its 8 bits."""
     assignment = uniform(prepared, bits, bits)
-    simulator = realise(copy.deepcopy(prepared.model), prepared.inventory, quantize(prepared, assignment))
+    simulator = build_quantized_model(copy.deepcopy(prepared.model), prepared.inventory, quantize(prepared, assignment))
     instrument, counted = simulator.instrument, set()
     for component in prepared.inventory:
         if component.role == "weight":
@@ -62,7 +62,7 @@ def test_tensors_compute_what_was_simulated(prepared: Prepared) -> None:
     quantized = quantize(prepared, assignment)
     assert torch.equal(prepared.model(prepared.images), prepared.model(prepared.images))
     models = [copy.deepcopy(prepared.model), make_captured()]
-    outputs = [realise(m, prepared.inventory, quantized).model(prepared.images) for m in models]
+    outputs = [build_quantized_model(m, prepared.inventory, quantized).model(prepared.images) for m in models]
     assert torch.equal(outputs[0], outputs[1])
     if not prepared.recipe.sequential:
         with prepared.simulator() as simulator:
@@ -89,7 +89,7 @@ def test_better_recipes_are_better() -> None:
         model, inventory = analyse(make_tiny(), images[:1])
         calibration = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(6))
         prepared = prepare(model, inventory, calibration, RECIPES[name])
-        found = realise(copy.deepcopy(model), prepared.inventory, quantize(prepared, uniform(prepared, 3, 4))).model
+        found = build_quantized_model(copy.deepcopy(model), prepared.inventory, quantize(prepared, uniform(prepared, 3, 4))).model
         errors[name] = float(kl_divergence(wanted, found(images)).mean())
     assert errors["best"] < errors["minmax"]
     assert errors["fast"] < errors["minmax"]
@@ -105,7 +105,7 @@ def test_every_family_can_be_carried_out(name: str) -> None:
         model, inventory, images, RECIPES["best"], task=Task("classification" if name != "headless" else "features")
     )
     quantized = quantize(prepared, uniform(prepared, 8, 8))
-    output = realise(fresh, inventory, quantized).model(images)
+    output = build_quantized_model(fresh, inventory, quantized).model(images)
     assert float((output - wanted).norm() / wanted.norm()) < 0.1
 
 
@@ -114,9 +114,9 @@ def test_biases_make_mean_outputs_those_of_fp32(tiny: Tiny) -> None:
     model = make_captured()
     prepared = prepare(model, tiny.inventory, tiny.images, RECIPES["best"])
     quantized = quantize(prepared, uniform(prepared, 4, 4))
-    found = realise(copy.deepcopy(model), tiny.inventory, quantized).model
+    found = build_quantized_model(copy.deepcopy(model), tiny.inventory, quantized).model
     plain = quantize(Prepared(model, tiny.inventory, RECIPES["fast"], prepared.calibration, tiny.images), uniform(prepared, 4, 4))
-    other = realise(copy.deepcopy(model), tiny.inventory, plain).model
+    other = build_quantized_model(copy.deepcopy(model), tiny.inventory, plain).model
     means = [m(tiny.images).mean(0) for m in (model, found, other)]
     assert float((means[1] - means[0]).norm()) < 0.5 * float((means[2] - means[0]).norm())
 
@@ -128,7 +128,7 @@ def test_tensors_of_another_model_are_refused(tiny: Tiny) -> None:
     for name, told in (("blocks.0.norm1.weight", "have no"), ("blocks.1.mlp.fc2.weight.codes", "have no")):
         less = TensorFile.of({k: v for k, v in arrays.items() if k != name})
         with pytest.raises(PmqError, match=told):
-            realise(make_captured(), tiny.inventory, type(quantized)(**{**quantized.__dict__, "tensors": less}))
+            build_quantized_model(make_captured(), tiny.inventory, type(quantized)(**{**quantized.__dict__, "tensors": less}))
 
 
 @torch.no_grad()
@@ -139,5 +139,8 @@ def test_scales_of_tokens_need_nothing_from_the_allocation(tiny: Tiny, recipe: s
     assignment = {n: dynamic if tiny.inventory[n].kind == "norm" else c for n, c in uniform(prepared, 8, 8).items()}
     quantized = quantize(prepared, assignment)
     assert quantized.parameters["blocks.0.mlp.fc1.input"] == {}
-    output, wanted = realise(make_captured(), tiny.inventory, quantized).model(tiny.images), make_tiny()(tiny.images)
+    output, wanted = (
+        build_quantized_model(make_captured(), tiny.inventory, quantized).model(tiny.images),
+        make_tiny()(tiny.images),
+    )
     assert float((output - wanted).norm() / wanted.norm()) < 0.1

@@ -21,7 +21,7 @@ from pmq.quant.calibration import BATCH
 from pmq.quant.compensation import (
     RowMean,
     SecondMoment,
-    compensated,
+    gptq_quantize,
     has_rows,
     logit_scale,
     output_rows,
@@ -91,7 +91,7 @@ class Sequence:
                     choice = assignment.get(component.name, FLOAT)
                     if component.role == "activation":
                         self._activation(component, choice, stage, rounded)
-                    elif not choice.is_float:
+                    elif not choice.is_fp32:
                         self._weight(component, choice, stage, rounded, means[component.module])
                 if learns:
                     self._learn(stage, components, assignment, Streams(before, rounded.spill, exact.spill))
@@ -148,7 +148,7 @@ class Sequence:
 
     def _activation(self, component: Component, choice: Choice, stage: int, stream: Stream) -> None:
         simulator, name, taps = self.simulator, component.name, self._taps
-        if choice.is_float:
+        if choice.is_fp32:
             if component.slot == "softmax" and taps.ranker is not None:
                 taps.set(component, None)
             return
@@ -205,7 +205,7 @@ class Sequence:
         if self.recipe.ridge:
             inputs = len(second) // 2
             original, second = ridge_corrected(original, second, self.recipe.ridge), second[:inputs, :inputs]
-        self.weights[component.name] = quantized = compensated(original, choice, second)
+        self.weights[component.name] = quantized = gptq_quantize(original, choice, second)
         weight = quantized.dequantize()
         self.simulator.instrument.set_weight(component.name, weight)
         if layer.bias is not None:

@@ -1,4 +1,4 @@
-"""What leaving out unread tokens saves: ``python -m pmq.bench.left_out MODEL --data ... --checkpoint ... --out FILE``.
+"""What leaving out unread tokens saves: ``python -m pmq.bench.token_skipping MODEL --data ... --checkpoint ... --out FILE``.
 
 Files with all tokens, and without the patches of the last block, of which only the class token is read there, in turns, one
 thread, one image; at int8, with 4-bit weights, and in FP32.
@@ -17,7 +17,7 @@ from pmq.core.choice import FLOAT
 from pmq.core.files import write_csv
 from pmq.core.recipe import find_recipe
 from pmq.core.spec import read_bits
-from pmq.graph.rows import leave_out, row_units
+from pmq.graph.token_skipping import leave_out, row_units
 from pmq.optimize import Space, read_space
 from pmq.pipeline.quantize import Fresh
 from pmq.pipeline.subject import Subject

@@ -7,7 +7,7 @@ import copy
 import torch
 
 from pmq.core.pruning import PrunedUnit, PruningPlan
-from pmq.pruning import IMPORTANCES, apply_plan, concentrate, prunable_units, recover, select
+from pmq.pruning import IMPORTANCES, apply_plan, least_squares_reconstruction, prunable_units, rotate_to_principal_axes, select
 from pmq.pruning.losses import row_weights
 from tests.conftest import make_tiny
 
@@ -28,7 +28,7 @@ def test_recovery_takes_back_much_of_the_error_on_other_images() -> None:
     plan = PruningPlan(importance="random", recovered=True, units=select(units, scores, 0.3))
     pruned = apply_plan(copy.deepcopy(model), plan)
     before = error(model, pruned)
-    recover(model, pruned, plan, IMAGES[:24], weights)
+    least_squares_reconstruction(model, pruned, plan, IMAGES[:24], weights)
     assert error(model, pruned) < 0.75 * before
 
 
@@ -41,7 +41,7 @@ def test_channels_that_say_the_same_are_replaced_by_each_other() -> None:
     plan = PruningPlan(importance="magnitude", recovered=True, units=units)
     pruned = apply_plan(copy.deepcopy(model), plan)
     before = error(model, pruned)
-    recover(model, pruned, plan, IMAGES[:24], strength=1e-6)
+    least_squares_reconstruction(model, pruned, plan, IMAGES[:24], strength=1e-6)
     assert error(model, pruned) < 1e-4 * before
 
 
@@ -58,7 +58,7 @@ def test_concentrating_heads_changes_nothing_but_where_it_is() -> None:
     model = make_tiny()
     units = [u for u in prunable_units(model) if u.kind == "attention"]
     mixed = copy.deepcopy(model)
-    scores = concentrate(mixed, units, IMAGES[:24])
+    scores = rotate_to_principal_axes(mixed, units, IMAGES[:24])
     torch.testing.assert_close(mixed(IMAGES), model(IMAGES), rtol=1e-3, atol=1e-3)
     for score in scores.values():
         by_head = score.reshape(2, -1)
@@ -82,7 +82,7 @@ def test_heads_of_low_rank_lose_nothing() -> None:
         attention.qkv.bias.zero_()
     unit = next(u for u in prunable_units(model) if u.name == "blocks.0.attn")
     mixed = copy.deepcopy(model)
-    scores = concentrate(mixed, [unit], IMAGES[:24])
+    scores = rotate_to_principal_axes(mixed, [unit], IMAGES[:24])
     plan = PruningPlan(importance="x", recovered=False, units=select([unit], scores, 0.75, ("rank",), round_to=1))
     pruned = apply_plan(mixed, plan)
     assert pruned.blocks[0].attn.head_dim == 4

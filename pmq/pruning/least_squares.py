@@ -20,7 +20,7 @@ STRENGTH = 0.1
 
 
 @torch.no_grad()
-def recover(
+def least_squares_reconstruction(
     exact: nn.Module,
     pruned: nn.Module,
     plan: PruningPlan,

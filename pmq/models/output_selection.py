@@ -21,7 +21,7 @@ Key = str | int
 
 
 @dataclasses.dataclass(frozen=True)
-class Picked:
+class SelectedOutput:
     """A forward hook: gives the part of an output that a path leads to, in FP32.
 
     Of several paths it gives all, side by side in one vector ``(B, C)``, each divided by its ``scale``.
@@ -87,7 +87,7 @@ def pick_output(model: nn.Module, image: Tensor) -> Tensor:
     found = parts[paths[0]]
     if len(paths) > 1 or paths[0] or found.dtype != torch.float32:
         scales = tuple(float(parts[path].float().flatten(1).norm(dim=1).mean().clamp(min=1e-15)) for path in paths)
-        model.register_forward_hook(Picked(paths, scales))
+        model.register_forward_hook(SelectedOutput(paths, scales))
         if paths[0]:
             taken = ", ".join(map(_dotted, paths))
             message(f"of what the model gives, {', '.join(map(_dotted, parts))}, {taken} is taken")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pmq.core.errors import PmqError
-from pmq.graph.rows import RowUnit
+from pmq.graph.token_skipping import RowUnit
 from pmq.patches.allocate import Reallocation, solve
 from pmq.patches.sensitivity import TokenErrors
 from pmq.patches.tokens import Patchable
@@ -27,7 +27,7 @@ def choose_left_out(
 
     Args:
         errors: of the units' activations at 0 bits and at their own.
-        units: see :class:`pmq.graph.rows.RowUnit`.
+        units: see :class:`pmq.graph.token_skipping.RowUnit`.
         places: what is known of the activations.
         means: of every component's bits.
         saved: bit operations.

@@ -11,7 +11,9 @@ from pmq.optimize.tables import Floats, Genomes, Tables
 SWEEPS = 4
 
 
-def priced(tables: Tables, prices: Floats, start: Genomes | None = None, free: NDArray[np.bool_] | None = None) -> Genomes:
+def minimize_lagrangian(
+    tables: Tables, prices: Floats, start: Genomes | None = None, free: NDArray[np.bool_] | None = None
+) -> Genomes:
     """Minimise ``error + prices . costs``, one decision at a time given the others.
 
     Without products of two decisions the result is optimal; with them it is where no single change is better.
@@ -102,7 +104,7 @@ def price_range(tables: Tables, count: int, rng: np.random.Generator) -> Floats:
     errors = t.error[np.arange(t.error.shape[1]) < t.n_choices[:, None]]
     spread = errors[errors > 0]
     low, high = (float(spread.min()), float(spread.max())) if len(spread) else (1.0, 1.0)
-    most = np.array(t.dearest()) / len(t.n_choices)
+    most = np.array(t.upper_bound()) / len(t.n_choices)
     drawn = np.exp(rng.uniform(np.log(low), np.log(10 * high + low), (count, len(most)))) / most
     drawn[rng.random(drawn.shape) < 0.1] = 0.0
     return np.asarray(drawn)

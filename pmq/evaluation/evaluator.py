@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from pmq.core.choice import Assignment
+from pmq.core.choice import Decisions
 from pmq.core.task import Task
 from pmq.evaluation.accuracy import Accuracy
-from pmq.evaluation.collected import Collected, Metric
+from pmq.evaluation.whole_set import Metric, WholeSetMetrics
 from pmq.quant import Simulator, check_outputs
 
 #: images on which half precision is compared with full
@@ -46,7 +46,7 @@ def evaluate_models(
     sums = [Accuracy(task=task) for _ in models]
     checks = [Accuracy(task=task) for _ in models]
     seconds = [0.0] * len(models)
-    collected = Collected(task, metric)
+    collected = WholeSetMetrics(task, metric)
     device = next(reference.parameters()).device
     for images, labels in batches:
         images = images.to(device)
@@ -72,7 +72,7 @@ def evaluate_models(
     ]
 
 
-class Judge:
+class Evaluator:
     """Judges allocations on a fixed set of images, whose FP32 outputs are computed once; on part of them at a time.
 
     They are those of the simulator's own model, or of a ``reference``.
@@ -94,19 +94,19 @@ class Judge:
         parts = images.split([quarter, quarter, len(images) - 2 * quarter])
         self.parts = [self._references(part, batch_size) for part in parts]
 
-    def extended(self, images: Tensor, batch_size: int = 32) -> Judge:
+    def extended(self, images: Tensor, batch_size: int = 32) -> Evaluator:
         """Give one that judges on more images, as one more part."""
         longer = copy.copy(self)
         longer.parts = [*self.parts, self._references(images, batch_size)]
         return longer
 
-    def judge(self, assignment: Assignment, part: int | None = None) -> Accuracy:
+    def evaluate(self, assignment: Decisions, part: int | None = None) -> Accuracy:
         """Simulate an allocation and compare it with FP32, on all images or on a part of them."""
         self.simulator.apply(assignment)
-        return self.judge_model(self.simulator.model, part)
+        return self.evaluate_model(self.simulator.model, part)
 
     @torch.no_grad()
-    def judge_model(self, model: nn.Module, part: int | None = None) -> Accuracy:
+    def evaluate_model(self, model: nn.Module, part: int | None = None) -> Accuracy:
         """Compare a model with FP32."""
         total = Accuracy(task=self.task)
         for batches in self.parts if part is None else [self.parts[part]]:

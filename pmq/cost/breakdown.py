@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pmq.core.choice import Choice, Kept
+from pmq.core.choice import Choice, WidthChoice
 from pmq.core.component import Inventory
 from pmq.core.patches import PatchMap
 from pmq.cost.latency import layer_key
@@ -15,7 +15,7 @@ from pmq.cost.table import CostModel, component_bytes, grid_ops
 ELSEWHERE = "all else"
 
 
-def spent(costs: CostModel, assignment: Mapping[str, Choice], patches: PatchMap | None = None) -> list[dict[str, Any]]:
+def cost_breakdown(costs: CostModel, assignment: Mapping[str, Choice], patches: PatchMap | None = None) -> list[dict[str, Any]]:
     """Divide the costs of an allocation: a row for each module, and one for all else, which add up to the whole.
 
     What maps of patches cost in bytes and save in milliseconds is part of all else.
@@ -43,7 +43,7 @@ def spent(costs: CostModel, assignment: Mapping[str, Choice], patches: PatchMap 
         for name, unit in costs.pruning.units.items() if costs.pruning and table.units else ():
             for layer in unit.layers_at(name) if unit.share < 1 else ():
                 key = layer_key(assignment[f"{layer}.weight"], assignment[f"{layer}.input"])
-                rows[layer]["latency_ms"] -= table.layer_saved_ms(name, Kept(unit=unit).label, layer, key)
+                rows[layer]["latency_ms"] -= table.layer_saved_ms(name, WidthChoice(unit=unit).label, layer, key)
     whole = costs.costs(assignment, patches)
     rest = {name: value - sum(of[name] for of in rows.values()) for name, value in whole.items()}
     return [*rows.values(), {"module": ELSEWHERE} | rest]

@@ -9,13 +9,13 @@ import pmq
 from pmq.core import PmqError
 from pmq.graph import analyse
 from pmq.optimize import Space, read_space
-from pmq.optimize.wishes import Wishes
+from pmq.optimize.constraints import Constraints
 from tests.conftest import make_tiny
 
 
-def laid_out(name: str = "default", **wishes: object) -> Space:
+def laid_out(name: str = "default", **constraints: object) -> Space:
     inventory = analyse(make_tiny(), torch.zeros(1, 3, 32, 32))[1]
-    return Space(Wishes(**wishes).applied(read_space(name), inventory), inventory)  # type: ignore[arg-type]
+    return Space(Constraints(**constraints).applied(read_space(name), inventory), inventory)  # type: ignore[arg-type]
 
 
 def bits(space: Space, name: str) -> list[int]:
@@ -54,7 +54,7 @@ def test_ties_are_added() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "told"),
+    ("constraints", "told"),
     [
         ({"keep": {"blocks.9.*": 8}}, r"'blocks.9.\*' matches no component of the model; give a kind, such as 'patch_embed'"),
         ({"keep": {"head": 9}}, "'head' cannot be kept at 9 bits; there are 2 to 8, and 32 or fp32"),
@@ -64,30 +64,30 @@ def test_ties_are_added() -> None:
         ({"ties": [("qkv", "proj@layer")]}, "is no tie"),
     ],
 )
-def test_what_cannot_be_is_told(wishes: dict[str, object], told: str) -> None:
+def test_what_cannot_be_is_told(constraints: dict[str, object], told: str) -> None:
     with pytest.raises(PmqError, match=told):
-        laid_out(**wishes)
+        laid_out(**constraints)
 
 
 def test_they_are_read_as_they_are_written() -> None:
-    found = Wishes.parse(["head=8", "blocks.0.*=FP32"], ["patch_embed*"], 4, 8, ["qkv,proj@block"])
+    found = Constraints.parse(["head=8", "blocks.0.*=FP32"], ["patch_embed*"], 4, 8, ["qkv,proj@block"])
     assert found.keep == {"head": 8, "blocks.0.*": 32}
     assert found.told() == (
         "head at 8 bit, blocks.0.* at FP32, patch_embed* left out, at least 4 bit, at most 8 bit, qkv and proj@block alike"
     )
     for wrong in ("head", "=8", "head=many"):
         with pytest.raises(PmqError, match="is not PATTERN=BITS"):
-            Wishes.parse([wrong])
-    assert not Wishes.parse().any
+            Constraints.parse([wrong])
+    assert not Constraints.parse().any
 
 
 def test_a_search_obeys_and_says_what_the_budget_is_then(capsys: pytest.CaptureFixture[str]) -> None:
-    wishes = pmq.Wishes(keep={"blocks.0.*": 8}, exclude=["head"])
+    constraints = pmq.Constraints(keep={"blocks.0.*": 8}, exclude=["head"])
     found = pmq.search(
         make_tiny(),
         torch.randn(24, 3, 32, 32),
         "4bit",
-        options=pmq.SearchOptions(wishes=wishes, recipe="minmax", n_rounds=1, max_evals=4),
+        options=pmq.SearchOptions(constraints=constraints, recipe="minmax", n_rounds=1, max_evals=4),
     )
     chosen = found.allocation.components
     assert {choice.bits for name, choice in chosen.items() if name.startswith("blocks.0.")} == {8}

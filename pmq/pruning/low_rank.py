@@ -20,7 +20,7 @@ DAMPING = 1e-4
 
 
 @torch.no_grad()
-def concentrate(
+def rotate_to_principal_axes(
     model: nn.Module, units: Sequence[Unit], images: Tensor, row_weights: Mapping[str, Tensor] | None = None
 ) -> Scores:
     """Rewrite each attention of ``units`` in place, leaving what it computes as it is; score its channels.

@@ -13,8 +13,8 @@ import torch
 
 from pmq.core import Allocation, PmqError
 from pmq.core.choice import Choice
-from pmq.core.own_files import CHOSEN
 from pmq.core.quantizers import OF_WEIGHTS, QUANTIZERS, why_wrong
+from pmq.core.run_files import CHOSEN
 from pmq.core.tensors import TensorFile
 from pmq.quant.estimators import ESTIMATORS
 from pmq.quant.quantizers import QUANTIZERS as REGISTERED

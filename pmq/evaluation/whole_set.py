@@ -18,7 +18,7 @@ Metric = Callable[[Any, Any], Any]
 
 
 @dataclass
-class Collected:
+class WholeSetMetrics:
     """Outputs ``(N, ...)`` and labels of the images so far, on the CPU; nothing, where nothing is made of them.
 
     Attributes:

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from pmq.core.errors import PmqError
 from pmq.core.files import quoted, read_json
-from pmq.core.own_files import DEPLOYMENT
 from pmq.core.patches import Digits
+from pmq.core.run_files import DEPLOYMENT
 from pmq.core.validation import validated
 from pmq.reporting.patch_data import NAME as PATCHES
 

@@ -17,7 +17,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from pmq.core.errors import PmqError, one_line
 from pmq.core.progress import message
 from pmq.models.describe import input_size
-from pmq.models.picked import Picked, run, tensors_of
+from pmq.models.output_selection import SelectedOutput, run, tensors_of
 from pmq.models.shared import part
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -171,7 +171,7 @@ def _drop_hooks(model: nn.Module, image: Tensor, told: list[str]) -> None:
         for name, module in model.named_modules()
         for hooks in (getattr(module, kind) for kind in _HOOKS)
         for key, hook in hooks.items()
-        if not isinstance(hook, Picked)
+        if not isinstance(hook, SelectedOutput)
     ]
     if not held:
         return

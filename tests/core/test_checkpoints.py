@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 from pmq.api.finetune import STATE, _reached
-from pmq.core import kept
+from pmq.core import checkpoints
 from pmq.core.rundir import RunDir
 from pmq.core.tensors import TensorFile
 from pmq.quant.reconstruction.checkpoint import Checkpoints
@@ -20,34 +20,34 @@ FILE = TensorFile.of({"history": np.zeros(1)})
 
 @pytest.fixture(autouse=True)
 def anew() -> Iterator[None]:
-    kept.forget()
+    checkpoints.forget()
     yield
-    kept.forget()
+    checkpoints.forget()
 
 
 def test_nothing_is_kept_by_a_run_that_only_begins(tmp_path: Path) -> None:
     RunDir(tmp_path, {})
-    assert kept.told() is None
+    assert checkpoints.told() is None
 
 
 def test_the_run_comes_before_what_is_learned_below_it(tmp_path: Path) -> None:
     RunDir(tmp_path, {}).record("x", {"error": 1.0})
     Checkpoints(tmp_path / "learned").save(0, FILE)
-    assert kept.told() == f"what was measured is kept in '{tmp_path}', go on with the same command and --resume"
+    assert checkpoints.told() == f"what was measured is kept in '{tmp_path}', go on with the same command and --resume"
 
 
 def test_learned_blocks_need_no_flag(tmp_path: Path) -> None:
     learned = Checkpoints(tmp_path)
     assert learned.load(0) is None
-    assert kept.told() is None
+    assert checkpoints.told() is None
     Checkpoints(None).save(0, FILE)
-    assert kept.told() is None
+    assert checkpoints.told() is None
     learned.save(0, FILE)
     said = f"what was learned is kept in '{tmp_path}', the same command goes on from there"
-    assert kept.told() == said
-    kept.forget()
+    assert checkpoints.told() == said
+    checkpoints.forget()
     assert learned.load(0) is not None
-    assert kept.told() == said
+    assert checkpoints.told() == said
 
 
 def test_epochs_reached_by_an_earlier_process_are_kept(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_epochs_reached_by_an_earlier_process_are_kept(tmp_path: Path) -> None:
             pass
 
     _reached(tmp_path / STATE, Distiller(), nn.Module())  # type: ignore[arg-type]
-    assert kept.told() is None
+    assert checkpoints.told() is None
     (tmp_path / STATE).write_bytes(FILE.data)
     _reached(tmp_path / STATE, Distiller(), nn.Module())  # type: ignore[arg-type]
-    assert str(kept.told()).endswith("--resume")
+    assert str(checkpoints.told()).endswith("--resume")

@@ -9,8 +9,8 @@ from torch import Tensor
 from pmq.core import PmqError
 from pmq.core.task import Task
 from pmq.quant import output_error
+from pmq.quant.custom_loss import STEPS, check_loss, directions
 from pmq.quant.gradients import log_likelihoods
-from pmq.quant.own_loss import STEPS, check_loss, directions
 
 _GENERATOR = torch.Generator().manual_seed(0)
 _MIX = torch.randn(3, 6, 6, generator=_GENERATOR)

@@ -16,8 +16,8 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 import pmq
 from pmq.core import PmqError
-from pmq.models.adopt import adopt, check_one_device
-from pmq.models.picked import pick_output
+from pmq.models.normalize import adopt, check_one_device
+from pmq.models.output_selection import pick_output
 from pmq.models.prepared import with_output
 from pmq.models.weights import weights_sha256
 from tests.conftest import make_tiny

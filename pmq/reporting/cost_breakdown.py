@@ -11,9 +11,9 @@ from pmq.reporting.run_data import RunData
 from pmq.reporting.style import save
 
 
-def plot_spent(run: RunData, folder: Path) -> list[Path]:
+def plot_cost_breakdown(run: RunData, folder: Path) -> list[Path]:
     """Draw a bar a block, divided by what is in it, for each cost; nothing of runs that do not say."""
-    table = run.spent
+    table = run.cost_breakdown
     if table is None:
         return []
     drawn = [axis for axis in AXES if axis[0] in table]

@@ -19,7 +19,7 @@ WITHIN = ("module", "block", "model")
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Constraints:
     """What is asked of a search.
 
     Attributes:
@@ -29,7 +29,7 @@ class Wishes:
         min_bits, max_bits: of all that is chosen.
         ties: patterns of what has the same bits, with ``@module``, ``@block`` or ``@model`` behind the last: within each.
 
-    >>> Wishes.parse(["head=8", "blocks.0.*=fp32"]).keep
+    >>> Constraints.parse(["head=8", "blocks.0.*=fp32"]).keep
     {'head': 8, 'blocks.0.*': 32}
     """
 
@@ -47,7 +47,7 @@ class Wishes:
         min_bits: int | None = None,
         max_bits: int | None = None,
         ties: Sequence[str] = (),
-    ) -> Wishes:
+    ) -> Constraints:
         """Read them as they are written on a command line: ``PATTERN=BITS``, ``PATTERN``, ``PATTERN,PATTERN@WITHIN``.
 
         Raises:
@@ -64,7 +64,7 @@ class Wishes:
     @property
     def any(self) -> bool:
         """Whether something is asked for."""
-        return self != Wishes()
+        return self != Constraints()
 
     def applied(self, space: SpaceFile, inventory: Inventory) -> SpaceFile:
         """The space with what is asked for.

@@ -22,9 +22,9 @@ from pmq.core.tensors import TensorFile
 from pmq.graph import CapturedModel
 from pmq.models.weights import OF_MODULE, parameters_file
 from pmq.quant.calibration import Calibration, images_sha256
+from pmq.quant.layerwise import Sequence
 from pmq.quant.prepare import Prepared
 from pmq.quant.quantizers import QUANTIZERS, Quantizer
-from pmq.quant.sequence import Sequence
 from pmq.quant.simulator import Simulator
 from pmq.quant.tokens import install
 from pmq.quant.weights import QuantizedWeight, pack, rows_shape, stored, unpack
@@ -66,7 +66,7 @@ def quantize(
         weights, quantizers = sequence.weights, sequence.quantizers
         patches = None if patches is None else _refitted(patches, sequence.by_bits)
     else:
-        named = {c.name: c for c in prepared.inventory if not assignment[c.name].is_float}
+        named = {c.name: c for c in prepared.inventory if not assignment[c.name].is_fp32}
         if patches is not None:
             fitted = prepared.calibration.quantizer
             others = {n: {b: fitted(n, c.choice) for b, c in t.others.items()} for n, t in patches.components.items()}
@@ -105,7 +105,7 @@ def _digest(prepared: Prepared, assignment: Assignment) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def realise(model: CapturedModel, inventory: Inventory, quantized: Quantized) -> Simulator:
+def build_quantized_model(model: CapturedModel, inventory: Inventory, quantized: Quantized) -> Simulator:
     """Make ``model``, in place, compute with the quantized tensors and quantizers; its own weights are overwritten.
 
     Raises:
@@ -132,7 +132,7 @@ def restore(model: nn.Module, quantized: Quantized) -> dict[str, QuantizedWeight
     known = set()
     for name, parameter in list(model.named_parameters()):
         known.add(name)
-        if quantized.assignment.get(name, FLOAT).is_float:
+        if quantized.assignment.get(name, FLOAT).is_fp32:
             value = torch.from_numpy(_take(arrays, name))
         else:
             known |= {f"{name}.{part}" for part in ("codes", "scale", "zero_point")}

@@ -19,7 +19,7 @@ from pmq.core.validation import shown
 _MEND = "search anew, or pass --recalibrate to compute it from images"
 
 
-class Described(BaseModel):
+class ComponentDescription(BaseModel):
     """A component as an allocation tells of it: see :class:`pmq.core.component.Component`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -29,17 +29,17 @@ class Described(BaseModel):
     heads: int = Field(default=1, ge=1)
 
     @classmethod
-    def of(cls, component: Component) -> Described:
+    def of(cls, component: Component) -> ComponentDescription:
         """Tell of a component."""
         return cls(kind=component.kind, shape=component.shape, heads=component.heads)
 
 
-Descriptions = Mapping[str, Described]
+Descriptions = Mapping[str, ComponentDescription]
 
 
-def described(inventory: Inventory) -> dict[str, Described]:
+def described(inventory: Inventory) -> dict[str, ComponentDescription]:
     """Tell of all of a model's components, by name."""
-    return {component.name: Described.of(component) for component in inventory}
+    return {component.name: ComponentDescription.of(component) for component in inventory}
 
 
 def check_choices(choices: Mapping[str, ComponentChoice], of: Descriptions | None, what: str) -> None:
@@ -54,7 +54,7 @@ def check_choices(choices: Mapping[str, ComponentChoice], of: Descriptions | Non
             raise PmqError(f"{what}: component {shown(name)}: {reason}")
 
 
-def check_carried_out(
+def check_parameters(
     choices: Mapping[str, ComponentChoice], patches: PatchMap | None, of: Descriptions | None, what: str
 ) -> None:
     """Raise unless every quantized activation has all parameters that computing with it takes, and each of its tokens.
@@ -108,7 +108,7 @@ def check_tensors(choices: Mapping[str, ComponentChoice], of: Descriptions, tens
 
 def _stored(name: str, choice: ComponentChoice, shape: tuple[int, ...]) -> dict[str, tuple[Any, int]]:
     """Types and sizes of the tensors that a weight is rebuilt from."""
-    if choice.is_float:
+    if choice.is_fp32:
         return {name: (np.floating, math.prod(shape))}
     scales = choice.scales(shape)
     values = scales * choice.group_size if choice.group_size else math.prod(shape)

@@ -6,7 +6,7 @@ from pmq.core.component import Inventory
 from pmq.core.errors import PmqError
 from pmq.core.patches import PatchMap
 from pmq.graph import CapturedModel
-from pmq.graph.rows import leave_out, row_units
+from pmq.graph.token_skipping import leave_out, row_units
 
 
 def leave_out_tokens(model: CapturedModel, inventory: Inventory, patches: PatchMap) -> None:

@@ -3,8 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pmq.core.aside import aside
 from pmq.core.files import write_text
+from pmq.core.temporary import aside
 
 
 def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:

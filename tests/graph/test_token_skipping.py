@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pmq.graph import analyse
-from pmq.graph.rows import leave_out, row_units
+from pmq.graph.token_skipping import leave_out, row_units
 from pmq.models.torchvision_ops import ensure_torchvision
 from tests.conftest import make_tiny
 
