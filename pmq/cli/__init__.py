@@ -18,6 +18,7 @@ from pmq.cli.deploy import deploy
 from pmq.cli.evaluate import evaluate
 from pmq.cli.export import export
 from pmq.cli.finetune import finetune
+from pmq.cli.hints import as_flags
 from pmq.cli.ls import ls
 from pmq.cli.output import close_output, give_up_output, open_output
 from pmq.cli.patches import patches
@@ -32,7 +33,7 @@ from pmq.cli.sensitivity import sensitivity
 from pmq.core import PmqError
 from pmq.core.errors import Stopped, one_line
 from pmq.core.memory import keep_freed_memory
-from pmq.core.progress import message
+from pmq.core.progress import message, spelled
 
 app = typer.Typer(
     name="pmq",
@@ -60,7 +61,8 @@ def main() -> None:
     gc.set_threshold(GARBAGE)
     os.environ.setdefault("HF_HUB_VERBOSITY", "critical")  # our own line tells what failed and what to do
     open_output()
-    status = _status(sys.argv[1:])
+    with spelled(as_flags):
+        status = _status(sys.argv[1:])
     unwritten = close_output()
     if unwritten is not None:
         message(f"pmq: cannot write to standard output: {unwritten.strerror}")

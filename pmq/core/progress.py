@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import TypeVar
 
 from rich.console import Console
@@ -20,6 +21,17 @@ from pmq.core.text import literal
 Item = TypeVar("Item")
 QUIET_SECONDS = 2.0
 LINE_SECONDS = 10.0
+_spelling: ContextVar[Callable[[str], str]] = ContextVar("spelling", default=str)
+
+
+@contextmanager
+def spelled(spell: Callable[[str], str]) -> Iterator[None]:
+    """Pass every message through ``spell`` within this context, as the command line does to name flags for options."""
+    token = _spelling.set(spell)
+    try:
+        yield
+    finally:
+        _spelling.reset(token)
 
 
 def message(text: str) -> None:
@@ -29,7 +41,7 @@ def message(text: str) -> None:
     """
     if sys.stderr is not None:
         with suppress(OSError):
-            print(literal(text, getattr(sys.stderr, "encoding", None)), file=sys.stderr, flush=True)
+            print(literal(_spelling.get()(text), getattr(sys.stderr, "encoding", None)), file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
