@@ -1,11 +1,11 @@
-# pmq: mixed-precision search for vision transformers. `make help` lists what there is.
+# pmq: mixed-precision search for vision transformers. `make help` lists the targets.
 PYTHON ?= python3
 VENV   ?= .venv
 PMQ    := $(VENV)/bin/pmq
 STAMP  := $(VENV)/.installed
 
-# What the search is asked; each is passed on only where it is set.
-# (Not ?=, which would take a stray DATA or OUT from the environment.)
+# Options of the commands; each is passed on only if it is set.
+# They are not assigned with ?=, which would take a stray DATA or OUT from the environment.
 BUDGET     = 4bit
 MODEL      =
 CHECKPOINT =
@@ -19,10 +19,10 @@ SHARE      =
 RATIO      =
 OUT        =
 ARGS       =
-# How much the campaigns do.
+# Number of cases and kills of the campaigns.
 CASES      = 10000
 KILLS      = 200
-# Which run the other commands look at; the latest without.
+# Run that the other commands read (default: the latest).
 RUN        =
 WHAT       = $(or $(RUN),latest)
 
@@ -30,12 +30,12 @@ flag = $(if $($(1)),$(2) "$($(1))")
 SUBJECT = $(MODEL) $(call flag,CHECKPOINT,--checkpoint) $(call flag,DATA,--data)
 
 .DEFAULT_GOAL := help
-.PHONY: help install search patches prune evaluate profile deploy export plot report test test-mobile fuzz chaos bench check docs clean
+.PHONY: help install search patches prune evaluate profile deploy export plot report test test-mobile fuzz chaos bench check dist docs clean
 
-help: ## this list
+help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-install: $(STAMP) ## make .venv and install pmq into it
+install: $(STAMP) ## create .venv and install pmq into it
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "pmq needs Python 3.11 or newer: make PYTHON=...")'
@@ -45,23 +45,23 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[test,onnx,openvino,prune]'
 	touch $@
 
-search: $(STAMP) ## find the front and an allocation: BUDGET=4bit, latency=2ms [MODEL= CHECKPOINT= DATA= SPACE= TARGET= SEED= PATCHES=static OUT=run ARGS=]
+search: $(STAMP) ## search the Pareto front and an allocation within BUDGET=4bit, latency=2ms, ... [MODEL= CHECKPOINT= DATA= SPACE= TARGET= SEED= PATCHES=static OUT=run ARGS=]
 	$(PMQ) search $(SUBJECT) --budget "$(BUDGET)" $(call flag,SPACE,--space) $(call flag,TARGET,--target) \
 	  $(call flag,SEED,--seed) $(call flag,PATCHES,--patches) $(call flag,OUT,--out) --resume $(ARGS)
 
-patches: $(STAMP) ## give each patch of the latest run's allocation bits of its own [RUN= KIND=dynamic SHARE=0.8 CHECKPOINT= DATA= ARGS=]
+patches: $(STAMP) ## allocate bits to the single patches of the latest run's allocation [RUN= KIND=dynamic SHARE=0.8 CHECKPOINT= DATA= ARGS=]
 	$(PMQ) patches "$(WHAT)" $(SUBJECT) $(call flag,KIND,--kind) $(call flag,SHARE,--share) $(call flag,OUT,--out) $(ARGS)
 
-prune: $(STAMP) ## remove channels, recover, quantize, deploy and time what is left [MODEL= RATIO=0.25 CHECKPOINT= DATA= TARGET= OUT=folder ARGS=]
+prune: $(STAMP) ## prune a model, refit it, and quantize, deploy and time the result [MODEL= RATIO=0.25 CHECKPOINT= DATA= TARGET= OUT=folder ARGS=]
 	$(PMQ) prune $(SUBJECT) $(call flag,RATIO,--ratio) --target "$(or $(TARGET),onnxruntime)" $(call flag,SEED,--seed) $(call flag,OUT,--out) $(ARGS)
 
-evaluate: $(STAMP) ## accuracy of the latest run's allocation, or WHAT=fp32,w4a4,FILE [MODEL= CHECKPOINT= DATA= ARGS=]
+evaluate: $(STAMP) ## evaluate the latest run's allocation, or WHAT=fp32,w4a4,FILE [MODEL= CHECKPOINT= DATA= ARGS=]
 	$(PMQ) evaluate "$(WHAT)" $(SUBJECT) $(call flag,SPACE,--space) $(call flag,SEED,--seed) $(ARGS)
 
-profile: $(STAMP) ## time every layer at every choice in a runtime [MODEL= CHECKPOINT= TARGET= OUT=file ARGS=]
+profile: $(STAMP) ## measure the latency of every layer at every choice in a runtime [MODEL= CHECKPOINT= TARGET= OUT=file ARGS=]
 	$(PMQ) profile $(MODEL) $(call flag,CHECKPOINT,--checkpoint) $(call flag,TARGET,--target) $(call flag,OUT,--out) $(ARGS)
 
-deploy: $(STAMP) ## write the latest run's allocation as a proved model file, or WHAT=w8a8,FILE [MODEL= DATA= TARGET= OUT=folder ARGS=]
+deploy: $(STAMP) ## write and prove a model file of the latest run's allocation, or of WHAT=w8a8,FILE [MODEL= DATA= TARGET= OUT=folder ARGS=]
 	$(PMQ) deploy "$(WHAT)" $(SUBJECT) $(call flag,TARGET,--target) $(call flag,OUT,--out) $(ARGS)
 
 export: $(STAMP) ## write the latest run's allocation.json with its schema [RUN= OUT=file ARGS=]
@@ -73,10 +73,10 @@ plot: $(STAMP) ## draw the latest run's figures [RUN= OUT=folder ARGS=]
 report: $(STAMP) ## write the latest run's report.html, or RUN="A B" side by side [OUT=file ARGS=]
 	$(PMQ) report $(RUN) $(call flag,OUT,--out) $(ARGS)
 
-test: $(STAMP) ## run the tests, a process a core, up to four
+test: $(STAMP) ## run the tests with one process per core, at most four
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-mobile: $(VENV)-litert/.installed $(VENV)-executorch/.installed ## test LiteRT and ExecuTorch, each in a .venv of its own (4 GB)
+test-mobile: $(VENV)-litert/.installed $(VENV)-executorch/.installed ## test LiteRT and ExecuTorch, each in its own .venv (4 GB)
 	$(VENV)-litert/bin/python -m pytest tests/runtimes tests/cli -k "litert or phones" $(ARGS)
 	$(VENV)-executorch/bin/python -m pytest tests/runtimes tests/cli -k "executorch or phones" $(ARGS)
 
@@ -88,13 +88,13 @@ $(VENV)-%/.installed: setup.cfg pyproject.toml constraints.txt constraints-liter
 	  --no-build-isolation --editable '.[test,onnx,$*]'
 	touch $@
 
-fuzz: $(STAMP) ## damage files of every kind in CASES=10000 ways: each is read rightly or refused in one line [SEED= ARGS=]
+fuzz: $(STAMP) ## damage files in CASES=10000 ways and check that each is read correctly or rejected in one line [SEED= ARGS=]
 	$(VENV)/bin/python -m tests.campaigns.fuzz --cases $(CASES) $(call flag,SEED,--seed) $(ARGS)
 
-chaos: $(STAMP) ## kill every command at KILLS=200 moments, fill disks, let rivals run: the second run gives the same [SEED= ARGS=]
+chaos: $(STAMP) ## kill commands at KILLS=200 moments, fill disks, run rivals, and check that a second run gives the same result [SEED= ARGS=]
 	$(VENV)/bin/python -m tests.campaigns.chaos --kills $(KILLS) $(call flag,SEED,--seed) $(ARGS)
 
-bench: $(STAMP) ## time simulation against FP32, metrics against each other; the front against the exact one
+bench: $(STAMP) ## benchmark simulation, deployed models, metrics, memory and the search
 	$(VENV)/bin/python -m pmq.bench $(ARGS)
 
 check: $(STAMP) ## lint and type-check
@@ -103,10 +103,14 @@ check: $(STAMP) ## lint and type-check
 	$(VENV)/bin/ruff format --check pmq tests docs
 	$(VENV)/bin/mypy
 
-docs: $(STAMP) ## build the pages of docs/ into build/site, links checked
+dist: $(STAMP) ## build the source distribution and the wheel into dist/
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt build
+	$(VENV)/bin/python -m build --no-isolation
+
+docs: $(STAMP) ## build the pages of docs/ into build/site and check their links
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
 
-clean: ## remove .venv, caches and builds; results stay
+clean: ## remove .venv, caches and builds, but keep results
 	rm -rf $(VENV) $(VENV)-litert $(VENV)-executorch build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find pmq tests -name __pycache__ -type d -prune -exec rm -rf {} +

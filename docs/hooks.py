@@ -1,4 +1,4 @@
-"""What the site takes from the code itself: the options of each command, and the fields of an allocation."""
+"""MkDocs hooks that generate pages from the code: the options of each command and the fields of an allocation."""
 
 from __future__ import annotations
 
@@ -8,50 +8,51 @@ from typing import Any
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill ``{{ options NAME }}`` and ``{{ schema }}``."""
-    markdown = re.sub(r"\{\{ options ([a-z]+) \}\}", lambda found: options(found[1]), markdown)
+    markdown = re.sub(r"\{\{ options ([a-z]+) \}\}", lambda match: options(match[1]), markdown)
     return markdown.replace("{{ schema }}", schema()) if "{{ schema }}" in markdown else markdown
 
 
 def options(name: str) -> str:
-    """A table of a command's arguments and options, as ``--help`` has them."""
+    """Return a table of a command's arguments and options, as ``--help`` lists them."""
     import typer
 
     from pmq.cli import app
 
     command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
     lines = ["| option | | default |", "|---|---|---|"]
-    for of in command.params:
-        if of.name == "help":
+    for parameter in command.params:
+        if parameter.name == "help":
             continue
-        spelled = f"`{of.metavar or of.name.upper()}`" if of.param_type_name == "argument" else _spelled(of)
-        plain = of.default if not isinstance(of.default, bool) else ("on" if of.default else None)
-        default = "" if plain is None or callable(plain) else f"`{plain}`"
-        lines.append(f"| {spelled} | {(of.help or '').replace('|', '/')} | {default} |")
+        is_argument = parameter.param_type_name == "argument"
+        spelling = f"`{parameter.metavar or parameter.name.upper()}`" if is_argument else _spelling(parameter)
+        value = parameter.default if not isinstance(parameter.default, bool) else ("on" if parameter.default else None)
+        default = "" if value is None or callable(value) else f"`{value}`"
+        lines.append(f"| {spelling} | {(parameter.help or '').replace('|', '/')} | {default} |")
     return "\n".join(lines)
 
 
-def _spelled(option: Any) -> str:
+def _spelling(option: Any) -> str:
     names = ", ".join(f"`{flag}`" for flag in (*option.opts, *option.secondary_opts))
     kind = option.display_type(None).strip("<>").partition(" ")[0]
     return names if option.is_flag else f"{names} {kind}"
 
 
 def schema() -> str:
-    """A table of an allocation's fields, and of what is inside them."""
+    """Return tables of an allocation's fields, one per type."""
     from pmq.core import Allocation
 
-    found = Allocation.json_schema()
-    tables = [_fields("", found)]
-    tables += [_fields(name, of) for name, of in found["$defs"].items() if "properties" in of]
+    definition = Allocation.json_schema()
+    tables = [_fields("", definition)]
+    tables += [_fields(name, nested) for name, nested in definition["$defs"].items() if "properties" in nested]
     return "\n\n".join(tables)
 
 
-def _fields(title: str, of: dict[str, Any]) -> str:
-    about = of.get("description", "").partition("\n")[0].replace("``", "`")
+def _fields(title: str, definition: dict[str, Any]) -> str:
+    about = definition.get("description", "").partition("\n")[0].replace("``", "`")
     lines = [f"### {title}", "", about, ""] if title else []
     lines += ["| field | type | required |", "|---|---|---|"]
-    for name, field in of["properties"].items():
-        lines.append(f"| `{name}` | {_type(field)} | {'yes' if name in of.get('required', ()) else ''} |")
+    for name, field in definition["properties"].items():
+        lines.append(f"| `{name}` | {_type(field)} | {'yes' if name in definition.get('required', ()) else ''} |")
     return "\n".join(lines)
 
 
@@ -60,7 +61,7 @@ def _type(field: dict[str, Any]) -> str:
         name = field["$ref"].rpartition("/")[2]
         return f"[{name}](#{name.lower()})"
     if "anyOf" in field:
-        return " or ".join(_type(each) for each in field["anyOf"])
+        return " or ".join(_type(alternative) for alternative in field["anyOf"])
     if "const" in field:
         return f"`{field['const']}`"
     if "enum" in field:

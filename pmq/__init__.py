@@ -13,6 +13,7 @@
     deploy         write a model file that a runtime executes, and prove it
     plot           draw the figures of a run
     report         write the page of a run, or of several
+    resolve        solve the tables of a run for another budget
     export         write an allocation as JSON
     draw_patches   draw the bits of patches over images
     create_model   make a model by timm's name, or the embedded one
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         rank,
         reallocate,
         report,
+        resolve,
         search,
         sensitivity,
         simulate,
@@ -80,6 +82,7 @@ __all__ = [
     "rank",
     "reallocate",
     "report",
+    "resolve",
     "search",
     "sensitivity",
     "simulate",

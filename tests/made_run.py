@@ -64,7 +64,7 @@ def inventory() -> Inventory:
     return Inventory(tuple(components), tuple(operators), rest_bytes=400)
 
 
-def carried_out(plan: Allocation) -> Allocation:
+def with_tensors(plan: Allocation) -> Allocation:
     """Give an allocation parameters and tensors, as if it had been carried out."""
     assert plan.inventory is not None
     components, arrays = dict(plan.components), {"norm.bias": np.zeros(DIM, np.float32)}
@@ -76,7 +76,7 @@ def carried_out(plan: Allocation) -> Allocation:
             arrays[f"{name}.scale"] = np.full(scales, 0.5, np.float32)
             continue
         needs = QUANTIZERS[choice.quantizer]
-        figures: dict[str, list[float]] = {key: [0.5] * scales for key in needs.own} | {key: [2.0] for key in needs.shared}
+        figures: dict[str, list[float]] = {key: [0.5] * scales for key in needs.per_scale} | {key: [2.0] for key in needs.shared}
         figures |= {key: [float(i) for i in range(2**choice.bits)] for key in needs.levels}
         figures |= {key: [1.0] * len(figures[key]) for key in ("zero_point",) if key in figures}
         components[name] = choice.model_copy(update={"parameters": figures})
@@ -110,7 +110,7 @@ def make_run(out: Path, points: int = 40, seed: int = 0, info: ModelInfo = INFO)
         [{"measuring_s": 1.0, "solving_s": 0.5, "simulating_s": 0.5, "simulated": 10, "error": 0.1, "hypervolume": 1.5}]
     )
     ranking = {"all": {"tau": 0.8, "low": 0.5, "high": 1.0, "n": 10}}
-    result = SearchResult(carried_out(plan), frame, table, limits, rounds, ranking, out, {"calibration": 1.0, "total": 2.0})
+    result = SearchResult(with_tensors(plan), frame, table, limits, rounds, ranking, out, {"calibration": 1.0, "total": 2.0})
     settings: dict[str, Any] = {
         "model": info.model_dump(),
         "budget": "size=900B",

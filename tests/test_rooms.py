@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,16 +28,27 @@ MAY_IMPORT = {
 }
 ROOMS = set(MAY_IMPORT)
 MAY_IMPORT |= {"pipeline": ROOMS, "api": ROOMS | {"pipeline"}, "cli": ROOMS | {"pipeline", "api"}}
+MAY_IMPORT |= {"bench": set(MAY_IMPORT) | {"assets"}, "assets": set()}
+#: a module named in a string, as importlib takes it; of an f-string, the part before the first value
+MODULE = re.compile(r"pmq(\.\w+)+\.?")
 
 
 def imports(path: Path) -> set[str]:
+    """Modules below ``pmq`` that a file imports: by statements anywhere in it, or by strings that name one."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
-            names = [node.module or ""]
+            assert node.level == 0, f"{path} imports relatively"
+            names = [node.module or "", *(f"{node.module}.{a.name}" for a in node.names if node.module == "pmq")]
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and MODULE.fullmatch(node.value):
+            names = [node.value.rstrip(".")] if node.value.split(".")[1] in MAY_IMPORT else []
         found |= {n.removeprefix("pmq.") for n in names if n.startswith("pmq.")}
     return found
+
+
+def test_every_folder_is_a_room_with_rules() -> None:
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(MAY_IMPORT)
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
@@ -47,6 +59,31 @@ def test_imports_only_what_it_may(room: str) -> None:
     for path in files:
         for name in imports(path):
             assert any(name == a or name.startswith(a + ".") for a in allowed), f"{path} imports pmq.{name}"
+
+
+def test_strings_that_import_are_seen(tmp_path: Path) -> None:
+    file = tmp_path / "lazy.py"
+    file.write_text('import_module("pmq.cli.search")\nimport_module(f"pmq.bench.{name}")\n"""See pmq.api.search."""\n')
+    assert imports(file) == {"cli.search", "bench"}
+
+
+def test_no_two_modules_need_each_other() -> None:
+    """Not even for types, or later: who reads one of them would have to read all."""
+    modules = {".".join(p.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): p for p in PACKAGE.rglob("*.py")}
+    needs = {name: _modules_imported(path, set(modules)) - {name} for name, path in modules.items()}
+    while free := [n for n in needs if not needs[n] & needs.keys() or not any(n in others for others in needs.values())]:
+        for name in free:
+            del needs[name]
+    assert not needs, f"import each other: {', '.join(needs)}"
+
+
+def _modules_imported(path: Path, modules: set[str]) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pmq."):
+            base = str(node.module).removeprefix("pmq.")
+            found |= {full if (full := f"{base}.{alias.name}") in modules else base for alias in node.names}
+    return found & modules
 
 
 @pytest.mark.parametrize("module", ["pmq", "pmq.core", "pmq.optimize", "pmq.cost", "pmq.reporting", "pmq.cli"])

@@ -1,4 +1,4 @@
-"""From an allocation to a file that a runtime executes, proved to compute what was simulated."""
+"""The verb ``deploy``."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pmq.pipeline.deploy.publish import publish
 from pmq.pipeline.modes import undisturbed
 from pmq.runtimes.deployment import Deployment
 
-#: timed forward passes of each model
-ROUNDS = 30
+#: default number of timed forward passes of each model
+N_PASSES = 30
 
 
 @undisturbed
@@ -38,7 +38,7 @@ def deploy(
     recalibrate: bool = False,
     dynamic_batch: bool = False,
     threads: int = 1,
-    rounds: int = ROUNDS,
+    n_passes: int = N_PASSES,
     crop_pct: float | None = None,
     seed: int = 0,
     task: str = AUTO,
@@ -48,36 +48,39 @@ def deploy(
     layout: str = "nchw",
     pictures: Sequence[Path | str] = (),
 ) -> Deployment:
-    """Write an allocation as a file for a runtime, and prove it.
+    """Write a model file with an allocation's bits for a runtime, and prove that it computes what is simulated.
 
     Args:
-        model: a timm-built module (left as it is), or timm's name, or ``None`` for the embedded one.
-        what: an allocation, its file or its run, ``fp32``, or a uniform shorthand as ``w8a8``.
+        model: a module (left unchanged), a timm name, or ``None`` for the embedded model.
+        what: an allocation, its file, its run directory, ``fp32``, or a uniform shorthand such as ``w8a8``.
         target: the runtime, see :mod:`pmq.runtimes`.
-        images: ``(N, C, H, W)`` to prove on, unlike those that calibrated.
+        images: images ``(N, C, H, W)`` to prove the file on, other than the calibration images.
         out: folder to write to.
-        calibration_images: needed by shorthands and by ``recalibrate``.
-        recipe: how shorthands are quantized.
-        latency: table that predicts the latency; without one that is not checked.
-        reference: FP32 model to agree with, and to be faster than, where that is not ``model``: that before pruning.
-        recalibrate: carry the allocation out anew, by its own recipe, rather than take its tensors.
-        dynamic_batch: leave the batch size open.
-        threads: of the runtime, where it is timed.
-        rounds: timed forward passes.
-        crop_pct: how images are cropped, where the model's data config says otherwise.
-        seed: of shorthands' calibration.
-        task: what outputs mean: a name of :class:`pmq.core.task.Task`; ``auto``
-            goes by the allocation, else by their number.
-        partial: deploy a shorthand though less than half of the model can be quantized.
-        data_config: how images are prepared, in timm's words, where the model does not say, or otherwise: ``mean``, ``std``,
+        calibration_images: images ``(N, C, H, W)``, needed for shorthands and for ``recalibrate``.
+        recipe: recipe that quantizes shorthands.
+        latency: latency table whose prediction the proof checks; without one the latency is measured only.
+        reference: FP32 model to compare with, where it is not ``model``: that before pruning.
+        recalibrate: quantize the allocation again by its own recipe instead of loading its tensors.
+        dynamic_batch: leave the batch size of the file open.
+        threads: threads of the runtime when it is timed.
+        n_passes: timed forward passes of each model.
+        crop_pct: crop of the images, where it differs from the model's data config.
+        seed: seed of the calibration of shorthands.
+        task: meaning of the outputs, a name of :class:`pmq.core.task.Task`; ``auto`` takes that of the allocation, otherwise
+            derives it from the number of outputs.
+        partial: deploy a shorthand although less than half of the model can be quantized.
+        data_config: preprocessing in timm's terms, where the model does not define it or it differs: ``mean``, ``std``,
             ``interpolation``, ``crop_pct``.
-        input: ``float``: the file takes prepared images; ``uint8``: values of pictures from 0 to 255, which it prepares.
-        layout: of the file's input, ``nchw`` or ``nhwc``.
-        pictures: files of the first of ``images``, to prove that those are what ``pmq run`` makes of them.
+        input: ``float``: the file takes preprocessed images; ``uint8``: it takes pixel values from 0 to 255 and preprocesses.
+        layout: layout of the file's input, ``nchw`` or ``nhwc``.
+        pictures: picture files of the first of ``images``, to prove that ``pmq run`` preprocesses them equally.
+
+    Returns:
+        The record that is also written as ``deployment.json``: files, size, latencies, agreement and the proof.
 
     Raises:
-        PmqError: a file is to prepare pictures and nobody says how, the target's packages are missing, the allocation is of
-            another model, or it has a component that the target cannot execute. Nothing is written then.
+        PmqError: the file should preprocess pictures and the preprocessing is unknown, the target's packages are missing, the
+            allocation is of another model, or it has a component that the target cannot execute. Nothing is written then.
     """
     plan = plan_deployment(
         model,
@@ -99,6 +102,6 @@ def deploy(
         layout=layout,
     )
     built = build(plan, recipe, seed, recalibrate)
-    measured = measure_file(plan, built, rounds)
+    measured = measure_file(plan, built, n_passes)
     proved = prove(plan, built, measured, pictures)
     return publish(plan, built, measured, proved)

@@ -1,4 +1,4 @@
-"""The allocation file and its schema, written or checked."""
+"""The verb ``export``."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pmq.core.spec import read_what
 SCHEMA = ".schema.json"
 
 
-def export(what: Path | str, out: Path | str) -> tuple[Path, Path]:
+def export(what: Path | str, file: Path | str) -> tuple[Path, Path]:
     """Validate an allocation (a file, or a run's chosen one) and write it with its JSON Schema.
 
     Args:
         what: allocation file or run directory.
-        out: file to write; the schema goes beside it as ``<name>.schema.json``.
+        file: JSON file to write; the schema goes beside it as ``<name>.schema.json``.
 
     Returns:
         Paths of allocation and schema.
 
     Raises:
-        PmqError: ``what`` is no valid allocation, or ``out`` cannot be written, or is something else that must not be lost.
+        PmqError: ``what`` is no valid allocation, or ``file`` cannot be written, or is something else that must not be lost.
 
     Example:
         >>> import tempfile, torch, pmq
@@ -35,11 +35,11 @@ def export(what: Path | str, out: Path | str) -> tuple[Path, Path]:
         >>> [path.name for path in pmq.export(run, f"{folder}/allocation.json")]
         ['allocation.json', 'allocation.schema.json']
     """
-    path = check_output(Path(out), ".json", [what], (".safetensors", SCHEMA))
+    path = check_output(Path(file), ".json", [what], (".safetensors", SCHEMA))
     allocation = read_what(str(what))
     if isinstance(allocation, str):
         raise PmqError(f"{str(what)!r} is a shorthand; export takes an allocation file or a run directory")
     if allocation.tensors_sha256 is not None and allocation.tensors is None:
-        message(f"the tensors of {quoted(what)} are not beside it: what is exported takes --recalibrate to be computed with")
+        message(f"the tensors of {quoted(what)} are not beside it: the exported file needs `recalibrate`")
     allocation.save(path)
     return path, write_text(path.with_suffix(SCHEMA), json.dumps(Allocation.json_schema(), indent=1) + "\n")

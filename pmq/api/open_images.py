@@ -1,4 +1,4 @@
-"""Image folders and data sets, opened as a model wants them."""
+"""The verb ``open_images``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pmq.models.prepared import prepared_config
 
 
 def open_images(
-    data: str | Path,
+    data: str | Path | None,
     model: nn.Module | str | None,
     *,
     split: str | None = None,
@@ -24,26 +24,28 @@ def open_images(
     class_order: str = ORDERS[0],
     workers: int = 0,
 ) -> Data:
-    """Open images as the command line does: prepared for a model, their classes told by its names, a map, or their order.
+    """Open images as the command line does: preprocessed for a model, with labels in the order of its outputs.
 
     Args:
-        data: a folder, a table, an archive or a dataset, see :func:`pmq.data.open_data`.
-        model: whose images they are to be: a module, or a name.
+        data: a folder, a table, an archive or a dataset, see :func:`pmq.data.open_data`; ``None`` for the embedded images.
+        model: the model that the images are for: a module, or a name.
         split: folder or split to evaluate on.
-        data_config: how images are prepared, where the model does not say, or otherwise.
-        class_map: see :func:`pmq.data.classes.read_class_map`.
-        class_order: of folders that no name tells of, ``imagefolder`` or ``natural``.
-        workers: processes that read ahead.
+        data_config: preprocessing, where the model does not define it or it differs.
+        class_map: file that maps classes to outputs, see :func:`pmq.data.classes.read_class_map`.
+        class_order: order of folders whose names do not determine their class, ``imagefolder`` or ``natural``.
+        workers: processes that read images ahead.
 
     Returns:
-        Two sources, ``calibration`` and ``evaluation``, which may be one; ``calibration_images`` draws from the former,
-        ``evaluation.batches(32)`` gives ``(images, labels)``.
+        Two sources, ``calibration`` and ``evaluation``, which may be the same; ``calibration_images`` draws from the first,
+        ``evaluation.batches(32)`` yields ``(images, labels)``.
 
     Raises:
-        PmqError: there is nothing there, or nobody says how images are prepared.
+        PmqError: there are no images, or their preprocessing is unknown.
     """
     module = create_model(model) if model is None or isinstance(model, str) else model
     info = model_info(module)
     config = prepared_config(info.data_config, data_config or {}, info.data_config["input_size"][0])
     rule = ClassRule(tuple(class_names(module)), None if class_map is None else Path(class_map), class_order)
-    return open_data(str(data), info.model_copy(update={"data_config": config}), split, None, workers, rule)
+    return open_data(
+        None if data is None else str(data), info.model_copy(update={"data_config": config}), split, None, workers, rule
+    )

@@ -1,4 +1,4 @@
-"""Bits of single tokens under an allocation, chosen anew within the bit operations that it takes."""
+"""The verb ``reallocate``."""
 
 from __future__ import annotations
 
@@ -23,21 +23,25 @@ def reallocate(
     crop_pct: float | None = None,
     seed: int = 0,
 ) -> Allocation:
-    """Give each patch bits of its own in each layer, within ``share`` of the bit operations that an allocation takes.
+    """Give each patch bits of its own in each layer, within a share of an allocation's bit operations (2305.06559).
 
     Args:
-        model: a timm-built module (left as it is), or timm's name, or ``None`` for the embedded one.
-        allocation: with its tensors.
-        images: ``(N, C, H, W)``, as :class:`Reallocator` takes them.
-        kind: ``static``: bits of each position; ``dynamic``: of each rank, tokens being ranked image by image by ``score``.
-        share: of the allocation's bit operations.
-        score: see :mod:`pmq.quant.token_scores`.
-        latency: table that predicts the milliseconds of what is found.
-        crop_pct: how images are cropped, where the model's data config says otherwise.
-        seed: of drawn labels.
+        model: a module (left unchanged), a timm name, or ``None`` for the embedded model.
+        allocation: the allocation with its tensors.
+        images: images ``(N, C, H, W)``: first the calibration images, then images of which a third measures sensitivity and
+            the rest evaluates maps.
+        kind: ``static``: bits of each position; ``dynamic``: bits of each rank, with tokens ranked image by image by ``score``.
+        share: share of the allocation's bit operations that may be used.
+        score: score that ranks tokens, see :mod:`pmq.quant.token_scores`.
+        latency: latency table that predicts the milliseconds of the result.
+        crop_pct: crop of the images, where it differs from the model's data config.
+        seed: seed of drawn labels.
+
+    Returns:
+        The allocation with its map of patches.
 
     Raises:
-        PmqError: the allocation is of another model, has no activations with tokens, or ``share`` is below what all tokens
-            take at 0 bits; or there are fewer than 8 images.
+        PmqError: the allocation is of another model, has no activations with tokens, or ``share`` is less than all tokens
+            use at 0 bits; or there are fewer than 8 images.
     """
     return Reallocator(model, allocation, images, crop_pct, seed, latency).allocate(kind, share, score)

@@ -1,4 +1,4 @@
-"""The main job: from a model, images and a budget to the front and an allocation."""
+"""The verb ``search``."""
 
 from __future__ import annotations
 
@@ -31,20 +31,23 @@ def search(
     split: DataSplit = DataSplit(),
     run: RunOptions = RunOptions(),
 ) -> SearchResult:
-    """Search the bits of a model.
+    """Search the Pareto front of bit-width allocations of a model, and choose one within a budget.
 
     Args:
-        model: a timm-built module (left as it is), or timm's name, or ``None`` for the embedded one.
-        images: ``(B, C, H, W)`` or batches of them, preprocessed; labels are not needed.
+        model: a module (left unchanged), a timm name, or ``None`` for the embedded model.
+        images: preprocessed images ``(N, C, H, W)`` or batches of them; no labels are needed.
         budget: see :mod:`pmq.core.budget`.
-        space: name or path of a search space, or one read already.
+        space: name or path of a search space, or a space already read.
         out: run directory to write. Without it, and without ``run.results``, nothing is written.
-        options: recipe, metric, patches, widths, constraints, and when to stop.
-        split: how many images calibrate, measure and judge.
-        run: seed, batch size, device, and whether a killed run is gone on with.
+        options: recipe, metric, patches, widths, constraints, and stopping criteria.
+        split: how many images calibrate, and how many measure sensitivity and evaluate candidates.
+        run: seed, batch size, device, and whether a killed run is resumed.
+
+    Returns:
+        The chosen allocation, the front with all explored points, and the sensitivity table, see :class:`SearchResult`.
 
     Raises:
-        PmqError: bad input, told in one line.
+        PmqError: an input is wrong; the message names it in one line.
 
     Example:
         >>> import torch, pmq

@@ -1,4 +1,4 @@
-"""The sensitivity table as a command of its own."""
+"""The verb ``sensitivity``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from pmq.core.recipe import find_recipe
 from pmq.core.task import AUTO, Loss
 from pmq.metrics import METRICS, Probe
 from pmq.optimize import Space, SpaceFile, read_space
+from pmq.pipeline.image_split import CALIB_IMAGES
 from pmq.pipeline.images import gather_images
 from pmq.pipeline.measure import check_quantizers, measure
 from pmq.pipeline.modes import undisturbed
-from pmq.pipeline.subject import CALIB_IMAGES, Subject
+from pmq.pipeline.subject import Subject
 from pmq.quant import prepare
 
 
@@ -28,7 +29,7 @@ def sensitivity(
     *,
     space: str | SpaceFile = "default",
     recipe: str = "fast",
-    calib_images: int = CALIB_IMAGES,
+    n_calibration: int = CALIB_IMAGES,
     batch_size: int = 32,
     seed: int = 0,
     device: str | None = None,
@@ -36,17 +37,30 @@ def sensitivity(
     loss: Loss | None = None,
     partial: bool = False,
 ) -> pd.DataFrame:
-    """Measure how much the output suffers from each choice of each component, by one metric or several.
+    """Measure the error that each choice of each component makes at the output, by one or several metrics.
 
-    The first ``calib_images`` calibrate, as many after them are measured on: on those that ranges and rounding were fitted
-    to, errors look smaller than they are. Only if there are no others, those are.
+    Args:
+        model: a module (left unchanged), a timm name, or ``None`` for the embedded model.
+        images: images ``(N, C, H, W)`` or batches of them: the first ``n_calibration`` calibrate, and the metrics measure on as
+            many after them, because errors look too small on images that quantizers were fitted to. If there are no others,
+            the metrics measure on the calibration images.
+        metrics: names of metrics, see :mod:`pmq.metrics`.
+        space: name or path of a search space, or a space already read.
+        recipe: recipe that quantizes the model.
+        n_calibration: see ``images``.
+        batch_size: images in a forward pass.
+        seed: seed of every random draw.
+        device: device to run on, such as ``cuda``.
+        task: meaning of the outputs, a name of :class:`pmq.core.task.Task`; ``auto`` derives it from their number.
+        loss: custom loss that replaces the task's own error, see :func:`pmq.search`.
+        partial: continue although less than half of the model can be quantized.
 
-    ``task`` says what the outputs mean, a ``loss`` of one's own what is measured in place of its figure
-    (:func:`pmq.search`); with ``partial`` models are measured of which less than half can be quantized, see
-    :func:`pmq.search`.
+    Returns:
+        A row for each metric, component and choice: ``metric component kind role bits quantizer error``. The frame's
+        ``attrs["seconds"]`` holds the seconds of each metric, without the fitting of quantizers.
 
-    Returns a row for each metric, component and choice: ``metric component kind role bits quantizer error``; the frame's
-    ``attrs["seconds"]`` holds what each metric took, with quantizers and ranges fitted beforehand.
+    Raises:
+        PmqError: an input is wrong; the message names it in one line.
 
     Example:
         >>> import torch, pmq
@@ -55,20 +69,20 @@ def sensitivity(
         [4, 8]
     """
     chosen = [METRICS[name] for name in metrics]
-    gathered = gather_images(images, 2 * calib_images)
-    calib, measured_on = gathered[:calib_images], gathered[calib_images:]
-    subject = Subject.of(model, device, calib, task=task).scaled(calib).judged_by(loss, calib)
-    how = find_recipe(recipe)
-    laid_out = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, how.estimator)
-    check_quantizers(laid_out)
-    check_coverage(coverage(subject.inventory, laid_out.choices), partial)
-    prepared = prepare(subject.model, subject.inventory, calib, how, seed, task=subject.task)
+    gathered = gather_images(images, 2 * n_calibration)
+    calib, measured_on = gathered[:n_calibration], gathered[n_calibration:]
+    subject = Subject.of(model, device, calib, task=task).scaled(calib).with_loss(loss, calib)
+    chosen_recipe = find_recipe(recipe)
+    searched = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, chosen_recipe.estimator)
+    check_quantizers(searched)
+    check_coverage(coverage(subject.inventory, searched.choices), partial)
+    prepared = prepare(subject.model, subject.inventory, calib, chosen_recipe, seed, task=subject.task)
     frames, seconds = [], {}
     with prepared.simulator() as simulator:
-        simulator.prepare(laid_out.choices)
+        simulator.prepare(searched.choices)
         for each in chosen:
             probe = Probe(simulator, measured_on if len(measured_on) else calib, subject.task, {}, batch_size, seed)
-            table = measure(probe, laid_out.choices, each.name)
+            table = measure(probe, searched.choices, each.name)
             frames.append(table.frame(subject.inventory))
             seconds[each.name] = table.seconds
     frame = pd.concat(frames, ignore_index=True)

@@ -1,4 +1,4 @@
-"""A copy of a model that computes with an allocation's bits."""
+"""The verb ``simulate``."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from pmq.quant import build_quantized_model
 
 @undisturbed
 def simulate(model: nn.Module, allocation: Allocation) -> nn.Module:
-    """Give a module that computes ``model`` with the bits of ``allocation``, to evaluate anywhere.
+    """Return a module that computes ``model`` with the bits of ``allocation``, in floating point.
 
-    ``model`` is left as it is. Weights and quantizers come with the allocation, so no images are needed.
+    Args:
+        model: the FP32 model, which is left unchanged.
+        allocation: the allocation; its weights and quantizers come with it, so no images are needed.
 
     Raises:
         PmqError: the allocation is of another model or other weights, or its tensors are missing.

@@ -1,1 +1,1 @@
-"""Files that ship: the embedded model and its images."""
+"""Files that ship with the package: the embedded model and its images."""

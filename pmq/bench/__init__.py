@@ -1,1 +1,1 @@
-"""Benchmarks: ratios measured within one run. ``make bench`` runs them all."""
+"""Benchmarks that report ratios measured within one run; ``make bench`` runs the main ones."""

@@ -1,7 +1,7 @@
-"""What each part of the recipes is worth: ``python -m pmq.bench.ablation MODEL --data ... --checkpoint ... --out FILE``.
+"""Ablation of the recipes: ``python -m pmq.bench.ablation MODEL --data ... --checkpoint ... --out FILE``.
 
-Parts are added one after the other to plain min-max quantization; all rows see the same calibration and evaluation images.
-Rows that the file already has are not measured again.
+The parts of the recipes are added one by one to plain min-max quantization. All rows use the same calibration and evaluation
+images. Rows that the file already contains are not measured again.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import time
 
 import pandas as pd
 
-from pmq.bench.subject import opened, parser
+from pmq.bench.subject import benchmark_parser, open_model_and_data
 from pmq.core.files import write_csv
 from pmq.core.recipe import RECIPES, Recipe, find_recipe
 from pmq.cost import CostModel
 from pmq.evaluation import evaluate_models
 from pmq.optimize import Space, SpaceFile, read_space
-from pmq.pipeline.subject import CALIB_IMAGES, Subject
+from pmq.pipeline.image_split import CALIB_IMAGES
+from pmq.pipeline.subject import Subject
 from pmq.quant import build_quantized_model, prepare, quantize
 
 _FOLDED = {"transforms": ("fold_norms", "scale_channels", "center_channels", "center_values")}
@@ -26,7 +27,7 @@ _ROTATED = {"transforms": RECIPES["best"].transforms}
 
 
 def steps() -> list[tuple[str, Recipe, bool]]:
-    """Name, recipe, and whether the default space's grids are on, in the order in which parts are added."""
+    """Return name, recipe and whether the default space's grids are used, in the order in which parts are added."""
     base = Recipe(name="ablation")
     folded = base.model_copy(update=_FOLDED)
     weighed = folded.model_copy(update=_WEIGHED)
@@ -46,14 +47,14 @@ def steps() -> list[tuple[str, Recipe, bool]]:
 
 
 def main() -> None:
-    """Measure and write a CSV, a row for each part, bits and seed."""
-    arguments = parser(__doc__)
+    """Measure and write a CSV with one row per part, bit-width and seed."""
+    arguments = benchmark_parser(__doc__)
     arguments.add_argument("--calib-images", type=int, default=CALIB_IMAGES)
     arguments.add_argument("--bits", type=int, nargs="+", default=[8, 6, 4, 3])
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0])
-    arguments.add_argument("--only", default="", help="only parts whose name has this in it")
+    arguments.add_argument("--only", default="", help="measure only the parts whose name contains this text")
     args = arguments.parse_args()
-    model, data = opened(args)
+    model, data = open_model_and_data(args)
     done = pd.read_csv(args.out) if args.out.is_file() else pd.DataFrame(columns=["part", "bits", "seed"])
     default = read_space("default")
     for seed in args.seeds:
@@ -78,10 +79,11 @@ def main() -> None:
                 costs = CostModel(subject.inventory)
                 row = {"part": part, "bits": bits, "seed": seed, "seconds": round(seconds, 1)}
                 rows.append(row | {"size_bytes": costs.size_bytes(assignment), "bit_ops": costs.bit_ops(assignment)})
-            found = evaluate_models(model, models, data.evaluation.batches(32, indices), subject.task)
-            keep = ("top1", "agreement", "kl")
+            evaluations = evaluate_models(model, models, data.evaluation.batches(32, indices), subject.task)
+            columns = ("top1", "agreement", "kl")
             rows = [
-                row | {k: metrics[k] for k in keep} | {"n_images": len(indices)} for row, metrics in zip(rows, found, strict=True)
+                row | {k: metrics[k] for k in columns} | {"n_images": len(indices)}
+                for row, metrics in zip(rows, evaluations, strict=True)
             ]
             done = pd.concat([done, pd.DataFrame(rows)], ignore_index=True)
             write_csv(args.out, done)

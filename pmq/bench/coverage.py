@@ -1,9 +1,10 @@
-"""What pmq works on: ``python -m pmq.bench.coverage MODEL... [--list FILE] [--targets NAME...] --out FILE.csv``.
+"""Coverage of architectures: ``python -m pmq.bench.coverage MODEL... [--list FILE] [--targets NAME...] --out FILE.csv``.
 
-Each model is made with random weights, its norms and biases perturbed, in a process of its own. A row of the table says how
-much of it is searched, whether its multiply-accumulates are those that torch counts, which transforms were undone, how far
-W8A8 and W4A4 are from FP32 on a few images, and what came of W8A8 as a file: the parts of the proof that failed, and its speed
-against FP32 in the same runtime. Models are of timm, ``tv:NAME`` of torchvision, ``hf:FOLDER`` or ``package.module:function``.
+Each model is created with random weights and perturbed norms and biases in a process of its own. A row of the table reports
+the share of the model that is searched, whether its multiply-accumulates equal those that torch counts, which transforms were
+undone, the errors of W8A8 and W4A4 relative to FP32 on a few images, and for the deployed W8A8 file the failed parts of the proof
+and the speedup over FP32 in the same runtime. Models are timm names, ``tv:NAME`` of torchvision, ``hf:FOLDER`` or
+``package.module:function``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import pmq
-from pmq.bench.isolated import named, tables
+from pmq.bench.isolated import model_names, tables
 from pmq.bench.transforms import perturb
 from pmq.core.recipe import RECIPES
 from pmq.graph import captured
@@ -31,12 +32,12 @@ from pmq.models.torchvision_ops import ensure_torchvision
 from pmq.pipeline.subject import Subject
 from pmq.quant.transforms import Setting, apply_transforms
 
-#: images to calibrate, to compare on and to prove with
+#: number of images each for calibration, comparison and proof
 IMAGES = 4
 
 
-def made(name: str) -> tuple[nn.Module, Tensor]:
-    """A model with random weights, and images for it."""
+def random_model(name: str) -> tuple[nn.Module, Tensor]:
+    """Create a model with random weights, and random images ``(N, C, H, W)`` for it."""
     if name.startswith("tv:"):
         ensure_torchvision()
         import torchvision.models
@@ -51,9 +52,9 @@ def made(name: str) -> tuple[nn.Module, Tensor]:
 
 
 def coverage_of(name: str, targets: list[str]) -> dict[str, Any]:
-    """The row of a model."""
+    """Return the row of a model."""
     start = time.perf_counter()
-    module, images = made(name)
+    module, images = random_model(name)
     subject = Subject.of(module, "cpu", images)
     inventory, seconds = subject.inventory, time.perf_counter() - start
     once = {entry.module for entry in inventory.uncovered if not entry.macs}
@@ -72,8 +73,8 @@ def coverage_of(name: str, targets: list[str]) -> dict[str, Any]:
     }
     equivalence = Equivalence(subject.module, images[:IMAGES])
     model = captured(subject.module, images[:1])
-    found = apply_transforms(model, RECIPES["best"].transforms, Setting(images[:IMAGES]), equivalence)
-    row["undone"] = " ".join(rewriting.name for rewriting in found if not rewriting.kept)
+    rewritings = apply_transforms(model, RECIPES["best"].transforms, Setting(images[:IMAGES]), equivalence)
+    row["undone"] = " ".join(rewriting.name for rewriting in rewritings if not rewriting.kept)
     row["transform_error"] = equivalence.error(model)
     row |= _simulated(module, images)
     for target in targets:
@@ -96,25 +97,25 @@ def _deployed(module: nn.Module, images: Tensor, target: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         try:
             options: dict[str, Any] = {"calibration_images": images[:IMAGES], "recipe": "mse", "rounds": 5, "partial": True}
-            found = pmq.deploy(module, "w8a8", target, images[IMAGES:], out, **options)
+            deployment = pmq.deploy(module, "w8a8", target, images[IMAGES:], out, **options)
         except pmq.PmqError as error:
             return {f"{target}_failed": str(error)[:200]}
-    size = found.proof["size"]
-    failed = [name for name, check in found.proof.items() if not check.passed]
+    size = deployment.proof["size"]
+    failed = [name for name, check in deployment.proof.items() if not check.passed]
     return {
         f"{target}_failed": " ".join(failed),
-        f"{target}_ratio": found.fp32_latency_ms / found.latency_ms,
-        f"{target}_worst_layer": found.proof["layers"].found,
-        f"{target}_bytes_over": size.found - size.limit,
-        f"{target}_agreement": found.proof["agreement"].found,
+        f"{target}_ratio": deployment.fp32_latency_ms / deployment.latency_ms,
+        f"{target}_worst_layer": deployment.proof["layers"].measured,
+        f"{target}_bytes_over": size.measured - size.limit,
+        f"{target}_agreement": deployment.proof["agreement"].measured,
     }
 
 
 def main() -> None:
-    """Write the table, a row after each model; what the file has already is not done again."""
+    """Write the table after each model; models that the file already contains are not measured again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", help="names")
-    parser.add_argument("--list", type=Path, help="file with a name a line")
+    parser.add_argument("models", nargs="*", help="names of models")
+    parser.add_argument("--list", type=Path, help="file with one name per line")
     parser.add_argument("--targets", nargs="*", default=["onnxruntime", "openvino"])
     parser.add_argument("--out", type=Path, help="CSV to write")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -123,9 +124,9 @@ def main() -> None:
         torch.set_num_threads(1)
         print(json.dumps(coverage_of(args.one, args.targets)))
         return
-    names = named(args.models, args.list)
+    names = model_names(args.models, args.list)
     if not names or args.out is None:
-        parser.error("give names of models, or a file with --list, and --out")
+        parser.error("name models, or a file with --list, and pass --out")
     known = pd.read_csv(args.out).to_dict("records") if args.out.is_file() else []
     for _ in tables("pmq.bench.coverage", names, "covering", args.out, known, ["--targets", *args.targets]):
         pass

@@ -1,4 +1,4 @@
-"""Deployed models against eager PyTorch, and predicted against measured latency of mixtures, interleaved."""
+"""Latency of deployed models compared with eager PyTorch, and predicted compared with measured latency of mixtures of modes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pmq.runtimes.bench import Bench, Maker, Mode, mode_key
 from pmq.runtimes.profile import profile_layers
 from pmq.runtimes.timing import median_spread
 
-#: mixtures whose latency is predicted and measured
+#: number of mixtures whose latency is predicted and measured
 MIXTURES = 6
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Milliseconds of a mixture of modes, by the latency table and measured, and those of FP32 beside it."""
+    """Predicted and measured latency in milliseconds of a mixture of modes and of FP32."""
 
     target: str
     mixture: str
@@ -36,16 +36,17 @@ class Prediction:
     fp32_measured_ms: float
 
     @property
-    def off(self) -> float:
-        """Measured over predicted share of FP32's time, less one: a machine may have slowed down since it was profiled."""
+    def error(self) -> float:
+        """Relative prediction error of the latency as a share of FP32's, which cancels changes of the machine's speed."""
         return (self.measured_ms / self.fp32_measured_ms) / (self.predicted_ms / self.fp32_predicted_ms) - 1
 
 
 def runtime_speed(model_name: str, repeats: int = 15) -> tuple[list[Timing], float]:
-    """Time FP32 and all-int8 of every target that is installed against eager PyTorch, one image, one thread; random weights.
+    """Time FP32 and all-int8 files of every installed target and eager PyTorch, on one image, with random weights.
 
-    Also gives the bound: how much faster a model would be of which nothing is left but the products of its layers, by
-    PyTorch's int8 kernel.
+    Returns:
+        The timings relative to eager PyTorch, and the bound on the speedup: the one of a model that consists only of the
+        products of its layers, computed by PyTorch's int8 kernel.
     """
     model, inventory, image = _subject(model_name)
 
@@ -54,19 +55,19 @@ def runtime_speed(model_name: str, repeats: int = 15) -> tuple[list[Timing], flo
             return model(image)
 
     cases: dict[str, Callable[[], object]] = {"eager PyTorch": eager}
-    for name in installed():
+    for name in installed_targets():
         choices, target = choices_of(name, inventory), TARGETS[name]
         bench = Bench(target, target.skeleton(model, list(choices), image), Maker(model, inventory, choices))
-        for told, key in (("FP32", PLAIN), ("int8", target.int8)):
+        for label, key in (("FP32", PLAIN), ("int8", target.int8)):
             session = bench.session(dict.fromkeys(choices, key))
-            cases[f"{name} {told}"] = lambda session=session: session(image.numpy())  # type: ignore[misc]
+            cases[f"{name} {label}"] = lambda session=session: session(image.numpy())  # type: ignore[misc]
     cases["int8 products alone"] = products_alone(inventory)
     timings = interleaved(cases, repeats)
     return timings[:-1], timings[-1].ratio
 
 
 def predictions(model_name: str, target: str, repeats: int = 15) -> list[Prediction]:
-    """Profile a model, then predict and measure mixtures that the profile has not seen."""
+    """Profile a model, then predict and measure mixtures of modes that were not profiled."""
     model, inventory, image = _subject(model_name)
     choices, runtime = choices_of(target, inventory), TARGETS[target]
     table = profile_layers(runtime, model, inventory, choices, model_name, image.shape[1:], rounds=repeats)
@@ -85,8 +86,8 @@ def predictions(model_name: str, target: str, repeats: int = 15) -> list[Predict
     return [Prediction(target, name, ms, *measured[name], *plain) for name, ms in predicted.items()]
 
 
-def installed() -> list[str]:
-    """Targets that can be timed here."""
+def installed_targets() -> list[str]:
+    """Return the names of the targets whose runtime is installed."""
     return [name for name in TARGETS if TARGETS[name].installed]
 
 
@@ -97,12 +98,12 @@ def _subject(model_name: str) -> tuple[CapturedModel, Inventory, torch.Tensor]:
 
 
 def choices_of(target: str, inventory: Inventory) -> dict[str, list[Mode]]:
-    """What each layer may do on a target."""
+    """Return the modes of each layer that a target supports."""
     return Space(read_space(target), inventory).modes
 
 
 def products_alone(inventory: Inventory) -> Callable[[], object]:
-    """All layers' products as int8, of one image."""
+    """Return a function that computes the products of all layers for one image as int8."""
     pairs = []
     for operator in inventory.operators:
         weight = inventory[operator.operands[0]]

@@ -2,7 +2,7 @@
 
 Small configurations of Hugging Face's transformers, torchvision and open_clip, with random weights: each is searched at 4 bit,
 evaluated, and deployed as W8A8 on onnxruntime and OpenVINO, in a process of its own. Families whose library is not installed
-are left out, which is said.
+are skipped with a message.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pmq.cli.output import print_table
 from pmq.core.progress import message
 from pmq.models.torchvision_ops import ensure_torchvision
 
-#: how small they are; images are of 32 pixels, Swin's of 56
+#: configuration of the small models, for images of 32 pixels (56 for Swin)
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
 OF_32: dict[str, Any] = {**SMALL, "image_size": 32, "patch_size": 8}
 PREPARED = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "crop_pct": 1.0}
@@ -34,7 +34,7 @@ TARGETS = ("onnxruntime", "openvino")
 
 
 def makers() -> Mapping[str, tuple[str, int, Callable[[Any], nn.Module]]]:
-    """Library, side of images, and what makes the model of the library, by name."""
+    """Return library, image side in pixels and a function that creates the model from the library, by name."""
     return {
         "hf vit": ("transformers", 32, lambda t: t.ViTForImageClassification(t.ViTConfig(**OF_32, num_labels=7))),
         "hf dinov2": ("transformers", 32, lambda t: t.Dinov2Model(t.Dinov2Config(**OF_32))),
@@ -65,39 +65,39 @@ def _of_open_clip(open_clip: Any) -> nn.Module:
 
 
 def end_to_end(name: str) -> dict[str, Any]:
-    """Search, evaluate and deploy a model; the row of the table."""
+    """Search, evaluate and deploy a model, and return its row of the table."""
     library, side, make = makers()[name]
     ensure_torchvision()
     torch.manual_seed(0)
     module = perturb(make(import_module(library)).eval())
     images = torch.randn(48, 3, side, side, generator=torch.Generator().manual_seed(0))
-    found = pmq.search(
+    result = pmq.search(
         module,
         images,
         "4bit",
         options=pmq.SearchOptions(recipe="fast", data_config=PREPARED, n_rounds=1, max_evals=8),
         split=pmq.DataSplit(16, 32),
     )
-    (judged,) = pmq.evaluate(module, found.allocation, [images]).to_dict("records")
+    (evaluation,) = pmq.evaluate(module, result.allocation, [images]).to_dict("records")
     row: dict[str, Any] = {
         "model": name,
-        "macs_searched": found.coverage.macs_searched,
-        "agreement": judged["agreement"],
-        "error": judged["feature_error"] if pd.isna(judged["kl"]) else judged["kl"],
+        "macs_searched": result.coverage.macs_searched,
+        "agreement": evaluation["agreement"],
+        "error": evaluation["feature_error"] if pd.isna(evaluation["kl"]) else evaluation["kl"],
     }
     for target in TARGETS:
         with tempfile.TemporaryDirectory() as out:
             deployed = pmq.deploy(
-                module, "w8a8", target, images[:16], out, calibration_images=images[16:], data_config=PREPARED, rounds=5
+                module, "w8a8", target, images[:16], out, calibration_images=images[16:], data_config=PREPARED, n_passes=5
             )
         row[target] = " ".join(part for part, check in deployed.proof.items() if not check.passed) or "proved"
     return row
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="of them; all without")
+    parser.add_argument("names", nargs="*", help="names of models (default: all)")
     parser.add_argument("--out", type=Path, help="CSV to write")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -115,7 +115,7 @@ def main() -> None:
             message(f"{name}: {makers()[name][0]} is not installed")
     for table in tables("pmq.bench.families", names, "end to end", args.out):
         rows = table.to_numpy().tolist()
-    print_table("searched at 4 bit, deployed as W8A8; small, with random weights", list(table.columns), rows)
+    print_table("small models with random weights, searched at 4 bit and deployed as W8A8", list(table.columns), rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Peak memory of calibrating and quantizing with many images, in a process of its own."""
+"""Peak memory of calibration and quantization with many images, measured in a process of its own."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from pmq.quant import prepare, quantize
 
 
 def calibration_peak(model: str, n_images: int, recipe: str = "best") -> float:
-    """Megabytes that a fresh process holds at most; the weights are random, the images noise."""
+    """Return the peak memory of a fresh process in megabytes, with random weights and noise as images."""
     command = [sys.executable, "-m", __name__, model, str(n_images), recipe]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def main(name: str, n_images: int, recipe: str) -> None:
-    """Calibrate, quantize, and print the peak."""
+    """Calibrate, quantize and print the peak memory in megabytes."""
     keep_freed_memory()
     module = create_model(name, pretrained=False)
     images = torch.randn(n_images, *model_info(module).data_config["input_size"])
     model, inventory = analyse(module, images[:1])
     prepared = prepare(model, inventory, images, find_recipe(recipe))
     quantize(prepared, Space(read_space("default"), inventory, prepared.recipe.estimator).uniform(4, 4))
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    unit = 1 if sys.platform == "darwin" else 1024  # unit of ru_maxrss in bytes
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
 
 

@@ -1,7 +1,7 @@
-"""``python -m pmq.bench.pruned_speed [MODEL]``: a pruned model in int8 against eager PyTorch, warm and cold.
+"""``python -m pmq.bench.pruned_speed [MODEL]``: speed of a pruned int8 model compared with eager PyTorch, warm and cold.
 
-Random weights: speed does not depend on them. A cold forward is the first of a new process: memory is touched and kernels are
-chosen for the first time. PQV-Mobile (2408.08437) reports 7.18x with such a forward as its baseline.
+Weights are random, as speed does not depend on them. A cold forward pass is the first of a new process, in which memory is
+touched and kernels are chosen for the first time. PQV-Mobile (2408.08437) reports a speedup of 7.18x over such a baseline.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pmq.runtimes import TARGETS
 from pmq.runtimes.bench import Bench, Maker
 from pmq.runtimes.timing import interleaved, median_spread
 
-#: new processes that make one forward pass each
+#: number of new processes that run one forward pass each
 COLD = 5
 _FIRST = """
 import time, torch
@@ -43,7 +43,7 @@ print(1e3 * (time.perf_counter() - start))
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="deit_small_patch16_224")
     parser.add_argument("--ratio", type=float, default=0.25)
@@ -53,18 +53,20 @@ def main() -> None:
     torch.set_num_threads(1)
     model = create_model(args.model, pretrained=False)
     image = torch.randn(1, *model_info(model).data_config["input_size"])
-    how: dict[str, Any] = {"importance": "magnitude", "structures": ("hidden", "width"), "recovery": False}
-    pruned = load_pruned(pmq.prune(model, image.expand(8, -1, -1, -1), args.ratio, **how).allocation)
+    options: dict[str, Any] = {"importance": "magnitude", "structures": ("hidden", "width"), "recovery": False}
+    pruned = load_pruned(pmq.prune(model, image.expand(8, -1, -1, -1), args.ratio, **options).allocation)
     cases: dict[str, Callable[[], object]] = {}
-    for name, module in (("whole", model), ("pruned", pruned)):
+    for name, module in (("unpruned", model), ("pruned", pruned)):
         cases |= _cases(name, module, args.target, image)
-    found = {name: median_spread(times) for name, times in interleaved(cases, args.rounds).items()}
-    warm = found["whole, eager PyTorch"][0]
+    latencies = {name: median_spread(times) for name, times in interleaved(cases, args.rounds).items()}
+    warm = latencies["unpruned, eager PyTorch"][0]
     script = [sys.executable, "-c", _FIRST.format(name=args.model)]
     firsts = [float(subprocess.run(script, capture_output=True, text=True, check=True).stdout) for _ in range(COLD)]
     cold = float(np.median(firsts))
-    rows = [[name, ms, f"{spread:.0%}", f"{warm / ms:.2f}", f"{cold / ms:.2f}"] for name, (ms, spread) in found.items()]
-    rows.append(["whole, eager PyTorch, cold", cold, f"{(max(firsts) - min(firsts)) / cold:.0%}", f"{warm / cold:.2f}", "1.00"])
+    rows = [[name, ms, f"{spread:.0%}", f"{warm / ms:.2f}", f"{cold / ms:.2f}"] for name, (ms, spread) in latencies.items()]
+    rows.append(
+        ["unpruned, eager PyTorch, cold", cold, f"{(max(firsts) - min(firsts)) / cold:.0%}", f"{warm / cold:.2f}", "1.00"]
+    )
     columns = ["model", "ms", "spread", "x eager, warm", "x eager, cold"]
     print_table(f"{args.model}, {args.ratio:.2%} of channels removed, {args.target}, one image, one thread", columns, rows)
 
@@ -79,9 +81,9 @@ def _cases(name: str, module: nn.Module, target_name: str, image: torch.Tensor) 
             return module(image)
 
     cases: dict[str, Callable[[], object]] = {f"{name}, eager PyTorch": eager}
-    for told, key in (("FP32", PLAIN), ("int8", target.int8)):
+    for label, key in (("FP32", PLAIN), ("int8", target.int8)):
         session = bench.session(dict.fromkeys(choices, key))
-        cases[f"{name}, {target_name} {told}"] = lambda session=session: session(image.numpy())  # type: ignore[misc]
+        cases[f"{name}, {target_name} {label}"] = lambda session=session: session(image.numpy())  # type: ignore[misc]
     cases[f"{name}, int8 products alone"] = products_alone(inventory)
     return cases
 

@@ -1,4 +1,4 @@
-"""The search over tables: how near the exact front NSGA-II comes, and how many allocations a second are looked at."""
+"""Search over tables: how close NSGA-II gets to the exact front, and how many allocations are evaluated per second."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from pmq.optimize.tables import Floats
 from pmq.quant import prepare
 
 EVALUATIONS, POPULATION = 20_000, 120
-#: budgets of bit operations at which the front is solved exactly
+#: number of budgets of bit operations at which the front is solved exactly
 SWEEP = 60
 SPACES = ("default", "w4a8", "int8_fp32")
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Hypervolumes (error and bit operations, both as logarithms) as shares of the exact front's, and seconds."""
+    """Hypervolumes (of the logarithms of error and bit operations) as shares of the exact front's, and times in seconds."""
 
     space: str
     nsga2: float
@@ -41,7 +41,7 @@ class Gap:
 
 
 def front_gaps() -> list[Gap]:
-    """Compare fronts on the embedded model's tables in every space that ships, NSGA-II from the cheapest allocation alone."""
+    """Compare fronts on the embedded model's tables in every shipped space; NSGA-II starts from only the cheapest allocation."""
     module = create_model()
     images = open_data(None, model_info(module)).calibration_images(64, 0)
     model, inventory = analyse(module, images[:1])
@@ -62,26 +62,26 @@ def _gap(name: str, tables: Tables) -> Gap:
     budgets = [Limits(None, low * (high / low) ** t) for t in np.linspace(0, 1, SWEEP + 1)[1:]]
     exact = np.array([genome for limits in budgets if (genome := solver.solve(limits)) is not None])
     solved = time.perf_counter()
-    seen = nsga2(tables, Limits(), np.zeros((1, len(tables.n_choices)), int), EVALUATIONS // POPULATION, POPULATION)
-    evolved = time.perf_counter() - solved
-    drawn = random_genomes(tables, EVALUATIONS, np.random.default_rng(0))
+    evolved = nsga2(tables, Limits(), np.zeros((1, len(tables.n_choices)), int), EVALUATIONS // POPULATION, POPULATION)
+    nsga2_s = time.perf_counter() - solved
+    random = random_genomes(tables, EVALUATIONS, np.random.default_rng(0))
     front = tables.evaluate(exact)
-    volumes = [_volume(tables.evaluate(genomes), front) for genomes in (exact, seen, drawn)]
-    return Gap(name, volumes[1] / volumes[0], volumes[2] / volumes[0], evolved, solved - start)
+    volumes = [_volume(tables.evaluate(genomes), front) for genomes in (exact, evolved, random)]
+    return Gap(name, volumes[1] / volumes[0], volumes[2] / volumes[0], nsga2_s, solved - start)
 
 
 def _volume(costs: Floats, front: Floats) -> float:
     least = front[front[:, 0] > 0, 0].min()
 
-    def laid_out(points: Floats) -> Floats:
+    def coordinates(points: Floats) -> Floats:
         return np.log10(np.stack([np.maximum(points[:, 0], least), points[:, 2]], 1))
 
-    best, worst = laid_out(front).min(0), laid_out(front).max(0)
-    return float(hypervolume((laid_out(costs) - best) / (worst - best), ref=np.ones(2)))
+    best, worst = coordinates(front).min(0), coordinates(front).max(0)
+    return float(hypervolume((coordinates(costs) - best) / (worst - best), ref=np.ones(2)))
 
 
 def evaluations_per_second(n_images: int = 48, repeats: int = 5) -> dict[str, float]:
-    """Allocations of DeiT-Tiny a second, by sums of errors and by superposition; the figures in the tables don't matter."""
+    """Measure allocations of DeiT-Tiny evaluated per second by sums of errors and by superposition, with random tables."""
     model = create_model("deit_tiny_patch16_224", pretrained=False)
     space = Space(read_space("default"), analyse(model, torch.zeros(1, 3, 224, 224))[1])
     rng = np.random.default_rng(0)

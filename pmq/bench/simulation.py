@@ -1,4 +1,4 @@
-"""Images a second of the simulator against the FP32 forward pass of the same model, interleaved."""
+"""Speed of the simulator compared with the FP32 forward pass of the same model, measured interleaved."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pmq.runtimes import timing
 
 @dataclass(frozen=True)
 class Timing:
-    """Median milliseconds a forward pass, and the median and spread of the ratio of neighbouring passes."""
+    """Median milliseconds of a forward pass, and median and quartiles of the speed ratio of neighbouring passes."""
 
     name: str
     ms: float
@@ -27,20 +27,22 @@ class Timing:
 
 
 def interleaved(cases: dict[str, Callable[[], object]], repeats: int) -> list[Timing]:
-    """Time ``cases`` in turn, ``repeats`` times over, against the first; a ratio above 1 is faster than it."""
+    """Time ``cases`` interleaved, ``repeats`` times, relative to the first; a ratio above 1 is faster than the first."""
     times = timing.interleaved(cases, repeats)
     base = times[next(iter(times))]
     timings = []
-    for name, own in times.items():
-        ratios = sorted(b / t for b, t in zip(base, own, strict=True))
+    for name, durations in times.items():
+        ratios = sorted(b / t for b, t in zip(base, durations, strict=True))
         quarter = len(ratios) // 4
-        timings.append(Timing(name, statistics.median(own), statistics.median(ratios), ratios[quarter], ratios[-1 - quarter]))
+        timings.append(
+            Timing(name, statistics.median(durations), statistics.median(ratios), ratios[quarter], ratios[-1 - quarter])
+        )
     return timings
 
 
 @torch.no_grad()
 def simulation_speed(model_name: str | None, batch_size: int, repeats: int = 15) -> list[Timing]:
-    """Time FP32 as the user's model does it (fused attention), and W4A4 and W8A8 with warm caches, without and with bfloat16."""
+    """Time the user's FP32 model (fused attention), and W4A4 and W8A8 with warm caches, without and with bfloat16."""
     reference = create_model(model_name, pretrained=False)
     images = torch.randn(batch_size, *model_info(reference).data_config["input_size"])
     _, inventory = analyse(reference, images[:1])

@@ -1,4 +1,4 @@
-"""The model and the images of a benchmark, as its command line names them."""
+"""Model, images and allocation of a benchmark, as selected on its command line."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from pmq.models import create_model, model_info
 from pmq.pipeline.patches.reallocator import Reallocator
 
 
-def parser(description: str | None, *before: str) -> argparse.ArgumentParser:
-    """A command line with what every benchmark of a model needs, ``before`` being its first arguments."""
-    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+def benchmark_parser(description: str | None, *before: str) -> argparse.ArgumentParser:
+    """Return a parser with the arguments that all benchmarks of a model share, after the positional arguments ``before``."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in before:
-        found.add_argument(name)
-    found.add_argument("model", nargs="?")
-    found.add_argument("--checkpoint")
-    found.add_argument("--data")
-    found.add_argument("--crop-pct", type=float)
-    found.add_argument("--limit", type=int, help="images to judge by; all without")
-    found.add_argument("--out", type=Path, required=True)
-    return found
+        parser.add_argument(name)
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("--checkpoint")
+    parser.add_argument("--data")
+    parser.add_argument("--crop-pct", type=float)
+    parser.add_argument("--limit", type=int, help="number of images to evaluate on (default: all)")
+    parser.add_argument("--out", type=Path, required=True)
+    return parser
 
 
-def opened(args: argparse.Namespace) -> tuple[nn.Module, Data]:
-    """The model and its images."""
+def open_model_and_data(args: argparse.Namespace) -> tuple[nn.Module, Data]:
+    """Create the model and open its images."""
     keep_freed_memory()
     model = create_model(args.model, args.checkpoint)
     return model, open_data(args.data, model_info(model), crop_pct=args.crop_pct)
 
 
 @dataclass(frozen=True)
-class Allocated:
-    """An allocation, what maps are laid over it by, and its images.
+class OpenedAllocation:
+    """Allocation with its model, its images and the reallocator that adds patch maps to it.
 
     Attributes:
-        model: as it was opened.
-        data: its images.
-        reallocator: around the allocation.
-        images: that the allocation's search has seen.
-        indices: of images for evaluation that it has not.
+        model: the FP32 model.
+        data: the images of the model.
+        reallocator: reallocator of the allocation.
+        images: images ``(N, C, H, W)`` that the search for the allocation used.
+        indices: indices of evaluation images that the search did not use.
     """
 
     model: nn.Module
@@ -55,12 +55,12 @@ class Allocated:
     indices: list[int]
 
 
-def allocated(args: argparse.Namespace) -> Allocated:
-    """What a command line with an allocation names."""
-    model, data = opened(args)
+def open_allocation(args: argparse.Namespace) -> OpenedAllocation:
+    """Open the model, images and allocation that a command line names."""
+    model, data = open_model_and_data(args)
     allocation = Allocation.load(args.allocation)
     info = allocation.calibration
     assert info is not None and info.seed is not None
     images = data.calibration_images(info.images_used, info.seed)
     indices = data.evaluation_indices(info.images_used, info.seed, args.limit)
-    return Allocated(model, data, Reallocator(model, allocation, images, args.crop_pct), images, indices)
+    return OpenedAllocation(model, data, Reallocator(model, allocation, images, args.crop_pct), images, indices)

@@ -1,14 +1,14 @@
-"""What errors of all tokens cost: ``python -m pmq.bench.token_estimate ALLOCATION MODEL --data ... --checkpoint ... --out FILE``.
+"""Cost of token errors: ``python -m pmq.bench.token_estimate ALLOCATION MODEL --data ... --checkpoint ... --out FILE``.
 
-Seconds of the layer-wise Fisher estimate of all components, and of the estimates of all tokens by position and by rank, on
-the same images around the same allocation, in turns.
+Times the layerwise Fisher estimate of all components, and the estimates of all tokens by position and by rank, on the same
+images around the same allocation, interleaved.
 """
 
 from __future__ import annotations
 
 import pandas as pd
 
-from pmq.bench.subject import allocated, parser
+from pmq.bench.subject import benchmark_parser, open_allocation
 from pmq.core.files import write_csv
 from pmq.graph import analyse
 from pmq.metrics import METRICS
@@ -22,23 +22,23 @@ ROUNDS = 5
 
 
 def main() -> None:
-    """Measure and write a CSV, a row for each estimate."""
-    args = parser(__doc__, "allocation").parse_args()
-    given = allocated(args)
-    reallocator = given.reallocator
+    """Measure and write a CSV with one row per estimate."""
+    args = benchmark_parser(__doc__, "allocation").parse_args()
+    opened = open_allocation(args)
+    reallocator = opened.reallocator
     probe, ranker = reallocator.probe, Ranker(SCORE, reallocator.prefix)
-    inventory, estimator = analyse(given.model, given.images[:1])[1], reallocator.allocation.recipe.estimator
+    inventory, estimator = analyse(opened.model, opened.images[:1])[1], reallocator.allocation.recipe.estimator
     space = Space(read_space("default"), inventory, estimator)
     layers = {name: list(choices) for name, choices in space.choices.items()}
 
-    def of_tokens(by: Ranker | None) -> None:
+    def estimate_tokens(ranker: Ranker | None) -> None:
         probe.simulator.apply(probe.base)
-        token_errors(probe, reallocator.places, reallocator.choices, by)
+        token_errors(probe, reallocator.places, reallocator.choices, ranker)
 
     calls = {
         "layers": lambda: METRICS["fisher"].measure(probe, layers),
-        "tokens": lambda: of_tokens(None),
-        f"tokens by {SCORE}": lambda: of_tokens(ranker),
+        "tokens": lambda: estimate_tokens(None),
+        f"tokens by {SCORE}": lambda: estimate_tokens(ranker),
     }
     rows = []
     for name, times in interleaved(calls, ROUNDS).items():

@@ -1,10 +1,10 @@
-"""How well scores rank tokens: ``python -m pmq.bench.token_scores ALLOCATION MODEL --data ... --checkpoint ... --out FILE``.
+"""Quality of token scores: ``python -m pmq.bench.token_scores ALLOCATION MODEL --data ... --checkpoint ... --out FILE``.
 
-The truth: of one activation the tokens of one square of patches are quantized at few bits, all other activations are FP32
-(weights are as allocated), and the error at the output is measured image by image; square after square. Each score says of
-an image how much a square matters (the sum over its tokens); what is written are rank correlations over the squares of an
-image, their mean and its standard error over images. ``fisher`` is the estimate on the same image, ``fisher_others`` that of
-other images: all that a static map knows.
+The reference is measured square by square: the tokens of one square of patches in one activation are quantized to few bits
+while all other activations are FP32 (weights are as allocated), and the error at the output is measured for each image. A
+score predicts the importance of a square in an image as the sum over its tokens. The table contains the rank correlations
+over the squares of an image: their mean over images and its standard error. ``fisher`` is the estimate on the same image,
+``fisher_others`` the one on other images, which is all that a static map can use.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from pmq.bench.subject import allocated, parser
+from pmq.bench.subject import benchmark_parser, open_allocation
 from pmq.core.choice import FLOAT
 from pmq.core.files import write_csv
 from pmq.core.progress import track
@@ -31,28 +31,28 @@ from pmq.quant.quantizers import Quantizer
 from pmq.quant.token_scores import SCORES, Ranker
 from pmq.quant.tokens import TokenQuantizer
 
-#: bits of the square's tokens, patches on its side, images
+#: bits of a square's tokens, side of a square in patches, number of images
 BITS, SIDE, IMAGES = 3, 2, 16
 ACTIVATIONS = ("attn.qkv.input", "attn.proj.input", "mlp.fc1.input", "mlp.fc2.input")
 Array = NDArray[Any]
 
 
 def main() -> None:
-    """Measure and write a CSV, a row for each score and kind of activation."""
-    arguments = parser(__doc__, "allocation")
+    """Measure and write a CSV with one row per score and kind of activation."""
+    arguments = benchmark_parser(__doc__, "allocation")
     arguments.add_argument("--blocks", type=int, nargs="+", default=[1, 4, 7, 10])
     args = arguments.parse_args()
-    given = allocated(args)
-    reallocator = given.reallocator
+    opened = open_allocation(args)
+    reallocator = opened.reallocator
     reallocator.probe = replace(reallocator.probe, base={})
     reallocator.probe.simulator.apply({})
-    seen = given.images[-IMAGES:]
+    images = opened.images[-IMAGES:]
     rows: list[dict[str, Any]] = []
     for activation in ACTIVATIONS:
         names = [f"blocks.{block}.{activation}" for block in args.blocks]
-        found = [pair for name in names for pair in _correlations(reallocator, name, seen)]
-        for score in dict.fromkeys(score for score, _ in found):
-            values = np.concatenate([each for s, each in found if s == score])
+        correlations = [pair for name in names for pair in _correlations(reallocator, name, images)]
+        for score in dict.fromkeys(score for score, _ in correlations):
+            values = np.concatenate([by_image for s, by_image in correlations if s == score])
             row = {"activation": activation, "score": score, "spearman": values.mean()}
             rows.append(row | {"standard_error": values.std() / len(values) ** 0.5, "n": len(values)})
             print(rows[-1], flush=True)
@@ -60,13 +60,13 @@ def main() -> None:
 
 
 def _correlations(reallocator: Reallocator, name: str, images: Tensor) -> Iterator[tuple[str, Array]]:
-    """Rank correlation with the truth of each score, image by image ``(N,)``."""
+    """Yield each score and its rank correlation with the reference for each image ``(N,)``."""
     squares = _squares(reallocator.places[name].tokens, reallocator.prefix)
-    truth = _truth(reallocator, name, images, squares)
-    told = _scores(reallocator, name, images) | _estimates(reallocator, name, images)
-    for score, values in told.items():
+    reference = _reference_errors(reallocator, name, images, squares)
+    scores = _scores(reallocator, name, images) | _estimates(reallocator, name, images)
+    for score, values in scores.items():
         summed = np.stack([values[:, tokens].sum(1) for tokens in squares], 1)
-        yield score, np.array([spearmanr(t, s).statistic for t, s in zip(truth, summed, strict=True)])
+        yield score, np.array([spearmanr(t, s).statistic for t, s in zip(reference, summed, strict=True)])
 
 
 def _squares(tokens: int, prefix: int) -> list[Array]:
@@ -82,26 +82,26 @@ def _at_few_bits(reallocator: Reallocator, name: str) -> Quantizer:
 
 
 @torch.no_grad()
-def _truth(reallocator: Reallocator, name: str, images: Tensor, squares: list[Array]) -> Array:
-    """Error at the output ``(N, squares)``."""
+def _reference_errors(reallocator: Reallocator, name: str, images: Tensor, squares: list[Array]) -> Array:
+    """Measure the error at the output ``(N, squares)`` when the tokens of each square are quantized."""
     probe, place = reallocator.probe, reallocator.places[name]
     quantizers = {BITS: _at_few_bits(reallocator, name)}
-    reference, found = probe.simulator.model(images), []
+    reference, errors = probe.simulator.model(images), []
     for square in track(squares, name):
         bits = torch.full((place.tokens,), FLOAT.bits)
         bits[torch.from_numpy(square)] = BITS
-        probe.simulator.instrument.set_activation(name, TokenQuantizer(place.component, quantizers, bits))
-        found.append(output_error(reference, probe.simulator.model(images), probe.task))
+        probe.simulator.set_activation(name, TokenQuantizer(place.component, quantizers, bits))
+        errors.append(output_error(reference, probe.simulator.model(images), probe.task))
     probe.simulator.reset(name)
-    return torch.stack(found, 1).numpy()
+    return torch.stack(errors, 1).numpy()
 
 
 @torch.no_grad()
 def _scores(reallocator: Reallocator, name: str, images: Tensor) -> dict[str, Array]:
-    """What each score, and the squared error itself, say of every token ``(N, T)``."""
+    """Compute each score and the squared quantization error of every token ``(N, T)``."""
     simulator, quantizer = reallocator.probe.simulator, _at_few_bits(reallocator, name)
     ranker = Ranker("norm", 0)
-    seen: dict[str, Tensor] = {}
+    recorded: dict[str, Tensor] = {}
 
     def watch(softmax: Tensor) -> Tensor:
         ranker.saw(softmax)
@@ -109,33 +109,33 @@ def _scores(reallocator: Reallocator, name: str, images: Tensor) -> dict[str, Ar
 
     def record(x: Tensor) -> Tensor:
         error = (x - quantizer(x)).square().sum(-1)
-        seen.update({score: SCORES[score](x, ranker.attention) for score in SCORES})
-        seen["error"] = error
-        seen["class_error"] = error if ranker.attention is None else error * ranker.attention.from_class
+        recorded.update({score: SCORES[score](x, ranker.attention) for score in SCORES})
+        recorded["error"] = error
+        recorded["class_error"] = error if ranker.attention is None else error * ranker.attention.from_class
         return x
 
     watched = [c.name for c in simulator.inventory if c.slot == "softmax"]
     for softmax in watched:
-        simulator.instrument.set_activation(softmax, watch)
-    simulator.instrument.set_activation(name, record)
+        simulator.set_activation(softmax, watch)
+    simulator.set_activation(name, record)
     simulator.model(images)
     for tapped in (*watched, name):
         simulator.reset(tapped)
-    return {score: values.numpy() for score, values in seen.items()}
+    return {score: values.numpy() for score, values in recorded.items()}
 
 
 def _estimates(reallocator: Reallocator, name: str, images: Tensor) -> dict[str, Array]:
-    """Fisher errors at few bits ``(N, T)``, of the same images and of others."""
+    """Compute Fisher errors at few bits ``(N, T)``, from the same images and from other images."""
     places, choices = {name: reallocator.places[name]}, {name: reallocator.choices[name]}
     row = 1 + [choice.bits for choice in choices[name]].index(BITS)
 
-    def estimated(of: Tensor) -> Array:
-        return token_errors(replace(reallocator.probe, images=of), places, choices)[name].error[row]
+    def estimate(images: Tensor) -> Array:
+        return token_errors(replace(reallocator.probe, images=images), places, choices)[name].error[row]
 
-    others = estimated(reallocator.probe.images)
+    of_other_images = estimate(reallocator.probe.images)
     return {
-        "fisher": np.stack([estimated(image) for image in images.split(1)]),
-        "fisher_others": np.stack([others] * len(images)),
+        "fisher": np.stack([estimate(image) for image in images.split(1)]),
+        "fisher_others": np.stack([of_other_images] * len(images)),
     }
 
 

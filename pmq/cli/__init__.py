@@ -1,4 +1,4 @@
-"""The command line: one file a command; each parses, calls :mod:`pmq.api`, and prints."""
+"""The command line: one module per command, which parses arguments, calls :mod:`pmq.api` and prints the result."""
 
 from __future__ import annotations
 
@@ -44,22 +44,22 @@ _SEARCHING = (search, sensitivity, rank, evaluate, patches, prune, finetune)
 for command in (*_SEARCHING, ls, compare, export, plot, report, profile, deploy, run):
     app.command(cls=Command)(command)
 
-#: set by shells that complete a line
+#: environment variable that a shell sets to request completions
 COMPLETION = "_PMQ_COMPLETE"
-#: objects made between looks for garbage: loading torch makes hundreds of thousands, none of which is any
+#: allocations between garbage collections: importing torch allocates hundreds of thousands of objects, none of them garbage
 GARBAGE = 10_000
-#: exit statuses: bad input, and 128 with the number of the signal that stopped a command, as shells have it
+#: exit statuses: bad input, and the base to which the number of the stopping signal is added, as in shells
 BAD, SIGNALLED = 2, 128
 
 
 def main() -> None:
-    """Run the command line; bad input is told in one line on standard error, with exit status 2."""
+    """Run the command line; bad input ends with a one-line message on standard error and exit status 2."""
     if COMPLETION in os.environ:
-        typer.main.get_command(app).main(prog_name="pmq")  # which prints what a shell asks for
+        typer.main.get_command(app).main(prog_name="pmq")
         return
     keep_freed_memory()
     gc.set_threshold(GARBAGE)
-    os.environ.setdefault("HF_HUB_VERBOSITY", "critical")  # our own line tells what failed and what to do
+    os.environ.setdefault("HF_HUB_VERBOSITY", "critical")  # the message of pmq states what failed and what to do
     open_output()
     with spelled(as_flags):
         status = _status(sys.argv[1:])
@@ -67,50 +67,53 @@ def main() -> None:
     if unwritten is not None:
         message(f"pmq: cannot write to standard output: {unwritten.strerror}")
         status = status or (SIGNALLED + signal.SIGPIPE if isinstance(unwritten, BrokenPipeError) else BAD)
-    gc.freeze()  # else the interpreter looks through all of torch for garbage before it goes, which takes a second
+    gc.freeze()  # otherwise the interpreter searches all of torch's objects for garbage at exit, which takes a second
     sys.exit(status)
 
 
 def _status(arguments: list[str]) -> int:
-    """Run a command and give its exit status. Exceptions that tell of an error of ours are not caught."""
+    """Run a command and return its exit status; exceptions that indicate a bug in pmq propagate."""
     try:
-        with signals.answered():
+        with signals.raise_on_stop():
             _invoke([*arguments] or ["--help"])
-    except typer.Exit as left:
-        return left.exit_code if arguments else BAD
-    except SystemExit:  # how rich, which draws the help, leaves a pipe that nobody reads
+    except typer.Exit as exit_:
+        return exit_.exit_code if arguments else BAD
+    except SystemExit:  # raised by rich, which draws the help, when its output is a pipe without a reader
         give_up_output(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
         return 0
     except PmqError as error:
-        told, status = str(error), BAD
+        text, status = str(error), BAD
     except Stopped as stopped:
-        told, status = signals.told(stopped), SIGNALLED + stopped.number
+        text, status = signals.stop_message(stopped), SIGNALLED + stopped.number
     except OSError as error:
-        if close_output() is not None:  # what a library printed could not be written
+        if close_output() is not None:  # a library failed to print to standard output
             return 0
-        told, status = _refusal(error), BAD
+        text, status = _system_error(error), BAD
     else:
         return 0
-    message(f"pmq: {told}")
+    message(f"pmq: {text}")
     return status
 
 
 def _invoke(arguments: list[str]) -> None:
-    """Parse and call; not by typer's own main function, which keeps silent of some exceptions, and prints others in boxes."""
+    """Parse the arguments and call the command.
+
+    Typer's ``main`` is not used because it hides some exceptions and prints others in boxes.
+    """
     command: Any = typer.main.get_command(app)
     try:
         with command.make_context("pmq", arguments) as context:
             command.invoke(context)
     except Exception as error:
-        if not hasattr(error, "format_message"):  # all that is wrong with arguments has it, whatever class it is of
+        if not hasattr(error, "format_message"):  # all errors about arguments have it, whatever their class
             raise
-        of = getattr(error, "ctx", None)
-        hint = "" if of is None else f"; see {of.command_path} --help"
+        failing_context = getattr(error, "ctx", None)
+        hint = "" if failing_context is None else f"; see {failing_context.command_path} --help"
         raise PmqError(error.format_message().rstrip(".") + hint) from None
 
 
-def _refusal(error: OSError) -> str:
-    """What the system refused, and why."""
+def _system_error(error: OSError) -> str:
+    """Describe in one line an error of the operating system and the files that it concerns."""
     names = [os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, str | bytes | os.PathLike)]
-    of = f" {' and '.join(map(repr, names))}" if names else ""
-    return f"the system refuses{of}: {error.strerror or one_line(error)}"
+    files = f" for {' and '.join(map(repr, names))}" if names else ""
+    return f"the operating system reports an error{files}: {error.strerror or one_line(error)}"

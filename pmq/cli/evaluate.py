@@ -1,46 +1,52 @@
-"""``pmq evaluate``: accuracy of allocations by simulation."""
+"""``pmq evaluate``: evaluate allocations by simulation."""
 
 from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import costs, print_json, print_table, say
-from pmq.cli.run import latest_or, remembered
-from pmq.cli.source import NOTHING, Source, grouped
+from pmq.cli.run import fill_from_runs, latest_or
+from pmq.cli.source import NO_FLAGS, Source, grouped
 
 
 @grouped
 def evaluate(
     what: Annotated[
         str,
-        typer.Argument(help="allocation file, run directory, latest, fp32, or uniform as w4a4; several with commas"),
+        typer.Argument(
+            help="Allocation file, run directory, latest, fp32, or uniform bits such as w4a4; separate several by commas"
+        ),
     ] = "latest",
     model: o.Model = None,
-    source: Source = NOTHING,
+    source: Source = NO_FLAGS,
     space: o.Space = "default",
     recipe: o.Recipe = "best",
     reconstruct: o.Reconstruct = False,
     amp: o.Amp = False,
     calib_images: o.CalibImages = 32,
-    recalibrate: Annotated[bool, typer.Option("--recalibrate", help="fit ranges anew, for other weights of the model")] = False,
+    recalibrate: Annotated[
+        bool, typer.Option("--recalibrate", help="Refit the ranges from images, for example for other weights of the model")
+    ] = False,
     batch_size: o.BatchSize = 32,
     workers: o.Workers = 0,
     threads: o.Threads = None,
     device: o.Device = "cpu",
     seed: o.Seed = 0,
-    limit: Annotated[int | None, typer.Option(help="evaluate on this many images only", min=1)] = None,
-    results: Annotated[Path, typer.Option(help="folder of run directories")] = Path("results"),
-    results_file: Annotated[Path | None, typer.Option(help="write a CSV with timm's columns and ours")] = None,
+    limit: Annotated[int | None, typer.Option(help="Number of images to evaluate on (default: all)", min=1)] = None,
+    results: Annotated[Path, typer.Option(help="Folder of run directories")] = Path("results"),
+    results_file: Annotated[
+        Path | None, typer.Option(help="CSV file to write, with timm's columns followed by those of pmq")
+    ] = None,
     task: o.Task = "auto",
     partial: o.Partial = False,
     json: o.Json = False,
 ) -> None:
-    """Give top-1, top-5, agreement with FP32, KL of the logits and images/s."""
+    """Evaluate allocations: top-1, top-5, agreement with FP32, KL divergence of the logits and images per second."""
     from pmq.api import evaluate as run_evaluate
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
@@ -53,25 +59,29 @@ def evaluate(
     names = [str(latest_or(None, results)) if name == "latest" else name for name in what.split(",")]
     if results_file is not None:
         check_output(results_file, ".csv", [*names, source.checkpoint])
-    items = [read_what(name, carried_out=not recalibrate) for name in names]
+    items = [read_what(name, with_tensors=not recalibrate) for name in names]
     allocations = [item for item in items if isinstance(item, Allocation)]
-    source = remembered(names, allocations, source.of(model))
+    source = fill_from_runs(names, allocations, source.with_model(model))
     module, images = open_subject(source, workers, device, threads)
     if limit is not None and limit > len(images.evaluation):
-        raise PmqError(f"--limit {limit} is more than the {len(images.evaluation)} images of {images.evaluation.name}")
+        raise PmqError(
+            f"--limit {limit} exceeds the {len(images.evaluation)} images of {images.evaluation.name}; lower it or leave it out"
+        )
     calibrated = [a.calibration for a in allocations if a.calibration is not None]
     seeds = {c.seed for c in calibrated} | ({seed} if recalibrate or len(calibrated) < len(items) else set())
     if images.shared and len(seeds) > 1:
-        raise PmqError(f"allocations of seeds {sorted(map(str, seeds))} used different images of one folder; evaluate singly")
+        raise PmqError(
+            f"seeds {sorted(map(str, seeds))} calibrated on different images of one folder; evaluate them one at a time"
+        )
     used = max([calib_images, *(c.images_used for c in calibrated)])
     indices = images.evaluation_indices(used, next(iter(seeds)) or 0, limit)
     batches = images.evaluation.batches(batch_size, indices)
-    need = recalibrate or any(isinstance(i, str) and i != "fp32" for i in items)
+    needs_images = recalibrate or any(isinstance(i, str) and i != "fp32" for i in items)
     table = run_evaluate(
         module,
         items,
         track(batches, "evaluating", total=-(-len(indices) // batch_size)),
-        calibration_images=images.calibration_images(calib_images, seed) if need else None,
+        calibration_images=images.calibration_images(calib_images, seed) if needs_images else None,
         space=space,
         recipe=recipe,
         task=task,
@@ -91,6 +101,12 @@ def evaluate(
     if json:
         print_json(records[0] if len(records) == 1 else {"results": records})
         return
+    _print_records(records, images.evaluation.name, amp)
+    say(task_line(table.attrs["task"], task, table.attrs["outputs"]))
+
+
+def _print_records(records: list[dict[str, Any]], images: str, amp: bool) -> None:
+    """Print one row per evaluated allocation; models of features have other columns than classifiers."""
     rows = [
         [
             (r["allocation"], f"patches: {r['patches']}") if r["patches"] else r["allocation"],
@@ -105,9 +121,8 @@ def evaluate(
     if amp:
         columns.append("as in FP32 %")
         rows = [[*row, r["amp_agreement"]] for row, r in zip(rows, records, strict=True)]
-    if any(r["cosine"] is not None for r in records):  # features: nothing is decided, neighbours tell
+    if any(r["cosine"] is not None for r in records):  # features make no decisions, so neighbours are compared instead
         columns[1:4] = ["cosine", "same neighbour %", "k-NN top-1 %"]
-        told = ([r[key] for key in ("cosine", "neighbour_agreement", "knn_top1")] for r in records)
-        rows = [[row[0], *figures, *row[4:]] for row, figures in zip(rows, told, strict=True)]
-    print_table(f"{records[0]['model']} on {records[0]['n_images']} images of {images.evaluation.name}", columns, rows)
-    say(task_line(table.attrs["task"], task, table.attrs["outputs"]))
+        neighbours = ([r[key] for key in ("cosine", "neighbour_agreement", "knn_top1")] for r in records)
+        rows = [[row[0], *figures, *row[4:]] for row, figures in zip(rows, neighbours, strict=True)]
+    print_table(f"{records[0]['model']} on {records[0]['n_images']} images of {images}", columns, rows)

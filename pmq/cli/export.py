@@ -1,4 +1,4 @@
-"""``pmq export``: the allocation file and its schema."""
+"""``pmq export``: write an allocation file and its schema."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pmq.cli.run import latest_or
 
 
 def export(
-    run: Annotated[str | None, typer.Argument(help="run directory or allocation file; default: latest run")] = None,
-    out: Annotated[Path, typer.Option(help="file to write; its schema goes beside it")] = Path("allocation.json"),
-    results: Annotated[Path, typer.Option(help="folder of run directories")] = Path("results"),
+    run: Annotated[str | None, typer.Argument(help="Run directory or allocation file (default: the latest run)")] = None,
+    out: Annotated[Path, typer.Option(help="File to write; its schema is written next to it")] = Path("allocation.json"),
+    results: Annotated[Path, typer.Option(help="Folder of run directories")] = Path("results"),
     json: o.Json = False,
 ) -> None:
     """Validate an allocation and write it with its JSON Schema."""

@@ -1,16 +1,17 @@
-"""Spell options of the Python functions, which messages of the library name, as the flags that a command has for them."""
+"""Translation of the Python option names in messages of the library to the flags of the command line."""
 
 from __future__ import annotations
 
 import re
 
-#: options whose flag is not their name with dashes
-_FLAGS = {"n_calibration": "--calib-images", "n_held_out": "--held-out", "global_pool": "--gp"}
+#: flags of the options whose flag is not the option's name with dashes
+_FLAGS = {"n_calibration": "--calib-images", "n_held_out": "--held-out", "global_pool": "--gp", "n_rounds": "--rounds"}
+_FLAGS |= {"n_passes": "--rounds", "n_probe": "--probe-images", "n_truth": "--truth-images", "n_random": "--count"}
 _OPTION = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`\s]+))?`")
 
 
 def as_flags(text: str) -> str:
-    """Turn each option in backticks into a flag; a command in backticks, which has spaces, stays as it is.
+    """Replace each option in backticks by its flag; commands in backticks, which contain spaces, are unchanged.
 
     >>> as_flags("lower `n_calibration`, or pass `out=other` and `recalibrate`; run `pmq patches` again")
     'lower --calib-images, or pass --out other and --recalibrate; run `pmq patches` again'

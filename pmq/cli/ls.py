@@ -1,4 +1,4 @@
-"""``pmq ls``: the runs that there are."""
+"""``pmq ls``: list runs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pmq.cli.output import print_json, print_table
 
 
 def ls(
-    results: Annotated[Path, typer.Argument(help="folder of run directories")] = Path("results"),
+    results: Annotated[Path, typer.Argument(help="Folder of run directories")] = Path("results"),
     json: o.Json = False,
 ) -> None:
-    """List runs with their model, budget, bytes, agreement and date, the latest first."""
+    """List the runs below a folder with their model, budget, size, agreement and date, latest first."""
     from pmq.core.runs import list_runs
 
-    found = list_runs(results)
+    runs = list_runs(results)
     if json:
-        print_json({"runs": [run.facts() for run in found]})
+        print_json({"runs": [run.facts() for run in runs]})
         return
     rows = [
         [
@@ -33,7 +33,7 @@ def ls(
             run.error,
             time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed)),
         ]
-        for run in found
+        for run in runs
     ]
     columns = ["run", "model", "budget", "MB", "agreement %", "KL or error", "date"]
-    print_table(f"{len(found)} runs below {results}", columns, rows)
+    print_table(f"{len(runs)} runs below {results}", columns, rows)

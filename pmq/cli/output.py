@@ -1,4 +1,7 @@
-"""What commands print: lines and tables for people, or one JSON object. All of it literally, and none of it stops the work."""
+"""Output of commands: lines and tables for people, or one JSON object.
+
+Text is printed literally, and an output that cannot be written never stops the work.
+"""
 
 from __future__ import annotations
 
@@ -15,41 +18,42 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pmq.cli.hints import as_flags
 from pmq.core.text import literal
 
-#: what standard output failed with, once it did: nothing more is written to it then
+#: the error with which standard output failed, after which nothing more is written to it
 _failed: list[OSError] = []
 
 
 def open_output() -> None:
-    """Make standard output and error such that no character is too foreign for them, and that they can be written to."""
+    """Prepare standard output and standard error to accept any character and to be writable."""
     _failed.clear()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # closed by who started us
+        if stream is None:  # closed by the parent process
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def close_output() -> OSError | None:
-    """Write what is left, and give what standard output failed with, if it did."""
+    """Flush standard output and return the error with which it failed, or None."""
     _write("")
     return _failed[0] if _failed else None
 
 
 def give_up_output(error: OSError) -> None:
-    """Write nothing more to standard output, and let :func:`close_output` tell of ``error``."""
+    """Write nothing more to standard output, and let :func:`close_output` return ``error``."""
     _failed.append(error)
 
 
 def say(*lines: str) -> None:
-    """Print lines to standard output, each literally and on one line whatever it holds."""
-    _write("".join(f"{_literal(line)}\n" for line in lines))
+    """Print lines to standard output, with options as flags, each literally and on one line whatever characters it contains."""
+    _write("".join(f"{_literal(as_flags(line))}\n" for line in lines))
 
 
 def print_json(data: dict[str, Any]) -> None:
-    """Print one JSON object; what is missing, or no number, is null."""
+    """Print one JSON object; missing values, NaN and infinities become null."""
     _write(json.dumps(_plain(data), allow_nan=False) + "\n")
 
 
@@ -61,14 +65,14 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     for row in rows:
         table.add_row(*(Text("\n".join(_literal(number(v)) for v in (c if isinstance(c, tuple) else (c,)))) for c in row))
     drawn = _Draft()
-    width = None if drawn.isatty() else 160  # a file or pipe has no width to keep to
+    width = None if drawn.isatty() else 160  # a file or pipe has no width limit
     Console(file=drawn, width=width).print(table)
-    say(title)  # as a title of the table it would wrap at the table's width
+    say(title)  # as the table's own title it would wrap at the table's width
     _write(drawn.getvalue())
 
 
 class _Draft(io.StringIO):
-    """What is drawn for standard output, before it is written there."""
+    """Buffer for a drawing that is later written to standard output, whose encoding it has."""
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -79,7 +83,7 @@ class _Draft(io.StringIO):
 
 
 def number(value: Any) -> str:
-    """Write a figure with three or four significant digits."""
+    """Format a number with three or four significant digits."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, float):
@@ -88,12 +92,12 @@ def number(value: Any) -> str:
 
 
 def costs(size_bytes: float, bit_ops: float) -> list[str]:
-    """Write bytes in decimal megabytes and bit operations in billions."""
+    """Format bytes as decimal megabytes and bit operations as billions."""
     return [f"{size_bytes / 1e6:.3f}", f"{bit_ops / 1e9:.3f}"]
 
 
 def _plain(value: Any) -> Any:
-    if hasattr(value, "tolist"):  # NumPy's and torch's
+    if hasattr(value, "tolist"):  # NumPy arrays and torch tensors
         value = value.tolist()
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
@@ -107,14 +111,14 @@ def _literal(text: str) -> str:
 
 
 def _write(text: str) -> None:
-    """Write to standard output, or remember why not: a full disk or a closed pipe loses what is printed, not what was found."""
+    """Write to standard output, or record the error: a full disk or closed pipe loses the output, not the results."""
     if _failed:
         return
     try:
-        if text:  # even nothing is too much for a full device
+        if text:  # a full device rejects even an empty write
             sys.stdout.write(text)
         sys.stdout.flush()
     except OSError as error:
         give_up_output(error)
-        with suppress(OSError):  # what is in the buffer would be tried once more at exit, and fail with a traceback
+        with suppress(OSError):  # the buffer would be written again at exit and fail with a traceback
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

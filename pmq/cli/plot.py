@@ -1,4 +1,4 @@
-"""``pmq plot``: figures of a run."""
+"""``pmq plot``: draw the figures of a run."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pmq.cli.run import latest_or
 
 
 def plot(
-    run: Annotated[Path | None, typer.Argument(help="run directory; default: latest run")] = None,
-    out: Annotated[Path | None, typer.Option(help="folder for the figures; default: plots in the run")] = None,
-    results: Annotated[Path, typer.Option(help="folder of run directories")] = Path("results"),
+    run: Annotated[Path | None, typer.Argument(help="Run directory (default: the latest run)")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the figures (default: plots in the run)")] = None,
+    results: Annotated[Path, typer.Option(help="Folder of run directories")] = Path("results"),
     json: o.Json = False,
 ) -> None:
-    """Draw Pareto front, sensitivities and the heat map of bits, as PNG and SVG with their data as CSV."""
+    """Draw the Pareto front, sensitivities and the heat map of bits as PNG and SVG, with their data as CSV."""
     from pmq.reporting import plot_run
 
     paths = plot_run(latest_or(run, results), out)

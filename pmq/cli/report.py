@@ -1,4 +1,4 @@
-"""``pmq report``: a page that shows a run, or several side by side."""
+"""``pmq report``: write an HTML page of a run, or of several side by side."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pmq.cli.output import print_json, say
 
 
 def report(
-    runs: Annotated[list[Path] | None, typer.Argument(help="run directories; default: latest run")] = None,
+    runs: Annotated[list[Path] | None, typer.Argument(help="Run directories (default: the latest run)")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="file to write; default: report.html in the run, compare.html in the first of several")
+        Path | None,
+        typer.Option(help="HTML file to write (default: report.html in the run, or compare.html in the first of several)"),
     ] = None,
-    figures: Annotated[bool, typer.Option(help="draw figures as PNG, SVG and CSV beside the page too")] = True,
-    results: Annotated[Path, typer.Option(help="folder of run directories")] = Path("results"),
+    figures: Annotated[bool, typer.Option(help="Also draw the figures as PNG, SVG and CSV next to the page")] = True,
+    results: Annotated[Path, typer.Option(help="Folder of run directories")] = Path("results"),
     json: o.Json = False,
 ) -> None:
-    """Write one HTML file that opens anywhere, without a network: the front, the bits, the patches, the proofs."""
+    """Write one self-contained HTML file with the front, the bits, the patches and the proofs."""
     from pmq.core.rundir import latest_run
     from pmq.reporting import write_report
 
-    found = runs or [latest_run(results)]
-    page, paths = write_report(found, out, figures)
+    page, paths = write_report(runs or [latest_run(results)], out, figures)
     if json:
         print_json({"report": str(page), "files": [str(p) for p in paths]})
         return

@@ -1,4 +1,4 @@
-"""Runs on the command line: the latest one, and what it remembers of its model and images."""
+"""Runs on the command line: the latest run, and the flags of its model and images that its manifest records."""
 
 from __future__ import annotations
 
@@ -16,33 +16,39 @@ if TYPE_CHECKING:
 
 
 def command_of(source: Source) -> dict[str, Any]:
-    """What a manifest remembers of how it was started: the line, and the flags that say which model and images."""
+    """Return what a manifest records of a command: its line, and the flags of the model and the images."""
     return {"line": shlex.join(["pmq", *sys.argv[1:]])} | source.flags()
 
 
-def named_again(source: Source) -> str:
-    """What stands behind a run in a command that goes on with it: the model's name, where a file alone is not trusted with it."""
+def next_model(source: Source) -> str:
+    """Return the model arguments that follow a run in a next command.
+
+    They are empty unless the model is a location or a function, which is never loaded because a file names it.
+    """
     name = source.base or source.model or ""
     if ":" not in name:
         return ""
     return f" --base {shlex.quote(name)}" if source.base else f" {shlex.quote(name)}"
 
 
-def going_on(file: Path, source: Source) -> str:
-    """A file in a command that goes on with it: by its name where it lies in a run that remembers the flags, else with them."""
-    told = named_again(source) if started_with(run_of(str(file))) else source.line()
-    return f"{shlex.quote(str(file))}{told}"
+def next_file(file: Path, source: Source) -> str:
+    """Return the arguments with which a next command reads a file.
+
+    The flags of the source are included unless the file lies in a run that records them.
+    """
+    arguments = next_model(source) if recorded_flags(run_of(str(file))) else source.line()
+    return f"{shlex.quote(str(file))}{arguments}"
 
 
 def latest_or(run: Path | None, results: Path) -> Path:
-    """Give ``run``, or the run below ``results`` that finished last."""
+    """Return ``run``, or the run below ``results`` that finished last."""
     from pmq.core.rundir import latest_run
 
     return run if run is not None else latest_run(results)
 
 
 def run_of(name: str) -> Path | None:
-    """Give the run directory that ``name`` is, or that the allocation file ``name`` lies in; nothing where it lies elsewhere."""
+    """Return the run directory ``name``, or the one that contains the allocation file ``name``, or None."""
     from pmq.core.files import is_dir
 
     path = Path(name)
@@ -50,17 +56,17 @@ def run_of(name: str) -> Path | None:
 
 
 def latency_of(run: Path | None) -> LatencyTable | None:
-    """Give the latency table that ``run`` searched with; nothing where it had none."""
+    """Return the latency table with which ``run`` searched, or None."""
     from pmq.core.manifest import known_manifest
     from pmq.core.run_files import LATENCY, unchanged
     from pmq.cost import LatencyTable
 
-    measured = None if run is None else unchanged(run, known_manifest(run).files, LATENCY)
-    return None if measured is None else LatencyTable.load(measured)
+    file = None if run is None else unchanged(run, known_manifest(run).files, LATENCY)
+    return None if file is None else LatencyTable.load(file)
 
 
 def show_report(run: Path | None, json: bool) -> None:
-    """Write the page of a finished run anew, with what was added to it, and say where it is; the last thing a command does."""
+    """Rewrite the report of a finished run and print its path; commands call this last, after adding their results."""
     from pmq.core.rundir import is_finished
     from pmq.reporting import write_page
 
@@ -71,63 +77,67 @@ def show_report(run: Path | None, json: bool) -> None:
 
 
 def base_of(source: Source, run: Path | None) -> str | None:
-    """What the pruned model in a folder was made of, where that is typed, or told and a name of timm's; else nothing.
+    """Return the unpruned model that the user named for the pruned model in a folder, or None if it is a timm model.
 
     Raises:
-        PmqError: the folder tells of a place that nobody has typed.
+        PmqError: the folder records a location or a function that the user has not typed.
     """
     from pmq.models.create import check_named
 
-    made = started_with(run)
-    told = made.get("base") or made.get("model")
-    if source.base is None and told is not None and ":" in told:
-        check_named(told)
+    flags = recorded_flags(run)
+    recorded = flags.get("base") or flags.get("model")
+    if source.base is None and recorded is not None and ":" in recorded:
+        check_named(recorded)
     return source.base
 
 
-def of_pruned(source: Source) -> Source:
-    """Fill flags the user did not give from the folder of the pruned model that the source's model is, if it is."""
-    from pmq.data.open import check_at_hand
+def fill_from_pruned(source: Source) -> Source:
+    """Fill missing flags from the folder of the pruned model if the source's model is one.
 
-    command = started_with(run_of(source.model) if source.model else None)
-    own = {"model", "num_classes", "pretrained"}
-    found = source.with_flags({name: value for name, value in command.items() if name not in own})
+    Raises:
+        PmqError: the recorded images would be fetched from a network, but the user has not typed their name.
+    """
+    from pmq.data.open import check_local
+
+    flags = recorded_flags(run_of(source.model) if source.model else None)
+    of_unpruned = {"model", "num_classes", "pretrained"}
+    completed = source.with_flags({name: value for name, value in flags.items() if name not in of_unpruned})
     if source.images is None:
-        check_at_hand(found.images)
-    return found
+        check_local(completed.images)
+    return completed
 
 
-def started_with(run: Path | None) -> dict[str, Any]:
-    """How a run was started, by flags; nothing of what is no run, or does not tell."""
+def recorded_flags(run: Path | None) -> dict[str, Any]:
+    """Return the flags with which a run was started, or an empty dictionary if there is no run or no record of them."""
     from pmq.core.manifest import known_manifest
 
     command = None if run is None else known_manifest(run).command
     return {} if command is None else command.model_dump()
 
 
-def remembered(names: list[str], allocations: list[Allocation], source: Source) -> Source:
-    """Fill flags the user did not give from the manifest of the first run among ``names``, or an allocation's model.
+def fill_from_runs(names: list[str], allocations: list[Allocation], source: Source) -> Source:
+    """Fill missing flags from the manifest of the first run among ``names``, then from the first allocation's model.
 
     Raises:
-        PmqError: they are of a model or of images that would be fetched from a network, which nobody has typed.
+        PmqError: the recorded model or images would be fetched from a network, but the user has not typed their name.
     """
-    from pmq.data.open import check_at_hand
+    from pmq.data.open import check_local
     from pmq.models.create import check_made, check_named
 
-    found = source = of_pruned(source)
+    completed = source = fill_from_pruned(source)
     for name in names:
-        command = started_with(run_of(name))
-        if command and source.model in (None, command["model"]):
-            found = source.with_flags(command)
+        flags = recorded_flags(run_of(name))
+        if flags and source.model in (None, flags["model"]):
+            completed = source.with_flags(flags)
             break
     if allocations:
         model = allocations[0].model
         as_calibrated = {key: model.data_config.get(key) for key in ("crop_pct", "mean", "std", "interpolation")}
-        found = found.with_flags(as_calibrated | {"model": model.name})
-    if source.model is None and found.model is not None:
-        check_named(found.model)
-        if not any(started_with(run_of(name)) for name in names):
-            check_made(found.model, names[0] if names else "the allocation")
+        completed = completed.with_flags(as_calibrated | {"model": model.name})
+    if source.model is None and completed.model is not None:
+        check_named(completed.model)
+        if not any(recorded_flags(run_of(name)) for name in names):
+            check_made(completed.model, names[0] if names else "the allocation")
     if source.images is None:
-        check_at_hand(found.images)
-    return found
+        check_local(completed.images)
+    return completed

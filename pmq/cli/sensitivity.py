@@ -1,4 +1,4 @@
-"""``pmq sensitivity``: the sensitivity table alone."""
+"""``pmq sensitivity``: measure sensitivity tables without a search."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import print_json, print_table, say
-from pmq.cli.source import NOTHING, Source, grouped
+from pmq.cli.source import NO_FLAGS, Source, grouped
 
 
 @grouped
 def sensitivity(
     model: o.Model = None,
-    metric: Annotated[str, typer.Option(help="measured, fisher, or both with a comma")] = "measured",
-    source: Source = NOTHING,
+    metric: Annotated[str, typer.Option(help="Metrics, separated by commas: measured, fisher, ... (see pmq rank)")] = "measured",
+    source: Source = NO_FLAGS,
     space: o.Space = "default",
     recipe: o.Recipe = "fast",
     calib_images: o.CalibImages = 24,
@@ -25,12 +25,12 @@ def sensitivity(
     threads: o.Threads = None,
     device: o.Device = "cpu",
     seed: o.Seed = 0,
-    out: Annotated[Path | None, typer.Option(help="write the whole table as CSV")] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV file to write the whole table to")] = None,
     task: o.Task = "auto",
     partial: o.Partial = False,
     json: o.Json = False,
 ) -> None:
-    """Measure how much the output suffers from each bit-width of each component."""
+    """Measure the error at the output caused by each bit-width of each component."""
     from pmq.api import sensitivity as run_sensitivity
     from pmq.cli.subject import open_subject
     from pmq.core.files import write_csv
@@ -38,7 +38,7 @@ def sensitivity(
 
     if out is not None:
         check_output(out, ".csv", [source.checkpoint])
-    module, images = open_subject(source.of(model), workers, device, threads)
+    module, images = open_subject(source.with_model(model), workers, device, threads)
     table = run_sensitivity(
         module,
         images.calibration_images(2 * calib_images, seed),
@@ -47,7 +47,7 @@ def sensitivity(
         recipe=recipe,
         task=task,
         partial=partial,
-        calib_images=calib_images,
+        n_calibration=calib_images,
         batch_size=batch_size,
         seed=seed,
     )

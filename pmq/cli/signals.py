@@ -1,4 +1,4 @@
-"""Signals that ask a command to stop become exceptions, so that what it holds is put away."""
+"""Conversion of stop signals to exceptions, so that a command releases its resources before it ends."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ import typer
 from pmq.core import checkpoints
 from pmq.core.errors import Interrupted, Stopped
 
-#: what a stopped command says of itself
+#: description of each stop signal in the final message of a command
 NAMES = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
 STOPPING = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 
 @contextmanager
-def answered() -> Iterator[None]:
-    """Raise :class:`Interrupted` at Ctrl-C and :class:`Stopped` at other requests to stop, as long as this lasts.
+def raise_on_stop() -> Iterator[None]:
+    """Raise :class:`Interrupted` on Ctrl-C and :class:`Stopped` on other stop signals while the context is active.
 
-    A second one is raised wherever the first has led to; from then on the system answers, which needs no Python to do so.
-    What the process was told to ignore, as nohup tells it of SIGHUP, it ignores. A library may catch the exception and raise
-    one of its own in its place; a command that ends in any error after a signal was stopped by the signal.
+    A second signal also raises an exception and restores the default handlers, so that a third one ends the process without
+    Python's help. Signals that the process was started to ignore, such as SIGHUP under nohup, stay ignored. A library may
+    catch the exception and raise one of its own instead, so any error after a signal counts as a stop by that signal.
     """
     checkpoints.forget()
-    came: list[int] = []
+    received: list[int] = []
 
     def stop(number: int, _: object) -> None:
-        came.append(number)
-        if len(came) > 1:
-            for each in before:
-                signal.signal(each, signal.SIG_DFL)
+        received.append(number)
+        if len(received) > 1:
+            for stop_signal in before:
+                signal.signal(stop_signal, signal.SIG_DFL)
         raise Interrupted(number) if number == signal.SIGINT else Stopped(number)
 
     before = {s: signal.getsignal(s) for s in STOPPING}
     before = {s: handler for s, handler in before.items() if s == signal.SIGINT or handler is not signal.SIG_IGN}
     try:
-        for each in before:
-            signal.signal(each, stop)
+        for stop_signal in before:
+            signal.signal(stop_signal, stop)
         yield
     except typer.Exit:
         raise
     except Exception as error:
-        if came:  # a library took the exception for a failure of its own, as C extensions do that are being imported
-            raise (Interrupted if came[-1] == signal.SIGINT else Stopped)(came[-1]) from error
+        if received:  # a library replaced the exception by its own, as C extensions do during their import
+            raise (Interrupted if received[-1] == signal.SIGINT else Stopped)(received[-1]) from error
         raise
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for stop_signal, handler in before.items():
+            signal.signal(stop_signal, handler)
 
 
-def told(stopped: Stopped) -> str:
-    """Say what stopped a command, and whether something was kept."""
+def stop_message(stopped: Stopped) -> str:
+    """Return the message for a stopped command: the signal, and how to resume if anything was saved."""
     name = NAMES[signal.Signals(stopped.number).name]
-    return f"{name}; {checkpoints.told() or 'nothing was kept that could be gone on from'}"
+    return f"{name}; {checkpoints.resume_hint() or 'no progress was saved that could be resumed'}"

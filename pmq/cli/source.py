@@ -1,4 +1,4 @@
-"""The flags that say which model and which images, as every command has them; and what a run remembers of them."""
+"""The flags that select the model and the images, which all commands share and runs record."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pmq.cli import options as o
 
 @dataclass(frozen=True)
 class Source:
-    """Which model and which images; what is not given is nothing."""
+    """Flags that select the model and the images; None means that a flag was not given."""
 
     base: o.Base = None
     checkpoint: o.Checkpoint = None
@@ -40,27 +40,27 @@ class Source:
     interpolation: o.Interpolation = None
     model: str | None = None
 
-    def of(self, model: str | None) -> Source:
-        """The same with the model's name."""
+    def with_model(self, model: str | None) -> Source:
+        """Return a copy with the name of the model."""
         return replace(self, model=model)
 
     def with_flags(self, flags: Mapping[str, Any]) -> Source:
-        """The same with other flags where it has none; those that it does not know are passed over.
+        """Return a copy whose missing flags are filled from ``flags``; unknown flags are ignored.
 
-        What a pruned model was made of is not filled in: what is made then must be typed.
+        The unpruned model of a pruned one (``base``) is not filled in, because the user must type it.
         """
-        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "base"}
-        found: dict[str, Any] = {name: flags.get(name) if value is None else value for name, value in own.items()}
-        files = {name: None if found[name] is None else Path(found[name]) for name in ("checkpoint", "class_map")}
-        return replace(self, **found | files)
+        typed = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "base"}
+        completed: dict[str, Any] = {name: flags.get(name) if value is None else value for name, value in typed.items()}
+        files = {name: None if completed[name] is None else Path(completed[name]) for name in ("checkpoint", "class_map")}
+        return replace(self, **completed | files)
 
     @property
     def images(self) -> str | None:
-        """Where images are, as :func:`pmq.data.open_data` has it."""
+        """The location of the images, in the form that :func:`pmq.data.open_data` takes."""
         return self.data if self.dataset is None else f"{self.data or ''}::{self.dataset}"
 
     def line(self) -> str:
-        """The flags as they are typed, with a blank before each; of the model what stands in place of MODEL, first."""
+        """Return the model and the flags as they are typed on the command line, with a space before each word."""
         words = [] if self.model is None else [self.model]
         for name, value in self.flags().items():
             flag = f"--{name.replace('_', '-')}"
@@ -73,31 +73,31 @@ class Source:
         return "".join(f" {shlex.quote(word)}" for word in words)
 
     def flags(self) -> dict[str, Any]:
-        """All flags, as a manifest remembers them."""
+        """Return all flags in the form that a manifest records."""
         return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
 
 
-#: no flag is given
-NOTHING = Source()
+#: a source without any flag
+NO_FLAGS = Source()
 
 
 def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a command take a :class:`Source`: on the command line each of its fields but the model is an option of its own."""
+    """Expand a command's :class:`Source` parameter into one option per field except the model."""
     hints = get_type_hints(Source, include_extras=True)
     shared = [field for field in fields(Source) if field.name != "model"]
     parameters = []
     for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
         if parameter.annotation is Source:
             parameters += [parameter.replace(name=f.name, annotation=hints[f.name], default=f.default) for f in shared]
-            into = name
+            source_name = name
         else:
             parameters.append(parameter)
 
     @wraps(command)
-    def called(**given: Any) -> Any:
-        source = Source(**{field.name: given.pop(field.name) for field in shared})
-        return command(**given, **{into: source})
+    def with_source(**arguments: Any) -> Any:
+        source = Source(**{field.name: arguments.pop(field.name) for field in shared})
+        return command(**arguments, **{source_name: source})
 
-    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return called
+    with_source.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_source.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_source

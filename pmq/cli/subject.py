@@ -1,4 +1,4 @@
-"""Turn flags into a model and its images."""
+"""Creation of the model and its images from flags."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def open_model(source: Source) -> nn.Module:
-    """Create a model by its name, or rebuild the pruned one that the name is the file or the folder of."""
-    from pmq.cli.run import base_of, run_of, started_with
+    """Create the model that a source names, or rebuild the pruned model whose file or folder it names."""
+    from pmq.cli.run import base_of, recorded_flags, run_of
     from pmq.models import create_model
     from pmq.models.prepared import prepare_as, with_output
     from pmq.pipeline.pruned_model import is_pruned_file, load_pruned
@@ -24,53 +24,53 @@ def open_model(source: Source) -> nn.Module:
     name = source.model
     if name is not None and is_pruned_file(name):
         run = run_of(name)
-        own = ("model_kwargs", "input_size", "img_size", "in_chans", "gp", "output", "mean", "std", "interpolation")
-        made = started_with(run)
-        source = source.with_flags({flag: made.get(flag) for flag in own})
-        module = load_pruned(Path(name), base_of(source, run), _made_with(source), source.input_size)
+        of_pruned = ("model_kwargs", "input_size", "img_size", "in_chans", "gp", "output", "mean", "std", "interpolation")
+        flags = recorded_flags(run)
+        source = source.with_flags({flag: flags.get(flag) for flag in of_pruned})
+        module = load_pruned(Path(name), base_of(source, run), _model_arguments(source), source.input_size)
     else:
         module = create_model(
             name,
             source.checkpoint,
             source.num_classes,
             source.pretrained is not False,
-            options=_made_with(source),
+            options=_model_arguments(source),
             input_size=source.input_size,
         )
-    told = {"mean": source.mean, "std": source.std, "interpolation": source.interpolation, "crop_pct": source.crop_pct}
-    prepare_as(module, told)
+    preprocessing = {"mean": source.mean, "std": source.std, "interpolation": source.interpolation, "crop_pct": source.crop_pct}
+    prepare_as(module, preprocessing)
     return module if source.output is None else with_output(module, *source.output.split(","))
 
 
-def _made_with(source: Source) -> dict[str, Any]:
-    """Further arguments of what makes the model."""
-    own = {"img_size": source.img_size, "in_chans": source.in_chans, "global_pool": source.gp}
-    return _options(source.model_kwargs or ()) | {name: value for name, value in own.items() if value is not None}
+def _model_arguments(source: Source) -> dict[str, Any]:
+    """Return the further arguments of the function that creates the model."""
+    flags = {"img_size": source.img_size, "in_chans": source.in_chans, "global_pool": source.gp}
+    return _parse_pairs(source.model_kwargs or ()) | {name: value for name, value in flags.items() if value is not None}
 
 
-def _options(pairs: Sequence[str]) -> dict[str, Any]:
-    """Read ``key=value``: values are what Python would read, and texts where it would read nothing.
+def _parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
+    """Parse ``key=value`` pairs; values are Python literals, or strings where they are no literals.
 
-    >>> _options(["img_size=384", "act_layer=gelu", "size=(3, 4)"])
+    >>> _parse_pairs(["img_size=384", "act_layer=gelu", "size=(3, 4)"])
     {'img_size': 384, 'act_layer': 'gelu', 'size': (3, 4)}
     """
     from pmq.core import PmqError
     from pmq.core.validation import shown
 
-    found = {}
+    arguments: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key.isidentifier():
-            raise PmqError(f"--model-kwargs {shown(pair)} is not KEY=VALUE, such as img_size=384")
+            raise PmqError(f"--model-kwargs {shown(pair)} is not valid; write KEY=VALUE, such as img_size=384")
         try:
-            found[key] = ast.literal_eval(text)
+            arguments[key] = ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
-            found[key] = text
-    return found
+            arguments[key] = text
+    return arguments
 
 
-def before_pruning(module: nn.Module, source: Source) -> nn.Module | None:
-    """Give the model that a pruned one was made of, if it can be had; nothing for one that is not pruned."""
+def unpruned_reference(module: nn.Module, source: Source) -> nn.Module | None:
+    """Return the unpruned model of a pruned one, or None if it is not available or ``module`` is not pruned."""
     from pmq.core import PmqError
     from pmq.core.progress import message
     from pmq.models import model_info
@@ -78,19 +78,23 @@ def before_pruning(module: nn.Module, source: Source) -> nn.Module | None:
 
     if plan_of(module) is None:
         return None
-    info, why = model_info(module), "its weights are others"
+    info, why = model_info(module), "its weights differ"
     try:
-        found = open_model(source.of(source.base or info.name))
-        if model_info(found).weights_sha256 == info.weights_sha256:
-            return found.to(next(module.parameters()).device)
+        unpruned = open_model(source.with_model(source.base or info.name))
+        if model_info(unpruned).weights_sha256 == info.weights_sha256:
+            return unpruned.to(next(module.parameters()).device)
     except PmqError as error:
         why = str(error)
-    message(f"agreement is with the pruned model in FP32, as the one before pruning is not at hand: {why}")
+    message(f"agreement is measured with the pruned model in FP32, as the unpruned model is not available: {why}")
     return None
 
 
 def open_subject(source: Source, workers: int, device: str, threads: int | None) -> tuple[nn.Module, Data]:
-    """Create the model on its device and open its images."""
+    """Create the model on its device and open its images.
+
+    Raises:
+        PmqError: the device cannot be used.
+    """
     import torch
 
     from pmq.core import PmqError

@@ -1,4 +1,4 @@
-"""The allocation: the one file that says which bits every tensor of a model gets."""
+"""The allocation: the file that defines the bit-width of every tensor of a model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCHEMA_VERSION: Literal[2] = 2
 
 
 def pmq_version() -> str:
-    """Version of the installed package."""
+    """Return the version of the installed package."""
     try:
         return version("pmq")
     except PackageNotFoundError:  # run from a checkout that was never installed
@@ -36,7 +36,7 @@ class _Strict(BaseModel):
 
 
 class _Preprocessing(TypedDict, total=False):
-    """What we know of timm's description of preprocessing; there may be more."""
+    """The checked keys of timm's data config; there may be more."""
 
     input_size: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=3, max_length=3)]
     interpolation: str
@@ -47,17 +47,17 @@ class _Preprocessing(TypedDict, total=False):
 
 
 class Producer(_Strict):
-    """Who wrote the file."""
+    """The program that wrote the file."""
 
     name: str = "pmq"
     version: str = Field(default_factory=pmq_version)
 
 
 class ModelInfo(_Strict):
-    """Which model the bits are for.
+    """The model that an allocation is for.
 
-    ``name`` is timm's ``arch.tag``; ``weights_sha256`` hashes names, shapes and values of the state dict;
-    ``data_config`` is timm's description of preprocessing.
+    ``name`` is timm's ``arch.tag``; ``weights_sha256`` is a hash of names, shapes and values of the state dict;
+    ``data_config`` is the preprocessing in timm's terms.
     """
 
     name: str
@@ -73,10 +73,10 @@ class ModelInfo(_Strict):
 
 
 class CalibrationInfo(_Strict):
-    """Which images fixed the ranges: the hash of their preprocessed values, in order.
+    """The images that calibrated: a hash of their preprocessed values, in order.
 
-    ``n_held_out`` further images, drawn by the same seed, judged the candidates of the search: an evaluation on the
-    same folder leaves out both.
+    ``n_held_out`` further images, drawn by the same seed, evaluated the candidates of the search; an evaluation on the same
+    folder excludes both.
     """
 
     sha256: str
@@ -86,12 +86,12 @@ class CalibrationInfo(_Strict):
 
     @property
     def images_used(self) -> int:
-        """Of a folder; the others may judge."""
+        """Number of images that an evaluation on the same folder must exclude."""
         return self.n_images + self.n_held_out
 
 
 class BudgetInfo(_Strict):
-    """What was asked, what that means in figures, and what is achieved."""
+    """The budget as given, its cost limits, and the achieved costs."""
 
     text: str
     limits: dict[str, float | None]
@@ -99,12 +99,13 @@ class BudgetInfo(_Strict):
 
 
 class Allocation(_Strict):
-    """A bit allocation. ``components`` maps ``blocks.0.attn.qkv.weight`` and so on to choices, ``inventory`` to what they are.
+    """A bit-width allocation.
 
-    Of a pruned model ``model`` tells what it was before, and ``pruning`` what is left of it.
+    ``components`` maps names such as ``blocks.0.attn.qkv.weight`` to choices, ``inventory`` to descriptions of the components.
+    Of a pruned model, ``model`` describes the unpruned model, and ``pruning`` the channels that remain.
 
-    The rewritten parameters and the weights' codes lie beside it, in ``<name>.safetensors`` with hash
-    ``tensors_sha256``: with them no images are needed to compute what was simulated.
+    The transformed parameters and the codes of the weights are in ``<name>.safetensors`` beside the file, with the hash
+    ``tensors_sha256``; with them the quantized model is built without images.
     """
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -126,18 +127,18 @@ class Allocation(_Strict):
 
     @property
     def tensors(self) -> TensorFile | None:
-        """The tensors, if they are at hand."""
+        """The tensors, or None if they were not loaded."""
         return self._tensors
 
     def with_tensors(self, tensors: TensorFile) -> Allocation:
-        """Give the same allocation with its tensors."""
+        """Return the allocation with its tensors."""
         new = self.model_copy(update={"tensors_sha256": tensors.sha256})
         new._tensors = tensors
         return new
 
     @property
     def assignment(self) -> Assignment:
-        """Component name to choice."""
+        """The choice of each component."""
         return {name: c.choice for name, c in self.components.items()}
 
     @property
@@ -151,18 +152,20 @@ class Allocation(_Strict):
         if self.model.weights_sha256 != model.weights_sha256:
             raise PmqError(
                 f"the allocation was calibrated on weights {self.model.weights_sha256[:12]} of {model.name!r}, these are "
-                f"{model.weights_sha256[:12]}; pass their checkpoint, or --recalibrate to fit the ranges anew"
+                f"{model.weights_sha256[:12]}; pass their checkpoint, or `recalibrate` to fit the ranges again"
             )
 
     def check_name(self, name: str) -> None:
         """Raise unless the allocation was made for a model of this name."""
-        if self.model.name != name and not any(":" in each for each in (self.model.name, name)):  # of a place weights tell
-            raise PmqError(f"the allocation is of model {self.model.name!r}, not of {name!r}; search that model anew")
+        if self.model.name != name and not any(
+            ":" in each for each in (self.model.name, name)
+        ):  # models named by a place are told apart by their weights
+            raise PmqError(f"the allocation is of model {self.model.name!r}, not of {name!r}; search that model instead")
 
     def check(self, what: str, of: Descriptions | None = None) -> None:
-        """Raise unless choices, parameters and tensors fit together and the components ``of`` a model, or its own inventory.
+        """Raise unless choices, parameters and tensors fit together and the components of a model, or of its own inventory.
 
-        What an allocation of choices alone lacks, nobody has computed yet.
+        An allocation of choices alone has no parameters and tensors, which are not checked then.
         """
         of = self.inventory if of is None else of
         check_choices(self.components, of, what)
@@ -175,26 +178,29 @@ class Allocation(_Strict):
         """Write the JSON file, and the tensors beside it.
 
         Raises:
-            PmqError: it is called otherwise than ``*.json``, or cannot be written.
+            PmqError: the name does not end in ``.json``, or the file cannot be written.
         """
         path = Path(path)
         if path.suffix.lower() != ".json":
-            raise PmqError(f"cannot write the allocation {quoted(path)}: its name must end in .json, its tensors lie beside it")
-        write_text(path, self.model_dump_json(indent=1) + "\n")  # first: tensors by themselves belong to nobody
+            raise PmqError(
+                f"cannot write the allocation {quoted(path)}: its name must end in .json, as its tensors are written beside it"
+            )
+        write_text(
+            path, self.model_dump_json(indent=1) + "\n"
+        )  # first, because tensors alone cannot be assigned to an allocation
         if self._tensors is not None:
             write_bytes(path.with_suffix(".safetensors"), self._tensors.data)
         return path
 
     @classmethod
-    def load(cls, path: Path | str, carried_out: bool = True) -> Allocation:
+    def load(cls, path: Path | str, with_tensors: bool = True) -> Allocation:
         """Read and validate a JSON file, and the tensors beside it if they are there.
 
-        Where an allocation will not be computed with as it was ``carried_out``, but anew from images, its parameters and
-        tensors may be whatever they are.
+        Without ``with_tensors`` parameters and tensors are not checked, for an allocation that is quantized again from images.
 
         Raises:
-            PmqError: the file is absent, no JSON, of another schema version, or names unknown fields or bit-widths; or
-                the tensors beside it are others; or choices, parameters and tensors do not fit together.
+            PmqError: the file is missing, no JSON, of another schema version, or has unknown fields or bit-widths; or the
+                tensors beside it are of another allocation; or choices, parameters and tensors do not fit together.
         """
         path = Path(path)
         what = f"allocation {quoted(path)}"
@@ -204,21 +210,21 @@ class Allocation(_Strict):
         if data.get("schema_version") != SCHEMA_VERSION:
             raise PmqError(f"{what} has schema_version {shown(data.get('schema_version'))}; this pmq reads {SCHEMA_VERSION}")
         allocation = validated(cls, data, what)
-        if not carried_out:
+        if not with_tensors:
             check_choices(allocation.components, allocation.inventory, what)
             return allocation
         beside = path.with_suffix(".safetensors")
         if allocation.tensors_sha256 is not None and is_there(beside, "tensors"):
             tensors = TensorFile.read(beside)
             if tensors.sha256 != allocation.tensors_sha256:
-                raise PmqError(f"{quoted(beside)} does not hold the tensors of {what}; search or export it anew")
+                raise PmqError(f"{quoted(beside)} does not hold the tensors of {what}; search or export it again")
             allocation = allocation.with_tensors(tensors)
         allocation.check(what)
         return allocation
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
-        """JSON Schema of the file."""
+        """Return the JSON Schema of the file."""
         schema = cls.model_json_schema()
         schema["required"] = ["schema_version", *schema["required"]]
         return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema

@@ -19,27 +19,27 @@ PICTURES = (1, 3)
 
 
 def ends_of(channels: int) -> frozenset[str]:
-    """Ends of names, in lower case and with their dot, of files that hold images of so many channels."""
+    """Return the suffixes, in lower case with their dot, of files that hold images of so many channels."""
     return extensions() if channels in PICTURES else frozenset({ARRAY})
 
 
 def unit_values(image: NDArray[Any]) -> NDArray[np.float32]:
-    """Values of which 1 is what 255 is of 8 bits: 8-bit ones divided, floats as they are."""
+    """Return values scaled to 1 for 255: 8-bit values are divided, floats are returned as they are."""
     return image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 else image
 
 
 def decoded_array(content: bytes, size: Sequence[int]) -> NDArray[Any]:
     """Read an image ``(H, W, C)`` of 8-bit values from 0 to 255, or of FP32 ones, from the bytes of a ``.npy`` file.
 
-    Of 16 bits the upper eight are kept, as of pictures. Nothing is resized: pictures are, but nobody knows how channels are
-    mixed that are no colours.
+    Of 16-bit values the upper eight bits are kept, as for pictures. Arrays are not resized: unlike for colours, the right
+    interpolation between channels is unknown.
 
     Args:
-        content: what the file holds.
-        size: ``(C, H, W)`` of the model's images.
+        content: content of the file.
+        size: size ``(C, H, W)`` of the model's images.
 
     Raises:
-        OSError: it is no such file, or holds something else, or an image of another size.
+        OSError: the content is no ``.npy`` file, or holds no image of this size.
     """
     channels, height, width = size
     try:
@@ -47,21 +47,21 @@ def decoded_array(content: bytes, size: Sequence[int]) -> NDArray[Any]:
     except (*DAMAGED, MemoryError, RecursionError) as error:
         raise OSError(f"it is no array that numpy can read: {one_line(error)}") from None
     if not isinstance(values, np.ndarray) or values.shape != (height, width, channels):
-        found = getattr(values, "shape", type(values).__name__)
-        raise OSError(f"it holds {found}; the model takes arrays (height, width, channels) of {(height, width, channels)}")
+        shape = getattr(values, "shape", type(values).__name__)
+        raise OSError(f"it holds {shape}; the model takes arrays (height, width, channels) of {(height, width, channels)}")
     if values.dtype == np.uint16:
         return (values >> 8).astype(np.uint8)
     if values.dtype == np.uint8:
         return values
     if values.dtype.kind != "f":
-        raise OSError(f"its values are {values.dtype}; give uint8, uint16, or floats of which 1 is what 255 is of 8 bits")
+        raise OSError(f"its values are {values.dtype}; give uint8, uint16, or floats scaled so that 1 is 255 of uint8")
     if not bool(np.isfinite(values).all()):
         raise OSError("its values are not all finite")
     return values.astype(np.float32)
 
 
 def load_array(path: str | Path, size: Sequence[int]) -> NDArray[np.float32]:
-    """Read an image ``(H, W, C)`` from a file, with 1 for what is 255 of 8 bits.
+    """Read an image ``(H, W, C)`` from a file, scaled so that 1 is 255 of uint8.
 
     Raises:
         OSError: see :func:`decoded_array`.

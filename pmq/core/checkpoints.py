@@ -1,20 +1,20 @@
-"""What this process has put by that a command which is stopped goes on from when it is given again."""
+"""The checkpoints that this process has written, so that a stopped command can report how to resume."""
 
 from __future__ import annotations
 
-_told: dict[str, str] = {}
+_hints: dict[str, str] = {}
 
 
-def keep(folder: object, what: str, how: str) -> None:
-    """Remember that ``what`` is kept in ``folder``, and ``how`` to go on from there."""
-    _told[str(folder)] = f"what was {what} is kept in {str(folder)!r}, {how}"
+def keep(folder: object, done: str, hint: str) -> None:
+    """Record that the work ``done`` so far is stored in ``folder``, with a hint how to resume."""
+    _hints[str(folder)] = f"what was {done} is kept in {str(folder)!r}, {hint}"
 
 
-def told() -> str | None:
-    """Say what is kept and how to go on, of the folder that came first; nothing where nothing is kept."""
-    return next(iter(_told.values()), None)
+def resume_hint() -> str | None:
+    """Return what is stored and how to resume, of the folder recorded first; None where nothing is stored."""
+    return next(iter(_hints.values()), None)
 
 
 def forget() -> None:
-    """Begin anew, as another command does."""
-    _told.clear()
+    """Forget all checkpoints, at the start of another command."""
+    _hints.clear()

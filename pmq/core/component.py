@@ -120,12 +120,12 @@ class Inventory:
 
     @property
     def covered_share(self) -> float | None:
-        """Their share of all; nothing where these were not counted."""
+        """The components' share of all multiply-accumulates; None where these were not counted."""
         return self.macs / self.total_macs if self.total_macs else None
 
     @property
     def covered_bytes(self) -> float:
-        """The share that components have of the bytes of all parameters."""
+        """The components' share of the bytes of all parameters."""
         held = sum(4 * component.numel for component in self.components if component.slot == "weight")
         return held / max(held + self.rest_bytes, 1)
 
@@ -136,14 +136,14 @@ class Inventory:
 
     def check_names(self, names: Iterator[str] | list[str] | dict[str, Any]) -> None:
         """Raise unless ``names`` are exactly this model's components."""
-        own, given = set(self.names), set(names)
-        for unknown in sorted(given - own):
-            raise PmqError(f"component {unknown!r} does not exist in this model: the allocation is of another one")
-        for missing in [n for n in self.names if n not in given]:
-            raise PmqError(f"component {missing!r} of this model is missing: the allocation is of another one")
+        expected, present = set(self.names), set(names)
+        for unknown in sorted(present - expected):
+            raise PmqError(f"component {unknown!r} does not exist in this model: the allocation is of another model")
+        for missing in [n for n in self.names if n not in present]:
+            raise PmqError(f"component {missing!r} of this model is missing: the allocation is of another model")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; :meth:`from_dict` reads them back."""
+        """Return plain JSON values, which :meth:`from_dict` reads."""
         return asdict(self)
 
     @classmethod
@@ -151,19 +151,21 @@ class Inventory:
         """Read what :meth:`to_dict` wrote; messages call it ``what``.
 
         Raises:
-            PmqError: it is something else.
+            PmqError: the data is no inventory.
         """
-        found = validated(cls, data, what)
-        names = set(found.names)
-        if not names or len(names) < len(found.components):
-            raise PmqError(f"{what}: components are missing, or one stands there twice")
-        for component in found:
+        inventory = validated(cls, data, what)
+        names = set(inventory.names)
+        if not names or len(names) < len(inventory.components):
+            raise PmqError(f"{what}: components are missing, or one appears twice")
+        for component in inventory:
             if not component.shape or min(*component.shape, component.heads) < 1 or component.stage < 0:
                 raise PmqError(f"{what}: component {shown(component.name)} has sizes that are not positive")
-        for operator in found.operators:
+        for operator in inventory.operators:
             if not names.issuperset(operator.operands) or operator.macs < 0:
-                raise PmqError(f"{what}: product {shown(operator.name)} is of components that are not there, or less than none")
-        for what_of, value in (("rest_bytes", found.rest_bytes), ("total_macs", found.total_macs)):
+                raise PmqError(
+                    f"{what}: product {shown(operator.name)} is of unknown components, or its multiply-accumulates are negative"
+                )
+        for field, value in (("rest_bytes", inventory.rest_bytes), ("total_macs", inventory.total_macs)):
             if value < 0:
-                raise PmqError(f"{what}: {what_of} is negative: {value}")
-        return found
+                raise PmqError(f"{what}: {field} is negative: {value}")
+        return inventory

@@ -1,4 +1,4 @@
-"""How much of a model a search decides about, and what it leaves in FP32."""
+"""The share of a model that a search decides about, and the operators that stay in FP32."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pmq.core.progress import message
 
 #: percent of a model's multiply-accumulates and weight bytes below which a search warns, and below which it does not start
 ENOUGH, LEAST = 90.0, 50.0
-#: what is outside, named in a line
+#: most kinds of operators named in a message
 _NAMED = 4
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """Percent of a model that is searched.
+    """The share of a model that is searched.
 
     Attributes:
-        macs_searched: of its multiply-accumulates.
-        bytes_searched: of the bytes of its parameters.
-        outside: what else multiplies, in words, with its percent of the multiply-accumulates; the largest first.
+        macs_searched: percent of its multiply-accumulates.
+        bytes_searched: percent of the bytes of its parameters.
+        outside: other operators by kind, with their percent of the multiply-accumulates, the largest first.
     """
 
     macs_searched: float
@@ -37,8 +37,8 @@ class Coverage:
         return f"{_percent(self.macs_searched)} of multiply-accumulates and {_percent(self.bytes_searched)} of weight bytes"
 
     @property
-    def told(self) -> str:
-        """What is outside, in a line."""
+    def outside_text(self) -> str:
+        """The operators outside in one line."""
         named = [f"{what} {_percent(percent)}" for what, percent in self.outside[:_NAMED]]
         others = self.outside[_NAMED:]
         if others:
@@ -48,15 +48,15 @@ class Coverage:
         return ", ".join(named)
 
 
-#: of which nothing else is known
+#: coverage of runs that do not record theirs
 EVERYTHING = Coverage(100.0, 100.0, [])
 
 
 def coverage(inventory: Inventory, choices: Mapping[str, Sequence[Choice]] | None = None) -> Coverage:
-    """Tell how much of a model components can be chosen for: those of ``choices``, or all.
+    """Return the coverage of a model by the components of ``choices``, or by all of its components.
 
-    A product is searched if one of its operands may have less than 32 bits. An inventory that did not count all
-    multiply-accumulates knows of its own alone.
+    A product counts as searched if one of its operands may have less than 32 bits. Where an inventory has no count of all
+    multiply-accumulates, those of its components count as all.
     """
     chosen = {name for name in inventory.names if choices is None or any(choice.bits < FP32 for choice in choices.get(name, ()))}
     outside: Counter[str] = Counter()
@@ -74,16 +74,16 @@ def coverage(inventory: Inventory, choices: Mapping[str, Sequence[Choice]] | Non
     return Coverage(100 * macs / total, 100 * searched / max(held + inventory.rest_bytes, 1), percents)
 
 
-def check_coverage(found: Coverage, partial: bool = False) -> None:
-    """Say how much is searched; warn where much is outside.
+def check_coverage(covered: Coverage, partial: bool = False) -> None:
+    """Print how much is searched, as a warning where much is outside.
 
     Raises:
-        PmqError: less than half is searched, and that is not meant to be ``partial``.
+        PmqError: less than half is searched, and ``partial`` is off.
     """
-    least = min(found.macs_searched, found.bytes_searched)
+    least = min(covered.macs_searched, covered.bytes_searched)
     if least < LEAST and not partial:
-        raise PmqError(f"only {found} can be searched; outside: {found.told}; --partial goes on nevertheless")
-    message(f"searched: {found}" if least >= ENOUGH else f"warning: searched: {found}; stays FP32: {found.told}")
+        raise PmqError(f"only {covered} can be searched; outside: {covered.outside_text}; `partial` continues nevertheless")
+    message(f"searched: {covered}" if least >= ENOUGH else f"warning: searched: {covered}; stays FP32: {covered.outside_text}")
 
 
 def _kind(operator: Operator, inventory: Inventory) -> str:
@@ -92,7 +92,7 @@ def _kind(operator: Operator, inventory: Inventory) -> str:
 
 
 def _percent(value: float) -> str:
-    """A decimal, rounded down: what is not all is never called all.
+    """Format a percentage with one decimal, rounded down so that less than all is never shown as 100 %.
 
     >>> _percent(99.97), _percent(100.0)
     ('99.9 %', '100.0 %')

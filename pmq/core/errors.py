@@ -1,10 +1,10 @@
-"""The one exception that means: the input is wrong, and here is what to do."""
+"""The exceptions of pmq: wrong input, and requests to stop."""
 
 from __future__ import annotations
 
 
 class Stopped(BaseException):
-    """A signal asked the command to stop soon, as SIGTERM does: nothing is finished first, what is kept stays."""
+    """A signal such as SIGTERM asked the command to stop at once; stored results stay."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -12,11 +12,13 @@ class Stopped(BaseException):
 
 
 class Interrupted(Stopped):
-    """Ctrl-C, which a search may answer by finishing with the best so far."""
+    """Ctrl-C; a search finishes with the best allocation so far."""
 
 
 class PmqError(ValueError):
-    """Bad input, told in one line: the value met, what is allowed, what to do.
+    """Wrong input, described in one line: the value, what is allowed, and what to do.
+
+    Options of the Python functions stand in backticks, alone; the command line prints them as flags.
 
     The command line prints the message without a traceback and exits with status 2.
     """

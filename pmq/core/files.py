@@ -1,4 +1,4 @@
-"""Files read whole and checked, or refused in one line; and files that are whole or absent: written aside, then renamed."""
+"""Files that are read completely and checked, and files that are written atomically by renaming a temporary one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pmq.core.formats import parse_csv, parse_json, parse_yaml
 from pmq.core.temporary import aside, sweep
 from pmq.core.validation import shown
 
-#: bytes beyond which a text is none of ours: a table of millions of points, an allocation, a search space
+#: most bytes of a table, of an allocation or other JSON, and of a search space
 MOST_CSV, MOST_JSON, MOST_YAML = 1 << 30, 1 << 28, 1 << 18
 
 
 def is_file(path: Path) -> bool:
-    """Whether a path is a regular file; a name that no file can have is none."""
+    """Return whether a path is a regular file; False for names that no file can have."""
     try:
         return path.is_file()
     except OSError:
@@ -26,10 +26,10 @@ def is_file(path: Path) -> bool:
 
 
 def is_there(path: Path, what: str) -> bool:
-    """Whether a file is there; raises where something else is, which nobody should read around.
+    """Return whether a file exists.
 
     Raises:
-        PmqError: it is a folder, a pipe or a device.
+        PmqError: a folder, a pipe or a device is in its place.
     """
     if is_file(path):
         return True
@@ -39,7 +39,7 @@ def is_there(path: Path, what: str) -> bool:
 
 
 def is_dir(path: Path) -> bool:
-    """Whether a path is a folder; a name that no folder can have is none."""
+    """Return whether a path is a folder; False for names that no folder can have."""
     try:
         return path.is_dir()
     except OSError:
@@ -54,7 +54,7 @@ def _is_device(path: Path) -> bool:
 
 
 def quoted(path: Path | str) -> str:
-    """A path as messages have it: quoted, and cut where it is too long to be read."""
+    """Return a path for a message: quoted, and cut where it is too long to read."""
     return shown(str(path), 250)
 
 
@@ -76,8 +76,8 @@ def read_bytes(path: Path, what: str = "file", hint: str = "", most: int | None 
     """Read a file.
 
     Raises:
-        PmqError: there is none, or it is a folder or a pipe, or has more than ``most`` bytes, or cannot be read; the message
-            calls it ``what``, and ``hint`` says where it would be from.
+        PmqError: the file does not exist, is a folder or a pipe, has more than ``most`` bytes, or cannot be read. The message
+            calls it ``what``, and ``hint`` says how to obtain it.
     """
     try:
         status = path.stat()
@@ -93,21 +93,21 @@ def read_bytes(path: Path, what: str = "file", hint: str = "", most: int | None 
 
 
 def read_text(path: Path, what: str = "file", hint: str = "", most: int | None = None) -> str:
-    """Read UTF-8, with or without a mark of the byte order; raises as :func:`read_bytes` does, or where it is no UTF-8."""
+    """Read UTF-8 text, with or without a byte order mark; raise as :func:`read_bytes` does, or if it is not UTF-8."""
     try:
         return read_bytes(path, what, hint, most).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        said = f"{what} {quoted(path)} is no readable text: byte {error.start} is no UTF-8"
-        raise PmqError(f"{said}; save it as UTF-8, or make it anew") from None
+        fault = f"{what} {quoted(path)} is no readable text: byte {error.start} is no UTF-8"
+        raise PmqError(f"{fault}; save it as UTF-8, or create it again") from None
 
 
 def read_json(path: Path, what: str, hint: str = "", lenient: bool = False) -> dict[str, Any]:
     """Read a JSON file that holds an object.
 
-    ``lenient`` takes what manifests may hold: names of files in any encoding, NaN and infinities.
+    ``lenient`` accepts what manifests may contain: file names in any encoding, NaN and infinities.
 
     Raises:
-        PmqError: there is none, or it is something else; the message calls it ``what``.
+        PmqError: the file does not exist or holds no JSON object; the message calls it ``what``.
     """
     named = f"{what} {quoted(path)}"
     data = parse_json(read_text(path, what, hint, MOST_JSON), named, lenient)
@@ -120,7 +120,7 @@ def read_yaml(path: Path, what: str, hint: str = "") -> dict[str, Any]:
     """Read a YAML file that holds a mapping of names.
 
     Raises:
-        PmqError: there is none, or it is something else; the message calls it ``what``.
+        PmqError: the file does not exist or holds no mapping; the message calls it ``what``.
     """
     named = f"{what} {quoted(path)}"
     data = parse_yaml(read_text(path, what, hint, MOST_YAML), named)
@@ -133,16 +133,16 @@ def read_csv(path: Path, what: str) -> dict[str, list[str]]:
     """Read the cells of a CSV file, column by column.
 
     Raises:
-        PmqError: there is none, or it was cut off, or its rows are not all as long as its header.
+        PmqError: the file does not exist, was cut off, or has rows of another length than its header.
     """
     return parse_csv(read_text(path, what, most=MOST_CSV), f"{what} {quoted(path)}")
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
-    """Write a file atomically, making its folder.
+    """Write a file atomically, creating its folder.
 
     Raises:
-        PmqError: the folder cannot be made or written to.
+        PmqError: the folder cannot be created or written to.
     """
     check_target(path)
     temporary = aside(path)
@@ -152,7 +152,7 @@ def write_bytes(path: Path, data: bytes) -> Path:
         temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:
-        raise PmqError(f"cannot write {quoted(path)}: {error.strerror or error}; choose another folder with --out") from None
+        raise PmqError(f"cannot write {quoted(path)}: {error.strerror or error}; choose another folder with `out`") from None
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -160,7 +160,7 @@ def write_bytes(path: Path, data: bytes) -> Path:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a UTF-8 text file atomically; bytes of file names that are no UTF-8 are spelled out."""
+    """Write a UTF-8 text file atomically; bytes of file names that are not UTF-8 are escaped."""
     return write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 

@@ -1,4 +1,4 @@
-"""Texts of JSON, YAML and CSV, parsed so that nothing in them is dropped, doubled, endless or no number."""
+"""Strict parsers of JSON, YAML and CSV: no duplicate keys, no numbers out of range, no unbounded nesting."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def _constant(text: str) -> float:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         raise ValueError(f"key {shown(_twice(name for name, _ in pairs))} stands twice in one object")
-    return found
+    return result
 
 
 def _twice(names: Iterable[Any]) -> Any:
-    """The first of the commonest names."""
+    """Return the most frequent name."""
     return Counter(names).most_common(1)[0][0]
 
 

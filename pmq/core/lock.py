@@ -1,4 +1,4 @@
-"""One process at a time in a folder: the system lets go of a lock when its holder ends, however it ends."""
+"""Locks that allow one process at a time in a folder; the system releases a lock when its holder ends in any way."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ except ImportError:  # no such locks on this system
 
 
 class Lock:
-    """A folder that this process holds for as long as this object lives; it may hold it several times over."""
+    """Lock on a folder for as long as this object lives; one process may lock a folder several times."""
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
@@ -26,28 +26,28 @@ class Lock:
         self.let_go()
 
     def let_go(self) -> None:
-        """Close what was opened. In a forked process that is all there is to do: the lock stays the parent's."""
+        """Close the descriptor. In a forked process the lock stays with the parent."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
-#: what this process holds, by the numbers of device and folder
+#: locks of this process, by device and inode
 _held: WeakValueDictionary[tuple[int, int], Lock] = WeakValueDictionary()
 
 
 def hold(folder: Path) -> Lock:
-    """Hold a folder, which is made where it is not there.
+    """Lock a folder, creating it if needed.
 
     Raises:
-        PmqError: another process holds it, or it cannot be made.
+        PmqError: another process has locked it, or it cannot be created.
     """
     check_target(folder / "file")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         status = folder.stat()
     except OSError as error:
-        raise PmqError(f"cannot write {quoted(folder)}: {error.strerror}; choose another folder with --out") from None
+        raise PmqError(f"cannot write {quoted(folder)}: {error.strerror}; choose another folder with `out`") from None
     where = status.st_dev, status.st_ino
     lock = _held.get(where)
     if lock is None:
@@ -63,10 +63,10 @@ def _locked(folder: Path) -> int | None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise PmqError(f"another process works in {quoted(folder)}; wait for its end, or choose another --out") from None
-    except OSError as error:  # some file systems of networks have no locks
+        raise PmqError(f"another process works in {quoted(folder)}; wait for its end, or choose another `out`") from None
+    except OSError as error:  # some network file systems have no locks
         os.close(descriptor)
-        message(f"{quoted(folder)} cannot be locked ({error.strerror}); see that no other process writes to it")
+        message(f"{quoted(folder)} cannot be locked ({error.strerror}); make sure that no other process writes to it")
         return None
     return descriptor
 
@@ -77,4 +77,6 @@ def _let_go_of_all() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go_of_all)  # else what reads images ahead would hold on after a kill
+    os.register_at_fork(
+        after_in_child=_let_go_of_all
+    )  # otherwise processes that read images ahead would keep the lock after a kill

@@ -1,4 +1,4 @@
-"""The manifest of a run: what was asked, how it went, and what its files were; typed when it is read."""
+"""The manifest of a run: its settings, its outcome, and the hashes of its files."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from pmq.core.recipe import Recipe
 from pmq.core.run_files import MANIFEST, hashes
 from pmq.core.validation import validated
 
-#: in the manifest of a search that finished
+#: key in the manifest of a finished search
 CHOOSES = "chosen"
-#: in the manifest of a pruned model, whose chosen allocation is in FP32
+#: key in the manifest of a pruned model, whose chosen allocation is in FP32
 PRUNED = "pruned"
 
 
 class _Lenient(BaseModel):
-    """What is not known here, an older or a newer version wrote."""
+    """Base of types that ignore unknown keys, which older or newer versions wrote."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 class Command(_Lenient):
-    """How a run was started: the line, and the flags that say which model and images."""
+    """How a run was started: its command line, and the flags that determine model and images."""
 
     line: str | None = None
     model: str | None = None
@@ -67,7 +67,7 @@ class Ranking(_Lenient):
 
 
 class Figures(_Lenient):
-    """What a pruned model was evaluated to, and what it costs."""
+    """Accuracy and costs of a pruned model."""
 
     top1: float | None = None
     agreement: float | None = None
@@ -78,7 +78,7 @@ class Figures(_Lenient):
 
 
 class Images(_Lenient):
-    """Which images, and how many."""
+    """Hash and number of images."""
 
     sha256: str
     n_images: int
@@ -131,7 +131,7 @@ class Manifest(_Lenient):
 
     @property
     def finished(self) -> bool:
-        """Whether what was to be made is there."""
+        """Whether the run has finished."""
         return self.chosen is not None or self.pruned is not None
 
     def asked(self, run: Path) -> Asked:
@@ -154,30 +154,30 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def known_manifest(path: Path) -> Manifest:
-    """The manifest of a folder as far as it goes; an empty one of a folder that has none."""
+    """Return the manifest of a folder, finished or not; an empty one where there is none."""
     return validated(Manifest, read_facts(path), f"manifest {quoted(path / MANIFEST)}")
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """What the manifest of a folder holds, whatever it is; nothing where there is none."""
+    """Return the contents of a folder's manifest; an empty dictionary where there is none."""
     file = path / MANIFEST
     facts: dict[str, Any] = _plain(read_json(file, "manifest", lenient=True)) if is_there(file, "manifest") else {}
     return facts
 
 
 def add_to_manifest(path: Path, facts: dict[str, Any]) -> None:
-    """Add facts to the manifest of a folder, which has one from here on; with the outcome, the hashes of its files."""
+    """Add facts to the manifest of a folder, creating it if needed; with the outcome also the hashes of the result files."""
     if CHOOSES in facts or PRUNED in facts:
         facts = facts | {"files": hashes(path)}
     write_text(path / MANIFEST, json.dumps(read_facts(path) | _plain(facts), indent=1, allow_nan=False) + "\n")
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
+    """Replace NaN and infinity by None, as JSON has neither."""
     if isinstance(value, dict):
-        return {key: _plain(of) for key, of in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(of) for of in value]
+        return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -192,18 +192,18 @@ def is_pruned(path: Path) -> bool:
 
 
 def latest_run(results: Path) -> Path:
-    """Find the run below ``results`` that finished last; what cannot be read is told and passed over.
+    """Return the run below ``results`` that finished last; runs that cannot be read are skipped with a message.
 
     Raises:
-        PmqError: there is none.
+        PmqError: there is no finished run.
     """
-    found: dict[Path, float] = {}
+    finished: dict[Path, float] = {}
     for file in sorted(results.glob(f"*/*/{MANIFEST}")) if is_dir(results) else []:
         try:
             if known_manifest(file.parent).chosen is not None:
-                found[file.parent] = file.stat().st_mtime
-        except (PmqError, OSError) as error:  # the latter of what was removed meanwhile
+                finished[file.parent] = file.stat().st_mtime
+        except (PmqError, OSError) as error:  # OSError: the run was removed meanwhile
             message(f"passed over: {error}")
-    if not found:
+    if not finished:
         raise PmqError(f"no finished run below {quoted(results)}; make one with `pmq search`")
-    return max(found, key=lambda run: found[run])
+    return max(finished, key=lambda run: finished[run])

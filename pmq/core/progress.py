@@ -35,9 +35,9 @@ def spelled(spell: Callable[[str], str]) -> Iterator[None]:
 
 
 def message(text: str) -> None:
-    """Tell the user something on standard error, literally and on one line; not silenced, for it may be a warning.
+    """Print a message on standard error, escaped and on one line; it is never silenced, because it may be a warning.
 
-    Work goes on where standard error cannot be written to.
+    If standard error cannot be written to, work continues without the message.
     """
     if sys.stderr is not None:
         with suppress(OSError):
@@ -86,15 +86,15 @@ def _with_bar(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
 
 def _with_lines(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
     start = last = time.monotonic()
-    told = False
+    printed = False
     done = 0
     for item in items:
         yield item
         done += 1
         now = time.monotonic()
-        if now - last > (LINE_SECONDS if told else QUIET_SECONDS) and done < total:
+        if now - last > (LINE_SECONDS if printed else QUIET_SECONDS) and done < total:
             left = (now - start) / done * (total - done)
             message(f"{label}: {done}/{total}, {now - start:.0f} s, {left:.0f} s left")
-            told, last = True, now
+            printed, last = True, now
     if time.monotonic() - start > QUIET_SECONDS:
         message(f"{label}: {done}/{total}, {time.monotonic() - start:.1f} s")

@@ -23,11 +23,11 @@ class _Strict(BaseModel):
 
 
 class PrunedUnit(_Strict):
-    """Channels that are removed together: what is left of ``size``, which divide into ``heads``.
+    """The remaining channels of a unit whose ``size`` channels, divided into ``heads``, are removed together.
 
-    A head of which nothing is left is removed; the others keep equally many channels. ``layers`` are those that make the
-    channels, and last the one that reads them; ``products`` are operators that take less with them. Without any they are
-    what timm's ViT calls them.
+    A head without remaining channels is removed; all other heads keep equally many. ``layers`` are the layers that compute
+    the channels, then the one that reads them; ``products`` are the operators that become smaller with them. Without any,
+    timm's names of a ViT are used.
 
     >>> unit = PrunedUnit(kind="attention", size=6, heads=2, kept="3-4")
     >>> unit.indices, unit.kept_heads, unit.share
@@ -76,8 +76,8 @@ class PrunedUnit(_Strict):
 
     def layers_at(self, name: str) -> tuple[str, ...]:
         """Layers that make the channels of the unit ``name``, and last the one that reads them."""
-        own = ("fc1", "fc2") if self.kind == "hidden" else ("qkv", "proj")
-        return self.layers or tuple(f"{name}.{layer}" for layer in own)
+        layers = ("fc1", "fc2") if self.kind == "hidden" else ("qkv", "proj")
+        return self.layers or tuple(f"{name}.{layer}" for layer in layers)
 
     def products_at(self, name: str) -> tuple[str, ...]:
         """Products of activations that take less where less of the unit ``name`` is kept."""
@@ -107,14 +107,14 @@ class PrunedUnit(_Strict):
 
 
 class PruningPlan(_Strict):
-    """What is kept of each unit, by the name of its module; and how it was chosen.
+    """The channels that each unit keeps, by the name of its module, and how they were chosen.
 
     Attributes:
         importance: by which channels were ranked.
         ranked: whether the channels of heads were mixed before, so that the first of them hold the most.
-        recovered: whether the layers behind what was removed were fitted anew.
-        weights_sha256: hash of the pruned weights in FP32, those fitted anew among them.
-        parameters: how many there are.
+        recovered: whether the layers that read removed channels were refitted by least squares.
+        weights_sha256: hash of the pruned weights in FP32, including refitted ones.
+        parameters: number of parameters.
     """
 
     importance: str
@@ -133,7 +133,7 @@ class PruningPlan(_Strict):
 
 @dataclass(frozen=True)
 class WidthOptions:
-    """A unit of which a search decides how much is kept.
+    """A unit whose width a search decides.
 
     Attributes:
         name: of its module.

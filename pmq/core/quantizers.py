@@ -1,4 +1,4 @@
-"""What each quantizer must be given, and which tensors it is for: told without torch, for those who read allocations."""
+"""The parameters that each quantizer needs, and the tensors that it is for; without torch, for readers of allocations."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ TOP = 255
 
 @dataclass(frozen=True)
 class Needs:
-    """Parameters of a quantizer: ``own`` have a value for each scale, ``shared`` one for all, ``levels`` one for each level."""
+    """Names of a quantizer's parameters: one value per scale, one ``shared`` value, or one per level."""
 
-    own: tuple[str, ...] = ()
+    per_scale: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
     levels: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
         """All of them."""
-        return (*self.own, *self.shared, *self.levels)
+        return (*self.per_scale, *self.shared, *self.levels)
 
 
 QUANTIZERS: Mapping[str, Needs] = {
-    "affine": Needs(own=("scale", "zero_point")),
-    "log": Needs(own=("scale",), shared=("root",)),
-    "power": Needs(own=("low", "high"), shared=("root",)),
+    "affine": Needs(per_scale=("scale", "zero_point")),
+    "log": Needs(per_scale=("scale",), shared=("root",)),
+    "power": Needs(per_scale=("low", "high"), shared=("root",)),
     "codebook": Needs(shared=("scale", "zero_point"), levels=("levels",)),
     "dynamic": Needs(),
     **{name: Needs() for name in FLOATS},
@@ -54,8 +54,8 @@ def why_unfit(slot: str, quantizer: str, granularity: str) -> str | None:
     if slot == "weight":
         if granularity == "head":
             return "granularity 'head' is for q, k, v and softmax; weights take tensor, channel or group"
-        told = f"quantizer {quantizer!r} is for activations; weights take {', '.join(OF_WEIGHTS)}"
-        return None if quantizer in OF_WEIGHTS else told
+        reason = f"quantizer {quantizer!r} is for activations; weights take {', '.join(OF_WEIGHTS)}"
+        return None if quantizer in OF_WEIGHTS else reason
     if quantizer == "dynamic":
         return None
     if granularity not in ("tensor", "head"):
@@ -73,29 +73,31 @@ def why_wrong(choice: Choice, parameters: Mapping[str, Sequence[float]] | None, 
     """Say what is wrong with the parameters of a quantized activation, if anything is.
 
     Args:
-        choice: how it is quantized; its quantizer is one that there is.
+        choice: its choice; the quantizer must exist.
         parameters: by name.
-        scales: how many it has; ``None`` where that is not known.
+        scales: number of its scales; ``None`` if unknown.
 
     >>> why_wrong(Choice(bits=4), {"scale": [0.1]}, 1)
     'zero_point is missing'
     """
-    needs, found = QUANTIZERS[choice.quantizer], parameters or {}
+    needs, values = QUANTIZERS[choice.quantizer], parameters or {}
     for name in needs.names:
-        if name not in found:
+        if name not in values:
             return f"{name} is missing"
-    unknown = sorted(set(found) - set(needs.names))
+    unknown = sorted(set(values) - set(needs.names))
     if unknown:
         return f"{unknown[0]} is no parameter of quantizer {choice.quantizer!r}, which takes {', '.join(needs.names) or 'none'}"
-    scales = scales or max((len(found[name]) for name in needs.own), default=1)
-    wanted = dict.fromkeys(needs.own, scales) | dict.fromkeys(needs.shared, 1) | dict.fromkeys(needs.levels, 2**choice.bits)
-    for name, count in wanted.items():
-        if len(found[name]) != count or not count:
-            return f"{name} has {len(found[name])} values, not {count}"
-        reason = _why_no(name, found[name], choice)
+    scales = scales or max((len(values[name]) for name in needs.per_scale), default=1)
+    expected = (
+        dict.fromkeys(needs.per_scale, scales) | dict.fromkeys(needs.shared, 1) | dict.fromkeys(needs.levels, 2**choice.bits)
+    )
+    for name, count in expected.items():
+        if len(values[name]) != count or not count:
+            return f"{name} has {len(values[name])} values, not {count}"
+        reason = _why_no(name, values[name], choice)
         if reason:
             return f"{name} {reason}"
-    if "low" in found and any(low > high for low, high in zip(found["low"], found["high"], strict=True)):
+    if "low" in values and any(low > high for low, high in zip(values["low"], values["high"], strict=True)):
         return "low is above high"
     return None
 

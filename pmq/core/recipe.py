@@ -1,4 +1,4 @@
-"""Recipes: which means of quantization are on, from the plainest to the best."""
+"""Recipes: combinations of quantization methods, from the plainest to the best."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pmq.core.errors import PmqError
 
 
 class Recipe(BaseModel):
-    """What is done to a model beyond choosing bits.
+    """The quantization methods that are applied to a model beside the choice of bits.
 
     Attributes:
-        name: how it is asked for.
-        transforms: exact rewritings of the FP32 model, in order (:mod:`pmq.quant.transforms`).
-        estimator: how ranges are found (:mod:`pmq.quant.estimators`).
-        gradients: run backward passes at calibration, for estimators and rounding that weigh errors.
+        name: name of the recipe.
+        transforms: exact transforms of the FP32 model, in order (:mod:`pmq.quant.transforms`).
+        estimator: estimator of ranges (:mod:`pmq.quant.estimators`).
+        gradients: run backward passes at calibration, for estimators and rounding that weight errors.
         compensate: round each weight so that later columns absorb the error of earlier ones (GPTQ, 2210.17323).
         ridge: with ``sequential``: strength of the correction of weights for their input's error (ERQ, 2407.06794); 0 is off.
-        sequential: finish an allocation layer by layer: ranges, rounding and biases see the error of what comes before.
-        reconstruct: with ``sequential``: steps for which each block learns its rounding and scales.
+        sequential: quantize layer by layer: ranges, rounding and biases account for the error of earlier layers.
+        reconstruct: with ``sequential``: number of gradient steps in which each block learns its rounding and scales.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,11 +42,11 @@ class Recipe(BaseModel):
 
     @property
     def plain(self) -> bool:
-        """Whether rounding the checkpoint's weights is all there is to do to them."""
+        """Whether the checkpoint's weights are only rounded."""
         return not (self.transforms or self.compensate or self.sequential)
 
 
-#: gradient steps for each block: more fit few calibration images and no others
+#: gradient steps for each block; more steps overfit few calibration images
 RECONSTRUCTION_STEPS = 200
 
 _TRANSFORMS = ("fold_norms", "rotate_residual", "rotate_heads", "scale_channels", "center_channels", "center_values")
@@ -63,10 +63,10 @@ RECIPES = {
 
 
 def find_recipe(recipe: str | Recipe, reconstruct: bool = False) -> Recipe:
-    """Give a recipe by its name, with reconstruction if asked for.
+    """Return a recipe by its name, with reconstruction if ``reconstruct``.
 
     Raises:
-        PmqError: there is none of that name, or it does not go layer by layer, as reconstruction must.
+        PmqError: the name is unknown, or the recipe does not quantize layer by layer, as reconstruction needs.
 
     >>> find_recipe("best").sequential
     True
@@ -78,5 +78,5 @@ def find_recipe(recipe: str | Recipe, reconstruct: bool = False) -> Recipe:
     if not reconstruct:
         return recipe
     if not recipe.sequential:
-        raise PmqError(f"recipe {recipe.name!r} does not go layer by layer, as --reconstruct must; use --recipe best")
+        raise PmqError(f"recipe {recipe.name!r} does not quantize layer by layer, as `reconstruct` needs; use `recipe=best`")
     return recipe.model_copy(update={"reconstruct": RECONSTRUCTION_STEPS})

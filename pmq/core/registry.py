@@ -30,9 +30,17 @@ class Registry(Generic[Item]):
         """Make ``item`` known as ``name``."""
         self._items[name] = item
 
-    def __getitem__(self, name: str) -> Item:
+    def check(self, name: str) -> None:
+        """Raise unless ``name`` is known.
+
+        Raises:
+            PmqError: it is not; the message lists the names that are.
+        """
         if name not in self._items:
             raise PmqError(f"{self._sort} {name!r} is not one of {', '.join(self)}")
+
+    def __getitem__(self, name: str) -> Item:
+        self.check(name)
         return self._items[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The files of a run: their names, what they were when it was done, and that nothing else is written over them."""
+"""The files of a run: their names, their hashes, and the protection against overwriting them."""
 
 from __future__ import annotations
 
@@ -19,47 +19,50 @@ LAYERS = Path("allocations") / "without-patches.json"
 DECISIONS = Path("decisions.json")
 #: the model's components
 INVENTORY = Path("inventory.json")
-#: the graph that was captured of it
+#: the captured graph of the model
 GRAPH = Path("graph.json")
-#: where the chosen allocation's bytes, bit operations and milliseconds go
+#: cost breakdown of the chosen allocation
 SPENT = Path("spent.csv")
-#: measured milliseconds, in the run of a search that knew them
+#: latency table, in the run of a search with one
 LATENCY = Path("latency.json")
-#: the front with what was simulated, all other points, rounds, and errors by component
+#: the front with all simulated points, all other points, the rounds, and the sensitivity table
 FRONT, POINTS, ROUNDS, SENSITIVITY = Path("front.csv"), Path("points.csv"), Path("rounds.csv"), Path("sensitivity.csv")
-#: what is written beside a deployed file
+#: record beside a deployed file
 DEPLOYMENT = "deployment.json"
 
 _TENSORS = tuple(path.with_suffix(".safetensors") for path in (CHOSEN, LAYERS))
-#: written once, when a run is done, which then knows their hashes
+#: files written when a run finishes, whose hashes the manifest stores
 RESULTS = (
     *(FRONT, POINTS, ROUNDS, SENSITIVITY, SPENT, DECISIONS, INVENTORY, GRAPH, LATENCY, CHOSEN, LAYERS, *_TENSORS),
     *(Path("costs.csv"), Path("widths.csv")),
 )
-#: beside these what no other command may write over
-_OWN = (*RESULTS, *map(Path, (MANIFEST, JOURNAL, "state.safetensors", "rank.csv", "allocations.csv", "allocations/schema.json")))
+#: all files that no other command may overwrite
+_PROTECTED = (
+    *RESULTS,
+    *map(Path, (MANIFEST, JOURNAL, "state.safetensors", "rank.csv", "allocations.csv", "allocations/schema.json")),
+)
 
 
 def hashes(run: Path) -> dict[str, str]:
-    """SHA-256 of each of a run's results, by its name."""
+    """Return the SHA-256 of each of a run's result files, by name."""
     return {name.as_posix(): _sha256(run / name) for name in RESULTS if is_file(run / name)}
 
 
 def unchanged(run: Path, known: Mapping[str, str], name: Path) -> Path | None:
-    """Give the path of one of a run's results if it is as ``known`` says, or nothing is known of it; nothing if there is none.
+    """Return the path of a run's result file after checking it against the ``known`` hashes; None if there is no such file.
 
     Raises:
-        PmqError: the file differs from what the run wrote, or is gone.
+        PmqError: the file differs from what the run wrote, or is missing.
     """
-    path, wanted = run / name, known.get(name.as_posix())
-    said, again = f"{name.as_posix()} of the run in {quoted(run)}", "put it back, or search anew with another --out"
+    path, expected = run / name, known.get(name.as_posix())
+    what, remedy = f"{name.as_posix()} of the run in {quoted(run)}", "put it back, or search again with another `out`"
     if not is_there(path, "file"):
-        if wanted is not None:
-            raise PmqError(f"{said} is missing; {again}")
+        if expected is not None:
+            raise PmqError(f"{what} is missing; {remedy}")
         return None
-    if wanted is not None and (found := _sha256(path)) != wanted:
-        own = f"; if it was changed on purpose, give the file itself: {quoted(path)}" if name in (CHOSEN, LAYERS) else ""
-        raise PmqError(f"{said} is not as the run wrote it (SHA-256 {found[:12]}, not {wanted[:12]}); {again}{own}")
+    if expected is not None and (digest := _sha256(path)) != expected:
+        hint = f"; if it was changed on purpose, give the file itself: {quoted(path)}" if name in (CHOSEN, LAYERS) else ""
+        raise PmqError(f"{what} is not as the run wrote it (SHA-256 {digest[:12]}, not {expected[:12]}); {remedy}{hint}")
     return path
 
 
@@ -68,38 +71,38 @@ def _sha256(path: Path) -> str:
 
 
 def check_output(path: Path, suffix: str, inputs: Iterable[Path | str | None] = (), beside: Iterable[str] = ()) -> Path:
-    """Raise, before any work is done, if a command should not write the file that its user names.
+    """Raise, before any work is done, if a verb must not write the file that its user names.
 
     Args:
         path: the file.
-        suffix: that it must have.
-        inputs: files that the same command reads, as far as there are any.
+        suffix: suffix that it must have.
+        inputs: files that the same verb reads.
         beside: suffixes of files that are written beside it.
 
     Raises:
-        PmqError: it is called otherwise, or is one of a run's own files, or one of ``inputs``, or cannot be written.
+        PmqError: the file has another suffix, is one of a run's own files or of ``inputs``, or cannot be written.
     """
     check_target(path)
     if path.suffix.lower() != suffix:
-        raise PmqError(f"cannot write {quoted(path)}: what is written is a {suffix} file; call it so")
-    given = [Path(each) for each in inputs if each is not None]
+        raise PmqError(f"cannot write {quoted(path)}: a {suffix} file is written; use that suffix")
+    sources = [Path(each) for each in inputs if each is not None]
     for target in (path, *(path.with_suffix(each) for each in beside)):
-        if _is_own(target):
+        if _is_protected(target):
             raise PmqError(f"cannot write {quoted(target)}: it is one of a run's own files; choose another name")
-        if any(_is_same(target, each) for each in given):
+        if any(_is_same(target, each) for each in sources):
             raise PmqError(f"cannot write {quoted(target)}: it is what this command reads; choose another name")
         if is_file(target) and not is_file(path):
-            raise PmqError(f"cannot write {quoted(target)}: it is there, but not for {path.name!r}; choose another name")
+            raise PmqError(f"cannot write {quoted(target)}: it exists, but does not belong to {path.name!r}; choose another name")
         check_target(target)
     return path
 
 
-def _is_own(path: Path) -> bool:
-    resolved = Path(os.path.realpath(path))  # which, unlike pathlib, follows no loop for ever
+def _is_protected(path: Path) -> bool:
+    resolved = Path(os.path.realpath(path))  # unlike pathlib it does not follow loops forever
     if resolved.name == DEPLOYMENT:
         return is_file(resolved)
     folders = [folder for folder in list(resolved.parents)[:2] if is_file(folder / MANIFEST)]
-    return any(resolved.relative_to(folder) in _OWN for folder in folders)
+    return any(resolved.relative_to(folder) in _PROTECTED for folder in folders)
 
 
 def _is_same(one: Path, other: Path) -> bool:

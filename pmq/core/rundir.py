@@ -1,7 +1,7 @@
-"""Run directories: everything a run found, and what a killed run resumes from.
+"""Run directories: the results of a run, and the journal that a killed run resumes from.
 
-``manifest.json``   what was asked, with everything needed to run it again
-``journal.jsonl``   append-only, one measurement a line; this alone is what a killed run resumes from
+``manifest.json``   settings, with everything needed to run it again, and the outcome
+``journal.jsonl``   append-only, one measurement per line; a killed run resumes from this file alone
 ``sensitivity.csv`` ``costs.csv`` ``front.csv`` ``allocations/`` ``plots/``
 """
 
@@ -33,7 +33,7 @@ from pmq.core.paths import named_path
 from pmq.core.run_files import CHOSEN, DECISIONS, DEPLOYMENT, JOURNAL, LATENCY, LAYERS, MANIFEST, SPENT
 from pmq.core.validation import shown
 
-#: how every line of a journal begins
+#: beginning of every line of a journal
 _BEGINNING = b'{"key": "'
 
 
@@ -42,8 +42,8 @@ class RunDir:
 
     Args:
         path: the directory.
-        settings: what determines the result; written to the manifest of a new run.
-        resume: go on with a run whose settings are the same.
+        settings: settings that determine the result; written to the manifest of a new run.
+        resume: resume a run with the same settings.
 
     Raises:
         PmqError: the directory holds a run and ``resume`` is off, or the run there was made with other settings, or
@@ -53,12 +53,12 @@ class RunDir:
     def __init__(self, path: Path | str, settings: dict[str, Any], resume: bool = False) -> None:
         self.path = named_path(path, "run directory")
         self._entries: dict[str, dict[str, Any]] = {}
-        settings = json.loads(json.dumps(settings))  # as they will be read
+        settings = json.loads(json.dumps(settings))  # as they will be read back
         self._lock = hold(self.path)
         manifest = self.path / MANIFEST
         if is_file(manifest):
             if not resume:
-                raise PmqError(f"{str(self.path)!r} holds a run already; pass --resume to go on with it or another --out")
+                raise PmqError(f"{str(self.path)!r} holds a run already; pass `resume` to go on with it or another `out`")
             self._check_same(known_manifest(self.path).settings, settings)
         else:
             write_text(manifest, json.dumps({"settings": settings}, indent=1) + "\n")
@@ -72,8 +72,8 @@ class RunDir:
     def _check_same(self, before: dict[str, Any], now: dict[str, Any]) -> None:
         for key in sorted(before.keys() | now.keys()):
             if before.get(key) != now.get(key):
-                told = f"its {key} was {shown(before.get(key))}, now it is {shown(now.get(key))}"
-                raise PmqError(f"cannot resume {quoted(self.path)}: {told}; use the same settings or another --out")
+                change = f"its {key} was {shown(before.get(key))}, now it is {shown(now.get(key))}"
+                raise PmqError(f"cannot resume {quoted(self.path)}: {change}; use the same settings or another `out`")
 
     def _load_journal(self) -> None:
         if not is_there(self._journal, "journal"):
@@ -86,7 +86,7 @@ class RunDir:
             if entry is None:
                 raise PmqError(f"{quoted(self._journal)} is damaged at line {number}; remove that line")
             self._entries[entry[0]] = entry[1]
-        if not half.startswith(_BEGINNING[: len(half)]):  # a kill can leave the first half of a line at the end, nothing else
+        if not half.startswith(_BEGINNING[: len(half)]):  # a kill can only leave the beginning of a line at the end
             raise PmqError(f"{quoted(self._journal)} is damaged at line {len(lines) + 1}; remove that line")
         if half:
             try:
@@ -95,29 +95,29 @@ class RunDir:
                 raise PmqError(f"cannot write {quoted(self._journal)}: {error.strerror}; make it writable") from None
 
     def recall(self, key: str) -> dict[str, Any] | None:
-        """Give what was journaled under ``key``, or nothing."""
+        """Return the measurement journaled under ``key``, or None."""
         return self._entries.get(key)
 
     def record(self, key: str, value: dict[str, Any]) -> None:
-        """Append a measurement to the journal; it survives a kill from here on."""
+        """Append a measurement to the journal; from then on it survives a kill."""
         self._entries[key] = value
         try:
             with self._journal.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"key": key, "value": value, "crc32": _crc32(key, value)}) + "\n")
         except OSError as error:
-            raise PmqError(f"cannot write {str(self._journal)!r}: {error.strerror}; go on later with --resume") from None
+            raise PmqError(f"cannot write {str(self._journal)!r}: {error.strerror}; go on later with `resume`") from None
         self._keep()
 
     def _keep(self) -> None:
-        keep(self.path, "measured", "go on with the same command and --resume")
+        keep(self.path, "measured", "go on with the same command and `resume`")
 
     def finish(self, **facts: Any) -> None:
-        """Add the outcome to the manifest, with the hashes of the files that are there."""
+        """Add the outcome to the manifest, with the hashes of the result files."""
         add_to_manifest(self.path, facts)
 
 
 def _entry(line: bytes, summed: bool) -> tuple[str, dict[str, Any]] | None:
-    """Key and value of a journal's line; nothing where it is damaged. Only in journals of older versions has none a check sum."""
+    """Return key and value of a journal's line, or None if it is damaged; lines of older versions have no checksum."""
     try:
         entry = parse_json(line.decode("utf-8"), "journal", lenient=True)
     except (PmqError, UnicodeDecodeError):

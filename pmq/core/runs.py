@@ -1,4 +1,4 @@
-"""All runs below a folder, as far as their files tell of them."""
+"""The runs below a folder, as their files describe them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pmq.core.run_files import CHOSEN, MANIFEST
 
 @dataclass(frozen=True)
 class Listed:
-    """A run.
+    """Summary of a run.
 
     Attributes:
         state: ``searched``, ``pruned``, or ``unfinished``.
-        changed: seconds since 1970 at which its manifest was written last.
-        size_bytes, bit_ops, latency_ms: what the chosen allocation costs.
-        agreement, error: of it on the images that judged it: percent of FP32's decisions, and KL or relative error.
+        changed: seconds since 1970 at which its manifest was last written.
+        size_bytes, bit_ops, latency_ms: costs of the chosen allocation.
+        agreement, error: agreement with FP32 (percent) and KL or relative error of the chosen allocation.
     """
 
     path: Path
@@ -38,32 +38,32 @@ class Listed:
     error: float | None = None
 
     def facts(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Return all fields for JSON."""
         return asdict(self) | {"path": str(self.path)}
 
 
 def list_runs(results: Path) -> list[Listed]:
-    """Find runs below a folder, the one that changed last first; what cannot be read is told and passed over.
+    """Find the runs below a folder, the latest first; runs that cannot be read are skipped with a message.
 
     Raises:
         PmqError: there is no such folder.
     """
     if not is_dir(results):
         raise PmqError(f"folder {quoted(results)} does not exist; `pmq search` makes runs below results")
-    found = []
+    runs = []
     for file in sorted(results.rglob(MANIFEST)):
         try:
-            found.append(_listed(file.parent, file.stat().st_mtime))
-        except (PmqError, OSError) as error:  # the latter of what was removed meanwhile
+            runs.append(_listed(file.parent, file.stat().st_mtime))
+        except (PmqError, OSError) as error:  # OSError: the run was removed meanwhile
             message(f"passed over: {error}")
-    return sorted(found, key=lambda run: (-run.changed, str(run.path)))
+    return sorted(runs, key=lambda run: (-run.changed, str(run.path)))
 
 
 def listed(path: Path) -> Listed:
-    """A single run.
+    """Return the summary of a single run.
 
     Raises:
-        PmqError: it is none, or cannot be read.
+        PmqError: the folder is no run directory, or it cannot be read.
     """
     if not is_file(path / MANIFEST):
         raise PmqError(f"{quoted(path)} is no run directory: it has no manifest.json; `pmq search` makes one")
@@ -71,8 +71,8 @@ def listed(path: Path) -> Listed:
 
 
 def differences(paths: Sequence[Path]) -> dict[str, list[str]]:
-    """Components whose choice is not the same in all runs, with the label of each; a dash where a run has none of it."""
-    chosen = [Allocation.load(path / CHOSEN, carried_out=False).components for path in paths]
+    """Return the components whose choice differs between runs, with a label for each run; a dash where a run lacks it."""
+    chosen = [Allocation.load(path / CHOSEN, with_tensors=False).components for path in paths]
     names = dict.fromkeys(name for components in chosen for name in components)
     rows = {name: [components[name].label if name in components else "-" for components in chosen] for name in names}
     return {name: labels for name, labels in rows.items() if len(set(labels)) > 1}
@@ -81,12 +81,12 @@ def differences(paths: Sequence[Path]) -> dict[str, list[str]]:
 def _listed(path: Path, changed: float) -> Listed:
     manifest = known_manifest(path)
     state = "searched" if manifest.chosen else "pruned" if manifest.pruned else "unfinished"
-    asked, told = manifest.settings, manifest.settings.get("model")
-    model = str(told.get("name")) if isinstance(told, dict) else "unknown"
-    budget = asked.get("budget") if isinstance(asked.get("budget"), str) else None
+    settings, info = manifest.settings, manifest.settings.get("model")
+    model = str(info.get("name")) if isinstance(info, dict) else "unknown"
+    budget = settings.get("budget") if isinstance(settings.get("budget"), str) else None
     if not is_file(path / CHOSEN):
         return Listed(path, model, budget, state, changed)
-    allocation = Allocation.load(path / CHOSEN, carried_out=False)
+    allocation = Allocation.load(path / CHOSEN, with_tensors=False)
     costs = allocation.budget.achieved if allocation.budget else {}
     metrics = allocation.metrics if manifest.pruned is None else manifest.pruned.model_dump()
     error = metrics.get("kl") if metrics.get("kl") is not None else metrics.get("feature_error")

@@ -1,4 +1,4 @@
-"""What a model's outputs mean, which decides how their errors are measured."""
+"""The task of a model: the meaning of its outputs, which determines how their errors are measured."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pmq.core.errors import PmqError
 
 TaskName = Literal["classification", "binary", "regression", "features", "multilabel", "dense"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
-#: ``loss(reference, output)``: two tensors ``(B, ...)`` -> ``(B,)``, how bad an output is beside FP32's, image by image
+#: ``loss(reference, output)``: two tensors ``(B, ...)`` -> ``(B,)``, the error of each output against FP32's
 Loss = Callable[[Any, Any], Any]
-#: what a command takes where nothing else is asked for
+#: the default, which derives the task from the number of outputs
 AUTO = "auto"
 
 
@@ -40,33 +40,33 @@ class Task:
 
     @property
     def decides(self) -> bool:
-        """Whether outputs are logits: then there are decisions to agree on, and a KL divergence."""
+        """Whether outputs are logits, so that agreement of decisions and KL divergence are defined."""
         return self.name in ("classification", "binary", "multilabel", "dense")
 
     @property
     def once(self) -> bool:
-        """Whether there is one decision for each image."""
+        """Whether each image has one decision."""
         return self.name in ("classification", "binary")
 
     @property
     def error_name(self) -> str:
-        """Name of the figure that says how far outputs are from FP32's: ``kl``, or ``feature_error``, a loss of one's own too."""
+        """Name of the error metric: ``kl``, or ``feature_error``, which is also that of a custom loss."""
         return "kl" if self.decides and self.loss is None else "feature_error"
 
     @classmethod
-    def of(cls, asked: str, num_classes: int) -> Task:
-        """Give the task that was asked for by name, or with ``auto`` the one that a number of classes suggests.
+    def of(cls, task: str, num_classes: int) -> Task:
+        """Return the task of a name, or for ``auto`` the one that the number of classes suggests.
 
         Raises:
-            PmqError: there is no such task, or a model of so many classes cannot have it.
+            PmqError: the task is unknown, or a model with so many classes cannot have it.
         """
-        if asked != AUTO and asked not in TASKS:
-            raise PmqError(f"task {asked!r} is not one of {AUTO}, {', '.join(TASKS)}")
+        if task != AUTO and task not in TASKS:
+            raise PmqError(f"task {task!r} is not one of {AUTO}, {', '.join(TASKS)}")
         fitting = [name for name in TASKS if _fits(name, num_classes)]
-        name = fitting[0] if asked == AUTO else next((n for n in fitting if n == asked), None)
+        name = fitting[0] if task == AUTO else next((n for n in fitting if n == task), None)
         if name is None:
             outputs = f"{num_classes} output(s)" if num_classes else "no classifier"
-            raise PmqError(f"task {asked!r} does not fit a model with {outputs}; choose one of {', '.join(fitting)}")
+            raise PmqError(f"task {task!r} does not fit a model with {outputs}; choose one of {', '.join(fitting)}")
         return cls(name)
 
 
@@ -81,10 +81,10 @@ _ERRORS: dict[str, str] = {
 
 
 def task_line(name: TaskName, asked: str, outputs: int) -> str:
-    """What errors are, in a line, and why.
+    """Return a line that states how errors are measured, and why.
 
     >>> task_line("classification", "auto", 10)
-    'errors: KL divergence of the softmax (task classification, for the model has 10 outputs; --task says otherwise)'
+    'errors: KL divergence of the softmax (task classification, for the model has 10 outputs; `task` changes it)'
     >>> task_line("regression", "auto", 1)
     "errors: squared, relative to the mean square of FP32's values (task regression, as the allocation was searched)"
     """
@@ -92,7 +92,7 @@ def task_line(name: TaskName, asked: str, outputs: int) -> str:
     if asked != AUTO:
         why = "as asked"
     elif Task.of(AUTO, outputs).name == name:
-        why = f"for the model has {count}; --task says otherwise"
+        why = f"for the model has {count}; `task` changes it"
     else:
         why = "as the allocation was searched"
     return f"errors: {_ERRORS[name]} (task {name}, {why})"

@@ -1,4 +1,4 @@
-"""Temporary files beside what they are to become, and those that killed processes left."""
+"""Temporary files beside their targets, and the removal of those that killed processes left."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
-#: how those of this machine begin; elsewhere the numbers of processes are others
+#: prefix of the temporary files of this machine; process numbers of other machines mean nothing here
 _HERE = f".pmq-{zlib.crc32(platform.node().encode()):08x}-"
 
 
 def aside(path: Path) -> Path:
-    """Name this process's temporary file beside ``path``: a short name, for ``path`` may be as long as names can be."""
+    """Return this process's temporary file beside ``path``; its name is short, because that of ``path`` may be of full length."""
     return path.with_name(f"{_HERE}{os.getpid()}.tmp")
 
 
 def sweep(folder: Path) -> None:
-    """Remove what processes of this machine had begun to write in a folder when they were killed."""
-    for left in folder.glob(f"{_HERE}*.tmp"):
-        number = left.name.removeprefix(_HERE).removesuffix(".tmp")
+    """Remove the temporary files that killed processes of this machine left in a folder."""
+    for file in folder.glob(f"{_HERE}*.tmp"):
+        number = file.name.removeprefix(_HERE).removesuffix(".tmp")
         if number.isdecimal() and not _lives(int(number)):
             with suppress(OSError):
-                left.unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
 
 
 def _lives(number: int) -> bool:
-    if os.name != "posix":  # where asking would be a signal
+    if os.name != "posix":  # elsewhere the question would be a signal
         return True
     try:
         os.kill(number, 0)

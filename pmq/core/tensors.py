@@ -12,7 +12,7 @@ from pmq.core.files import quoted, read_bytes
 
 
 class TensorFile:
-    """The bytes of a safetensors file, which messages call ``what``; equal if they are.
+    """The bytes of a safetensors file, which messages call ``what``; two files are equal if their bytes are.
 
     >>> import numpy as np
     >>> file = TensorFile.of({"x": np.ones(2, dtype=np.float32)})
@@ -34,7 +34,7 @@ class TensorFile:
 
     @classmethod
     def of(cls, arrays: dict[str, Any]) -> TensorFile:
-        """Make one of NumPy arrays by name."""
+        """Build a file from NumPy arrays by name."""
         from safetensors.numpy import save
 
         return cls(save(dict(sorted(arrays.items()))))
@@ -56,9 +56,9 @@ class TensorFile:
         try:
             return dict(load(self.data))
         except SafetensorError as error:
-            raise PmqError(f"{self._what} is damaged: {one_line(error)}; put it back, or make it anew") from None
+            raise PmqError(f"{self._what} is damaged: {one_line(error)}; put it back, or create it again") from None
         except KeyError as error:
-            raise PmqError(f"{self._what} holds values of type {one_line(error)}, which nothing here is stored as") from None
+            raise PmqError(f"{self._what} holds values of type {one_line(error)}, which pmq never stores") from None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TensorFile) and self.data == other.data

@@ -1,4 +1,4 @@
-"""Foreign data made ours: checked against types, and the first fault told in one line."""
+"""Validation of foreign data against types, with the first fault reported in one line."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pmq.core.errors import PmqError
 
 Model = TypeVar("Model")
-#: of each type that something was validated as: they take long to make
+#: adapters by type, because they take long to build
 _ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
-#: characters of a place, and of a rule, that a message has at most
+#: most characters of a place, and of a rule, in a message
 _MOST_PLACE, _MOST_RULE = 160, 240
 
 
 def shown(value: object, most: int = 80) -> str:
-    """A value as messages have it, in one line of about ``most`` characters, however large it is.
+    """Return a value for a message, in one line of about ``most`` characters, however large it is.
 
     >>> shown([1.5] * 1000), len(shown("x" * 10**6))
     ('[1.5, 1.5, 1.5, 1.5, ...]', 80)
@@ -30,10 +30,10 @@ def shown(value: object, most: int = 80) -> str:
 
 
 def validated(cls: type[Model], data: Any, what: str) -> Model:
-    """Make ``data`` a ``cls``, telling the first fault as one line that names place, rule and value, in this order."""
+    """Convert ``data`` to a ``cls``; the first fault is reported in one line with place, rule and value, in this order."""
     try:
-        found: Model = _adapter(cls).validate_python(data)
-        return found
+        model: Model = _adapter(cls).validate_python(data)
+        return model
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = _cut(".".join(str(part) for part in first["loc"]) or "top level", _MOST_PLACE)
@@ -51,7 +51,7 @@ def _adapter(cls: Any) -> TypeAdapter[Any]:
 
 
 def _cut(text: str, most: int) -> str:
-    """One line, whatever names and values hold, of ``most`` characters."""
+    """Return one line of at most ``most`` characters."""
     line = " ".join(text.split())
     return line if len(line) <= most else f"{line[: most - 3]}..."
 

@@ -30,25 +30,25 @@ def _label(choice: Choice) -> str:
     return choice.label + group
 
 
-#: what a layer does in FP32
+#: key of a layer in FP32
 PLAIN = layer_key(FLOAT, FLOAT)
 
 
 class LatencyTable(BaseModel):
-    """Milliseconds for one batch.
+    """Measured latencies of a model's layers, in milliseconds for one batch.
 
     Attributes:
         target: the runtime.
-        model: timm's name.
-        batch_size, threads: of the measurement.
-        fingerprint: machine, runtime and versions: elsewhere the figures mean nothing.
-        layers: layer -> what it does (:func:`layer_key`) -> milliseconds, its share of moving data included.
-        rest_ms: all else; ``elsewhere`` labels the choice of what is no weight and no input of a layer there.
-        unit_layers: MLP or attention -> its layers; without, those whose names begin with its own.
-        units: MLP or attention -> what is kept of it (:class:`pmq.core.choice.WidthChoice`) -> what both its layers do ->
-            milliseconds that it takes less.
-        margin: share of its sum by which a model may be slower: a budget in milliseconds is met with so much to spare.
-        spread: relative difference of repeated measurements of the whole FP32 model (a quarter of them lie outside).
+        model: name of the model.
+        batch_size, threads: batch size and threads of the measurement.
+        fingerprint: machine, runtime and versions; the table is valid for these only.
+        layers: layer -> key of its choices (:func:`layer_key`) -> milliseconds, including its share of data movement.
+        rest_ms: milliseconds of everything else, in which components outside layers have the choice labelled ``elsewhere``.
+        unit_layers: MLP or attention -> its layers; by default the layers whose names begin with its name.
+        units: MLP or attention -> label of a width (:class:`pmq.core.choice.WidthChoice`) -> key of its layers' choices ->
+            milliseconds saved.
+        margin: share of the predicted latency that a budget in milliseconds keeps in reserve.
+        spread: relative difference of repeated measurements of the FP32 model (a quarter of them lie outside).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -77,14 +77,14 @@ class LatencyTable(BaseModel):
         return self
 
     def layers_of(self, unit: str) -> dict[str, dict[str, float]]:
-        """Rows of the layers that take less where less of a unit is kept: those told, or else those that lie in it."""
-        told = self.unit_layers.get(unit)
-        return {n: row for n, row in self.layers.items() if (n.startswith(f"{unit}.") if told is None else n in told)}
+        """Return the rows of a unit's layers: those listed, or else those inside its module."""
+        listed = self.unit_layers.get(unit)
+        return {n: row for n, row in self.layers.items() if (n.startswith(f"{unit}.") if listed is None else n in listed)}
 
     def decision_ms(self, choices: Mapping[str, Choice], kept: Mapping[str, float] | None = None) -> float:
-        """Milliseconds of components that are chosen together; what is in FP32 and no layer is part of the rest.
+        """Return the milliseconds of components that are chosen together; components outside layers are part of the rest.
 
-        ``kept`` are shares of the tokens that layers compute, where that is not all of them.
+        ``kept`` are the shares of tokens that layers compute, where they skip some.
 
         Raises:
             PmqError: a layer was not measured at a choice.
@@ -101,72 +101,72 @@ class LatencyTable(BaseModel):
                     raise PmqError(f"{layer!r} at {key!r} was not profiled on target {self.target!r}, but {known}; profile again")
                 total += self.layers[layer][key] * (kept or {}).get(layer, 1.0)
             elif slot != "input" and choice.label != self.elsewhere:
-                said = f"{name!r} at {choice.label} bits does not run on target {self.target!r}"
-                raise PmqError(f"{said}; let it be {self.elsewhere}")
+                fault = f"{name!r} at {choice.label} bits does not run on target {self.target!r}"
+                raise PmqError(f"{fault}; let it be {self.elsewhere}")
         return total
 
     def saved_ms(self, unit: str, label: str, choices: Mapping[str, Choice]) -> float:
-        """Milliseconds that ``choices`` of a unit's components take less where only ``label`` of it is kept.
+        """Return the milliseconds saved by the width ``label`` of a unit whose components have ``choices``.
 
         Raises:
-            PmqError: that was not measured.
+            PmqError: this width was not measured.
         """
         layers = [name.removesuffix(".weight") for name in choices if name.endswith(".weight")]
         keys = {layer: layer_key(choices[f"{layer}.weight"], choices[f"{layer}.input"]) for layer in layers}
         return sum(self.layer_saved_ms(unit, label, layer, key) for layer, key in keys.items())
 
     def layer_saved_ms(self, unit: str, label: str, layer: str, key: str) -> float:
-        """Milliseconds that one of a unit's layers takes less: of what all do at its choice as large a part as it takes.
+        """Return the milliseconds saved by one layer of a unit: its share of the unit's saving, in proportion to its latency.
 
         Raises:
-            PmqError: that was not measured.
+            PmqError: this width was not measured.
         """
         row = self.units.get(unit, {}).get(label)
         if row is None or key not in row or layer not in self.layers:
-            raise PmqError(f"{unit!r} at {label} and {key!r} was not profiled on target {self.target!r}; profile with --prune")
+            raise PmqError(f"{unit!r} at {label} and {key!r} was not profiled on target {self.target!r}; profile with `prune`")
         taken = {name: of.get(key, of[PLAIN]) for name, of in self.layers_of(unit).items()}
         return row[key] * max(taken[layer], 1e-9) / max(sum(taken.values()), 1e-9 * len(taken))
 
     def whole_ms(self, keys: Mapping[str, str]) -> float:
-        """Milliseconds of a model, of which is said what each layer does; what it was not measured at stays in FP32."""
+        """Return the milliseconds of a model, given the key of each layer; a layer not measured at its key counts in FP32."""
         return self.rest_ms + sum(row.get(keys[layer], row.get(PLAIN, 0.0)) for layer, row in self.layers.items())
 
     def pruned_ms(self, assignment: Mapping[str, Choice], plan: PruningPlan) -> float:
-        """Milliseconds that an allocation takes less where a plan removes channels; nothing if this is of a pruned model."""
+        """Return the milliseconds that a pruning plan saves; 0 if the table is of the pruned model."""
         total = 0.0
         for name, unit in plan.units.items() if self.units else ():
             if unit.share < 1:
                 layers = unit.layers_at(name)
-                own = {f"{n}.{slot}": assignment[f"{n}.{slot}"] for n in layers for slot in ("weight", "input")}
-                total += self.saved_ms(name, WidthChoice(unit=unit).label, own)
+                choices = {f"{n}.{slot}": assignment[f"{n}.{slot}"] for n in layers for slot in ("weight", "input")}
+                total += self.saved_ms(name, WidthChoice(unit=unit).label, choices)
         return total
 
     def latency_ms(self, assignment: Mapping[str, Choice], patches: PatchMap | None = None) -> float:
-        """Milliseconds of a whole allocation; layers take as much less as they leave out tokens."""
+        """Return the milliseconds of a whole allocation; layers that skip tokens take proportionally less."""
         inputs = {} if patches is None else patches.components
         kept = {name.removesuffix(".input"): len(tokens.kept) / len(tokens.bits) for name, tokens in inputs.items()}
         return self.rest_ms + self.decision_ms(assignment, kept)
 
     def check(self, fingerprint: Mapping[str, str], force: bool = False, **facts: object) -> None:
-        """Raise unless the table is of these ``facts`` (``threads=1``) and measured where ``fingerprint`` is from, or forced."""
-        for name, wanted in facts.items():
-            if getattr(self, name) != wanted:
-                raise PmqError(f"the latency table is of {name} {getattr(self, name)!r}, not {wanted!r}; profile that one")
+        """Raise unless the table is of these ``facts`` (``threads=1``), and of this ``fingerprint`` or forced."""
+        for name, expected in facts.items():
+            if getattr(self, name) != expected:
+                raise PmqError(f"the latency table is of {name} {getattr(self, name)!r}, not {expected!r}; profile that one")
         other = [k for k in fingerprint if self.fingerprint.get(k) != fingerprint[k]]
         if other and not force:
-            said = ", ".join(f"{k} {self.fingerprint.get(k)!r}, here {fingerprint[k]!r}" for k in other)
-            raise PmqError(f"the latency table was measured elsewhere ({said}); profile here, or --force it")
+            differences = ", ".join(f"{k} {self.fingerprint.get(k)!r}, here {fingerprint[k]!r}" for k in other)
+            raise PmqError(f"the latency table was measured elsewhere ({differences}); profile here, or `force` it")
 
     @property
     def sha256(self) -> str:
-        """Hash of all of it."""
+        """Hash of the whole table."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     def save(self, path: Path) -> Path:
-        """Write it as JSON.
+        """Write the table as JSON.
 
         Raises:
-            PmqError: it is called otherwise than ``*.json``, or cannot be written.
+            PmqError: the name does not end in ``.json``, or the file cannot be written.
         """
         if path.suffix.lower() != ".json":
             raise PmqError(f"cannot write the latency table {quoted(path)}: its name must end in .json")
@@ -177,6 +177,6 @@ class LatencyTable(BaseModel):
         """Read what :meth:`save` wrote.
 
         Raises:
-            PmqError: no such file, or no latency table in it.
+            PmqError: there is no such file, or it holds no latency table.
         """
         return validated(cls, read_json(path, "latency table"), f"latency table {quoted(path)}")

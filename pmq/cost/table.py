@@ -1,4 +1,4 @@
-"""What each choice costs: bytes to store, bit operations to compute. Plain arithmetic on an inventory."""
+"""The costs of choices: bytes to store and bit operations to compute, by arithmetic on an inventory."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ ZERO_POINT_BYTES = 1
 
 
 def grid_bytes(component: Component, choice: Choice) -> int:
-    """Bytes of what makes values of codes: scales and zero points, or a table of levels."""
-    if choice.quantizer in ("dynamic", *FLOATS):  # found at run time, or none
+    """Return the bytes of a component's grid: scales and zero points, or a table of levels."""
+    if choice.quantizer in ("dynamic", *FLOATS):  # computed at run time, or without a grid
         return 0
     scales = choice.scales(component.shape, component.heads)
     if choice.quantizer == "codebook":
@@ -31,7 +31,7 @@ def grid_bytes(component: Component, choice: Choice) -> int:
 
 
 def component_bytes(component: Component, choice: Choice) -> int:
-    """Bytes a component takes in a file: a weight's packed codes, and the grid of a weight or an activation."""
+    """Return the bytes of a component in a file: a weight's packed codes, and the grid of a weight or an activation."""
     if choice.is_fp32:
         return 4 * component.numel if component.role == "weight" else 0
     codes = math.ceil(component.numel * choice.bits / 8) if component.role == "weight" else 0
@@ -39,51 +39,51 @@ def component_bytes(component: Component, choice: Choice) -> int:
 
 
 def grid_ops(component: Component, choice: Choice) -> int:
-    """Bit operations of finding a grid at run time: each value of one image is compared twice, as 32 bits."""
+    """Return the bit operations of a grid computed at run time: each value of one image is compared twice, at 32 bits."""
     return 2 * 32 * component.numel if choice.quantizer == "dynamic" else 0
 
 
 class CostModel:
-    """Costs of whole allocations of one model, with measured milliseconds where there is a table of them.
+    """Costs of whole allocations of one model, with milliseconds where there is a latency table.
 
-    Where the table is of the model before it was pruned, by ``pruning``, milliseconds are what is left of them.
+    If the table is of the unpruned model, the milliseconds that ``pruning`` saves are subtracted.
 
     ``bit operations`` are multiply-accumulates of one image times the bits of both operands (32 for FP32), as HAQ and
-    HAWQ-V3 count them; a product of two activations (``q @ k``, ``attn @ v``) counts both operands as well. Grids that
-    are found at run time add what that takes.
+    HAWQ-V3 count them; a product of two activations (``q @ k``, ``attn @ v``) counts both operands as well. Grids
+    computed at run time add the operations of computing them.
     """
 
     def __init__(self, inventory: Inventory, latency: LatencyTable | None = None, pruning: PruningPlan | None = None) -> None:
         self.inventory, self.latency, self.pruning = inventory, latency, pruning
 
     def costs(self, assignment: Mapping[str, Choice], patches: PatchMap | None = None) -> dict[str, float]:
-        """All of them by name: ``size_bytes``, ``bit_ops`` and perhaps ``latency_ms``."""
-        found = {"size_bytes": float(self.size_bytes(assignment, patches)), "bit_ops": float(self.bit_ops(assignment, patches))}
+        """Return all costs by name: ``size_bytes``, ``bit_ops`` and, with a latency table, ``latency_ms``."""
+        costs = {"size_bytes": float(self.size_bytes(assignment, patches)), "bit_ops": float(self.bit_ops(assignment, patches))}
         if self.latency is None:
-            return found
+            return costs
         saved = 0.0 if self.pruning is None else self.latency.pruned_ms(assignment, self.pruning)
-        return found | {"latency_ms": self.latency.latency_ms(assignment, patches) - saved}
+        return costs | {"latency_ms": self.latency.latency_ms(assignment, patches) - saved}
 
     def size_bytes(self, assignment: Mapping[str, Choice], patches: PatchMap | None = None) -> int:
-        """Bytes of the model, with everything that stays in FP32, and of a map of its patches."""
+        """Return the bytes of the model, including everything in FP32, and of its map of patches."""
         held = sum(component_bytes(c, assignment[c.name]) for c in self.inventory)
         return held + self.inventory.rest_bytes + (0 if patches is None else self._map_bytes(patches))
 
     def bit_ops(self, assignment: Mapping[str, Choice], patches: PatchMap | None = None) -> float:
-        """Bit operations of one image.
+        """Return the bit operations of one image.
 
-        A product of all tokens of both operands takes the product of their mean bits.
+        A product over all tokens of both operands counts with the product of their mean bits.
         """
         bits: dict[str, float] = {name: choice.bits for name, choice in assignment.items()}
         bits |= {} if patches is None else patches.mean_bits
         return self.products(bits) + sum(grid_ops(c, assignment[c.name]) for c in self.inventory)
 
     def products(self, bits: Mapping[str, float]) -> float:
-        """Bit operations of all products, given the mean bits of every component."""
+        """Return the bit operations of all products, given the mean bits of every component."""
         return sum(op.macs * bits[op.operands[0]] * bits[op.operands[1]] for op in self.inventory.operators)
 
     def _map_bytes(self, patches: PatchMap) -> int:
-        """Grids of the other bits, and the map: three bits a token that has its own, two bytes a share of ranks."""
+        """Return the bytes of the further grids and of the map: three bits per token, or two bytes per share of ranks."""
         total = 0
         for name, tokens in patches.components.items():
             total += sum(grid_bytes(self.inventory[name], choice.choice) for choice in tokens.others.values())

@@ -1,4 +1,4 @@
-"""Images: folders, timm's datasets, the embedded ones; calibration and evaluation kept apart."""
+"""Image sources: folders, timm's datasets, shards, tables and the embedded images, with calibration and evaluation disjoint."""
 
 from pmq.data.open import Data, open_data
 from pmq.data.source import ImageSource

@@ -1,4 +1,4 @@
-"""Which output of a model is which class of a data set: by names where there are any, else by the order of folders."""
+"""Numbering of the classes of a data set by the outputs of a model: by name where possible, else by the order of folders."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from pmq.core.validation import shown, validated
 from pmq.models.torchvision_ops import ensure_torchvision
 
 WNID = re.compile(r"n\d{8}")
-#: orders of folders that no name tells of: as torchvision's ImageFolder sorts them, or with numbers by their value
+#: orders of folders whose names the model does not know: as torchvision's ImageFolder sorts them, or with numbers by value
 ORDERS = ("imagefolder", "natural")
 
 
 @dataclass(frozen=True)
 class ClassRule:
-    """What is known of a model's classes.
+    """Information about a model's classes that decides how those of a data set are numbered.
 
     Attributes:
-        names: of the model's outputs, in their order; none where the model does not tell.
-        file: a class map, which counts before all else: see :func:`read_class_map`.
-        order: of folders that no name tells of, see ``ORDERS``.
+        names: class names of the model's outputs, in their order; empty where the model has none.
+        file: a class map, which takes precedence over all else, see :func:`read_class_map`.
+        order: order of folders whose names the model does not know, see ``ORDERS``.
     """
 
     names: tuple[str, ...] = ()
@@ -42,19 +42,19 @@ class ClassRule:
 
 
 _MAP: Any = dict[str, StrictInt] | list[str]
-#: nothing is known of a model's classes
-UNTOLD = ClassRule()
+#: rule without any information about a model's classes
+DEFAULT_RULE = ClassRule()
 
 
 @dataclass(frozen=True)
-class Numbered:
-    """Classes of a data set by the number of the model's output; a class that is not known has none.
+class ClassNumbering:
+    """Output of the model for each class of a data set; unknown classes are missing.
 
     Attributes:
-        index: name in the data set -> output.
-        names: of all outputs, where folders alone name them.
-        other: as ``index`` in another order of folders, where nothing but their order tells and the orders differ.
-        other_order: what that order is called.
+        index: class name in the data set -> number of the output.
+        names: names of all outputs, where only the folders name them.
+        other: the same as ``index`` for the other order of folders, where only their order decides and the orders differ.
+        other_order: name of that other order.
     """
 
     index: dict[str, int]
@@ -63,86 +63,103 @@ class Numbered:
     other_order: str = ""
 
 
-def number_classes(found: Iterable[str], num_classes: int, rule: ClassRule, where: str, ordered: bool = False) -> Numbered:
-    """Tell which output each class of a data set is; a line says by what.
+def number_classes(
+    classes: Iterable[str], num_classes: int, rule: ClassRule, where: str, ordered: bool = False
+) -> ClassNumbering:
+    """Determine the output of the model for each class of a data set, and print how it was determined.
 
-    In this order: the class map, WordNet ids of ImageNet's, the names that the model tells, and if there is one class for
-    each output (two for a single logit) their order: the one in which they come if they are ``ordered``, else that of the rule.
+    The first of these that applies decides: the class map, the WordNet ids of ImageNet, the class names of the model, and,
+    if there is one class for each output (two for a single logit), the order of the classes. That is the order in which they
+    are passed if they are ``ordered``, else the order of the rule.
+
+    Args:
+        classes: class names of the data set.
+        num_classes: number of outputs of the model.
+        rule: information about the model's classes.
+        where: name of the data set in messages.
+        ordered: whether the order of ``classes`` is meaningful.
 
     Raises:
-        PmqError: the class map lacks one, some but not all are names of the model's classes, or no WordNet ids of ImageNet's.
+        PmqError: a class is missing in the class map or in ImageNet, or only some classes are classes of the model.
     """
-    folders = list(found) if ordered else sorted(found)
+    folders = list(classes) if ordered else sorted(classes)
     if rule.file is not None:
-        return _listed(folders, read_class_map(rule.file), f"class map {quoted(rule.file)}", where, num_classes)
+        return _from_map(folders, read_class_map(rule.file), f"class map {quoted(rule.file)}", where, num_classes)
     if folders and num_classes == 1000 and all(WNID.fullmatch(name) for name in folders):
-        return _listed(folders, _imagenet(), "ImageNet-1k", where, num_classes)
+        return _from_map(folders, _imagenet(), "ImageNet-1k", where, num_classes)
     by_name = _matched(folders, rule.names, where)
     if by_name is not None:
-        message(f"classes: {len(folders)} of the model's {len(rule.names)}, by their names")
-        return Numbered(by_name)
-    outputs = told_apart(num_classes)
+        message(f"classes: matched {len(folders)} of the model's {len(rule.names)} classes by name")
+        return ClassNumbering(by_name)
+    outputs = distinct_classes(num_classes)
     if not folders and not outputs:
-        return Numbered({})
+        return ClassNumbering({})
     if len(folders) != outputs:
-        message(f"{where} has {len(folders)} classes, the model {outputs}: no top-1, only agreement and KL")
-        return Numbered({})
+        message(f"{where} has {len(folders)} classes, but the model has {outputs}: no top-1 accuracy, only agreement and KL")
+        return ClassNumbering({})
     orders = {"imagefolder": folders, "natural": sorted(folders, key=_natural)}
-    others = next(order for order in ORDERS if order != rule.order)
-    taken, other = (folders, folders) if ordered else (orders[rule.order], orders[others])
+    other_order = next(order for order in ORDERS if order != rule.order)
+    names, other = (folders, folders) if ordered else (orders[rule.order], orders[other_order])
     if not ordered:
-        how = "as torchvision's ImageFolder sorts them" if rule.order == ORDERS[0] else "numbers in them by their value"
-        message(f"classes: {outputs} folders in the order of their names, {how}: {shown(taken[0])}, {shown(taken[1])}, ...")
-    index = {name: number for number, name in enumerate(taken)}
-    if taken == other:
-        return Numbered(index, tuple(taken))
-    return Numbered(index, tuple(taken), {name: number for number, name in enumerate(other)}, others)
+        sorting = "as torchvision's ImageFolder does" if rule.order == ORDERS[0] else "with numbers by value"
+        message(f"classes: {outputs} folders, sorted by name {sorting}: {shown(names[0])}, {shown(names[1])}, ...")
+    index = {name: number for number, name in enumerate(names)}
+    if names == other:
+        return ClassNumbering(index, tuple(names))
+    return ClassNumbering(index, tuple(names), {name: number for number, name in enumerate(other)}, other_order)
 
 
-def told_apart(num_classes: int) -> int:
-    """How many classes a model tells apart: a single logit tells two."""
+def distinct_classes(num_classes: int) -> int:
+    """Return how many classes a model with ``num_classes`` outputs distinguishes: two for a single logit."""
     return 2 if num_classes == 1 else num_classes
 
 
 def read_class_map(path: Path) -> dict[str, int]:
-    """Read the number of each class: a text file with a class a line, in the order of the model's outputs, as timm has it.
+    """Read the output number of each class from a class map.
 
-    Or JSON: a list of them, or an object of their numbers.
+    The file is a text file with one class per line in the order of the model's outputs, as in timm, or a JSON file with a
+    list of the classes or an object of their numbers.
 
     Raises:
-        PmqError: it cannot be read, or a class stands in it twice.
+        PmqError: the file cannot be read, or lists a class twice.
     """
-    what = f"class map {quoted(path)}"
+    label = f"class map {quoted(path)}"
     if path.suffix.lower() == ".json":
         try:
-            told: Any = validated(_MAP, json.loads(read_text(path, "class map")), what)
+            content: Any = validated(_MAP, json.loads(read_text(path, "class map")), label)
         except (ValueError, RecursionError) as error:
-            raise PmqError(f"{what} is no JSON: {one_line(error)}") from None
-        if isinstance(told, dict):
-            return told
-        lines = told
+            raise PmqError(f"{label} is not valid JSON: {one_line(error)}") from None
+        if isinstance(content, dict):
+            return content
+        lines = content
     elif path.suffix.lower() in (".txt", ""):
         lines = [line.strip() for line in read_text(path, "class map").splitlines()]
     else:
-        raise PmqError(f"{what} must be a .txt file with one class a line, or a .json file")
+        raise PmqError(f"{label} must be a .txt file with one class per line, or a .json file")
     index = {line: number for number, line in enumerate(lines)}
     if len(index) != len(lines):
-        twice = next(line for number, line in enumerate(lines) if index[line] != number)
-        raise PmqError(f"{what} has {shown(twice)} twice; each class has one number")
+        duplicate = next(line for number, line in enumerate(lines) if index[line] != number)
+        raise PmqError(f"{label} lists {shown(duplicate)} twice; each class must have one number")
     return index
 
 
-def _listed(folders: Sequence[str], known: Mapping[str, int], what: str, where: str, num_classes: int) -> Numbered:
+def _from_map(folders: Sequence[str], known: Mapping[str, int], source: str, where: str, num_classes: int) -> ClassNumbering:
+    """Number folders by a map of all known classes, which messages call ``source``.
+
+    Raises:
+        PmqError: a folder is missing in the map, or its number exceeds the outputs of the model.
+    """
     for folder in folders:
         if folder not in known:
-            raise PmqError(f"folder {shown(folder)} in {where} is no class of {what}; remove or rename it")
-        if num_classes and known[folder] not in range(told_apart(num_classes)):
-            raise PmqError(f"{what} numbers {shown(folder)} {known[folder]}, and the model has {num_classes} outputs")
-    message(f"classes: {len(folders)} of {what}, by their names")
-    return Numbered({folder: known[folder] for folder in folders})
+            raise PmqError(f"folder {shown(folder)} in {where} is not a class of {source}; remove or rename it")
+        if num_classes and known[folder] not in range(distinct_classes(num_classes)):
+            raise PmqError(f"{source} gives {shown(folder)} the number {known[folder]}, but the model has {num_classes} outputs")
+    message(f"classes: matched {len(folders)} classes of {source} by name")
+    return ClassNumbering({folder: known[folder] for folder in folders})
 
 
 def _imagenet() -> dict[str, int]:
+    """Return the output number of each WordNet id of ImageNet-1k."""
     ensure_torchvision()
     from timm.data import ImageNetInfo
 
@@ -150,27 +167,28 @@ def _imagenet() -> dict[str, int]:
 
 
 def _matched(folders: Sequence[str], names: Sequence[str], where: str) -> dict[str, int] | None:
-    """Folders by the model's names of its classes, or by one of several that it gives with commas; nothing if none is one."""
+    """Return the output of each folder by the model's class names (or comma-separated synonyms); None if no folder matches."""
     known: dict[str, int | None] = {}
     for number, name in enumerate(names):
-        for each in {_plain(name), *map(_plain, name.split(","))}:
-            known[each] = number if known.get(each, number) == number else None  # a synonym of two classes tells of none
+        for synonym in {_plain(name), *map(_plain, name.split(","))}:
+            known[synonym] = number if known.get(synonym, number) == number else None  # ambiguous: a synonym of two classes
     index = {folder: known.get(_plain(folder)) for folder in folders}
     unknown = [folder for folder, number in index.items() if number is None]
     if len(unknown) == len(folders):
         return None
     if unknown:
         raise PmqError(
-            f"folder {shown(unknown[0])} in {where} is none of the model's classes, as others are; rename it, or give --class-map"
+            f"folder {shown(unknown[0])} in {where} is not a class of the model, while other folders are; rename it or pass "
+            "`class_map`"
         )
-    found = {folder: number for folder, number in index.items() if number is not None}
-    if len(set(found.values())) < len(found):
-        raise PmqError(f"two folders in {where} are the same class of the model; give --class-map")
-    return found
+    numbers = {folder: number for folder, number in index.items() if number is not None}
+    if len(set(numbers.values())) < len(numbers):
+        raise PmqError(f"two folders in {where} are the same class of the model; pass `class_map`")
+    return numbers
 
 
 def _plain(name: str) -> str:
-    """A name without what differs between a label and a folder of the same class.
+    """Normalise a name so that a label and a folder of the same class compare equal.
 
     >>> _plain("Golden_Retriever ") == _plain("golden retriever")
     True

@@ -1,4 +1,4 @@
-"""The images of the embedded default: Fashion-MNIST's test set and a thousand training images."""
+"""Images of the embedded default: the test set of Fashion-MNIST and 1,000 training images."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pmq.data.source import ImageSource
 from pmq.models.embedded import ASSETS
 
 
-class Bytes(Dataset[tuple[Tensor, int]]):
-    """Images ``(N, 28, 28)`` of bytes, normalised as the model's data config says."""
+class EmbeddedImages(Dataset[tuple[Tensor, int]]):
+    """8-bit images ``(N, 28, 28)``, normalised with the mean and the standard deviation of the model's data config."""
 
     def __init__(self, path: Path, mean: float, std: float) -> None:
         with np.load(path) as archive:
@@ -31,6 +31,8 @@ class Bytes(Dataset[tuple[Tensor, int]]):
 
 
 def embedded_source(split: str, info: ModelInfo) -> ImageSource:
-    """Open ``train`` (1,000 images, for calibration) or ``test`` (10,000)."""
+    """Open the split ``train`` (1,000 images for calibration) or ``test`` (10,000 images)."""
     config = info.data_config
-    return ImageSource(Bytes(ASSETS / f"{split}.npz", config["mean"][0], config["std"][0]), f"the embedded {split} images")
+    return ImageSource(
+        EmbeddedImages(ASSETS / f"{split}.npz", config["mean"][0], config["std"][0]), f"the embedded {split} images"
+    )

@@ -1,4 +1,4 @@
-"""Which files of a folder are images, and in which class folder each lies."""
+"""Image files of a folder and the class folder that each lies in."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ from pmq.core.progress import message
 
 
 @dataclass(frozen=True)
-class Found:
-    """What is below a folder.
+class FolderListing:
+    """Files below a folder.
 
     Attributes:
-        images: files and the names of the folders they lie in, nothing for those that lie in no class folder; in natural order.
-        empty: names of folders without anything that could be an image, nor other folders, below them.
-        others: files that are no images by their names.
+        images: image files in natural order, each with the name of its class folder or None outside any class folder.
+        empty: names of folders that contain neither image files nor folders.
+        other_files: files that are not images by their names.
     """
 
     images: list[tuple[str, str | None]]
     empty: list[str]
-    others: list[str]
+    other_files: list[str]
 
 
-def find_images(root: Path, ends: frozenset[str]) -> Found:
-    """Look through a folder and all below it, symbolic links included, for files with such ends of their names.
+def find_images(root: Path, ends: frozenset[str]) -> FolderListing:
+    """List the files below a folder, recursively and following symbolic links; ``ends`` are the suffixes of image files.
 
     Raises:
         PmqError: a folder cannot be read.
     """
     from timm.data.readers.reader_image_folder import natural_key
 
-    found = Found([], [], [])
+    listing = FolderListing([], [], [])
     for folder, files, folders in _walk(root, frozenset()):
         images = [path for path in files if path.suffix.lower() in ends]
-        found.images.extend((str(path), None if folder == root else folder.name) for path in images)
-        found.others.extend(str(path) for path in files if path.suffix.lower() not in ends)
+        listing.images.extend((str(path), None if folder == root else folder.name) for path in images)
+        listing.other_files.extend(str(path) for path in files if path.suffix.lower() not in ends)
         if not images and not folders and folder != root:
-            found.empty.append(folder.name)
-    found.images.sort(key=lambda image: (natural_key(image[0]), image[0]))
-    return found
+            listing.empty.append(folder.name)
+    listing.images.sort(key=lambda image: (natural_key(image[0]), image[0]))
+    return listing
 
 
 def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[tuple[Path, list[Path], list[Path]]]:
-    """Yield each folder with what it holds; one that links to a folder it lies in is left out, for it would never end."""
+    """Yield each folder with its files and folders, skipping links to a folder above, which would never end."""
     try:
         status = folder.stat()
-        own = (status.st_dev, status.st_ino)
-        if own in above:
-            message(f"left out, as it leads back to where it lies: {folder}")
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            message(f"skipped, because it links to a folder that contains it: {folder}")
             return
         with os.scandir(folder) as listed:
             entries = sorted((entry.name, _is_folder(entry)) for entry in listed)
@@ -60,8 +60,8 @@ def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[tuple[Pat
         raise PmqError(f"folder {str(folder)!r} cannot be read: {error.strerror}; make it readable or remove it") from None
     folders = [folder / name for name, is_folder in entries if is_folder]
     yield folder, [folder / name for name, is_folder in entries if not is_folder], folders
-    for each in folders:
-        yield from _walk(each, above | {own})
+    for subfolder in folders:
+        yield from _walk(subfolder, above | {identity})
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Image folders and timm's datasets, preprocessed as timm says the model wants it."""
+"""Image folders and timm's datasets, preprocessed by timm's evaluation transform of the model."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pmq.core.array import ARRAY, PICTURES, ends_of, load_array
 from pmq.core.errors import PmqError, one_line
 from pmq.core.picture import converted, open_picture
 from pmq.core.progress import message
-from pmq.data.classes import UNTOLD, ClassRule, number_classes, told_apart
-from pmq.data.files import Found, find_images
+from pmq.data.classes import DEFAULT_RULE, ClassRule, distinct_classes, number_classes
+from pmq.data.files import FolderListing, find_images
 from pmq.data.source import ImageSource
 from pmq.models.torchvision_ops import ensure_torchvision
 
@@ -25,20 +25,21 @@ Transform = Callable[[Image.Image], Tensor]
 
 
 class Preprocess:
-    """timm's evaluation transform of a model, on images of the model's number of channels.
+    """Preprocessing of images with the model's number of channels.
 
-    Of one or three channels they are pictures, of others arrays (:mod:`pmq.core.array`), which are normalised alone.
+    Images with one or three channels are pictures, which timm's evaluation transform prepares. Others are arrays
+    (:mod:`pmq.core.array`), which are only normalised.
 
     Attributes:
-        ends: of the names of files that are such images.
+        ends: suffixes of the files that are such images.
     """
 
     def __init__(self, info: ModelInfo, crop_pct: float | None) -> None:
         config = {k: tuple(v) if isinstance(v, list) else v for k, v in info.data_config.items()}
         if "mean" not in config or "std" not in config:
             raise PmqError(
-                f"model {info.name!r} does not say how its images are prepared; give --mean and --std, and --interpolation and "
-                "--crop-pct where they are not bicubic and 0.875"
+                f"model {info.name!r} does not state how its images are prepared; pass `mean` and `std`, and `interpolation` and "
+                "`crop_pct` where they are not bicubic and 0.875"
             )
         if crop_pct is not None:
             config["crop_pct"] = crop_pct
@@ -51,25 +52,25 @@ class Preprocess:
         else:
             mean, std = (torch.tensor(config[name]).reshape(-1, 1, 1) for name in ("mean", "std"))
             if not len(mean) == len(std) == self.size[0]:
-                counts = f"mean and std {len(mean)} and {len(std)} figures"
-                raise PmqError(f"images have {self.size[0]} channels, {counts}; give as many")
+                counts = f"mean has {len(mean)} values and std {len(std)}"
+                raise PmqError(f"images have {self.size[0]} channels, but {counts}; pass one value per channel")
             self._mean, self._std = mean, std
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Convert and transform.
+        """Convert and transform a picture into ``(C, H, W)``.
 
         Raises:
-            OSError: the picture is damaged, or the model takes none.
+            OSError: the picture is damaged, or the model takes arrays instead of pictures.
         """
         if not self.of_pictures:
-            raise OSError(f"it is a picture; the model takes images of {self.size[0]} channels, from {ARRAY} files")
+            raise OSError(f"it is a picture, but the model takes images of {self.size[0]} channels from {ARRAY} files")
         return self.transform(converted(image, self.mode))
 
     def read(self, path: str) -> Tensor:
-        """Read a file ``(C, H, W)``.
+        """Read and transform a file into ``(C, H, W)``.
 
         Raises:
-            OSError: it is damaged, or no such image.
+            OSError: the file is damaged or is not an image of the model's kind.
         """
         if self.of_pictures:
             with open_picture(path) as image:
@@ -78,7 +79,7 @@ class Preprocess:
 
 
 class ImageFiles(Dataset[tuple[Tensor, int]]):
-    """Image files, each with its label (-1: unknown). Subclasses say which they are."""
+    """Dataset of image files with their labels (-1: unknown); subclasses provide the files."""
 
     def __init__(self, files: Sequence[str], labels: Sequence[int], preprocess: Preprocess) -> None:
         self.files, self.labels, self.preprocess = files, labels, preprocess
@@ -93,26 +94,28 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
 class ImageTree(ImageFiles):
     """Images in class folders.
 
-    :func:`pmq.data.classes.number_classes` tells which class each folder is; labels that it cannot tell are -1. Folders
-    without images are counted where only then there is one for each class.
+    :func:`pmq.data.classes.number_classes` determines the class of each folder; unknown labels are -1. Folders without
+    images count as classes where only then there is one folder for each class of the model.
 
     Raises:
-        PmqError: no images, or a WordNet id that ImageNet-1k does not have.
+        PmqError: there are no images, or a WordNet id is not in ImageNet-1k.
     """
 
-    def __init__(self, root: Path, num_classes: int, preprocess: Preprocess, rule: ClassRule = UNTOLD) -> None:
+    def __init__(self, root: Path, num_classes: int, preprocess: Preprocess, rule: ClassRule = DEFAULT_RULE) -> None:
         _timm_data()
-        where, found = repr(str(root)), find_images(root, preprocess.ends)
-        others = f"{len(found.others)} files that are no images, as {found.others[0]!r}" if found.others else ""
-        if not found.images:
-            there = f", only {others}" if others else ""
+        where, listing = repr(str(root)), find_images(root, preprocess.ends)
+        other_files = ""
+        if listing.other_files:
+            other_files = f"{len(listing.other_files)} files that are not images, such as {listing.other_files[0]!r}"
+        if not listing.images:
+            only = f", only {other_files}" if other_files else ""
             kind = "images" if preprocess.of_pictures else f"{ARRAY} files"
-            raise PmqError(f"no {kind} below {where}{there}; give a folder with one folder of images for each class")
-        if others:
-            message(f"left out: {others}")
-        self.classes = number_classes(_class_names(found, num_classes, where), num_classes, rule, where)
-        labels = [-1 if name is None else self.classes.index.get(name, -1) for _, name in found.images]
-        super().__init__([path for path, _ in found.images], labels, preprocess)
+            raise PmqError(f"no {kind} below {where}{only}; choose a folder with one folder of images for each class")
+        if other_files:
+            message(f"skipped {other_files}")
+        self.classes = number_classes(_class_names(listing, num_classes, where), num_classes, rule, where)
+        labels = [-1 if name is None else self.classes.index.get(name, -1) for _, name in listing.images]
+        super().__init__([path for path, _ in listing.images], labels, preprocess)
 
 
 class _Relabelled(Dataset[tuple[Tensor, int]]):
@@ -130,27 +133,29 @@ class _Relabelled(Dataset[tuple[Tensor, int]]):
 
 
 def _timm_data() -> Any:
-    """Timm's data module, importable on any machine."""
+    """Import timm's data module, also where torchvision's compiled operators cannot load."""
     ensure_torchvision()
     import timm.data
 
     return timm.data
 
 
-def _class_names(found: Found, num_classes: int, where: str) -> set[str]:
-    """Names of folders that stand for classes."""
-    names = {name for _, name in found.images if name is not None}
-    whole = names.union(found.empty)
-    counted = len(names) != told_apart(num_classes) == len(whole)
-    if found.empty:
-        said = "counted" if counted else "not counted"
-        message(f"{where} has folders without images, {said} as classes, as {found.empty[0]!r}")
-    if names and (outside := sum(name is None for _, name in found.images)):
-        message(f"{where} has {outside} images in no class folder: they have no label")
-    return whole if counted else names
+def _class_names(listing: FolderListing, num_classes: int, where: str) -> set[str]:
+    """Return the names of the folders that are classes."""
+    names = {name for _, name in listing.images if name is not None}
+    all_names = names.union(listing.empty)
+    counted = len(names) != distinct_classes(num_classes) == len(all_names)
+    if listing.empty:
+        treatment = "counted" if counted else "not counted"
+        message(f"{where} has folders without images, {treatment} as classes, such as {listing.empty[0]!r}")
+    if names and (outside := sum(name is None for _, name in listing.images)):
+        message(f"{where} has {outside} images outside class folders, which have no label")
+    return all_names if counted else names
 
 
-def folder_source(root: Path, info: ModelInfo, crop_pct: float | None, workers: int, rule: ClassRule = UNTOLD) -> ImageSource:
+def folder_source(
+    root: Path, info: ModelInfo, crop_pct: float | None, workers: int, rule: ClassRule = DEFAULT_RULE
+) -> ImageSource:
     """Open a folder of class folders."""
     tree = ImageTree(root, info.num_classes, Preprocess(info, crop_pct), rule)
     return ImageSource(tree, repr(str(root)), workers, tree.classes)
@@ -162,24 +167,26 @@ def timm_source(
     info: ModelInfo,
     crop_pct: float | None,
     workers: int,
-    rule: ClassRule = UNTOLD,
+    rule: ClassRule = DEFAULT_RULE,
     columns: Mapping[str, str] | None = None,
 ) -> ImageSource:
-    """Open one of timm's datasets, such as ``torch/cifar10`` or ``hfds/user/name``; ``ROOT::torch/cifar10`` says where."""
+    """Open one of timm's datasets, such as ``torch/cifar10``, ``hfds/user/name`` or ``ROOT::torch/cifar10`` below a folder."""
     root, _, spec = name.rpartition("::")
     try:
         dataset = _timm_data().create_dataset(spec, root=root or None, split=split, download=False, **(columns or {}))
     except Exception as error:  # whatever the dataset's own library raises
-        hint = "see --data and --split"
+        hint = "check `data` and `split`"
         raise PmqError(f"timm cannot open dataset {spec!r}, split {split!r}: {one_line(error)}; {hint}") from None
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
-        raise PmqError(f"dataset {spec!r} can only be streamed; calibration draws images: use hfds/, torch/ or a folder")
+        raise PmqError(
+            f"dataset {spec!r} can only be streamed, but calibration draws images at random; use hfds/, torch/ or a folder"
+        )
     dataset.transform = Preprocess(info, crop_pct)
     if hasattr(dataset, "input_img_mode"):
-        dataset.input_img_mode = ""  # timm would convert pictures first, which makes all that 16 bits have above 255 white
+        dataset.input_img_mode = ""  # timm's own conversion would clip 16-bit values at 255
     names = getattr(dataset, "class_to_idx", None) or getattr(getattr(dataset, "reader", None), "class_to_idx", None)
     classes = None
-    if names:  # where a dataset does not name its classes, its labels are taken for the model's
+    if names:  # the labels of a dataset without class names are used as the model's outputs
         by_number = sorted(names, key=lambda name: names[name])
         classes = number_classes(by_number, info.num_classes, rule, repr(spec), ordered=True)
         dataset = _Relabelled(dataset, {names[name]: number for name, number in classes.index.items()})

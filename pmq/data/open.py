@@ -1,4 +1,4 @@
-"""From what the user says about data to images for calibration and images for evaluation, never the same ones."""
+"""Opening of a data set as images for calibration and disjoint images for evaluation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pmq.core.errors import PmqError
 from pmq.core.files import is_dir, is_file
 from pmq.core.paths import named_path
 from pmq.core.progress import message
-from pmq.data.classes import UNTOLD, ClassRule
+from pmq.data.classes import DEFAULT_RULE, ClassRule
 from pmq.data.embedded import embedded_source
 from pmq.data.folder import folder_source, timm_source
 from pmq.data.shards import has_samples, shard_source
@@ -22,57 +22,72 @@ from pmq.data.table import COLUMNS, TABLES, TableKeys, table_source
 from pmq.models.embedded import EMBEDDED_NAME
 
 TIMM_PREFIXES = ("torch/", "hfds/", "tfds/", "wds/", "hfids/")
-#: of which these may be fetched from a network
+#: prefixes of data sets that may be downloaded
 FETCHED = ("hfds/", "tfds/", "wds/", "hfids/")
 EVALUATION_SPLITS = ("val", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Data:
-    """Where images come from. One source may serve both purposes; then its images are divided by the seed."""
+    """Sources of calibration and evaluation images; if both are the same source, the seed divides its images."""
 
     calibration: ImageSource
     evaluation: ImageSource
 
     @property
     def shared(self) -> bool:
-        """Whether both are drawn from the same images."""
+        """Whether calibration and evaluation images are drawn from the same source."""
         return self.calibration is self.evaluation
 
     def calibration_images(self, count: int, seed: int) -> Tensor:
-        """Draw ``count`` images by ``seed``: ``(N, C, H, W)``.
+        """Draw ``count`` calibration images ``(N, C, H, W)`` with ``seed``.
 
         Raises:
-            PmqError: there are not that many.
+            PmqError: the source has fewer images.
         """
         if count > len(self.calibration):
             raise PmqError(
-                f"{count} calibration images asked, {self.calibration.name} has {len(self.calibration)}; "
-                "lower --calib-images or --held-out"
+                f"{count} calibration images were requested, but {self.calibration.name} has {len(self.calibration)}; "
+                "lower `n_calibration` or `n_held_out`"
             )
         return self.calibration.first_readable(self.calibration.draw(seed), count)
 
     def at_most(self, count: int, least: int) -> int:
-        """``count``; if there are fewer, but ``least``, all, or half of those that evaluation shares, which is told."""
+        """Return ``count``, or the number of available images if that is lower, but at least ``least``; print a lower number.
+
+        The available images are all images of the source, or half of them where evaluation shares the source.
+        """
         if not least <= len(self.calibration) < count:
             return count
-        there = len(self.calibration) // (2 if self.shared else 1)
-        whose = "half of them, the others are to evaluate on" if self.shared else "all of them"
-        message(f"{self.calibration.name} has {len(self.calibration)} images: {there} calibrate, measure and judge, {whose}")
-        return there
+        available = len(self.calibration) // (2 if self.shared else 1)
+        share = "half of them, as the others are for evaluation" if self.shared else "all of them"
+        message(
+            f"{self.calibration.name} has {len(self.calibration)} images: {available} are used as calibration and held-out "
+            f"images, {share}"
+        )
+        return available
 
     def evaluation_indices(self, used: int, seed: int, limit: int | None = None) -> list[int]:
-        """Name the images to evaluate on: all, or all but the ``used`` ones that calibration draws from the same source.
+        """Return the indices of the images to evaluate on.
 
-        Calibration draws another image for each that it cannot read, so as many more as that may be are left out.
+        These are all images of the source, without the ``used`` ones that calibration draws if it shares the source.
+        Calibration replaces each unreadable image by another, so the largest possible number of replacements is excluded too.
+
+        Args:
+            used: number of images that calibration draws.
+            seed: seed of calibration's draw.
+            limit: maximum number of images; a fixed random sample is used.
+
+        Raises:
+            PmqError: no images remain.
         """
         drawn = used + self.evaluation.most_unreadable()
         indices = sorted(self.evaluation.draw(seed)[drawn:]) if self.shared else list(range(len(self.evaluation)))
         if limit is not None and limit < len(indices):
-            allowed = set(indices)  # spread over the classes, the same ones every time
+            allowed = set(indices)  # a random sample covers all classes; its seed is fixed so that results compare
             indices = sorted([i for i in self.evaluation.draw(0) if i in allowed][:limit])
         if not indices:
-            raise PmqError(f"{self.evaluation.name} has no images left to evaluate on; lower --calib-images or --held-out")
+            raise PmqError(f"{self.evaluation.name} has no images left to evaluate on; lower `n_calibration` or `n_held_out`")
         return indices
 
 
@@ -82,32 +97,32 @@ def open_data(
     split: str | None = None,
     crop_pct: float | None = None,
     workers: int = 0,
-    rule: ClassRule = UNTOLD,
+    rule: ClassRule = DEFAULT_RULE,
     keys: TableKeys = COLUMNS,
 ) -> Data:
     """Open the images for a model.
 
     Args:
-        data: a folder, with ``train`` and ``val`` below it or class folders at once; a timm dataset as ``torch/cifar10``
-            (``ROOT::torch/cifar10``); a ``.tar`` of class folders; shards of WebDataset's form, one or a folder of
-            them; a table (``.csv``, ``.parquet``) of files and labels; without it the embedded images, for the embedded model.
-        info: the model, whose data config decides preprocessing.
+        data: a folder with ``train`` and ``val`` or with class folders; a timm dataset such as ``torch/cifar10``
+            (``ROOT::torch/cifar10``); a ``.tar`` of class folders; one WebDataset shard or a folder of them; a table
+            (``.csv``, ``.parquet``) of files and labels; None for the embedded images, with the embedded model only.
+        info: the model, whose data config determines preprocessing.
         split: folder or split to evaluate on.
-        crop_pct: overrides the data config's.
-        workers: processes that read ahead.
+        crop_pct: overrides the crop ratio of the data config.
+        workers: number of processes that read images ahead.
         rule: how classes are numbered.
-        keys: columns of a table.
+        keys: column names of a table.
 
     Raises:
-        PmqError: no such folder or split, or no images in it.
+        PmqError: the folder or the split does not exist, or has no images.
     """
     if data is None:
         if info.name != EMBEDDED_NAME:
-            raise PmqError(f"model {info.name!r} needs images: give --data a folder of class folders")
+            raise PmqError(f"model {info.name!r} needs images: pass a folder of class folders as `data`")
         return Data(embedded_source("train", info), embedded_source("test", info))
     folder, _, spec = data.rpartition("::")
     if spec.startswith("wds/") and is_dir(Path(folder or spec.removeprefix("wds/"))):
-        data = folder or spec.removeprefix("wds/")  # shards that lie here are read where they lie
+        data = folder or spec.removeprefix("wds/")  # local shards need no reader of timm
     if data.rpartition("::")[2].startswith(TIMM_PREFIXES):
         columns = keys.named() if data.rpartition("::")[2].startswith(("hfds/", "hfids/", "tfds/")) else {}
         evaluation = timm_source(data, split or "validation", info, crop_pct, workers, rule, columns)
@@ -120,52 +135,58 @@ def open_data(
         return Data(table, table)
     if root.suffix.lower() == ".tar" and not is_dir(root):
         if not is_file(root):
-            raise PmqError(f"archive {data!r} is no file; give a .tar of class folders, or a shard of samples")
+            raise PmqError(f"archive {data!r} is not a file; choose a .tar of class folders or a shard of samples")
         if has_samples(root):
             archive = shard_source([root], info, crop_pct, workers, rule, keys)
         else:
             archive = timm_source(f"{root}::", "", info, crop_pct, workers, rule)
         return Data(archive, archive)
     if not is_dir(root):
-        raise PmqError(f"data folder {data!r} does not exist; give a folder with train and val, or with class folders")
+        raise PmqError(f"data folder {data!r} does not exist; choose a folder with train and val, or with class folders")
     splits = (split,) if split else EVALUATION_SPLITS
     shards = sorted(path for path in root.glob("*.tar") if is_file(path))
     if shards and has_samples(shards[0]):
-        return _of_shards(data, shards, splits, lambda of: shard_source(of, info, crop_pct, workers, rule, keys))
-    found = next((root / s for s in splits if (root / s).is_dir()), None)
-    if split and found is None:
+        return _split_shards(data, shards, splits, lambda paths: shard_source(paths, info, crop_pct, workers, rule, keys))
+    split_folder = next((root / s for s in splits if (root / s).is_dir()), None)
+    if split and split_folder is None:
         raise PmqError(f"data folder {data!r} has no split {split!r}; it has {', '.join(sorted(_folders(root))[:8])}")
-    if found is None and (root / "train").is_dir():
+    if split_folder is None and (root / "train").is_dir():
         raise PmqError(
             f"data folder {data!r} has train but none of {', '.join(EVALUATION_SPLITS)}; "
-            f"name one of {', '.join(sorted(_folders(root))[:8])} with --split"
+            f"pass one of {', '.join(sorted(_folders(root))[:8])} as `split`"
         )
-    evaluation = folder_source(found or root, info, crop_pct, workers, rule)
+    evaluation = folder_source(split_folder or root, info, crop_pct, workers, rule)
     train = root / "train"
-    if found and train.is_dir() and train != found:
+    if split_folder and train.is_dir() and train != split_folder:
         return Data(folder_source(train, info, crop_pct, workers, rule), evaluation)
     return Data(evaluation, evaluation)
 
 
-def _of_shards(data: str, shards: list[Path], splits: tuple[str, ...], opened: Callable[[list[Path]], ImageSource]) -> Data:
-    """Shards of a folder by what their names say: those to evaluate on, those to calibrate on; else all serve both."""
-    judged = next((of for split in splits if (of := [shard for shard in shards if split in shard.name])), None)
-    if judged is None and len(splits) == 1:
-        raise PmqError(f"data folder {data!r} has no shard called as split {splits[0]!r}; it has {shards[0].name}, ...")
-    trained = [shard for shard in shards if "train" in shard.name and shard not in (judged or ())]
-    evaluation = opened(judged or shards)
-    return Data(opened(trained), evaluation) if judged and trained else Data(evaluation, evaluation)
+def _split_shards(
+    data: str, shards: list[Path], splits: tuple[str, ...], open_shards: Callable[[list[Path]], ImageSource]
+) -> Data:
+    """Divide the shards of a folder by name into evaluation and calibration shards; if no name fits, all serve both."""
+    matches = ([shard for shard in shards if split in shard.name] for split in splits)
+    evaluation_shards = next((paths for paths in matches if paths), None)
+    if evaluation_shards is None and len(splits) == 1:
+        raise PmqError(f"data folder {data!r} has no shard named after split {splits[0]!r}; it has {shards[0].name}, ...")
+    train_shards = [shard for shard in shards if "train" in shard.name and shard not in (evaluation_shards or ())]
+    evaluation = open_shards(evaluation_shards or shards)
+    return Data(open_shards(train_shards), evaluation) if evaluation_shards and train_shards else Data(evaluation, evaluation)
 
 
-def check_at_hand(data: str | None) -> None:
-    """Raise if images that a file tells of would be fetched from a network.
+def check_local(data: str | None) -> None:
+    """Check that the data set named in a file would not be downloaded.
 
     Raises:
-        PmqError: they would, and whoever runs us has not typed that.
+        PmqError: it would be downloaded, which the user must request by name.
     """
     if data is not None and data.rpartition("::")[2].startswith(FETCHED):
-        raise PmqError(f"the run is on data {data!r}, which a file alone may not fetch; name it with --data if you trust it")
+        raise PmqError(
+            f"the run uses data {data!r}, which may not be downloaded because of a file alone; pass it as `data` if you trust it"
+        )
 
 
 def _folders(root: Path) -> list[str]:
+    """Return the names of the folders in ``root``, for messages."""
     return [p.name for p in root.iterdir() if p.is_dir()] or ["no folders at all"]

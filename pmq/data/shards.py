@@ -1,4 +1,4 @@
-"""Images in shards of WebDataset's form: tar archives of samples, each some files of one name: ``0017.jpg``, ``0017.cls``."""
+"""WebDataset shards: tar archives of samples, each of several files with one name, such as ``0017.jpg`` and ``0017.cls``."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from pmq.data.source import ImageSource
 from pmq.data.table import TableKeys
 from pmq.data.targets import label_all
 
-#: files of a sample that say its class: a number or a name, or JSON that has it by a key
+#: extensions of the files with a sample's class (a number or a name, or JSON), and the key of the class in JSON
 _CLASS, _JSON, _KEY = "cls", "json", "label"
-#: bytes of a file that says a class, at most
-_MOST = 1 << 20
+#: maximum size of a file with a class, in bytes
+_MAX_CLASS_BYTES = 1 << 20
 
 
 @dataclass
 class _Sample:
-    """Where an image lies, and what is said of its class."""
+    """Location of an image in a shard, and its class as written there."""
 
     shard: Path
     offset: int = 0
@@ -39,23 +39,23 @@ class _Sample:
 
 
 class Shards(Dataset[tuple[Tensor, int]]):
-    """Images of shards, in their order, each read where it lies.
+    """Dataset of the images in shards, in order, each read directly from the archive.
 
     Raises:
-        PmqError: a shard cannot be read, or there are no images in them.
+        PmqError: a shard cannot be read, or the shards have no images.
     """
 
     def __init__(self, shards: Sequence[Path], info: ModelInfo, preprocess: Preprocess, rule: ClassRule, keys: TableKeys) -> None:
-        what = quoted(shards[0]) if len(shards) == 1 else f"{len(shards)} shards as {quoted(shards[0])}"
+        label = quoted(shards[0]) if len(shards) == 1 else f"{len(shards)} shards such as {quoted(shards[0])}"
         samples = [s for shard in track(shards, "listing shards") for s in _samples(shard, keys) if s.size]
         if not samples:
-            raise PmqError(f"no images in {what}; samples are files of one name, such as 0017.jpg and 0017.{_CLASS}")
+            raise PmqError(f"no images in {label}; the files of a sample share a name, such as 0017.jpg and 0017.{_CLASS}")
         self.samples, self.preprocess = samples, preprocess
-        told = [s.target for s in samples if s.target is not None]
-        if len(told) < len(samples):
-            message(f"{what}: {len(samples) - len(told)} of {len(samples)} images have no class")
-        found, self.classes = label_all(told, info.num_classes, rule, what)
-        labels = iter(found)
+        targets = [s.target for s in samples if s.target is not None]
+        if len(targets) < len(samples):
+            message(f"{label}: {len(samples) - len(targets)} of {len(samples)} images have no class")
+        known_labels, self.classes = label_all(targets, info.num_classes, rule, label)
+        labels = iter(known_labels)
         self.labels = [-1 if s.target is None else next(labels) for s in samples]
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
@@ -71,20 +71,21 @@ class Shards(Dataset[tuple[Tensor, int]]):
 
 
 def has_samples(archive: Path) -> bool:
-    """Whether an archive is a shard: some sample says its class in a file of its own. Its beginning tells."""
+    """Return whether an archive is a shard, that is, has a file with a class among its first files."""
     try:
         with tarfile.open(archive) as opened:
             for _, member in zip(range(64), opened, strict=False):
                 if member.name.rpartition("/")[2].partition(".")[2] == _CLASS:
                     return True
     except (tarfile.TarError, OSError, EOFError):
-        return False  # whoever reads it says what is wrong
+        return False  # the error is raised when the archive is read
     return False
 
 
 def _samples(shard: Path, keys: TableKeys) -> Iterator[_Sample]:
-    ends, sample, at = extensions(), _Sample(shard), None
-    wanted = keys.target or _CLASS
+    """Yield the samples of a shard, in order; those without an image have size 0."""
+    image_extensions, sample, current = extensions(), _Sample(shard), None
+    class_extension = keys.target or _CLASS
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
@@ -92,34 +93,35 @@ def _samples(shard: Path, keys: TableKeys) -> Iterator[_Sample]:
                     continue
                 folder, _, file = member.name.rpartition("/")
                 stem, _, end = file.partition(".")
-                if at != (at := (folder, stem)):
+                if current != (current := (folder, stem)):
                     yield sample
                     sample = _Sample(shard)
-                if end == keys.image or (keys.image is None and f".{end.lower()}" in ends):
+                if end == keys.image or (keys.image is None and f".{end.lower()}" in image_extensions):
                     sample.offset, sample.size = member.offset_data, member.size
-                elif end in (wanted, _JSON) and sample.target is None and member.size <= _MOST:
+                elif end in (class_extension, _JSON) and sample.target is None and member.size <= _MAX_CLASS_BYTES:
                     opened = archive.extractfile(member)
                     sample.target = None if opened is None else _target(opened.read(), end, keys.target or _KEY)
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise PmqError(f"shard {quoted(shard)} cannot be read: {one_line(error)}; give an uncompressed .tar") from None
+        raise PmqError(f"shard {quoted(shard)} cannot be read: {one_line(error)}; provide an uncompressed .tar") from None
     yield sample
 
 
 def _target(content: bytes, end: str, key: str) -> str | None:
+    """Return the class in the content of a file with extension ``end``, or None if JSON has none under ``key``."""
     text = content.decode("utf-8", errors="replace").strip()
     if end != _JSON:
         return text
     try:
-        found = json.loads(text)
+        parsed = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    value = found.get(key) if isinstance(found, dict) else None
+    value = parsed.get(key) if isinstance(parsed, dict) else None
     return str(value) if isinstance(value, int | str) and not isinstance(value, bool) else None
 
 
 def shard_source(
     shards: Sequence[Path], info: ModelInfo, crop_pct: float | None, workers: int, rule: ClassRule, keys: TableKeys
 ) -> ImageSource:
-    """Open shards."""
-    found = Shards(shards, info, Preprocess(info, crop_pct), rule, keys)
-    return ImageSource(found, quoted(shards[0].parent if len(shards) > 1 else shards[0]), workers, found.classes)
+    """Open shards of images."""
+    dataset = Shards(shards, info, Preprocess(info, crop_pct), rule, keys)
+    return ImageSource(dataset, quoted(shards[0].parent if len(shards) > 1 else shards[0]), workers, dataset.classes)

@@ -1,4 +1,4 @@
-"""Images and labels that a table names: a CSV or Parquet file with a column of paths and one of classes."""
+"""Tables of images and labels: a CSV or Parquet file with a column of paths and one of classes."""
 
 from __future__ import annotations
 
@@ -15,53 +15,52 @@ from pmq.data.folder import ImageFiles, Preprocess
 from pmq.data.source import ImageSource
 from pmq.data.targets import label_all
 
-#: ends of the names of tables
+#: file name suffixes of tables
 TABLES = (".csv", ".parquet")
-#: what columns of paths and of classes are called, where nobody says
+#: default names of the columns of paths and of classes
 _PATHS, _CLASSES = ("file", "path", "image", "filename", "file_name", "image_path"), ("label", "class", "target", "class_name")
 
 
 @dataclass(frozen=True)
 class TableKeys:
-    """Columns of a table: of the images' paths, relative to its own folder, and of their classes."""
+    """Column names of a table: the images' paths, relative to the folder of the table, and their classes."""
 
     image: str | None = None
     target: str | None = None
 
     def named(self) -> dict[str, str]:
-        """Those that are named, as timm's readers call them."""
-        told = {"input_key": self.image, "target_key": self.target}
-        return {name: value for name, value in told.items() if value is not None}
+        """Return the given columns under the names of timm's readers."""
+        columns = {"input_key": self.image, "target_key": self.target}
+        return {name: value for name, value in columns.items() if value is not None}
 
 
-#: those that go by the usual names
+#: columns with the default names
 COLUMNS = TableKeys()
 
 
 class ImageTable(ImageFiles):
-    """Images that a table names, in its order.
+    """Dataset of the images in a table, in its order.
 
-    Their labels are told by :func:`pmq.data.targets.label_all`.
-    A table without a column of classes has images without labels (-1).
+    Their labels are determined by :func:`pmq.data.targets.label_all`, and are unknown (-1) without a column of classes.
 
     Raises:
-        PmqError: it cannot be read, or has no such column, or no rows.
+        PmqError: the table cannot be read, lacks a column or has no rows.
     """
 
     def __init__(self, path: Path, info: ModelInfo, preprocess: Preprocess, rule: ClassRule, keys: TableKeys) -> None:
-        what, table = f"table {quoted(path)}", _read(path)
-        images = _column(table, keys.image, _PATHS, "--input-key", what)
+        label, table = f"table {quoted(path)}", _read(path)
+        images = _column(table, keys.image, _PATHS, "input_key", label)
         if images is None:
-            raise PmqError(f"{what} has no column of paths: name one of {', '.join(map(str, table.columns))} with --input-key")
+            raise PmqError(f"{label} has no column of paths; pass one of {', '.join(map(str, table.columns))} as `input_key`")
         if not len(table):
-            raise PmqError(f"{what} has no rows; it needs one for each image")
-        target = _column(table, keys.target, _CLASSES, "--target-key", what)
+            raise PmqError(f"{label} has no rows; it needs one for each image")
+        target = _column(table, keys.target, _CLASSES, "target_key", label)
         self.classes = None
         if target is None:
-            message(f"{what} has no column of classes: no top-1, only agreement and KL")
+            message(f"{label} has no column of classes: no top-1 accuracy, only agreement and KL")
             labels = [-1] * len(table)
         else:
-            labels, self.classes = label_all([str(value) for value in table[target]], info.num_classes, rule, what)
+            labels, self.classes = label_all([str(value) for value in table[target]], info.num_classes, rule, label)
         super().__init__([str(path.parent / str(name)) for name in table[images]], labels, preprocess)
 
 
@@ -69,7 +68,7 @@ def _read(path: Path) -> Any:
     import pandas
 
     if not is_file(path):
-        raise PmqError(f"table {quoted(path)} does not exist; give a .csv or .parquet file with a row for each image")
+        raise PmqError(f"table {quoted(path)} does not exist; choose a .csv or .parquet file with a row for each image")
     try:
         return pandas.read_csv(path) if path.suffix.lower() == ".csv" else pandas.read_parquet(path)
     except ImportError:
@@ -78,10 +77,11 @@ def _read(path: Path) -> Any:
         raise PmqError(f"table {quoted(path)} cannot be read: {one_line(error)}") from None
 
 
-def _column(table: Any, asked: str | None, usual: tuple[str, ...], flag: str, what: str) -> str | None:
-    if asked is not None and asked not in table.columns:
-        raise PmqError(f"{what} has no column {asked!r}; {flag} is one of {', '.join(map(str, table.columns))}")
-    return asked or next((name for name in usual if name in table.columns), None)
+def _column(table: Any, name: str | None, defaults: tuple[str, ...], option: str, label: str) -> str | None:
+    """Return the column ``name``, by default the first existing of ``defaults``, or None."""
+    if name is not None and name not in table.columns:
+        raise PmqError(f"{label} has no column {name!r}; pass one of {', '.join(map(str, table.columns))} as `{option}`")
+    return name or next((default for default in defaults if default in table.columns), None)
 
 
 def table_source(

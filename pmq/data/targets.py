@@ -1,4 +1,4 @@
-"""Labels of images from what a table or an archive says of each: the number of an output, or the name of a class."""
+"""Labels of images from the targets in a table or an archive: numbers of outputs or names of classes."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import re
 from collections.abc import Sequence
 
 from pmq.core.errors import PmqError
-from pmq.data.classes import ClassRule, Numbered, number_classes, told_apart
+from pmq.data.classes import ClassNumbering, ClassRule, distinct_classes, number_classes
 
 _NUMBER = re.compile(r"-?\d{1,9}")
 
 
-def label_all(targets: Sequence[str], num_classes: int, rule: ClassRule, what: str) -> tuple[list[int], Numbered | None]:
-    """Give the label of each image (-1: unknown), and how names are numbered, if they are names.
+def label_all(targets: Sequence[str], num_classes: int, rule: ClassRule, where: str) -> tuple[list[int], ClassNumbering | None]:
+    """Return the label of each image (-1: unknown) and, if targets are names, their numbering.
 
-    Whole numbers are outputs of the model, unless there is a class map; all else is numbered by
-    :func:`pmq.data.classes.number_classes`.
+    Integers are outputs of the model, unless there is a class map; otherwise targets are names, numbered by
+    :func:`pmq.data.classes.number_classes`. Messages call the data set ``where``.
 
     Raises:
-        PmqError: a number is none of the model's outputs; or the names cannot be numbered.
+        PmqError: a number is not an output of the model, or the names cannot be numbered.
     """
     if rule.file is None and all(_NUMBER.fullmatch(target) for target in targets):
         numbers = [int(target) for target in targets]
-        outside = [number for number in numbers if num_classes and number >= told_apart(num_classes)]
+        outside = [number for number in numbers if num_classes and number >= distinct_classes(num_classes)]
         if outside:
-            raise PmqError(f"{what}: class {outside[0]} is none of the model's {num_classes} outputs")
+            raise PmqError(f"{where}: class {outside[0]} is not one of the model's {num_classes} outputs")
         return numbers, None
-    classes = number_classes(set(targets), num_classes, rule, what)
+    classes = number_classes(set(targets), num_classes, rule, where)
     return [classes.index.get(target, -1) for target in targets], classes

@@ -1,4 +1,4 @@
-"""Accuracy of allocations by simulation."""
+"""Accuracy of allocations, evaluated by simulation."""
 
 from pmq.evaluation.accuracy import Accuracy
 from pmq.evaluation.evaluator import Evaluator, Metrics, evaluate_models

@@ -1,4 +1,4 @@
-"""Accuracy of a model against labels and against its FP32 self, streamed batch by batch."""
+"""Accuracy of a model against labels and against the FP32 model, accumulated batch by batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pmq.quant import output_error, to_logits
 
 @dataclass
 class Accuracy:
-    """Running sums; :meth:`compute` turns them into figures.
+    """Running sums over images, from which :meth:`compute` derives the metrics.
 
     >>> import torch
     >>> sums = Accuracy()
@@ -29,15 +29,16 @@ class Accuracy:
     top5: int = 0
     agreed: float = 0
     error: float = 0.0
-    #: of FP32's values, where the task is regression
+    #: sum of the squared FP32 values, if the task is regression
     square: float = 0.0
     task: Task = CLASSIFICATION
 
     def update(self, reference: Tensor, output: Tensor, labels: Tensor | None = None) -> None:
-        """Add a batch: outputs ``(B, C)`` of FP32 and of the model judged; labels ``(B,)``, -1 unknown.
+        """Add a batch: outputs ``(B, C)`` of FP32 and of the evaluated model, and labels ``(B,)``, where -1 is unknown.
 
-        Labels of a single logit are 0 and 1; those of values and of features mean nothing here. Where there are several
-        decisions for each image, its share of them counts: of labels ``(B, K)``, or classes of positions, 0 to C - 1.
+        Labels of a single logit are 0 and 1; labels are ignored for regression values and features. If a task makes several
+        decisions per image, an image counts by its share of correct decisions; labels are then ``(B, K)``, or the classes of
+        positions, 0 to C - 1.
         """
         self.n_images += len(output)
         self.error += float(output_error(reference, output, self.task).double().sum())
@@ -45,49 +46,49 @@ class Accuracy:
             self.square += float(reference.double().square().sum())
         if not self.task.decides:
             return
-        wanted, found = to_logits(reference, self.task), to_logits(output, self.task)
+        expected, logits = to_logits(reference, self.task), to_logits(output, self.task)
         if not self.task.once:
-            self._add_several(wanted.argmax(-1), found.argmax(-1), labels)
+            self._add_several(expected.argmax(-1), logits.argmax(-1), labels)
             return
-        self.agreed += int((wanted.argmax(1) == found.argmax(1)).sum())
+        self.agreed += int((expected.argmax(1) == logits.argmax(1)).sum())
         if labels is not None:
             known = labels >= 0
-            best = found[known].topk(min(5, found.shape[1]), 1).indices
+            best = logits[known].topk(min(5, logits.shape[1]), 1).indices
             hits = best == labels[known].to(best.device)[:, None]
             self.labelled += int(known.sum())
             self.top1 += int(hits[:, 0].sum())
             self.top5 += int(hits.sum())
 
-    def _add_several(self, wanted: Tensor, found: Tensor, labels: Tensor | None) -> None:
-        """Add decisions ``(B, K)``."""
-        self.agreed += float((wanted == found).double().mean(1).sum())
-        if labels is None or labels.numel() != found.numel():
+    def _add_several(self, expected: Tensor, decisions: Tensor, labels: Tensor | None) -> None:
+        """Add several decisions per image ``(B, K)``."""
+        self.agreed += float((expected == decisions).double().mean(1).sum())
+        if labels is None or labels.numel() != decisions.numel():
             return
-        truth = labels.reshape(found.shape).to(found.device)
+        truth = labels.reshape(decisions.shape).to(decisions.device)
         known = (truth >= 0).double()
         counted = known.sum(1) > 0
-        right = ((found == truth).double() * known).sum(1)[counted] / known.sum(1)[counted]
+        right = ((decisions == truth).double() * known).sum(1)[counted] / known.sum(1)[counted]
         self.labelled += int(counted.sum())
         self.top1 += float(right.sum())
 
     @property
     def sums(self) -> dict[str, float]:
-        """All sums by name, for a journal; ``Accuracy(**sums, task=task)`` reads them back."""
+        """All sums by name, for a journal; ``Accuracy(**sums, task=task)`` restores them."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "task"}
 
     def __add__(self, other: Accuracy) -> Accuracy:
-        """Join the sums of two parts of the images."""
+        """Combine the sums of two sets of images."""
         sums: dict[str, Any] = {name: value + getattr(other, name) for name, value in self.sums.items()}
         return Accuracy(**sums, task=self.task)
 
     def compute(self) -> dict[str, float | None]:
-        """Percentages and means; ``None`` where there is nothing to tell."""
+        """Return percentages and means; ``None`` where a metric is not defined."""
 
-        def percent(count: float, of: int) -> float | None:
-            return 100.0 * count / of if of else None
+        def percent(count: float, total: int) -> float | None:
+            return 100.0 * count / total if total else None
 
         mean = self.error / self.n_images if self.n_images else None
-        if self.square:  # relative to these images' own values
+        if self.square:  # relative to the values of these images
             mean = self.error * self.task.scale / self.square
         return {
             "top1": percent(self.top1, self.labelled),

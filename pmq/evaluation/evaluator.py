@@ -1,4 +1,4 @@
-"""Evaluate quantized models on images, all of them in one pass over the data."""
+"""Evaluation of quantized models on images, all of them in one pass over the data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pmq.evaluation.accuracy import Accuracy
 from pmq.evaluation.whole_set import Metric, WholeSetMetrics
 from pmq.quant import Simulator, check_outputs
 
-#: images on which half precision is compared with full
+#: number of images on which bfloat16 is compared with full precision
 AMP_CHECKED = 64
 Metrics = dict[str, float | None]
 
@@ -29,19 +29,22 @@ def evaluate_models(
     amp: bool = False,
     metric: Metric | None = None,
 ) -> list[Metrics]:
-    """Judge several models against labels and against ``reference`` on the same images.
+    """Evaluate several models against labels and against ``reference`` on the same images.
 
-    The reference is computed once a batch. ``images_per_s`` counts a model's own forward passes alone. With ``amp`` the
-    models multiply in bfloat16 what they don't multiply as integers; ``amp_agreement`` says on how many of the first
-    images, in percent, they decide as without.
+    The reference is computed once per batch. ``images_per_s`` counts only a model's own forward passes. With ``amp`` the
+    models use bfloat16 for all multiplications that are not integer; ``amp_agreement`` is the percentage of the first
+    images for which they make the same decision as without.
 
     Args:
-        reference: in FP32.
-        models: what to judge; the reference itself may be among them.
-        batches: ``(images, labels)``; labels may be ``None``, single ones -1.
+        reference: the FP32 model.
+        models: the models to evaluate; the reference itself may be one of them.
+        batches: ``(images, labels)``; labels may be ``None``, single labels -1.
         task: what the outputs mean.
-        amp: see above.
-        metric: ``metric(outputs, targets)``: the outputs of all images and their labels -> a number.
+        amp: whether to use bfloat16, see above.
+        metric: ``metric(outputs, targets)``, called with the outputs of all images and their labels; returns a number.
+
+    Returns:
+        The metrics of each model.
     """
     sums = [Accuracy(task=task) for _ in models]
     checks = [Accuracy(task=task) for _ in models]
@@ -50,8 +53,8 @@ def evaluate_models(
     device = next(reference.parameters()).device
     for images, labels in batches:
         images = images.to(device)
-        wanted = reference(images)
-        check_outputs(reference, images, wanted)
+        expected = reference(images)
+        check_outputs(reference, images, expected)
         outputs = []
         for i, model in enumerate(models):
             start = time.perf_counter()
@@ -60,25 +63,25 @@ def evaluate_models(
             seconds[i] += time.perf_counter() - start
             if amp and checks[i].n_images < AMP_CHECKED:
                 checks[i].update(model(images), output, None)
-            sums[i].update(wanted, output, labels)
+            sums[i].update(expected, output, labels)
             outputs.append(output)
-        collected.add(wanted, outputs, labels)
+        collected.add(expected, outputs, labels)
     return [
         total.compute()
-        | {"images_per_s": total.n_images / spent if spent else None}
+        | {"images_per_s": total.n_images / forward_s if forward_s else None}
         | {"amp_agreement": check.compute()["agreement"] if amp else None}
         | figures
-        for total, spent, check, figures in zip(sums, seconds, checks, collected.figures(len(models)), strict=True)
+        for total, forward_s, check, figures in zip(sums, seconds, checks, collected.figures(len(models)), strict=True)
     ]
 
 
 class Evaluator:
-    """Judges allocations on a fixed set of images, whose FP32 outputs are computed once; on part of them at a time.
+    """Evaluates allocations on a fixed set of images, or on parts of it, against FP32 outputs that are computed once.
 
-    They are those of the simulator's own model, or of a ``reference``.
+    The FP32 outputs are those of the simulator's own model, or of ``reference``.
 
     Attributes:
-        parts: batches of each part and the FP32 outputs of each: a quarter of the images, a second one, and the rest.
+        parts: batches of each part with their FP32 outputs: a quarter of the images, a second quarter, and the rest.
     """
 
     def __init__(
@@ -95,19 +98,19 @@ class Evaluator:
         self.parts = [self._references(part, batch_size) for part in parts]
 
     def extended(self, images: Tensor, batch_size: int = 32) -> Evaluator:
-        """Give one that judges on more images, as one more part."""
+        """Return an evaluator with more images, as one more part."""
         longer = copy.copy(self)
         longer.parts = [*self.parts, self._references(images, batch_size)]
         return longer
 
     def evaluate(self, assignment: Decisions, part: int | None = None) -> Accuracy:
-        """Simulate an allocation and compare it with FP32, on all images or on a part of them."""
+        """Simulate an allocation and compare it with FP32, on all images or on one part of them."""
         self.simulator.apply(assignment)
         return self.evaluate_model(self.simulator.model, part)
 
     @torch.no_grad()
     def evaluate_model(self, model: nn.Module, part: int | None = None) -> Accuracy:
-        """Compare a model with FP32."""
+        """Compare a model with FP32, on all images or on one part of them."""
         total = Accuracy(task=self.task)
         for batches in self.parts if part is None else [self.parts[part]]:
             for images, reference in batches:
@@ -119,7 +122,7 @@ class Evaluator:
         device = next(self.simulator.model.parameters()).device
         self.simulator.apply({})
         model = self.simulator.model if self._reference is None else self._reference
-        found = [(x, model(x)) for batch in images.split(batch_size) if len(x := batch.to(device))]
-        for x, output in found:
+        references = [(x, model(x)) for batch in images.split(batch_size) if len(x := batch.to(device))]
+        for x, output in references:
             check_outputs(model, x, output)
-        return found
+        return references

@@ -1,4 +1,4 @@
-"""Figures that need the outputs of all images at once: neighbours of features, and a metric of one's own."""
+"""Metrics that need the outputs of all images at once: neighbours of features, and a custom metric."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pmq.core.errors import PmqError, one_line
 from pmq.core.task import Task
 from pmq.evaluation.neighbours import knn_top1, neighbour_agreement
 
-#: ``metric(outputs, targets)``: of all images -> one number
+#: ``metric(outputs, targets)`` of all images, which returns one number
 Metric = Callable[[Any, Any], Any]
 
 
 @dataclass
 class WholeSetMetrics:
-    """Outputs ``(N, ...)`` and labels of the images so far, on the CPU; nothing, where nothing is made of them.
+    """Collects outputs ``(N, ...)`` and labels of the images on the CPU, if a metric of the whole set needs them.
 
     Attributes:
-        task: what outputs mean; neighbours are looked at where they are features.
-        metric: of one's own.
+        task: what the outputs mean; if they are features, their neighbours are compared.
+        metric: a custom metric.
     """
 
     task: Task
@@ -34,40 +34,40 @@ class WholeSetMetrics:
 
     @property
     def needed(self) -> bool:
-        """Whether anything is made of outputs."""
+        """Whether a metric needs the outputs."""
         return self.metric is not None or self.task.name == "features"
 
     def add(self, reference: Tensor, outputs: Sequence[Tensor], labels: Tensor | None) -> None:
-        """Keep a batch: FP32's outputs, those of each model, and the labels."""
+        """Add a batch: FP32's outputs, those of each model, and the labels."""
         if self.needed:
             self.reference.append(reference.cpu())
             self.outputs.append([output.cpu() for output in outputs])
             self.labels.append(labels)
 
     def figures(self, models: int) -> list[dict[str, float | None]]:
-        """What is made of the outputs of each of so many models.
+        """Return the metrics of each of ``models`` models.
 
-        ``cosine``, ``neighbour_agreement`` and ``knn_top1`` of features, and ``metric``.
+        They are ``cosine``, ``neighbour_agreement`` and ``knn_top1`` of features, and ``metric``.
 
         Raises:
-            PmqError: a metric lacks labels, fails, or does not give a number.
+            PmqError: the custom metric lacks labels, fails, or does not return a number.
         """
-        nothing: dict[str, float | None] = dict.fromkeys(("cosine", "neighbour_agreement", "knn_top1", "metric"))
+        empty: dict[str, float | None] = dict.fromkeys(("cosine", "neighbour_agreement", "knn_top1", "metric"))
         if not self.outputs:
-            return [nothing] * models
-        wanted, labels = torch.cat(self.reference), _joined(self.labels)
-        return [nothing | self._of(wanted, torch.cat(parts), labels) for parts in zip(*self.outputs, strict=True)]
+            return [empty] * models
+        reference, labels = torch.cat(self.reference), _joined(self.labels)
+        return [empty | self._model_figures(reference, torch.cat(parts), labels) for parts in zip(*self.outputs, strict=True)]
 
-    def _of(self, wanted: Tensor, outputs: Tensor, labels: Tensor | None) -> dict[str, float | None]:
-        found: dict[str, float | None] = {}
+    def _model_figures(self, reference: Tensor, outputs: Tensor, labels: Tensor | None) -> dict[str, float | None]:
+        figures: dict[str, float | None] = {}
         if self.task.name == "features":
-            wanted, vectors = wanted.flatten(1), outputs.flatten(1)
-            found["cosine"] = float(nn.functional.cosine_similarity(wanted.double(), vectors.double()).mean())
-            found["neighbour_agreement"] = neighbour_agreement(wanted, vectors)
-            found["knn_top1"] = None if labels is None or labels.ndim != 1 else knn_top1(vectors, labels)
+            expected, vectors = reference.flatten(1), outputs.flatten(1)
+            figures["cosine"] = float(nn.functional.cosine_similarity(expected.double(), vectors.double()).mean())
+            figures["neighbour_agreement"] = neighbour_agreement(expected, vectors)
+            figures["knn_top1"] = None if labels is None or labels.ndim != 1 else knn_top1(vectors, labels)
         if self.metric is not None:
-            found["metric"] = _number(self.metric, outputs, labels)
-        return found
+            figures["metric"] = _number(self.metric, outputs, labels)
+        return figures
 
 
 def _joined(labels: Sequence[Tensor | None]) -> Tensor | None:
@@ -77,9 +77,9 @@ def _joined(labels: Sequence[Tensor | None]) -> Tensor | None:
 
 def _number(metric: Metric, outputs: Tensor, labels: Tensor | None) -> float:
     if labels is None:
-        raise PmqError("metric(outputs, targets) needs targets, and the batches have none; give pairs of images and labels")
+        raise PmqError("metric(outputs, targets) needs targets, but the batches have none; pass pairs of images and labels")
     try:
         return float(metric(outputs, labels))
-    except Exception as error:  # whatever the user's code raises
+    except Exception as error:  # the user's code may raise anything
         shapes = f"{tuple(outputs.shape)} and targets {tuple(labels.shape)}"
-        raise PmqError(f"the metric gives no number for outputs {shapes}: {one_line(error)}") from None
+        raise PmqError(f"the metric returns no number for outputs {shapes}: {one_line(error)}") from None

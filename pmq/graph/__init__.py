@@ -1,4 +1,4 @@
-"""One captured graph for every vision transformer: what all else reads."""
+"""Captured graphs: one representation of every vision transformer, which all other packages work on."""
 
 from pmq.graph.build import analyse, captured
 from pmq.graph.inventory import component_of, take_inventory

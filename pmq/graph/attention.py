@@ -1,4 +1,4 @@
-"""Recognise attention that is written out: a product that a softmax is taken of, and one that its result enters."""
+"""Recognition of attention that is written out as two products with a softmax between them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pmq.graph.operators import aten, moves, origin, packet, readers
 from pmq.graph.taps import SLOTS
 
 _SOFTMAX = (aten.softmax, aten._softmax)
-#: what may lie between products of q and k and their softmax: scales, biases, masks
+#: operators allowed between the product of queries and keys and its softmax: scales, biases, masks
 _BETWEEN = (
     *(aten.mul, aten.div, aten.add, aten.sub, aten.masked_fill, aten.where, aten.clamp, aten.softplus),
     *(aten.copy, aten.slice_scatter, aten.select_scatter),
@@ -18,18 +18,18 @@ _BETWEEN = (
 
 
 def is_softmax(node: Any) -> bool:
-    """Whether an operand is a softmax whose values were moved at most."""
+    """Return whether an operand is a softmax, possibly with its values moved."""
     return packet(origin(node)) in _SOFTMAX
 
 
 def reaches_softmax(node: fx.Node) -> bool:
-    """Whether a softmax is taken of a product, scaled and with biases and masks added to it."""
-    passed = readers(node, lambda reader: moves(reader) or packet(reader) in _BETWEEN)
-    return any(packet(reader) in _SOFTMAX for reader, _ in passed)
+    """Return whether a product, after scales, biases and masks, is the input of a softmax."""
+    downstream = readers(node, lambda reader: moves(reader) or packet(reader) in _BETWEEN)
+    return any(packet(reader) in _SOFTMAX for reader, _ in downstream)
 
 
 def scores_of(softmax: fx.Node) -> fx.Node | None:
-    """The product that a softmax is taken of, if one alone leads to it through what may lie between."""
+    """Return the product that is the input of a softmax, behind scales, biases and masks; None where there is no such product."""
     node: Any = origin(softmax)
     node = node.args[0]
     while isinstance(node, fx.Node) and node.op == "call_function" and (moves(node) or packet(node) in _BETWEEN):
@@ -38,7 +38,7 @@ def scores_of(softmax: fx.Node) -> fx.Node | None:
 
 
 def _leads_to_product(node: fx.Node) -> bool:
-    """Whether a node gives products of queries and keys, scaled and with biases and masks added to them."""
+    """Return whether a node computes products of queries and keys, possibly with scales, biases and masks."""
     if node.op == "call_module":
         return node.meta.get(SLOTS, ()) == ("q", "k")
     return (moves(node) or packet(node) in _BETWEEN) and any(_leads_to_product(a) for a in node.args if isinstance(a, fx.Node))

@@ -1,4 +1,4 @@
-"""From a module to its captured model: capture, put modules in place of what multiplies, fold; known graphs are taken again."""
+"""Construction of a captured model from a module: capture, lower products to modules, fold; graphs are cached."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pmq.graph.norms import fold_batch_norms
 
 @dataclass(frozen=True)
 class _Known:
-    """A graph, tensors that it reads and the module does not name, and what it multiplies for one image."""
+    """A cached graph, the tensors it reads that the module does not name, and its multiply-accumulates for one image."""
 
     graph: fx.Graph
     constants: dict[str, Tensor]
@@ -31,18 +31,24 @@ _KNOWN = ModuleCache[_Known]()
 
 
 def captured(model: nn.Module, image: Tensor) -> CapturedModel:
-    """Capture ``model`` for images like ``image`` ``(1, C, H, W)``; its parameters are shared where they are as they were."""
+    """Capture ``model`` for images like ``image`` ``(1, C, H, W)``.
+
+    The captured model shares all parameters that capturing does not change.
+    """
     graph, tensors, total = _traced(model, image)
     modules = lower(graph, tensors)
     folded, once = Constants(graph, tensors).fold_products()
     tensors = {**tensors, **folded}
     fold_batch_norms(graph, tensors, modules)
-    macs = total - sum(of for _, of in once)
+    macs = total - sum(product_macs for _, product_macs in once)
     return CapturedModel(graph, modules, tensors, macs, tuple(dict.fromkeys(path for path, _ in once)))
 
 
 def _traced(model: nn.Module, image: Tensor) -> tuple[fx.Graph, dict[str, Tensor], int]:
-    """A graph of its own, the tensors that it names, and multiply-accumulates; traced only if no such module was before."""
+    """Return a graph, the tensors that it names, and multiply-accumulates for one image.
+
+    The module is traced only if no module with the same fingerprint was traced before. The caller may change the graph.
+    """
     key = fingerprint(model, image)
     known = _KNOWN.get(key)
     if known is not None:
@@ -50,12 +56,12 @@ def _traced(model: nn.Module, image: Tensor) -> tuple[fx.Graph, dict[str, Tensor
         return copied(known.graph), tensors, known.total_macs
     graph, tensors = capture(model, image)
     total = count_macs(model, image)
-    own = model.state_dict(keep_vars=True).keys()
-    _KNOWN.put(key, _Known(copied(graph), {n: t for n, t in tensors.items() if n not in own}, total))
+    named = model.state_dict(keep_vars=True).keys()
+    _KNOWN.put(key, _Known(copied(graph), {n: t for n, t in tensors.items() if n not in named}, total))
     return graph, tensors, total
 
 
 def analyse(model: nn.Module, image: Tensor) -> tuple[CapturedModel, Inventory]:
     """Capture ``model`` for images like ``image`` ``(1, C, H, W)`` and list its components."""
-    found = captured(model, image)
-    return found, take_inventory(found, image)
+    graph = captured(model, image)
+    return graph, take_inventory(graph, image)

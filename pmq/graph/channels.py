@@ -1,6 +1,6 @@
-"""Follow channels through a captured graph: which channel of a layer or norm each value of a later tensor is.
+"""Tracking of channels through a captured graph: which channel of a layer or norm each value of a later tensor is.
 
-Nothing is known of any operator that moves values but what it does: it is run on numbers of channels in place of values.
+Operators that move values need no rules of their own: they are run on channel numbers in place of values.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from pmq.graph.nodes import shape_of
 from pmq.graph.operators import aten, is_integer, moves, packet
 from pmq.graph.taps import Layer
 
-#: operators that mix positions by fixed weights that sum to one, each channel by itself
+#: operators that mix positions by fixed weights that sum to one, each channel separately
 POOLS = (aten.mean, aten.adaptive_avg_pool2d, aten.avg_pool2d)
-#: what stands for values that are no channel's: zeros that were padded
+#: channel number of values that belong to no channel, such as zeros of a padding
 NONE = -1
 
 
 @dataclass(frozen=True)
 class Channels:
-    """Number of the channel that each value of a tensor is.
+    """Channel number of each value of a tensor.
 
     Attributes:
-        index: with the tensor's number of axes, and of size 1 along those on which it does not depend.
-        shape: of the tensor for one image.
-        padded: whether some of its values are zeros that are no channel's.
+        index: channel numbers, with the tensor's number of axes, of size 1 along axes on which they do not depend.
+        shape: shape of the tensor for one image.
+        padded: whether some of its values are padded zeros that belong to no channel.
     """
 
     index: Tensor
@@ -38,44 +38,46 @@ class Channels:
     padded: bool = False
 
     def along(self, axis: int) -> Tensor | None:
-        """Channels by position along an axis, if they depend on no other: ``(shape[axis],)``."""
+        """Return the channels by position along an axis ``(shape[axis],)``; None if they depend on another axis as well."""
         axis %= len(self.shape)
-        others = [size for a, size in enumerate(self.index.shape) if a != axis]
-        if any(size != 1 for size in others):
+        if any(size != 1 for a, size in enumerate(self.index.shape) if a != axis):
             return None
         return self.index.reshape(-1).expand(self.shape[axis])
 
     @classmethod
-    def of(cls, values: Tensor, padded: bool = False, others: bool = False) -> Channels:
-        """Summarise the channel of each value; ``others`` says that what is no channel is somebody else's, and no padding."""
+    def of(cls, values: Tensor, padded: bool = False, foreign: bool = False) -> Channels:
+        """Summarise the channel number of each value.
+
+        With ``foreign``, values without a channel come from other layers; otherwise they are padding.
+        """
         shape = tuple(values.shape)
         for axis, size in enumerate(shape):
             if size > 1:
                 most = values.amax(axis, keepdim=True)
-                if bool(((values == most) | ((values == NONE) & (not others))).all()):
+                if bool(((values == most) | ((values == NONE) & (not foreign))).all()):
                     values = most
-        return cls(values, shape, padded or (not others and bool((values == NONE).any())))
+        return cls(values, shape, padded or (not foreign and bool((values == NONE).any())))
 
-    def whole(self) -> Tensor:
-        """The channel of each value."""
+    def expanded(self) -> Tensor:
+        """Return the channel number of every value, in the shape of the tensor."""
         return self.index.expand(self.shape).contiguous()
 
 
 class Follower:
-    """Follows channels through the graph of ``model``, for one image."""
+    """Propagation of channel numbers through the graph of ``model``, for one image."""
 
     def __init__(self, model: CapturedModel) -> None:
         self.model, self.graph = model, model.program.graph
 
     def start(self, node: fx.Node, axis: int, count: int) -> Channels:
-        """Channels of a tensor that lie along ``axis``."""
+        """Return the channels of a tensor whose ``count`` channels lie along ``axis``."""
         shape = self.shape(node)
         sizes = [1] * len(shape)
         sizes[axis % len(shape)] = count
         return Channels(torch.arange(count).reshape(sizes), shape)
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
-        """Shape of what a node gives for one image."""
+        """Return the shape of a node's value for one image."""
         shape = shape_of(node)
         assert shape is not None
         return tuple(_for_one(size) for size in shape)
@@ -83,9 +85,9 @@ class Follower:
     def leaves(
         self, node: fx.Node, channels: Channels, pools: bool = False
     ) -> Iterator[tuple[fx.Node, fx.Node, Channels | None]]:
-        """Give each reader that does more than move values, with the node that it reads and the channels there.
+        """Yield each downstream reader that does more than move values, with the node that it reads and the channels there.
 
-        ``pools`` passes averages over positions as well.
+        With ``pools``, averages over positions are traversed as well. Channels are None where they are mixed.
         """
         for reader in node.users:
             if reader.args[:1] == (node,) and (moves(reader) or (pools and packet(reader) in POOLS)):
@@ -98,29 +100,37 @@ class Follower:
                 yield reader, node, channels
 
     def _forward(self, reader: fx.Node, node: fx.Node, channels: Channels) -> Iterator[tuple[fx.Node, Channels | None]]:
-        """Channels of what a reader gives; of an operator that gives several tensors, of each that is read."""
-        result = self.passed(reader, node, channels)
+        """Yield a reader and the channels of its value; of an operator that returns several tensors, each that is read."""
+        result = self.propagate(reader, node, channels)
         if isinstance(result, list):
             for user in reader.users:
                 yield user, result[user.args[1]]  # type: ignore[index]
         else:
             yield reader, result
 
-    def passed(self, reader: fx.Node, node: fx.Node, channels: Channels) -> Any:
-        """Channels of what an operator that moves or averages values gives, or a list of them; nothing where they are mixed."""
+    def propagate(self, reader: fx.Node, node: fx.Node, channels: Channels) -> Any:
+        """Return the channels of the value of ``reader``, which moves or averages values of ``node``.
+
+        Returns:
+            Channels, or a list of them where the operator returns several tensors; None where channels are mixed.
+        """
         if packet(reader) in POOLS:
             return self._pooled(reader, channels)
-        numbers = self._run(reader, node, channels.whole() + 1)  # what an operator fills up with are zeros
+        numbers = self._run(reader, node, channels.expanded() + 1)  # operators pad with 0, which becomes NONE
         if isinstance(numbers, list | tuple):
             return [Channels.of(part - 1, channels.padded) for part in numbers]
         return Channels.of(numbers - 1, channels.padded)
 
-    def came(
-        self, reader: fx.Node, node: fx.Node, channels: Channels, part: int | None = None, others: bool = False
+    def propagate_back(
+        self, reader: fx.Node, node: fx.Node, channels: Channels, part: int | None = None, foreign: bool = False
     ) -> Channels | None:
-        """Undo :meth:`passed`: channels of the tensor that an operator reads, given those of what it gives, or of a ``part``.
+        """Return the channels of ``node``, from the ``channels`` of the value of ``reader`` or of its ``part``.
 
-        What it does not give is padding, or with ``others`` somebody else's.
+        This is the inverse of :meth:`propagate`. Values that ``reader`` does not return count as padding, or with ``foreign``
+        as values from other layers.
+
+        Returns:
+            The channels; None where one value would be several channels.
         """
         if packet(reader) in POOLS:
             return self._unpooled(reader, node, channels)
@@ -128,14 +138,14 @@ class Follower:
         count = int(torch.Size(shape).numel())
         places = self._run(reader, node, torch.arange(1, count + 1).reshape(shape))
         places = places if part is None else places[part]
-        wanted = channels.whole().reshape(-1)
+        numbers = channels.expanded().reshape(-1)
         places = places.reshape(-1)
         inside = places > 0
-        found = torch.full((count,), NONE)
-        found[places[inside] - 1] = wanted[inside]
-        if not bool((found[places[inside] - 1] == wanted[inside]).all()):
+        source_numbers = torch.full((count,), NONE)
+        source_numbers[places[inside] - 1] = numbers[inside]
+        if not bool((source_numbers[places[inside] - 1] == numbers[inside]).all()):
             return None
-        return Channels.of(found.reshape(shape), channels.padded, others)
+        return Channels.of(source_numbers.reshape(shape), channels.padded, foreign)
 
     def _pooled(self, reader: fx.Node, channels: Channels) -> Channels | None:
         shape, rank = self.shape(reader), len(channels.shape)
@@ -167,7 +177,7 @@ class Follower:
         return Channels(index, shape, channels.padded) if index.ndim == rank else None
 
     def _run(self, reader: fx.Node, node: fx.Node, values: Tensor) -> Any:
-        """Run a node on numbers in place of what it reads from ``node``."""
+        """Run ``reader`` on ``values`` in place of the value of ``node``."""
         arguments, settings = (
             fx.map_arg(part, lambda n: self._argument(n, node, values)) for part in (reader.args, reader.kwargs)
         )
@@ -180,11 +190,11 @@ class Follower:
             return values
         if is_integer(argument):
             return _for_one(argument.meta["val"])
-        return torch.empty(1, dtype=values.dtype).expand(self.shape(argument))  # of which the shape counts
+        return torch.empty(1, dtype=values.dtype).expand(self.shape(argument))  # only its shape matters
 
 
 def layer_at(model: CapturedModel, node: fx.Node) -> Layer | None:
-    """The layer called at a node, if it is called there alone and multiplies each position by itself."""
+    """Return the layer called at a node, if this is its only call and it computes each position separately; else None."""
     if node.op != "call_module":
         return None
     layer = model.get_submodule(str(node.target))
@@ -194,12 +204,12 @@ def layer_at(model: CapturedModel, node: fx.Node) -> Layer | None:
 
 
 def channel_axis(layer: Layer) -> int:
-    """Where the channels of what a layer reads and gives lie."""
+    """Return the channel axis of a layer's input and output."""
     return -1 if layer.kind == "linear" else 1
 
 
 def _for_one(size: Any) -> int:
-    """A size for one image."""
+    """Return the number that a possibly symbolic size is for one image."""
     if isinstance(size, int):
         return size
     expression = size.node.expr

@@ -1,4 +1,4 @@
-"""What of a graph does not depend on the images: weights that are computed, biases that are put together, tables."""
+"""Parts of a graph that do not depend on the images: computed weights, composed biases, tables."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pmq.graph.operators import MULTIPLIES, packet
 
 
 class Constants:
-    """Tells nodes that no image reaches, and computes them.
+    """Constant nodes of a graph, which do not depend on the images, and their values.
 
     Args:
-        graph: captured.
-        tensors: that its ``get_attr`` nodes name.
+        graph: captured graph.
+        tensors: the tensors that its ``get_attr`` nodes name.
     """
 
     def __init__(self, graph: fx.Graph, tensors: Mapping[str, Tensor]) -> None:
@@ -30,12 +30,12 @@ class Constants:
         self._values: dict[fx.Node, Any] = {}
 
     def holds(self, node: Any) -> bool:
-        """Whether an operand is the same for all images."""
+        """Return whether an operand is a node whose value is the same for all images."""
         return isinstance(node, fx.Node) and node not in self._depends
 
     @torch.no_grad()
     def value(self, node: fx.Node) -> Any:
-        """What a node gives that no image reaches."""
+        """Return the value of a constant node."""
         if node not in self._values:
             if node.op == "get_attr":
                 self._values[node] = self._tensors[str(node.target)]
@@ -45,11 +45,11 @@ class Constants:
         return self._values[node]
 
     def fold_products(self) -> tuple[dict[str, Tensor], list[tuple[str, int]]]:
-        """Compute, once and for all, what no image reaches and takes products to compute, such as a network of positions.
+        """Fold constants that take products to compute, such as the output of a network of positions, in place.
 
         Returns:
-            What the graph's new ``get_attr`` nodes name, as parameters, so that they are kept with all others; and for each
-            product the module that it is of, with its multiply-accumulates.
+            The tensors of the graph's new ``get_attr`` nodes, as parameters where they are floating-point, so that they are
+            saved with the model; and for each folded product its module and its multiply-accumulates.
         """
         tainted = set[fx.Node]()
         for node in self._graph.nodes:
@@ -81,7 +81,7 @@ class Constants:
             return macs_of(lambda: node.target(*arguments, **settings))  # type: ignore[operator,arg-type]
 
     def sources(self, node: fx.Node) -> list[str]:
-        """Names of the tensors that a node is computed of, in the order in which they are met."""
+        """Return the names of the tensors that a constant node is computed from, in the order of its operands."""
         if node.op == "get_attr":
             return [str(node.target)]
         return list(dict.fromkeys(name for source in node.all_input_nodes for name in self.sources(source)))

@@ -1,4 +1,4 @@
-"""Where an attention's queries, keys and values are made, channel by channel, and where what it gives is read."""
+"""Layers that compute an attention's queries, keys and values, channel by channel, and the layer that reads its output."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pmq.graph.taps import Attention, Layer, Product
 
 @dataclass(frozen=True)
 class Operand:
-    """Outputs of a layer that an attention reads as queries, keys or values: ``rows[h, d]``, for nobody else to read."""
+    """Outputs ``rows[h, d]`` of a layer that an attention reads as queries, keys or values and that no other node reads."""
 
     layer: Layer
     rows: Tensor
 
     def turn(self, rotation: Tensor) -> None:
-        """Rotate each head: ``x @ rotation`` in place of ``x``."""
+        """Rotate each head in place: ``x`` becomes ``x @ rotation``."""
         for parameter in (self.layer.weight, self.layer.bias):
             if parameter is not None:
                 value = parameter.data.double()
@@ -32,13 +32,13 @@ class Operand:
 
 @dataclass(frozen=True)
 class Mixed:
-    """Columns of the layer that reads what an attention gives, for nobody else to read: ``columns[h, d]``."""
+    """Columns ``columns[h, d]`` of the only layer that reads an attention's output."""
 
     layer: Layer
     columns: Tensor
 
     def turn(self, rotation: Tensor) -> None:
-        """Make the layer compute of rotated heads what it did of plain ones."""
+        """Rotate the columns in place so that rotated heads give the same output as the original ones."""
         value = self.layer.weight.data.double()
         turned = torch.einsum("ohd...,de->ohe...", value[:, self.columns], rotation)
         value[:, self.columns.reshape(-1)] = turned.flatten(1, 2)
@@ -47,9 +47,14 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Heads:
-    """An attention, or one of its two products, with what is known of its operands; what is not known is missing.
+    """An attention, or one of its two products, with the layers around it.
 
-    ``scores`` and ``mixes`` tell which of the products it has.
+    Attributes:
+        name: its module in the captured graph.
+        scores: whether it multiplies queries and keys.
+        mixes: whether it multiplies the softmax and values.
+        q, k, v: the layers that compute its operands, None where they cannot be followed.
+        mixed: the layer that reads its output, None where it cannot be followed.
     """
 
     name: str
@@ -62,26 +67,26 @@ class Heads:
 
 
 def attentions(model: CapturedModel) -> list[Heads]:
-    """All attentions of a model, in the order of its graph."""
+    """Return all attentions of a model, in the order of its graph."""
     operands = _operands(model)
-    follower, found = Follower(model), []
+    follower, heads = Follower(model), list[Heads]()
     for node in model.program.graph.nodes:
         module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, Attention) and not module.grouped:
             q, k, v = (operands.get((node, place)) for place in range(3))
-            found.append(Heads(str(node.target), True, True, q, k, v, mixed_at(model, follower, node)))
+            heads.append(Heads(str(node.target), True, True, q, k, v, mixed_at(model, follower, node)))
         elif isinstance(module, Product) and module.slots == ("q", "k") and module.transposed:
-            found.append(Heads(str(node.target), True, False, operands.get((node, 0)), operands.get((node, 1)), None, None))
+            heads.append(Heads(str(node.target), True, False, operands.get((node, 0)), operands.get((node, 1)), None, None))
         elif isinstance(module, Product) and module.slots == ("softmax", "v") and not module.transposed:
             v = operands.get((node, 1))
-            found.append(Heads(str(node.target), False, True, None, None, v, mixed_at(model, follower, node)))
-    return found
+            heads.append(Heads(str(node.target), False, True, None, None, v, mixed_at(model, follower, node)))
+    return heads
 
 
 def _operands(model: CapturedModel) -> dict[tuple[fx.Node, int], Operand]:
-    """Operands of attentions that are outputs of a layer, moved at most: by node and place among what it is given."""
+    """Return operands of attentions that are outputs of a layer, possibly moved, by node and position of the argument."""
     follower = Follower(model)
-    found: dict[tuple[fx.Node, int], Operand] = {}
+    operands: dict[tuple[fx.Node, int], Operand] = {}
     for node in model.program.graph.nodes:
         layer = layer_at(model, node)
         if layer is None:
@@ -92,15 +97,15 @@ def _operands(model: CapturedModel) -> dict[tuple[fx.Node, int], Operand]:
         for _, _, channels in leaves:
             read = torch.arange(layer.outputs) if channels is None else channels.index.unique()
             counts[read[read != NONE]] += 1
-        for (reader, source, _), own in zip(leaves, rows, strict=True):
+        for (reader, source, _), outputs in zip(leaves, rows, strict=True):
             places = [place for place, a in enumerate(reader.args) if a is source]
-            if own is not None and len(places) == 1 and bool((counts[own.reshape(-1)] == 1).all()):
-                found[reader, places[0]] = Operand(layer, own)
-    return found
+            if outputs is not None and len(places) == 1 and bool((counts[outputs.reshape(-1)] == 1).all()):
+                operands[reader, places[0]] = Operand(layer, outputs)
+    return operands
 
 
 def _by_head(channels: Channels) -> Tensor | None:
-    """Channels as ``(heads, width)`` of an operand ``(..., heads, tokens, width)``; nothing where it is laid out otherwise."""
+    """Return channels as ``(heads, width)`` of an operand ``(..., heads, tokens, width)``; None for another layout."""
     index = channels.index
     if (
         channels.padded
@@ -113,7 +118,7 @@ def _by_head(channels: Channels) -> Tensor | None:
 
 
 def mixed_at(model: CapturedModel, follower: Follower, node: fx.Node) -> Mixed | None:
-    """The layer that reads what an attention gives."""
+    """Return the only layer that reads an attention's output, or None if it cannot be followed."""
     shape = follower.shape(node)
     if len(shape) < 3:
         return None
@@ -136,7 +141,7 @@ def mixed_at(model: CapturedModel, follower: Follower, node: fx.Node) -> Mixed |
 
 
 def each_value(model: CapturedModel) -> Iterator[tuple[Operand, Mixed]]:
-    """Where values are made and where what is mixed of them is read, as far as both are known."""
+    """Yield the layer that computes an attention's values and the layer that reads its output, where both are known."""
     for heads in attentions(model):
         if heads.v is not None and heads.mixed is not None and heads.v.rows.shape == heads.mixed.columns.shape:
             yield heads.v, heads.mixed

@@ -1,4 +1,4 @@
-"""Find the components of a captured model: what gets a bit-width, and the products they enter."""
+"""Inventory of a captured model: the components that get a bit-width, and the products of which they are operands."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pmq.graph.nodes import path_of
 from pmq.graph.operators import MULTIPLIES, moves, packet
 from pmq.graph.taps import Attention, Layer, Product, Tapped
 
-#: what operands of an attention belong to, rather than to the product itself
+#: slots of operands whose components are named after the attention, not after the product
 OF_ATTENTION = ("q", "k", "softmax", "v")
 
 
 @dataclass
 class _Seen:
-    """Shapes of a module's operands in its largest call of one image, and the multiply-accumulates of all calls."""
+    """Shapes of a module's operands in its largest call for one image, and the multiply-accumulates of all its calls."""
 
     shapes: dict[str, torch.Size] = field(default_factory=dict)
     macs: dict[str, int] = field(default_factory=dict)
@@ -32,17 +32,17 @@ class _Seen:
     def add(self, shapes: Mapping[str, torch.Size], macs: Mapping[str, int]) -> None:
         if sum(map(prod, shapes.values())) > sum(map(prod, self.shapes.values())):
             self.shapes = dict(shapes)
-        self.macs = {name: self.macs.get(name, 0) + of for name, of in macs.items()}
+        self.macs = {name: self.macs.get(name, 0) + count for name, count in macs.items()}
 
 
 def take_inventory(model: CapturedModel, image: Tensor) -> Inventory:
-    """List components and products of ``model``, and whatever else it multiplies, in the order of its graph.
+    """List the components and products of ``model``, and products outside them, in the order of its graph.
 
     Args:
-        model: captured.
-        image: one image ``(1, C, H, W)`` of the size it will see.
+        model: captured model.
+        image: one image ``(1, C, H, W)`` of the size the model will see.
     """
-    seen = _watched(model, image)
+    seen = _observe(model, image)
     stages = {name: number for number, cut in enumerate(model.program.cuts) for name in cut.modules}
     nodes = {str(node.target): node for node in reversed(model.program.graph.nodes) if node.op == "call_module"}
     components: list[Component] = []
@@ -57,14 +57,14 @@ def take_inventory(model: CapturedModel, image: Tensor) -> Inventory:
             same = "" if shared == f"{name}.{slot}" else shared
             components.append(Component(name, slot, kind, stages[path], _flat(slot, shape), heads, same))  # type: ignore[arg-type]
         operators += _products(path, module, seen[path])
-    held = {id(module.weight) for module in model.tapped.values() if isinstance(module, Layer)}
-    rest = sum(p.numel() * p.element_size() for p in model.parameters() if id(p) not in held)
-    left = model.total_macs - sum(operator.macs for operator in operators)
-    return Inventory(tuple(components), tuple(operators), rest, tuple(_uncovered(model, left)), model.total_macs)
+    weights = {id(module.weight) for module in model.tapped.values() if isinstance(module, Layer)}
+    rest = sum(p.numel() * p.element_size() for p in model.parameters() if id(p) not in weights)
+    uncovered_macs = model.total_macs - sum(operator.macs for operator in operators)
+    return Inventory(tuple(components), tuple(operators), rest, tuple(_uncovered(model, uncovered_macs)), model.total_macs)
 
 
 def component_of(path: str, slot: str) -> str:
-    """Name of the module that an operand's component is called after.
+    """Return the name of the module that an operand's component is named after.
 
     >>> component_of("blocks.0.attn.attention", "q"), component_of("blocks.0.attn.qk:2", "q"), component_of("head", "input")
     ('blocks.0.attn', 'blocks.0.attn:2', 'head')
@@ -77,7 +77,7 @@ def component_of(path: str, slot: str) -> str:
 
 
 def _operands(path: str, module: Tapped, node: fx.Node, seen: _Seen) -> Iterator[tuple[str, torch.Size, str, Any]]:
-    """Slots of a module with their shapes, kinds, and the node that an operand is the value of, where others may read that."""
+    """Yield a module's slots with shape, kind, and the node whose value the operand is, where other modules may read it too."""
     if isinstance(module, Layer):
         kind = weight_kind(path, module, node)
         yield "weight", module.weight.shape, kind, None
@@ -90,7 +90,7 @@ def _operands(path: str, module: Tapped, node: fx.Node, seen: _Seen) -> Iterator
 
 
 def _root(node: Any) -> Any:
-    """The node whose values an operand is, however they were moved; that they are all of its values is seen by their number."""
+    """Return the node whose values an operand holds, moved or not; equal numbers of elements show that it holds all of them."""
     while moves(node) and _numel(node) == _numel(node.args[0]):
         node = node.args[0]
     return node
@@ -102,7 +102,7 @@ def _numel(node: Any) -> Any:
 
 
 def _flat(slot: str, shape: torch.Size) -> tuple[int, ...]:
-    """Shape of a component, of an activation without the number of images."""
+    """Return the shape of a component, for activations without the batch axis."""
     if slot == "weight":
         return tuple(shape)
     if slot == "softmax":
@@ -115,14 +115,14 @@ def _flat(slot: str, shape: torch.Size) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def _watched(model: CapturedModel, image: Tensor) -> dict[str, _Seen]:
-    """What each module is given for an image, and how much it multiplies."""
+def _observe(model: CapturedModel, image: Tensor) -> dict[str, _Seen]:
+    """Return the operand shapes and multiply-accumulates of each module for an image."""
     seen = {path: _Seen() for path in model.tapped}
 
-    def see(path: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def record(path: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         seen[path].add(*_measured(module, args, output))  # type: ignore[arg-type]
 
-    handles = [module.register_forward_hook(partial(see, path)) for path, module in model.tapped.items()]
+    handles = [module.register_forward_hook(partial(record, path)) for path, module in model.tapped.items()]
     try:
         model(image)
     finally:
@@ -159,13 +159,13 @@ def _products(path: str, module: Tapped, seen: _Seen) -> Iterator[Operator]:
         yield Operator(label, seen.macs[""], (names[a], names[b]))
 
 
-def _uncovered(model: CapturedModel, left: int) -> Iterator[Uncovered]:
-    """Name nodes that multiply and are no module, and what is not accounted for by any."""
-    found = [node for node in model.program.graph.nodes if packet(node) in MULTIPLIES]
-    for node in found:
+def _uncovered(model: CapturedModel, macs: int) -> Iterator[Uncovered]:
+    """Yield products that no module computes; the first one carries all uncovered multiply-accumulates ``macs``."""
+    products = [node for node in model.program.graph.nodes if packet(node) in MULTIPLIES]
+    for node in products:
         name = str(packet(node)).rpartition(".")[2]
-        yield Uncovered(path_of(node), f"no rule for {name} of these operands", left if node is found[0] else 0)
+        yield Uncovered(path_of(node), f"no rule for {name} of these operands", macs if node is products[0] else 0)
     for path in model.once:
         yield Uncovered(path, "the same for all images: computed once")
-    if left and not found:
-        yield Uncovered("", "computed, but what is taken of the output does not depend on it", left)
+    if macs and not products:
+        yield Uncovered("", "computed, but the selected output does not depend on it", macs)

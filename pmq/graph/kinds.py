@@ -1,4 +1,4 @@
-"""What the values of a component are like: told by what gives them and by what reads them, as far as the graph shows it."""
+"""Kinds of components, which describe their values: derived from the nodes that compute and read them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pmq.graph.attention import is_softmax
 from pmq.graph.operators import aten, moves, origin, packet, readers
 from pmq.graph.taps import SLOTS, Layer
 
-#: kind of a weight by the last part of its module's name
+#: kinds of weights by the last part of the module's name
 BY_NAME = {"qkv": "qkv", "proj": "proj", "fc1": "fc1", "fc2": "fc2", "reduction": "reduction"}
-#: kind of the input of a weight of that kind
+#: kinds of layer inputs by the kind of the layer's weight
 OF_INPUT = {"head": "features", "proj": "attention"}
 NORMS = (aten.layer_norm, aten.batch_norm, aten.group_norm, aten.instance_norm, aten.rms_norm, aten.native_layer_norm)
 GELUS = (aten.gelu,)
@@ -22,12 +22,12 @@ ACTIVATIONS = (
     *(aten.relu, aten.relu6, aten.silu, aten.hardswish, aten.hardsigmoid, aten.sigmoid, aten.tanh, aten.leaky_relu, aten.elu),
     *(aten.mish, aten.prelu, aten.softplus, aten.hardtanh, aten.glu, aten.clamp, aten.clamp_min),
 )
-#: what a query or key may pass through on its way to its product: norms, rotations of positions
+#: operators allowed between a layer and the product of queries and keys: norms, rotary position embeddings
 _TO_ATTENTION = (*NORMS, aten.mul, aten.add, aten.sub, aten.neg, aten.cat, aten.stack, aten.div)
 
 
 def weight_kind(path: str, layer: Layer, node: fx.Node) -> str:
-    """Kind of the weight of a layer called at ``node``."""
+    """Return the kind of the weight of a layer called at ``node``."""
     if layer.transposed:
         return "conv_transpose"
     if layer.kind != "linear":
@@ -49,7 +49,7 @@ def weight_kind(path: str, layer: Layer, node: fx.Node) -> str:
 
 
 def _embeds_patches(layer: Layer) -> bool:
-    """Whether a convolution multiplies patches that lie side by side."""
+    """Return whether a convolution embeds adjacent, non-overlapping patches."""
     if layer.kind != "conv2d":
         return False
     stride, padding = layer.sides(0, 1), layer.sides(1, 0)
@@ -57,7 +57,7 @@ def _embeds_patches(layer: Layer) -> bool:
 
 
 def input_kind(weight: str, source: Any) -> str:
-    """Kind of the input of a layer whose weight is of a kind."""
+    """Return the kind of a layer's input, from the kind of its weight and the node that the layer reads."""
     return OF_INPUT.get(weight) or _producer(source)
 
 
@@ -73,34 +73,34 @@ def _producer(node: Any) -> str:
     if operator in ACTIVATIONS:
         return "hidden"
     if operator is aten.mul and any(packet(origin(a)) in ACTIVATIONS for a in node.args if isinstance(a, fx.Node)):
-        return "hidden"  # a gate, or an activation function that is written out
+        return "hidden"  # a gate, or an activation function written out as a product
     return "attention" if _is_mixed(node) else "linear"
 
 
 def _is_mixed(node: fx.Node) -> bool:
-    """Whether a node gives values mixed by attention."""
+    """Return whether a node's values are mixed by attention."""
     return "v" in node.meta.get(SLOTS, ())
 
 
 def _is_attention(node: fx.Node, source: fx.Node) -> bool:
-    """Whether a node multiplies what it reads as queries, keys or values."""
+    """Return whether a node reads ``source`` as queries, keys or values."""
     slots = node.meta.get(SLOTS, ())
     return "q" in slots or ("v" in slots and not is_softmax(source))
 
 
 def _is_last(node: fx.Node) -> bool:
-    """Whether what a layer gives is what the model gives, moved or averaged at most."""
+    """Return whether a layer's output is the model's output, possibly moved or averaged."""
     return all(reader.op == "output" or _averages(reader) for reader, _ in readers(node, _averages))
 
 
 def _averages(node: fx.Node) -> bool:
-    """Whether a node moves values, or adds and scales what layers give."""
+    """Return whether a node moves values, or adds and scales outputs of layers."""
     if not moves(node) and packet(node) not in (aten.add, aten.div, aten.mul):
         return False
     terms = [a for a in node.args if isinstance(a, fx.Node)]
     return all(a.op == "call_module" or moves(a) or packet(a) is aten.add for a in terms)
 
 
-def _reaches(node: fx.Node, wanted: Callable[[fx.Node, fx.Node], bool], through: Callable[[fx.Node], bool]) -> bool:
-    """Whether what a node gives comes to a reader that is ``wanted``, passing only what may be passed ``through``."""
-    return any(wanted(reader, source) for reader, source in readers(node, through))
+def _reaches(node: fx.Node, matches: Callable[[fx.Node, fx.Node], bool], through: Callable[[fx.Node], bool]) -> bool:
+    """Return whether a node's value reaches a reader that ``matches``, along nodes for which ``through`` is true."""
+    return any(matches(reader, source) for reader, source in readers(node, through))

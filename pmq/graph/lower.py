@@ -1,4 +1,4 @@
-"""Put modules in the place of everything that multiplies: layers, products of two activations, attentions."""
+"""Lowering of a graph: all products become modules, namely layers, products of two activations, and attentions."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pmq.graph.taps import SLOTS, Attention, Layer, Product, Tapped
 
 
 def lower(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> dict[str, Tapped]:
-    """Replace, in place, nodes that multiply by calls of modules; give these by name.
+    """Replace nodes that multiply by calls of modules, in place, and return these modules by name.
 
-    A layer is called as the module whose weight it multiplies by: ``blocks.0.mlp.fc1`` for ``blocks.0.mlp.fc1.weight``.
-    Products of activations lie below the module that computes them, the second and third of a kind there with ``:2`` and
-    ``:3`` behind their names: ``attention`` where one function attends, ``qk`` and ``av`` where it is written out, or else
-    ``product``.
+    A layer is named after the module whose weight it multiplies by: ``blocks.0.mlp.fc1`` for ``blocks.0.mlp.fc1.weight``.
+    Products of activations are named below the module that computes them: ``attention`` for a fused attention function,
+    ``qk`` and ``av`` for an attention that is written out, ``product`` for any other. The second and third of the same name
+    get the suffixes ``:2`` and ``:3``.
     """
     lowering = _Lowering(graph, tensors)
     for node in list(graph.nodes):
@@ -35,7 +35,7 @@ class _Lowering:
         self.graph, self.constants = graph, Constants(graph, tensors)
         self.modules: dict[str, Tapped] = {}
         self._layers: dict[tuple[Any, ...], str] = {}
-        self._taken = {path for name in tensors for path in _paths(name)}
+        self._reserved = {path for name in tensors for path in _paths(name)}
 
     def visit(self, node: fx.Node) -> None:
         operator, fixed = packet(node), self.constants.holds
@@ -59,10 +59,10 @@ class _Lowering:
             self._sum_of_product(node)
 
     def _linear(self, node: fx.Node, x: fx.Node, weight: fx.Node, bias: fx.Node | None) -> None:
-        """A product with a matrix that lies there as ``(I, O)``."""
+        """Lower a product with a matrix stored as ``(I, O)``."""
         with self.graph.inserting_before(node):
-            turned = self.graph.call_function(aten.t.default, (weight,))
-        self._layer(node, aten.linear.default, x, turned, bias, ())
+            transposed = self.graph.call_function(aten.t.default, (weight,))
+        self._layer(node, aten.linear.default, x, transposed, bias, ())
 
     def _layer(
         self,
@@ -79,23 +79,25 @@ class _Lowering:
             sources = self.constants.sources(weight)
             named = next((source for source in sources if source.endswith("weight")), sources[0])
             name = self._name(_module_of(named), layer=True)
-            added = None if bias is None else self._own(bias)
-            self.modules[name] = Layer(operator, self._own(weight), added, settings)
+            bias_value = None if bias is None else self._parameter(bias)
+            self.modules[name] = Layer(operator, self._parameter(weight), bias_value, settings)
             self._layers[key] = name
         self._call(node, self._layers[key], (x,))
 
-    def _own(self, node: fx.Node) -> Tensor:
-        """A parameter of the model, or a copy of what is computed of some."""
+    def _parameter(self, node: fx.Node) -> Tensor:
+        """Return a constant: a parameter of the model itself, or a copy of a value computed from parameters."""
         value: Tensor = self.constants.value(node)
         return value if isinstance(value, nn.Parameter) else value.detach().clone().contiguous()
 
     def _attention(self, node: fx.Node) -> None:
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
-        given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | node.kwargs
-        mask = given.get("attn_mask")
+        arguments: dict[str, Any] = dict(zip(names, node.args, strict=False)) | node.kwargs
+        mask = arguments.get("attn_mask")
         name = self._name(_below(path_of(node), "attention"))
-        self.modules[name] = Attention(given.get("scale"), bool(given.get("is_causal")), bool(given.get("enable_gqa")))
-        self._call(node, name, (given["query"], given["key"], given["value"], *([] if mask is None else [mask])))
+        scale, causal, grouped = (arguments.get(key) for key in ("scale", "is_causal", "enable_gqa"))
+        self.modules[name] = Attention(scale, bool(causal), bool(grouped))
+        operands = tuple(arguments[key] for key in ("query", "key", "value"))
+        self._call(node, name, (*operands, *([] if mask is None else [mask])))
 
     def _product(self, node: fx.Node, a: fx.Node, b: fx.Node, operator: Callable[[Tensor, Tensor], Tensor]) -> None:
         slots, leaf = _roles(node, a, b)
@@ -110,7 +112,7 @@ class _Lowering:
         self._call(node, name, (a, b))
 
     def _sum_of_product(self, node: fx.Node) -> None:
-        """``beta * c + alpha * (a @ b)``."""
+        """Lower ``beta * c + alpha * (a @ b)``."""
         c, a, b = node.args
         beta, alpha = (float(node.kwargs.get(key, 1)) for key in ("beta", "alpha"))  # type: ignore[arg-type]
         with self.graph.inserting_before(node):
@@ -124,12 +126,12 @@ class _Lowering:
         self.graph.erase_node(node)
         self._product(product, a, b, product.target)  # type: ignore[arg-type]
 
-    def _name(self, wanted: str, layer: bool = False) -> str:
-        """A name that no module has yet."""
-        name, count = wanted, 1
-        while name in self.modules or (not layer and name in self._taken):
+    def _name(self, preferred: str, layer: bool = False) -> str:
+        """Return an unused name: the preferred one, or that with a number behind."""
+        name, count = preferred, 1
+        while name in self.modules or (not layer and name in self._reserved):
             count += 1
-            name = f"{wanted}:{count}"
+            name = f"{preferred}:{count}"
         return name
 
     def _call(self, node: fx.Node, name: str, args: tuple[Any, ...]) -> None:
@@ -137,7 +139,7 @@ class _Lowering:
             new = self.graph.call_module(name, args)
         module = self.modules[name]
         new.meta = {**node.meta, SLOTS: module.slots}
-        for slot, operand in (*zip(_given(module), args, strict=False), ("output", node)):
+        for slot, operand in (*zip(_operand_slots(module), args, strict=False), ("output", node)):
             axis = batch_axis(operand)
             if axis:
                 module.axes[slot] = axis
@@ -145,24 +147,24 @@ class _Lowering:
         self.graph.erase_node(node)
 
 
-def _given(module: Tapped) -> tuple[str, ...]:
-    """Slots of what a module is given, in order."""
+def _operand_slots(module: Tapped) -> tuple[str, ...]:
+    """Return the slots of a module's arguments, in order."""
     return ("q", "k", "v") if isinstance(module, Attention) else module.slots
 
 
 class Einsum:
-    """``torch.einsum`` of two operands with its equation."""
+    """Callable that applies ``torch.einsum`` with a fixed equation to two operands."""
 
     def __init__(self, equation: str) -> None:
         self.equation = equation
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """Multiply."""
+        """Return the product of ``a`` and ``b`` by the equation."""
         return torch.einsum(self.equation, a, b)
 
 
 def _paths(name: str) -> list[str]:
-    """A tensor's name and those of all modules around it.
+    """Return a tensor's name and the names of all modules that contain it.
 
     >>> _paths("blocks.0.weight")
     ['blocks', 'blocks.0', 'blocks.0.weight']
@@ -176,7 +178,7 @@ def _below(module: str, leaf: str) -> str:
 
 
 def _roles(node: fx.Node, a: fx.Node, b: fx.Node) -> tuple[tuple[str, str], str]:
-    """What the operands of a product are, and what it is called."""
+    """Return the slots of a product's operands, and the last part of its name."""
     if is_softmax(a):
         return ("softmax", "v"), "av"
     if is_softmax(b):
@@ -187,12 +189,12 @@ def _roles(node: fx.Node, a: fx.Node, b: fx.Node) -> tuple[tuple[str, str], str]
 
 
 def _origin(node: fx.Node) -> Any:
-    """What tells a constant from others: its name, or the node that computes it."""
+    """Return a key that identifies a constant: its name, or the node that computes it."""
     return node.target if node.op == "get_attr" else node
 
 
 def _module_of(tensor: str) -> str:
-    """Name of the module that a weight makes: ``attn.qkv`` of ``attn.qkv.weight``, ``attn.proj`` of ``attn.proj_weight``."""
+    """Return the name of a weight's layer: ``attn.qkv`` for ``attn.qkv.weight``, ``attn.proj`` for ``attn.proj_weight``."""
     for end in (".weight", "_weight"):
         if tensor.endswith(end) and len(tensor) > len(end):
             return tensor.removesuffix(end)
@@ -200,7 +202,7 @@ def _module_of(tensor: str) -> str:
 
 
 def _factor(node: fx.Node) -> float | None:
-    """The number that an operand was multiplied by last, where nobody else reads the product."""
+    """Return the number that an operand was last multiplied by, if the scaled value has no other reader; else None."""
     if packet(node) in (aten.mul, aten.div) and len(node.users) == 1 and isinstance(node.args[1], int | float):
         number = float(node.args[1])
         return number if packet(node) is aten.mul else 1 / number
@@ -208,7 +210,7 @@ def _factor(node: fx.Node) -> float | None:
 
 
 def _is_transposed(node: fx.Node) -> bool:
-    """Whether an operand is another one with its last two axes exchanged, for nobody else to read."""
+    """Return whether an operand is a transpose of the last two axes that has no other reader."""
     rank = len(shape_of(node) or ())
     if len(node.users) != 1 or rank < 2:
         return False

@@ -1,4 +1,4 @@
-"""Count multiply-accumulates of a model as torch counts them, below all modules: an account that knows nothing of a graph."""
+"""Multiply-accumulates of a model as torch's dispatcher counts them, independently of the captured graph."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @torch.no_grad()
 def count_macs(model: nn.Module, image: Tensor) -> int:
-    """Count all that ``model`` multiplies for ``image`` ``(1, C, H, W)``."""
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in wanted:  # torch's counter would hook its gradient
+    """Count the multiply-accumulates of ``model`` for ``image`` ``(1, C, H, W)``."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trainable:  # torch's counter would hook its gradient
         parameter.requires_grad_(False)
     try:
-        with by_products():
+        with decomposed_attention():
             return macs_of(lambda: model(image))
     finally:
-        for parameter in wanted:
+        for parameter in trainable:
             parameter.requires_grad_(True)
 
 
 def macs_of(compute: Callable[[], object]) -> int:
-    """Count all that a function multiplies."""
+    """Count the multiply-accumulates of a function call."""
     with FlopCounterMode(display=False, custom_mapping=_VECTORS) as counter:
         compute()
     return int(sum(counter.flop_counts["Global"].values()) // 2)
 
 
 @contextmanager
-def by_products() -> Iterator[None]:
-    """Let torch's functions and modules of attention call products, which can be counted; whoever calls them does as always."""
+def decomposed_attention() -> Iterator[None]:
+    """Make torch's attention functions and modules run as separate products, which can be counted; callers stay unchanged."""
     with sdpa_kernel(SDPBackend.MATH), without_fast_path():
         yield
 
 
 @contextmanager
 def unfused(model: nn.Module) -> Iterator[None]:
-    """Compute attention product by product: timm's, torch's function, and torch's module."""
+    """Run attention as separate products: in timm's modules, torch's function, and torch's module."""
     fused: list[Any] = [module for module in model.modules() if getattr(module, "fused_attn", False)]
     for module in fused:
         module.fused_attn = False
     try:
-        with by_products():
+        with decomposed_attention():
             yield
     finally:
         for module in fused:
@@ -57,7 +57,7 @@ def unfused(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def without_fast_path() -> Iterator[None]:
-    """Let ``nn.MultiheadAttention`` call operators rather than one function that does all of it."""
+    """Disable the fast path of ``nn.MultiheadAttention``, which is a single fused function."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -67,9 +67,9 @@ def without_fast_path() -> Iterator[None]:
 
 
 def _matrix_by_vector(*shapes: Any, out_shape: Any = None, **options: Any) -> int:
-    """Twice the values of the matrix, which is the last operand but one."""
+    """Return the FLOPs of a matrix-vector product: twice the elements of the second-to-last operand, the matrix."""
     return 2 * prod(shapes[-2])
 
 
-#: products with a vector, which torch does not count
+#: FLOP counters of products with a vector, which torch lacks
 _VECTORS = {operator: _matrix_by_vector for operator in (torch.ops.aten.mv, torch.ops.aten.addmv, torch.ops.aten.dot)}

@@ -1,4 +1,4 @@
-"""A captured model: a module like any other, that runs its graph stage by stage."""
+"""Captured model: a torch module that runs its graph stage by stage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Stage = Callable[[Any, Tensor], Tensor]
 
 
 class Program:
-    """What a captured model does: its graph, cut into stages, each a Python function. Copies of a model share it."""
+    """Graph of a captured model, cut into stages that are compiled to Python functions; copies of a model share it."""
 
     def __init__(self, graph: fx.Graph) -> None:
         self.graph, self.calls = graph, calls_of(graph)
@@ -31,21 +31,21 @@ class Program:
 def _compiled(graph: fx.Graph) -> Stage:
     code = graph.python_code(root_module="self")
     scope = dict(code.globals)
-    exec(compile(code.src, "<captured graph>", "exec"), scope)  # source that torch.fx writes of our own graph
+    exec(compile(code.src, "<captured graph>", "exec"), scope)  # source code that torch.fx generates from our own graph
     stage: Stage = scope["forward"]
     return stage
 
 
 class CapturedModel(nn.Module):
-    """Runs a captured graph on images ``(B, C, H, W)``; its parameters are called as those of the model it was captured from.
+    """Module that runs a captured graph on images ``(B, C, H, W)``; its parameters have the names of the original model's.
 
     Args:
-        graph: what to compute, with modules in place of all that multiplies.
-        modules: these, by name.
-        tensors: all others that the graph reads, by name.
-        total_macs: multiply-accumulates of the model that it was captured from, for one image; without those that are the
-            same for all images, which it does no more.
-        once: modules that these were of.
+        graph: lowered graph, in which modules compute all products.
+        modules: these modules, by name.
+        tensors: all other tensors that the graph reads, by name.
+        total_macs: multiply-accumulates of the original model for one image, without products that are the same for all
+            images, which are folded.
+        once: names of the modules of these folded products.
     """
 
     def __init__(
@@ -68,20 +68,20 @@ class CapturedModel(nn.Module):
 
     @property
     def closed(self) -> bool:
-        """Whether the graph computes a single image."""
+        """Whether the graph accepts only a single image at a time."""
         return self.program.closed
 
     def hold(self, name: str, module: nn.Module) -> None:
-        """Take in a module that a graph calls."""
+        """Register a module that a graph calls, under its dotted name."""
         parent, _, child = name.rpartition(".")
         _container(self, parent).add_module(child, module)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute the model's output."""
+        """Return the model's output for images ``(B, C, H, W)``."""
         return self.run(images)
 
     def run(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
-        """Apply stages ``start`` to ``stop`` (exclusive), to one image after the other where the graph is of a single one."""
+        """Apply stages ``start`` to ``stop`` (exclusive), image by image where the graph accepts only a single one."""
         if self.closed and len(x) > 1:
             return torch.cat([self.run(image, start, stop) for image in x.split(1)])
         for stage in self.program.stages[start:stop]:
@@ -89,27 +89,27 @@ class CapturedModel(nn.Module):
         return x
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor that the graph reads by itself."""
+        """Return a tensor that a ``get_attr`` node of the graph names."""
         owner, _, leaf = name.rpartition(".")
-        found: Tensor = getattr(self.get_submodule(owner), leaf)
-        return found
+        value: Tensor = getattr(self.get_submodule(owner), leaf)
+        return value
 
     def parameters_of(self, stage: int) -> list[nn.Parameter]:
-        """Parameters that a stage computes with, in the order in which it meets them."""
-        found: dict[int, nn.Parameter] = {}
+        """Return the parameters of a stage, in the order in which it reads them."""
+        parameters: dict[int, nn.Parameter] = {}
         for node in self.program.cuts[stage].graph.nodes:
             if node.op == "call_module":
-                found |= {id(p): p for p in self.get_submodule(str(node.target)).parameters()}
+                parameters |= {id(p): p for p in self.get_submodule(str(node.target)).parameters()}
             elif node.op == "get_attr":
                 tensor = self.tensor(str(node.target))
-                found |= {id(tensor): tensor} if isinstance(tensor, nn.Parameter) else {}
-        return list(found.values())
+                parameters |= {id(tensor): tensor} if isinstance(tensor, nn.Parameter) else {}
+        return list(parameters.values())
 
     @property
     def tapped(self) -> dict[str, Tapped]:
         """All modules that multiply, by name, in the order of the graph."""
-        found = {name: self.get_submodule(name) for name in self.program.calls}
-        return {name: module for name, module in found.items() if isinstance(module, Tapped)}
+        modules = {name: self.get_submodule(name) for name in self.program.calls}
+        return {name: module for name, module in modules.items() if isinstance(module, Tapped)}
 
 
 def _container(root: nn.Module, path: str) -> nn.Module:

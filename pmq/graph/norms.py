@@ -1,4 +1,4 @@
-"""Fold batch norms into the convolutions before them: in evaluation mode both are linear."""
+"""Folding of batch norms into the convolutions before them, which is exact in evaluation mode as both are linear."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pmq.graph.taps import Layer, Tapped
 
 @torch.no_grad()
 def fold_batch_norms(graph: fx.Graph, tensors: Mapping[str, Tensor], modules: Mapping[str, Tapped]) -> None:
-    """Make layers, in place, do what the batch norm behind them does, where nothing else reads them and they are called once."""
+    """Fold batch norms into the layers before them, in place, where a layer is called once and has no other reader."""
     constants = Constants(graph, tensors)
     calls = calls_of(graph)
     for node in list(graph.nodes):
@@ -26,11 +26,11 @@ def fold_batch_norms(graph: fx.Graph, tensors: Mapping[str, Tensor], modules: Ma
         layer = modules.get(source.target) if source.op == "call_module" else None
         if not isinstance(layer, Layer) or len(source.users) != 1 or calls[source.target] != 1 or layer.kind == "linear":
             continue
-        given: list[Any] = [None if part is None else constants.value(part).double() for part in node.args[1:5]]
-        weight, bias, mean, variance = given
+        statistics: list[Any] = [None if part is None else constants.value(part).double() for part in node.args[1:5]]
+        weight, bias, mean, variance = statistics
         gain = (variance + node.args[7]).rsqrt() * (1 if weight is None else weight)
-        own = 0 if layer.bias is None else layer.bias.double()
-        shift = (own - mean) * gain + (0 if bias is None else bias)
+        layer_bias = 0 if layer.bias is None else layer.bias.double()
+        shift = (layer_bias - mean) * gain + (0 if bias is None else bias)
         by_output = gain.reshape(-1, *[1] * (layer.weight.ndim - 1))
         if layer.transposed:
             group = layer.weight.shape[1]

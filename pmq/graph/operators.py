@@ -1,4 +1,4 @@
-"""Torch's operators by what they do: which multiply, which move values; and where values come from and go to."""
+"""Classes of torch's operators, such as products and moves of values, and the origins and readers of values."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import fx
 
 aten: Any = torch.ops.aten
 
-#: products of an activation and a weight, weight and bias being the second and the third operand
+#: products of an activation and a weight, whose second and third operands are weight and bias
 LAYERS = (aten.linear, aten.conv1d, aten.conv2d, aten.conv3d, aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d)
 #: products of two operands of any kind
 PRODUCTS = (aten.matmul, aten.bmm, aten.mm)
-#: all that multiplies
+#: all operators that compute products
 MULTIPLIES = (
     *LAYERS,
     *PRODUCTS,
@@ -23,7 +23,7 @@ MULTIPLIES = (
     *(aten.convolution, aten._convolution, aten.tensordot, aten.inner, aten.vdot, aten.addmv, aten.ger, aten.outer),
     aten.chain_matmul,
 )
-#: operators that move values and change none
+#: operators that move values without changing them
 MOVES = (
     *(aten.view, aten.reshape, aten._unsafe_view, aten.permute, aten.transpose, aten.t, aten.numpy_T, aten.mT, aten.flatten),
     *(aten.unflatten, aten.unsqueeze, aten.squeeze, aten.expand, aten.expand_as, aten.contiguous, aten.clone, aten.unbind),
@@ -33,26 +33,26 @@ MOVES = (
 
 
 def packet(node: Any) -> Any:
-    """The operator of a node without its overload; nothing where it calls none."""
+    """Return the operator that a node calls, without its overload; None if it calls none."""
     if not isinstance(node, fx.Node) or node.op != "call_function":
         return None
     return getattr(node.target, "overloadpacket", node.target)
 
 
 def moves(node: Any) -> bool:
-    """Whether a node moves values of its first operand and changes none."""
+    """Return whether a node moves values of its first operand without changing them."""
     return packet(node) in MOVES or packet(node) is operator.getitem
 
 
 def origin(node: Any) -> Any:
-    """What gave the values that a node moves."""
+    """Return the node that computed the values which a node moves; the node itself if it moves none."""
     while moves(node):
         node = node.args[0]
     return node
 
 
 def readers(node: fx.Node, through: Callable[[fx.Node], bool]) -> Iterator[tuple[fx.Node, fx.Node]]:
-    """Give each node that what ``node`` gives comes to, passing what may be passed ``through``, with the node that it reads."""
+    """Yield all readers of ``node``, directly or along nodes for which ``through`` is true, each with the node it reads."""
     seen, left = set[fx.Node](), [node]
     while left:
         source = left.pop()
@@ -64,14 +64,14 @@ def readers(node: fx.Node, through: Callable[[fx.Node], bool]) -> Iterator[tuple
 
 
 def is_integer(node: Any) -> bool:
-    """Whether a node gives a number, such as how many images there are, and no tensor."""
+    """Return whether a node's value is a number, such as the number of images, rather than a tensor."""
     return isinstance(node, fx.Node) and isinstance(
         node.meta.get("val"), int | float | bool | torch.SymInt | torch.SymFloat | torch.SymBool
     )
 
 
 def functional(target: Any) -> Any:
-    """The operator that gives what ``target`` writes into its first operand; nothing where it writes into none."""
+    """Return the out-of-place variant of an operator that writes into its first operand; None for any other operator."""
     schema = getattr(target, "_schema", None)
     if schema is None or not schema.is_mutable:
         return None

@@ -1,4 +1,4 @@
-"""A captured graph as plain JSON: what a run keeps of it, for whoever wants to know what was simulated."""
+"""Captured graph as plain JSON, which a run writes to document what was simulated."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pmq.graph.operators import packet
 
 
 def graph_record(model: CapturedModel) -> dict[str, Any]:
-    """List the nodes of a graph by stage.
+    """Return the nodes of a graph by stage.
 
     Returns:
-        ``stages``: lists of nodes, each with its ``name``, the ``operator`` or the layer or attention that it calls, the
-        ``inputs`` (names of other nodes, and numbers), the ``module`` of the model that it is of, and the ``shape`` of what it
-        gives, the number of images being a letter.
+        ``stages``: lists of nodes, each with its ``name``, the ``operator``, layer or attention that it calls, its ``inputs``
+        (names of other nodes, and numbers), the ``module`` of the model that it belongs to, and the ``shape`` of its value,
+        in which a letter stands for the number of images.
     """
     return {"stages": [[_node(node) for node in cut.graph.nodes if node.op != "output"] for cut in model.program.cuts]}
 

@@ -1,4 +1,4 @@
-"""Modules that multiply in a captured graph: each computes what the model did, and shows its operands on the way."""
+"""Modules that compute the products of a captured graph and expose their operands to tap functions."""
 
 from __future__ import annotations
 
@@ -9,51 +9,52 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-#: receives an activation, gives what the model goes on with
+#: function that receives an activation and returns the activation the model continues with
 TapFunction = Callable[[Tensor], Tensor]
 
-#: where a node that calls such a module tells the slots of its operands
+#: key of a node's ``meta`` with the slots of the operands of the called module
 SLOTS = "slots"
 
 
 class Tapped(nn.Module):
-    """Base of modules whose activations may be looked at or changed, by the name of their slot."""
+    """Base class of modules whose activations can be observed or replaced, by the name of their slot."""
 
-    #: slots of its activations, in the order in which it takes them
+    #: slots of the activations, in the order of the arguments
     slots: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
         self.functions: dict[str, TapFunction] = {}
-        #: the axis along which images lie, of each activation and of the ``output``, where that is not the first
+        #: batch axis by slot, and of the ``output``, where it is not the first axis
         self.axes: dict[str, int] = {}
 
     def tapped(self, slot: str, x: Tensor) -> Tensor:
-        """Pass an operand through its function, if it has one, in single precision at least."""
+        """Return an operand after its tap function, if it has one, in single precision or better."""
         function = self.functions.get(slot)
         return x if function is None else function(x if x.dtype == torch.float64 else x.float())
 
     def images_first(self, slot: str, x: Tensor) -> Tensor:
-        """Move the axis along which images lie to the front of an activation, or of the ``output``."""
+        """Return an activation, or the ``output``, with its batch axis first."""
         axis = self.axes.get(slot, 0)
         return x.movedim(axis, 0) if axis else x
 
     def untapped(self) -> None:
-        """Let all activations through untouched."""
+        """Remove all tap functions."""
         self.functions.clear()
 
 
 class Layer(Tapped):
-    """A product of an activation and a weight: ``operator(x, weight, bias, *settings)``, linear or a convolution.
-
-    ``learned`` gives a weight for each pass. ``product``, of input and bias, computes the same in another way where no
-    gradient is wanted.
+    """Linear layer or convolution, a product of an activation and a weight: ``operator(x, weight, bias, *settings)``.
 
     Args:
         operator: torch's function.
         weight: ``(O, I)`` or ``(O, I / groups, ...)``; of a transposed convolution ``(I, O / groups, ...)``.
-        bias: ``(O,)`` or none.
-        settings: what the operator takes after them: of a convolution stride, padding, dilation, groups.
+        bias: ``(O,)`` or None.
+        settings: further arguments of the operator: for a convolution stride, padding, dilation, groups.
+
+    Attributes:
+        learned: function that returns the weight of each forward pass, in place of ``weight``; or None.
+        product: function of input and bias that replaces the operator where gradients are disabled; or None.
     """
 
     slots = ("input",)
@@ -71,46 +72,46 @@ class Layer(Tapped):
 
     @property
     def kind(self) -> str:
-        """The name of its operator, such as ``linear`` or ``conv2d``."""
+        """Name of the operator, such as ``linear`` or ``conv2d``."""
         return str(getattr(self.operator, "__name__", "linear")).partition(".")[0]
 
     @property
     def groups(self) -> int:
-        """Into how many its channels are divided; 1 of a linear."""
+        """Number of groups that the channels are divided into; 1 for a linear layer."""
         places = {"conv1d": 3, "conv2d": 3, "conv3d": 3, "conv_transpose1d": 4, "conv_transpose2d": 4, "conv_transpose3d": 4}
         place = places.get(self.kind, 99)
         return int(self.settings[place]) if len(self.settings) > place else 1
 
     def sides(self, place: int, default: int) -> tuple[int, ...]:
-        """A setting of a convolution for each side, such as its stride, which is the first, or its padding, the second."""
+        """Return a setting of a convolution for each spatial axis, such as its stride (place 0) or its padding (place 1)."""
         value = self.settings[place] if len(self.settings) > place else default
-        given = tuple(value) if isinstance(value, list | tuple) else (value,)
-        return given * (self.weight.ndim - 2) if len(given) == 1 else given
+        values = tuple(value) if isinstance(value, list | tuple) else (value,)
+        return values * (self.weight.ndim - 2) if len(values) == 1 else values
 
     @property
     def transposed(self) -> bool:
-        """Whether it is a transposed convolution, whose weight has its inputs first."""
+        """Whether it is a transposed convolution, whose weight has the input channels first."""
         return self.kind.startswith("conv_transpose")
 
     @property
     def outputs(self) -> int:
-        """How many channels it gives."""
+        """Number of output channels."""
         return int(self.weight.shape[1] * self.groups if self.transposed else self.weight.shape[0])
 
     def __call__(self, input: Tensor) -> Tensor:
-        """Compute the layer; hooks get what it is given by place, whatever the caller does."""
+        """Return the layer's output; hooks receive the input as a positional argument even where the caller names it."""
         y: Tensor = super().__call__(input)
         return y
 
     def forward(self, input: Tensor) -> Tensor:
-        """Compute the layer."""
+        """Return the layer's output."""
         if self.product is not None and not torch.is_grad_enabled():
             return self.product(input.float(), self.bias)
         weight = self.weight if self.learned is None else self.learned()
         return self.operator(self.tapped("input", input), weight, self.bias, *self.settings)
 
     def macs(self, x: Tensor, y: Tensor) -> int:
-        """Multiply-accumulates that take ``x`` to ``y``."""
+        """Return the multiply-accumulates from input ``x`` to output ``y``."""
         if self.transposed:
             return x.numel() * self.weight[0].numel()
         channel = self.weight.shape[0]
@@ -118,13 +119,13 @@ class Layer(Tapped):
 
 
 class Product(Tapped):
-    """A product of two activations: ``operator(a, b) * scale``.
+    """Product of two activations: ``operator(a, b) * scale``.
 
     Args:
-        operator: torch's function, of both.
-        slots: what its operands are called.
-        transposed: multiply by ``b`` with its last two axes exchanged.
-        scale: number that the product is multiplied by.
+        operator: torch's function of both operands.
+        slots: names of the operands.
+        transposed: whether to transpose the last two axes of ``b``.
+        scale: factor of the product.
     """
 
     def __init__(
@@ -134,14 +135,14 @@ class Product(Tapped):
         self.operator, self.slots, self.transposed, self.scale = operator, slots, transposed, scale
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Multiply."""
+        """Return the product of ``a`` and ``b``."""
         a, b = self.tapped(self.slots[0], a), self.tapped(self.slots[1], b)
         if self.scale != 1.0:
             a = a * self.scale
         return self.operator(a, b.mT if self.transposed else b)
 
     def macs(self, a: Tensor, b: Tensor, y: Tensor) -> int:
-        """Multiply-accumulates that take operands to ``y``: one for each combination of all their indices."""
+        """Return the multiply-accumulates from the operands to ``y``: one for each combination of all indices."""
         equation = getattr(self.operator, "equation", None)
         if equation is None:
             return y.numel() * a.shape[-1]
@@ -151,15 +152,15 @@ class Product(Tapped):
 
 
 class Attention(Tapped):
-    """``softmax(q @ k.mT * scale + mask) @ v`` with operands ``(..., T, D)``: fused, unless it is to be ``written_out``.
+    """Attention ``softmax(q @ k.mT * scale + mask) @ v`` of operands ``(..., T, D)``, fused unless it is ``written_out``.
 
-    What is tapped is written out, and all attentions of a model on which there is an instrument are: sums of floats in another
-    order would make figures depend on which operands happen to be looked at.
+    An attention with tap functions is written out, and so are all attentions of a model under an instrument: the fused
+    function sums in another order, so results would depend on which operands happen to be observed.
 
     Args:
-        scale: of the products; ``1 / sqrt(D)`` without.
-        causal: hide from each token those behind it.
-        grouped: queries of several heads share keys and values.
+        scale: factor of the products; ``1 / sqrt(D)`` if None.
+        causal: whether to mask the later tokens for each token.
+        grouped: whether queries of several heads share keys and values.
     """
 
     slots = ("q", "k", "softmax", "v")
@@ -170,11 +171,11 @@ class Attention(Tapped):
         self.written_out = False
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend."""
-        if not (self.written_out or self.functions or torch.compiler.is_exporting()):  # exporters stumble over the fused one
+        """Return the attention's output ``(..., T, D)``."""
+        if not (self.written_out or self.functions or torch.compiler.is_exporting()):  # exporters fail on the fused function
             settings: dict[str, Any] = {"enable_gqa": True} if self.grouped else {}
             return nn.functional.scaled_dot_product_attention(q, k, v, mask, is_causal=self.causal, scale=self.scale, **settings)
-        # In one piece heads are quantized, and multiplied, faster than as views of what a joint layer gave.
+        # Contiguous heads are quantized and multiplied faster than views of a joint layer's output.
         q, k, v = (self.tapped(slot, x.contiguous()) for slot, x in (("q", q), ("k", k), ("v", v)))
         if self.grouped:
             k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], -3) for x in (k, v))

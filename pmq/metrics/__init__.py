@@ -1,6 +1,6 @@
-"""Sensitivity metrics, one a file, all filling the same table.
+"""Sensitivity metrics, one per file, which all fill the same kind of table.
 
-The table is plain data, which the search reads without torch; the metrics, which need it, are loaded when asked for.
+The table is plain data that the search reads without torch. The metrics need torch and are imported on first access.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from pmq.metrics.base import Metric, Probe
     from pmq.metrics.registry import METRICS
 
-_HOMES = {"METRICS": "registry", "Metric": "base", "Probe": "base"}
+_MODULES = {"METRICS": "registry", "Metric": "base", "Probe": "base"}
 
 __all__ = ["METRICS", "Metric", "Probe", "SensitivityTable"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"pmq.metrics.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"pmq.metrics.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'pmq.metrics' has no attribute {name!r}")

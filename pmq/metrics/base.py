@@ -1,4 +1,4 @@
-"""What a sensitivity metric is."""
+"""Interface of sensitivity metrics."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ from pmq.metrics.table import SensitivityTable
 from pmq.quant import Simulator
 
 Choices = Mapping[str, Sequence[Choice]]
-#: give a journaled error, or nothing
+#: return a journaled error, or None
 Recall = Callable[[str, Choice], float | None]
-Found = tuple[str, Choice, float]  # component, choice, error
+Entry = tuple[str, Choice, float]  # component, choice, error
 #: journal an error
 Record = Callable[[str, Choice, float], None]
 
 
 class Journal(Protocol):
-    """Where sums over parts of the images are kept, so that a killed run goes on from them."""
+    """Store of partial sums over batches of images, from which a killed run resumes."""
 
     def recall(self, key: str) -> dict[str, Any] | None:
-        """Give what was kept under ``key``, or nothing."""
+        """Return the value recorded under ``key``, or None."""
         ...
 
     def record(self, key: str, value: dict[str, Any]) -> None:
-        """Keep a value."""
+        """Record ``value`` under ``key``."""
         ...
 
 
 @dataclass
 class Probe:
-    """What a metric may look at.
+    """Inputs of a sensitivity metric: the model, the images and the settings.
 
     Attributes:
-        simulator: the model, to quantize one component or another.
+        simulator: the simulated model, which quantizes one component or another.
         images: ``(N, C, H, W)``; no labels are needed.
-        task: what the output means.
-        base: the allocation around which to measure; FP32 where it names nothing.
-        batch_size: images at once.
-        seed: for metrics that draw.
-        keep_outputs: keep what ``one_at_a_time`` gives, for several metrics that look at the same; what it took counts as
-            part of each one's ``seconds``.
-        journal: for sums over parts of the images; none is kept without.
+        task: what the model's outputs mean.
+        base: the allocation around which sensitivity is measured; components that it does not name stay in FP32.
+        batch_size: images per forward pass.
+        seed: random seed of the metrics that draw samples.
+        keep_outputs: whether to cache the outputs of ``one_at_a_time`` for several metrics that use the same ones; the
+            time they took counts as part of each such metric's ``seconds``.
+        journal: where partial sums over batches are recorded; None disables the journal.
     """
 
     simulator: Simulator
@@ -61,12 +61,12 @@ class Probe:
     seed: int = 0
     keep_outputs: bool = False
     journal: Journal | None = None
-    kept_outputs: dict[tuple[str, Choice], Tensor] = field(default_factory=dict, init=False, repr=False)
-    kept_s: float = field(default=0.0, init=False)
+    cached_outputs: dict[tuple[str, Choice], Tensor] = field(default_factory=dict, init=False, repr=False)
+    cached_outputs_s: float = field(default=0.0, init=False)
     _reference: Tensor | None = field(default=None, init=False, repr=False)
 
     def reference(self) -> Tensor:
-        """Outputs of FP32 ``(N, ...)``; computed once."""
+        """Return the FP32 outputs ``(N, ...)``; computed once."""
         if self._reference is None:
             self.simulator.apply({})
             self._reference = self.outputs()
@@ -75,24 +75,24 @@ class Probe:
 
     @torch.no_grad()
     def outputs(self) -> Tensor:
-        """Outputs of the model as it is quantized now ``(N, ...)``."""
+        """Return the outputs ``(N, ...)`` of the model as it is currently quantized."""
         device = next(self.simulator.model.parameters()).device
         return torch.cat([self.simulator.model(x.to(device)) for x in self.images.split(self.batch_size)])
 
 
 class Metric(ABC):
-    """Fills a sensitivity table. ``measure`` is public, subclasses write ``_measure``."""
+    """Base class of sensitivity metrics: callers use ``measure``, subclasses implement ``_measure``."""
 
     name: ClassVar[str]
-    #: whether errors are beside that of the allocation around which is measured, whose own are zero; or beside FP32
+    #: whether errors are differences from the base allocation's error (its own choices have error 0), not from FP32's
     relative: ClassVar[bool] = False
-    #: whether it is so quick, and errors so whole, that a search measures anew around the best of each round
-    renewed: ClassVar[bool] = False
-    #: whether it is made of outputs measured one at a time
+    #: whether it is fast enough, and its errors complete enough, for a search to remeasure around each round's best allocation
+    remeasured_each_round: ClassVar[bool] = False
+    #: whether it is computed from outputs with one component changed at a time
     measures_outputs: ClassVar[bool] = False
-    #: whether each error is found by itself, so that a journal of some can be gone on with; not from sums over all choices
+    #: whether each error is computed independently, so that a partial journal can be resumed; not from sums over all choices
     piecewise: ClassVar[bool] = True
-    #: whether errors are not all there is to its table, so that a journal of all does not make up for measuring
+    #: whether its table holds more than errors, so that a journal of all errors cannot replace the measurement
     has_effects: ClassVar[bool] = False
 
     def measure(
@@ -102,41 +102,44 @@ class Metric(ABC):
         recall: Recall = lambda name, choice: None,
         record: Record = lambda name, choice, error: None,
     ) -> SensitivityTable:
-        """Measure every choice (FP32 is 0 by definition) of every component.
+        """Measure every choice of every component; the error of FP32 is 0 by definition.
 
         Args:
             probe: model and images.
             choices: component -> choices.
-            recall: gives errors that a killed run had journaled already.
-            record: is told each new error as soon as it is known.
+            recall: returns an error that a killed run has journaled already, or None.
+            record: called with each new error as soon as it is known.
+
+        Returns:
+            The filled table.
         """
-        start, saved = time.perf_counter(), probe.kept_s
+        start, cached_before = time.perf_counter(), probe.cached_outputs_s
         table = SensitivityTable(self.name)
-        wanted = [(name, choice) for name, options in choices.items() for choice in options if not choice.is_fp32]
-        known = {pair: error for pair in wanted if (error := recall(*pair)) is not None}
-        missing = [pair for pair in wanted if pair not in known]
+        requested = [(name, choice) for name, options in choices.items() for choice in options if not choice.is_fp32]
+        journaled = {pair: error for pair in requested if (error := recall(*pair)) is not None}
+        missing = [pair for pair in requested if pair not in journaled]
         if not self.piecewise and (missing or self.has_effects):
-            missing = wanted
-        for pair in wanted:
-            if pair in known:
-                table.put(*pair, known[pair])
-        todo: dict[str, list[Choice]] = {}
+            missing = requested
+        for pair in requested:
+            if pair in journaled:
+                table.put(*pair, journaled[pair])
+        to_measure: dict[str, list[Choice]] = {}
         for name, choice in missing:
-            todo.setdefault(name, []).append(choice)
+            to_measure.setdefault(name, []).append(choice)
         probe.simulator.apply(probe.base)
-        if todo:
-            for name, choice, error in self._measure(probe, todo, table):
+        if to_measure:
+            for name, choice, error in self._measure(probe, to_measure, table):
                 table.put(name, choice, error)
-                if (name, choice) not in known:
+                if (name, choice) not in journaled:
                     record(name, choice, error)
         probe.simulator.apply({})
         table.seconds = time.perf_counter() - start
-        if self.measures_outputs and saved == probe.kept_s:
-            table.seconds += saved
+        if self.measures_outputs and cached_before == probe.cached_outputs_s:
+            table.seconds += cached_before
         return table
 
     @abstractmethod
-    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterable[Found]:
+    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterable[Entry]:
         """Yield the errors to enter into ``table``; the simulator holds ``probe.base`` before and after."""
 
 
@@ -144,6 +147,6 @@ METRICS: Registry[Metric] = Registry("sensitivity metric")
 
 
 def register(cls: type[Metric]) -> type[Metric]:
-    """Make a metric known by its name."""
+    """Register a metric under its name."""
     METRICS.add(cls.name, cls())
     return cls

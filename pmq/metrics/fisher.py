@@ -1,4 +1,4 @@
-"""Estimated sensitivity: empirical Fisher information from a few backward passes, for all components at once."""
+"""Sensitivity estimated from the empirical Fisher information of all components at once, by a few backward passes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pmq.core.choice import Choice
 from pmq.core.component import Component
-from pmq.metrics.base import Found, Metric, Probe, register
-from pmq.metrics.passes import Losses, Recorder, Score, entries, inner_products, scored
+from pmq.metrics.base import Entry, Metric, Probe, register
+from pmq.metrics.passes import Losses, Recorder, Score, inner_products, sum_scores, table_entries
 from pmq.metrics.table import SensitivityTable
 from pmq.quant.gradients import DRAWS, log_likelihoods
 
@@ -21,56 +21,58 @@ class EmpiricalFisher(Metric):
 
     ``g`` is the gradient, at a component's output, of the log-likelihood of a label drawn from the model's own softmax;
     ``d`` is the error of that output when the component is quantized. This is the second-order expansion of the KL
-    divergence whose Hessian is the Fisher information. A feature extractor has no labels: random directions in the space
-    of its features take their place.
+    divergence, whose Hessian is the Fisher information. A feature extractor has no labels; random directions in its
+    feature space replace them.
     """
 
     name = "fisher"
     piecewise = False
-    renewed = True
+    remeasured_each_round = True
 
-    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
-        return _halved(probe, choices, by_image)
+    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Entry]:
+        return _fisher_entries(probe, choices, by_image)
 
 
 @register
 class ElementwiseFisher(Metric):
-    """Half the mean of ``sum(g**2 * d**2)`` at a layer's output: the diagonal of the Fisher information.
+    """Half the mean of ``sum(g**2 * d**2)`` at a layer's output, which is the diagonal of the Fisher information.
 
-    What gradient-based tools score with (NVIDIA Model Optimizer's ``auto_quantize``). Errors of a weight are taken at the
-    output of its layer, those of an activation at itself.
+    Gradient-based tools such as NVIDIA Model Optimizer's ``auto_quantize`` use this score. The error of a weight is taken
+    at its layer's output, the error of an activation at the activation itself.
     """
 
     name = "fisher_elementwise"
     piecewise = False
-    renewed = True
+    remeasured_each_round = True
 
-    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
-        return _halved(probe, choices, elementwise)
+    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Entry]:
+        return _fisher_entries(probe, choices, elementwise)
 
 
-def draws_of(probe: Probe) -> Losses:
-    """Log-likelihoods of drawn labels as losses."""
+def sampled_label_losses(probe: Probe) -> Losses:
+    """Return the losses of a batch: log-likelihoods of labels drawn from the model's own softmax."""
 
     def losses(first: int, output: Tensor) -> list[Tensor]:
-        # A generator for each batch: a run that is gone on with draws as one that was not killed.
+        # One generator per batch, so that a resumed run draws the same labels as an uninterrupted one.
         generator = torch.Generator().manual_seed(probe.seed * 1_000_003 + first)
         return log_likelihoods(output, probe.task, generator)
 
     return losses
 
 
-def _halved(probe: Probe, choices: Mapping[str, list[Choice]], score: Score) -> Iterator[Found]:
-    return entries(scored(probe, choices, draws_of(probe), score), choices, 0.5 / (DRAWS * len(probe.images)))
+def _fisher_entries(probe: Probe, choices: Mapping[str, list[Choice]], score: Score) -> Iterator[Entry]:
+    return table_entries(
+        sum_scores(probe, choices, sampled_label_losses(probe), score), choices, 0.5 / (DRAWS * len(probe.images))
+    )
 
 
 def by_image(recorder: Recorder, component: Component, changes: Sequence[Tensor], gradients: Tensor, n_images: int) -> Tensor:
-    """Sum of ``(g . d)**2`` over draws and images: ``(choices,)``."""
+    """Return the sum of ``(g . d)**2`` over draws and images: ``(choices,)``."""
     return inner_products(recorder, component, changes, gradients, n_images).square().sum((1, 2))
 
 
 def elementwise(recorder: Recorder, component: Component, changes: Sequence[Tensor], gradients: Tensor, n_images: int) -> Tensor:
-    """Sum of ``g**2 * d**2`` over draws and values: ``(choices,)``."""
+    """Return the sum of ``g**2 * d**2`` over draws and values: ``(choices,)``."""
     squares = gradients.square().sum(0)
     if component.role == "activation":
         return torch.stack([(squares * d.square()).sum() for d in changes])

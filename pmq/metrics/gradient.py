@@ -1,4 +1,4 @@
-"""First-order sensitivity around a quantized point."""
+"""First-order sensitivity around a quantized allocation."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ from torch import Tensor
 
 from pmq.core.choice import Choice
 from pmq.core.component import Component
-from pmq.metrics.base import Found, Metric, Probe, register
-from pmq.metrics.fisher import draws_of
-from pmq.metrics.passes import Recorder, entries, inner_products, scored
+from pmq.metrics.base import Entry, Metric, Probe, register
+from pmq.metrics.fisher import sampled_label_losses
+from pmq.metrics.passes import Recorder, inner_products, sum_scores, table_entries
 from pmq.metrics.table import SensitivityTable
 from pmq.quant.gradients import DRAWS, output_loss
 
 
 @register
 class FirstOrder(Metric):
-    """Gradient of the output's error at the base times a component's change, and half the Fisher information there.
+    """First-order change of the output's error around the base, plus half the Fisher information there.
 
-    The second-order expansion of the error around the base, gradients passing through quantizers as if they did nothing.
-    Around FP32 the gradient is zero, and this is ``fisher``. Errors are beside the base's own: less than zero is better.
+    This is the second-order expansion of the error around the base: its gradient times the component's change, plus the
+    Fisher term. Gradients pass through quantizers unchanged (straight-through). Around FP32 the gradient is zero and the
+    metric equals ``fisher``. Errors are relative to the base's own error; negative values are improvements.
     """
 
     name = "gradient"
     piecewise = False
     relative = True
 
-    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
+    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Entry]:
         reference = probe.reference()
-        draw = draws_of(probe)
+        label_losses = sampled_label_losses(probe)
 
         def losses(first: int, output: Tensor) -> list[Tensor]:
-            wanted = reference[first : first + len(output)].to(output.device)
-            return [output_loss(wanted, output, probe.task).sum(), *draw(first, output)]
+            expected = reference[first : first + len(output)].to(output.device)
+            return [output_loss(expected, output, probe.task).sum(), *label_losses(first, output)]
 
-        return entries(scored(probe, choices, losses, _expansion, self.relative), choices, 1 / len(probe.images))
+        return table_entries(sum_scores(probe, choices, losses, _expansion, self.relative), choices, 1 / len(probe.images))
 
 
 def _expansion(recorder: Recorder, component: Component, changes: Sequence[Tensor], gradients: Tensor, n_images: int) -> Tensor:

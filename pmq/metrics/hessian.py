@@ -1,4 +1,4 @@
-"""The Hessian's trace by Hutchinson's estimate."""
+"""Sensitivity from the Hessian's trace, estimated by Hutchinson's method."""
 
 from __future__ import annotations
 
@@ -11,57 +11,58 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pmq.core.choice import Choice
 from pmq.core.progress import track
-from pmq.metrics.base import Found, Metric, Probe, register
+from pmq.metrics.base import Entry, Metric, Probe, register
 from pmq.metrics.passes import Recorder
 from pmq.metrics.table import SensitivityTable
 from pmq.quant.gradients import output_loss
 
-#: random vectors for each batch
+#: random sign vectors per batch
 DRAWS = 2
 
 
 @register
 class HessianTrace(Metric):
-    """Half the mean of the Hessian's diagonal over a component times the squared error of its values: HAWQ-V2 (1911.03852).
+    """Half the mean Hessian diagonal of a component times the squared error of its values: HAWQ-V2 (1911.03852).
 
-    The Hessian is that of the output's error against FP32, its trace over a weight, or over an activation of one image,
-    the mean of ``v . H v`` over random signs ``v`` (Hutchinson), with two backward passes each. Signs of a stage's
-    components are drawn at once: what one of them adds to another's product is zero on average. With all of the model's
-    drawn at once, which takes a tenth of the time, the rest of zero that remains drowns small
-    traces; what is still below its standard error counts as that.
+    The Hessian is that of the output's error against FP32. Its trace over a weight, or over an activation of one image, is
+    the mean of ``v . H v`` over random signs ``v`` (Hutchinson), which takes two backward passes each. The signs of all
+    components of a stage are drawn together: the cross terms between components are zero on average. Drawing the signs of
+    the whole model together takes a tenth of the time, but the remaining noise of the cross terms drowns small traces. A
+    trace below its standard error is replaced by the standard error.
     """
 
     name = "hawq"
 
-    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
+    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Entry]:
         simulator, generator = probe.simulator, torch.Generator().manual_seed(probe.seed)
         reference = probe.reference().split(8)
         components = [simulator.inventory[name] for name in choices]
-        weights = {c.name: simulator.instrument.layer(c.name).weight for c in components if c.role == "weight"}
+        weights = {c.name: simulator.layer(c.name).weight for c in components if c.role == "weight"}
         device = next(simulator.model.parameters()).device
         traces: dict[str, list[float]] = {name: [] for name in choices}
         errors: dict[tuple[str, Choice], float] = {}
         frozen = [w for w in weights.values() if not w.requires_grad]
         for weight in frozen:
             weight.requires_grad_(True)
-        with sdpa_kernel(SDPBackend.MATH), Recorder(simulator, probe.base, components) as recorder:  # others bend once only
-            for wanted, batch in zip(reference, track(probe.images.split(8), "estimating traces"), strict=True):
+        # Only the math kernel of attention can be differentiated twice.
+        with sdpa_kernel(SDPBackend.MATH), Recorder(simulator, probe.base, components) as recorder:
+            for expected, batch in zip(reference, track(probe.images.split(8), "estimating traces"), strict=True):
                 with torch.enable_grad():
                     output = recorder.run(batch.to(device))
                     points = {c.name: weights.get(c.name, recorder.outputs[c.name]) for c in components}
-                    loss = output_loss(wanted.to(device), output, probe.task).sum()
+                    loss = output_loss(expected.to(device), output, probe.task).sum()
                     gradients = dict(
                         zip(points, torch.autograd.grad(loss, list(points.values()), create_graph=True), strict=True)
                     )
                     for stage in sorted({c.stage for c in components}):
                         names = [c.name for c in components if c.stage == stage]
-                        for name, drawn in _samples(names, gradients, points, generator).items():
-                            traces[name] += [value / len(batch) for value in drawn]
+                        for name, samples in _samples(names, gradients, points, generator).items():
+                            traces[name] += [value / len(batch) for value in samples]
                 with torch.no_grad():
                     for component in components:
-                        row, share = choices[component.name], len(batch) / len(probe.images)
+                        options, share = choices[component.name], len(batch) / len(probe.images)
                         per_image = 1 if component.role == "weight" else len(batch)
-                        for choice, d in zip(row, recorder.changes(component, row), strict=True):
+                        for choice, d in zip(options, recorder.changes(component, options), strict=True):
                             error = float(d.double().square().sum()) / per_image * share
                             errors[component.name, choice] = errors.get((component.name, choice), 0.0) + error
         for weight in frozen:
@@ -73,7 +74,7 @@ class HessianTrace(Metric):
 def _samples(
     names: Sequence[str], gradients: Mapping[str, Tensor], points: Mapping[str, Tensor], generator: torch.Generator
 ) -> dict[str, list[float]]:
-    """``v . H v`` over each of ``points``, those of ``names`` alone, for each draw."""
+    """Return ``v . H v`` of each of ``names``, one value per draw; signs of ``names`` alone are drawn."""
     tensors = [points[name] for name in names]
     samples: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(DRAWS):
@@ -86,5 +87,5 @@ def _samples(
 
 
 def _trace(samples: list[float]) -> float:
-    """Mean of the samples; where that is less than its standard error, or negative, the standard error."""
+    """Return the mean of the samples, or their standard error where the mean is smaller or negative."""
     return max(statistics.fmean(samples), statistics.stdev(samples) / len(samples) ** 0.5)

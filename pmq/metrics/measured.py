@@ -1,4 +1,4 @@
-"""Measured sensitivity: change one component, run the model, look at its output."""
+"""Measured sensitivity: change one component, run the model and compare its outputs."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from torch import Tensor
 
 from pmq.core.choice import FLOAT, Choice
 from pmq.core.progress import track
-from pmq.metrics.base import Found, Metric, Probe, register
+from pmq.metrics.base import Entry, Metric, Probe, register
 from pmq.metrics.table import SensitivityTable
 from pmq.quant import output_error
 
 
 @torch.no_grad()
 def one_at_a_time(probe: Probe, choices: Mapping[str, list[Choice]]) -> Iterator[tuple[str, Choice, Tensor]]:
-    """Outputs ``(N, ...)`` of the base with one component changed, for each component and choice.
+    """Yield the outputs ``(N, ...)`` of the base with one component changed, for each component and choice.
 
-    The forward pass restarts at the stage that holds the component, from that stage's cached input: half the work on
-    average. Components go stage by stage, so that only one stage's input is held at a time.
+    The forward pass restarts at the stage that holds the component, from that stage's cached input, which halves the work
+    on average. Components are processed stage by stage, so that only one stage's input is held at a time.
     """
     if probe.keep_outputs:
-        missing = {n: left for n, row in choices.items() if (left := [c for c in row if (n, c) not in probe.kept_outputs])}
+        cached = probe.cached_outputs
+        missing = {n: new for n, options in choices.items() if (new := [c for c in options if (n, c) not in cached])}
         start = time.perf_counter()
-        probe.kept_outputs |= {(name, choice): output for name, choice, output in _changed_outputs(probe, missing)}
-        probe.kept_s += time.perf_counter() - start if missing else 0.0
-        yield from ((name, choice, probe.kept_outputs[name, choice]) for name, row in choices.items() for choice in row)
+        probe.cached_outputs |= {(name, choice): output for name, choice, output in _changed_outputs(probe, missing)}
+        probe.cached_outputs_s += time.perf_counter() - start if missing else 0.0
+        yield from ((name, choice, probe.cached_outputs[name, choice]) for name, options in choices.items() for choice in options)
     else:
         yield from _changed_outputs(probe, choices)
 
@@ -37,28 +38,28 @@ def _changed_outputs(probe: Probe, choices: Mapping[str, list[Choice]]) -> Itera
     simulator = probe.simulator
     device = next(simulator.model.parameters()).device
     inputs = [batch.to(device) for batch in probe.images.split(probe.batch_size)]
-    at = 0
-    pairs = [(simulator.inventory[name], choice) for name, row in choices.items() for choice in row]
+    stage = 0
+    pairs = [(simulator.inventory[name], choice) for name, options in choices.items() for choice in options]
     pairs.sort(key=lambda pair: pair[0].stage)  # stable: model order within a stage
     for component, choice in track(pairs, "measuring sensitivity"):
-        if component.stage != at:
-            inputs = [simulator.run(x, at, component.stage) for x in inputs]
-            at = component.stage
+        if component.stage != stage:
+            inputs = [simulator.run(x, stage, component.stage) for x in inputs]
+            stage = component.stage
         simulator.set(component.name, choice)
         try:
-            outputs = [simulator.run(x, at) for x in inputs]
+            outputs = [simulator.run(x, stage) for x in inputs]
         finally:
             simulator.set(component.name, probe.base.get(component.name, FLOAT))
         yield component.name, choice, torch.cat(outputs)
 
 
-class _OfOutputs(Metric):
-    """Mean error of the outputs with one component changed, beside that of the base itself (zero around FP32)."""
+class _OutputMetric(Metric):
+    """Mean error of the outputs with one component changed, minus that of the base itself (zero around FP32)."""
 
     relative = True
     measures_outputs = True
 
-    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
+    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Entry]:
         reference = probe.reference()
         start = float(self._errors(reference, probe.outputs(), probe).mean())
         for name, choice, output in one_at_a_time(probe, choices):
@@ -66,12 +67,12 @@ class _OfOutputs(Metric):
 
     @abstractmethod
     def _errors(self, reference: Tensor, output: Tensor, probe: Probe) -> Tensor:
-        """Error of each image ``(N,)``."""
+        """Return the error of each image ``(N,)``."""
 
 
 @register
-class OneAtATime(_OfOutputs):
-    """Mean KL divergence from FP32 with one component changed, beside that of the base itself."""
+class OneAtATime(_OutputMetric):
+    """Mean KL divergence from FP32 with one component changed, minus that of the base itself."""
 
     name = "measured"
 
@@ -80,8 +81,8 @@ class OneAtATime(_OfOutputs):
 
 
 @register
-class OutputDistance(_OfOutputs):
-    """Mean squared distance of the outputs from FP32's with one component changed, beside that of the base itself."""
+class OutputDistance(_OutputMetric):
+    """Mean squared distance of the outputs from FP32's with one component changed, minus that of the base itself."""
 
     name = "l2"
 

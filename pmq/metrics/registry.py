@@ -1,4 +1,7 @@
-"""The metrics there are. A new one: a file with a subclass of ``Metric`` and ``@register``, imported here."""
+"""Registry of all metrics.
+
+To add a metric, write a file with a subclass of ``Metric`` decorated with ``@register`` and import it here.
+"""
 
 from pmq.metrics.base import METRICS
 from pmq.metrics.fisher import ElementwiseFisher, EmpiricalFisher

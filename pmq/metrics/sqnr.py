@@ -1,4 +1,4 @@
-"""Local sensitivity: noise against signal where it is made."""
+"""Local sensitivity: quantization noise relative to the signal at the component itself."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import torch
 
 from pmq.core.choice import Choice
 from pmq.core.progress import track
-from pmq.metrics.base import Found, Metric, Probe, register
+from pmq.metrics.base import Entry, Metric, Probe, register
 from pmq.metrics.passes import Recorder
 from pmq.metrics.table import SensitivityTable
 
 
 @register
 class NoiseToSignal(Metric):
-    """The inverse of the signal-to-quantization-noise ratio, a weight's at the output of its layer, an activation's at itself.
+    """Inverse signal-to-quantization-noise ratio, of a weight at its layer's output, of an activation at itself.
 
-    It looks at no other layer and not at the model's output: what layer-wise tools (PPQ, AIMET) rank by.
+    It considers neither other layers nor the model's output. Layer-wise tools (PPQ, AIMET) rank by it.
     """
 
     name = "sqnr"
 
     @torch.no_grad()
-    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
+    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Entry]:
         simulator = probe.simulator
         components = [simulator.inventory[name] for name in choices]
         device = next(simulator.model.parameters()).device

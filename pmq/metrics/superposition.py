@@ -1,4 +1,4 @@
-"""Superposition: keep how each choice changes the output, and judge the sum of the changes."""
+"""Superposition: record how each choice changes the output, and evaluate the sum of the changes."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import Tensor
 from pmq.core.choice import Choice
 from pmq.core.errors import PmqError
 from pmq.core.task import Task
-from pmq.metrics.base import Found, Metric, Probe, register
+from pmq.metrics.base import Entry, Metric, Probe, register
 from pmq.metrics.measured import one_at_a_time
 from pmq.metrics.table import Effects, SensitivityTable
 from pmq.quant import output_error, to_logits, unit_norm
 
-#: classes of each image kept by themselves; all others count as one
+#: logits per image: its most probable classes, and one for all others together
 CLASSES = 16
 
 
 @register
 class Superposition(Metric):
-    """``measured``, and beside each error the whole difference of the logits behind it.
+    """``measured``, which also keeps the difference of the logits behind each error.
 
     The logits of an allocation are predicted as those of FP32 plus the differences of its components, and its error is
-    the divergence of those: that sees errors that cancel or add up, and the softmax's curvature, which no sum of errors
-    does. The most probable classes of each image are kept, the others together as one.
+    the divergence of the predicted logits. Unlike a sum of errors, this accounts for errors that cancel or add up and for
+    the softmax's curvature. The most probable classes of each image are kept; the other classes are merged into one.
     """
 
     name = "superposition"
@@ -35,7 +35,7 @@ class Superposition(Metric):
     has_effects = True
 
     @torch.no_grad()
-    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Found]:
+    def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Entry]:
         reference = probe.reference()
         reduce = _Reduction(reference, probe.task)
         outputs = probe.outputs()
@@ -47,21 +47,21 @@ class Superposition(Metric):
 
 
 class _Reduction:
-    """Logits ``(N, C)`` to those of the reference's most probable classes and one for all others ``(N, CLASSES)``."""
+    """Reduces logits ``(N, C)`` to the reference's most probable classes and one for all others ``(N, CLASSES)``."""
 
     def __init__(self, reference: Tensor, task: Task) -> None:
         self.task = task
         if task.loss is not None:
-            raise PmqError("metric 'superposition' knows the model's own outputs alone; with a loss of your own take another")
+            raise PmqError("metric 'superposition' does not support a custom loss; choose another `metric`")
         if task.decides and not task.once:
             raise PmqError(
-                f"metric 'superposition' knows one decision for each image, task {task.name!r} has several; take another"
+                f"metric 'superposition' needs one decision per image; task {task.name!r} has several; choose another `metric`"
             )
         if task.decides:
             reference = to_logits(reference, task)
-            kept = min(CLASSES - 1, reference.shape[1] - 1)
+            n_top = min(CLASSES - 1, reference.shape[1] - 1)
             order = reference.argsort(1, descending=True)
-            self._columns = order[:, :kept], order[:, kept:]
+            self._columns = order[:, :n_top], order[:, n_top:]
         else:
             self._norm = unit_norm(reference, task)
 
@@ -69,5 +69,5 @@ class _Reduction:
         if not self.task.decides:
             return (outputs.flatten(1) / self._norm).cpu()
         logits = to_logits(outputs, self.task)
-        kept, rest = (logits.gather(1, columns) for columns in self._columns)
-        return torch.cat([kept, rest.logsumexp(1, keepdim=True)], 1).cpu()
+        top, rest = (logits.gather(1, columns) for columns in self._columns)
+        return torch.cat([top, rest.logsumexp(1, keepdim=True)], 1).cpu()

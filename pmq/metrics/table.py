@@ -1,4 +1,4 @@
-"""The table every metric fills: component x choice -> error. No torch here."""
+"""The table that every metric fills, component x choice -> error; independent of torch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pmq.core.task import Task
 
 @dataclass
 class Effects:
-    """How each choice of each component changes the model's output, image by image, not just by how much.
+    """How each choice of each component changes the model's output, image by image.
 
     Attributes:
-        reference: logits of FP32 ``(N, M)``; or features, each image's over their norm.
-        start: the same of the allocation around which was measured.
-        task: what they mean.
-        changes: component -> choice -> what is added to ``start`` ``(N, M)``.
+        reference: FP32 logits ``(N, M)``; of a feature extractor, each image's features divided by their norm.
+        start: the same of the allocation around which sensitivity was measured.
+        task: what the outputs mean.
+        changes: component -> choice -> what the choice adds to ``start`` ``(N, M)``.
     """
 
     reference: NDArray[np.float32]
@@ -34,13 +34,13 @@ class Effects:
 
 @dataclass
 class SensitivityTable:
-    """Error at the model's output that each choice of each component causes by itself.
+    """Error at the model's output that each choice of each component causes on its own.
 
     Attributes:
-        metric: name of the metric that filled it.
+        metric: name of the metric that filled the table.
         errors: component -> choice -> error; FP32 is 0.
-        seconds: what filling it took.
-        effects: how they change the output, where the metric keeps that.
+        seconds: time that filling the table took.
+        effects: how the choices change the output, if the metric records that.
     """
 
     metric: str
@@ -50,7 +50,7 @@ class SensitivityTable:
 
     @classmethod
     def zeros(cls, choices: Mapping[str, Sequence[Choice]]) -> SensitivityTable:
-        """Make a table in which nothing makes an error, for questions of cost alone."""
+        """Return a table in which every error is zero, for computing costs alone."""
         return cls("zeros", {name: dict.fromkeys(row, 0.0) for name, row in choices.items()})
 
     def put(self, name: str, choice: Choice | WidthChoice, error: float) -> None:
@@ -58,17 +58,19 @@ class SensitivityTable:
         self.errors.setdefault(name, {})[choice] = error
 
     def get(self, name: str, choice: Choice | WidthChoice) -> float:
-        """Read an error.
+        """Return an error.
 
         Raises:
-            PmqError: it was not measured.
+            PmqError: the error was not measured.
         """
         if choice.is_fp32:
             return 0.0
         try:
             return self.errors[name][choice]
         except KeyError:
-            raise PmqError(f"{self.metric} has no sensitivity of {name!r} at {choice.label} bits") from None
+            raise PmqError(
+                f"metric {self.metric!r} has no sensitivity of {name!r} at {choice.label} bits; measure it first"
+            ) from None
 
     def __iter__(self) -> Iterator[tuple[str, Choice | WidthChoice, float]]:
         for name, row in self.errors.items():
@@ -76,16 +78,16 @@ class SensitivityTable:
                 yield name, choice, error
 
     def widths(self) -> pd.DataFrame:
-        """Errors of keeping part of units, a row for each."""
-        kept = [(name, choice, error) for name, choice, error in self if isinstance(choice, WidthChoice)]
+        """Return the errors of width choices, one row each."""
+        entries = [(name, choice, error) for name, choice, error in self if isinstance(choice, WidthChoice)]
         rows = [
             {"unit": n, "kept": c.label, "share": c.unit.share, "heads": c.unit.kept_heads, "error": error}
-            for n, c, error in kept
+            for n, c, error in entries
         ]
         return pd.DataFrame(rows, columns=["unit", "kept", "share", "heads", "error"])
 
     def frame(self, inventory: Inventory) -> pd.DataFrame:
-        """Lay the table out, a row for each component and choice; widths have :meth:`widths`."""
+        """Return the table with one row per component and choice; :meth:`widths` returns the width choices."""
         rows = []
         for name, choice, error in self:
             if isinstance(choice, WidthChoice):

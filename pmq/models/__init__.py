@@ -1,4 +1,4 @@
-"""Models: where they come from, what they are called, and what their outputs mean."""
+"""Models: creation, names and descriptions, preparation of users' modules, and the meaning of outputs."""
 
 from pmq.models.create import create_model
 from pmq.models.describe import class_names, model_info, model_label

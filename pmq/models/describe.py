@@ -1,4 +1,4 @@
-"""What is known of a model: its name and classes, and the images that it was built for."""
+"""Descriptions of models: name, classes, and the images that a model was built for."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from pmq.models.weights import weights_sha256
 
 
 def model_info(model: nn.Module, image: Sequence[int] | None = None) -> ModelInfo:
-    """Describe any module: its name, classes, weights and preprocessing; a pruned one as what it was before.
+    """Describe a module: name, classes, hash of the weights, and preprocessing.
 
-    ``image`` is the shape ``(C, H, W)`` of the images it will see, where that is known.
+    A pruned model has the hash of the weights it was pruned from. ``image`` is the shape ``(C, H, W)`` of the images the model
+    will see, where that is known.
     """
     return ModelInfo(
         name=model_name(model),
@@ -31,28 +32,29 @@ def model_info(model: nn.Module, image: Sequence[int] | None = None) -> ModelInf
 
 
 def model_name(model: nn.Module) -> str:
-    """Tell timm's ``arch.tag`` of a model, or the name of its class."""
+    """Return timm's ``arch.tag`` of a model, or the name of its class."""
     config = getattr(model, "pretrained_cfg", None) or {}
     name, tag = config.get("architecture") or type(model).__name__, config.get("tag")
     return f"{name}.{tag}" if tag else name
 
 
 def model_label(model: nn.Module) -> str:
-    """Tell a model's name, and if it is pruned, how: what latencies are kept by."""
+    """Return the key of a model's latency tables: its name, with digests of its arguments and its pruning plan."""
     name, plan = model_name(model), getattr(model, "pruning_plan", None)
-    for added in (getattr(model, "made_with", ""), plan and f"pruned-{plan.digest}"):
-        name += f"{'-' if '.' in name else '.'}{added}" if added else ""
+    for suffix in (getattr(model, "made_with", ""), plan and f"pruned-{plan.digest}"):
+        name += f"{'-' if '.' in name else '.'}{suffix}" if suffix else ""
     return name
 
 
 def class_names(model: nn.Module) -> list[str]:
-    """What a model calls its classes: by its own config, or ImageNet-1k's where there are a thousand; else nothing.
+    """Return the names of a model's classes, or an empty list where they are unknown.
 
-    Of ImageNet's synonyms the first, unless two classes share it.
+    They are those of the model's own config, or ImageNet-1k's for a model with 1000 classes. ImageNet's names are shortened to
+    the first synonym, unless two classes share it.
     """
-    own = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
-    if own and len(own) == getattr(model, "num_classes", 0):
-        return list(own)
+    labels = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
+    if labels and len(labels) == getattr(model, "num_classes", 0):
+        return list(labels)
     if getattr(model, "num_classes", 0) != 1000:
         return []
     ensure_torchvision()
@@ -65,15 +67,18 @@ def class_names(model: nn.Module) -> list[str]:
 
 
 def input_size(model: nn.Module) -> list[int]:
-    """Channels, height and width of the images that a model was built for, as far as it tells."""
+    """Return channels, height and width of the images that a model was built for, as far as it states them."""
     return list(model_data_config(model)["input_size"])
 
 
 def model_data_config(model: nn.Module, image: Sequence[int] | None = None) -> dict[str, Any]:
-    """Give timm's description of preprocessing, corrected where a model was built for other images than that says.
+    """Return timm's description of a model's preprocessing, with the size of the images the model was built for.
 
-    Of a model that does not say how values are prepared (``mean`` and ``std``), it is the size of its images alone.
-    ``image`` is the shape ``(C, H, W)`` of the images it will see, where that is known.
+    A model that does not declare ``mean`` and ``std`` gets only the ``input_size``. ``image`` is the shape ``(C, H, W)`` of the
+    images the model will see, where that is known.
+
+    Raises:
+        PmqError: the model's ``mean`` or ``std`` are not numbers.
     """
     ensure_torchvision()
     from timm.data import resolve_model_data_config
@@ -82,35 +87,35 @@ def model_data_config(model: nn.Module, image: Sequence[int] | None = None) -> d
     channels, *size = config["input_size"]
     size = [*(_size(model) or size)]
     built = [*image] if image is not None else [_channels(model, channels, size) or channels, *size]
-    if not says_preparation(model):
+    if not declares_normalization(model):
         return {"input_size": built}
     for key in ("mean", "std"):
-        config[key] = _figures(key, config[key])
+        config[key] = _channel_values(key, config[key])
         if len(config[key]) != built[0]:
             config[key] = [sum(config[key]) / len(config[key])] * built[0]
     return config | {"input_size": built}
 
 
-def _figures(key: str, told: Any) -> list[float]:
-    """The figures of each channel that a model tells, or the one for all of them.
+def _channel_values(key: str, declared: Any) -> list[float]:
+    """Return the values that a model declares for each channel, or for all channels at once, as a list.
 
     Raises:
-        PmqError: they are none.
+        PmqError: they are not numbers.
     """
-    values = told if isinstance(told, list) else [told]
+    values = declared if isinstance(declared, list) else [declared]
     if not values or not all(isinstance(value, int | float) for value in values):
-        raise PmqError(f"the model's own config has {key} {shown(told)}; it is a number for each channel of its images")
+        raise PmqError(f"the model's own config has {key} {shown(declared)}; it must be a number per channel of the images")
     return values
 
 
-def says_preparation(model: nn.Module) -> bool:
-    """Whether a model tells how its images are prepared."""
-    told = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
-    return "mean" in told and "std" in told
+def declares_normalization(model: nn.Module) -> bool:
+    """Return whether a model's config declares the ``mean`` and ``std`` of its images."""
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+    return "mean" in config and "std" in config
 
 
 def _size(model: nn.Module) -> tuple[int, int] | None:
-    """Height and width that the first module which tells any tells: what embeds patches, as a rule."""
+    """Return the image size of the first module that states one, usually the patch embedding; None if none does."""
     for module in model.modules():
         for name in ("img_size", "image_size"):
             size = getattr(module, name, None)
@@ -121,16 +126,16 @@ def _size(model: nn.Module) -> tuple[int, int] | None:
 
 
 class _Reached(Exception):
-    """A layer sees the image, or what was made of it."""
+    """Raised at the first layer of a forward pass, to stop it."""
 
 
 def _channels(model: nn.Module, channels: int, size: Sequence[int]) -> int | None:
-    """How many channels the first layer takes, if it is a convolution of the image or of its patches; else nothing."""
-    found: list[int] = []
+    """Return the input channels of the first layer, if it is a convolution over the image or its patches; else None."""
+    in_channels: list[int] = []
 
     def stop(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
         if isinstance(layer, nn.Conv2d) and args and args[0].shape[1] == channels:
-            found.append(layer.in_channels)
+            in_channels.append(layer.in_channels)
         raise _Reached
 
     image = torch.zeros(1, channels, *size)
@@ -140,4 +145,4 @@ def _channels(model: nn.Module, channels: int, size: Sequence[int]) -> int | Non
         model(image)
     for hook in hooks:
         hook.remove()
-    return found[0] if found else None
+    return in_channels[0] if in_channels else None

@@ -1,4 +1,4 @@
-"""The embedded default: a small ViT trained on Fashion-MNIST that ships inside the package."""
+"""Embedded default model: a small ViT trained on Fashion-MNIST that ships inside the package."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CLASSES = (
     "Bag",
     "Ankle boot",
 )
-#: timm's description of how images reach the model; mean and std are those of the 60,000 training images.
+#: preprocessing in timm's form; mean and std are those of the 60,000 training images
 PRETRAINED_CFG: dict[str, Any] = {
     "architecture": EMBEDDED_NAME,
     "input_size": (1, 28, 28),
@@ -48,7 +48,7 @@ PRETRAINED_CFG: dict[str, Any] = {
 
 
 def embedded_architecture(**overrides: Any) -> torch.nn.Module:
-    """Make the untrained timm ``VisionTransformer`` of the embedded default."""
+    """Create the untrained timm ``VisionTransformer`` of the embedded default model."""
     ensure_torchvision()
     import timm
 

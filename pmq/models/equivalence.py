@@ -1,4 +1,4 @@
-"""Proof that a rewriting of a model's weights leaves its outputs as they are; what fails it is undone."""
+"""Check that a rewriting of a model's weights leaves its outputs unchanged; a rewriting that fails is undone."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from pmq.core.errors import PmqError
 from pmq.core.progress import message
 
-#: largest relative difference of outputs that counts as rounding, see :func:`relative_error`
+#: largest relative difference of outputs that is attributed to rounding, see :func:`relative_error`
 TOLERANCE = 1e-4
-#: images on which outputs are compared, and how many at once
+#: number of images on which outputs are compared, and batch size
 IMAGES, BATCH = 16, 8
 
 
 @dataclass(frozen=True)
 class Rewriting:
-    """What came of a rewriting: its name, the relative error of the outputs after it, and whether it was kept."""
+    """Result of a rewriting: its name, the relative error of the outputs after it, and whether it was kept."""
 
     name: str
     error: float
@@ -29,25 +29,25 @@ class Rewriting:
 
 
 class Equivalence:
-    """Compares a model with itself as it was, on images.
+    """Comparison of a model's outputs with those of its original state.
 
     Args:
-        model: in evaluation mode, as it is to stay.
-        images: ``(N, C, H, W)``, of which the first are looked at.
+        model: the original model, in evaluation mode.
+        images: ``(N, C, H, W)``; the first ``IMAGES`` of them are used.
     """
 
     @torch.no_grad()
     def __init__(self, model: nn.Module, images: Tensor) -> None:
         self._original, self._images = copy.deepcopy(model), images[:IMAGES]
-        self._wanted = _outputs(model, self._images)
+        self._expected = _outputs(model, self._images)
         self._exact: Tensor | None = None
 
     @torch.no_grad()
     def apply(self, name: str, model: nn.Module, rewrite: Callable[[], None]) -> Rewriting:
-        """Let ``rewrite`` change the weights of ``model`` in place, and undo it if its outputs are others then.
+        """Run ``rewrite``, which changes the weights of ``model`` in place, and undo it if the outputs change.
 
-        Outputs are compared in single precision, and where they differ by more than ``TOLERANCE`` again in double, which
-        tells an error from the rounding that a deep model magnifies. A line tells what was undone.
+        Outputs are compared in single precision and, where they differ by more than ``TOLERANCE``, again in double precision,
+        which separates errors from the rounding that a deep model magnifies. A message reports a rewriting that was undone.
         """
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         rewrite()
@@ -55,51 +55,52 @@ class Equivalence:
         if error <= TOLERANCE:
             return Rewriting(name, error, True)
         _restore(model, before)
-        message(f"{name} would change what this model computes (relative error {error:.2g}): left out")
+        message(f"{name} would change the outputs of this model (relative error {error:.2g}) and is not applied")
         return Rewriting(name, error, False)
 
     @torch.no_grad()
     def error(self, model: nn.Module) -> float:
-        """Relative difference of a model's outputs from those of the original: that in double precision if it is large."""
-        error = relative_error(self._wanted, _outputs(model, self._images))
+        """Return the relative error of a model's outputs to the original's, in double precision if it exceeds ``TOLERANCE``."""
+        error = relative_error(self._expected, _outputs(model, self._images))
         if error <= TOLERANCE:
             return error
         try:
             if self._exact is None:
                 self._exact = _in_double(self._original, self._images)
             return relative_error(self._exact, _in_double(model, self._images))
-        except RuntimeError:  # a forward that names a precision of its own cannot be run in another
+        except RuntimeError:  # a forward with a hard-coded precision cannot run in another
             return error
 
 
 @torch.no_grad()
 def check_captured(module: nn.Module, model: nn.Module, images: Tensor) -> None:
-    """Raise unless ``model``, a graph captured of ``module``, computes the same on ``images`` ``(N, C, H, W)``.
+    """Check that ``model``, captured from ``module``, computes the same outputs on ``images`` ``(N, C, H, W)``.
 
     Raises:
-        PmqError: it does not: the module's forward decides by what it is given, or by chance.
+        PmqError: the outputs differ, as the module's forward depends on its input's values or on random numbers.
     """
     error = Equivalence(module, images.to(next(module.parameters()).device)).error(model)
     if error > TOLERANCE:
         raise PmqError(
-            f"the graph captured of {type(module).__name__} computes something else than it does (relative error {error:.2g}); "
-            "its forward must not depend on chance, on values of tensors, or on how many images it is given"
+            f"the graph captured from {type(module).__name__} computes other outputs (relative error {error:.2g}); its forward "
+            "must not depend on random numbers, on values of tensors, or on the number of images"
         )
 
 
-def relative_error(wanted: Tensor, found: Tensor) -> float:
-    """``|y - y0|`` of the image where it is largest, over the root mean square of ``|y0|``: ``(N, ...)``, ``(N, ...)``.
+def relative_error(expected: Tensor, actual: Tensor) -> float:
+    """Return the largest ``|y - y0|`` of an image over the root mean square of ``|y0|``.
 
-    Not over each image's own: a single logit may be as near to zero as it likes. Infinite where ``y`` is not finite.
+    ``expected`` is ``y0`` ``(N, ...)`` and ``actual`` is ``y`` ``(N, ...)``. The denominator is common to all images, as a single
+    logit of one image may be close to zero. The error is infinite where ``y`` is not finite.
 
     >>> relative_error(torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 4.5]]))
     0.1
     """
-    wanted, found = wanted.flatten(1).double(), found.flatten(1).double()
-    if not bool(found.isfinite().all()):
+    expected, actual = expected.flatten(1).double(), actual.flatten(1).double()
+    if not bool(actual.isfinite().all()):
         return math.inf
-    size = wanted.square().sum(1).mean().sqrt().clamp(min=1e-30)
-    return float((found - wanted).norm(dim=1).max() / size)
+    size = expected.square().sum(1).mean().sqrt().clamp(min=1e-30)
+    return float((actual - expected).norm(dim=1).max() / size)
 
 
 def _outputs(model: nn.Module, images: Tensor) -> Tensor:
@@ -114,7 +115,7 @@ def _in_double(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _restore(model: nn.Module, before: Mapping[str, Tensor]) -> None:
-    """Give parameters the values they had; those that a rewriting added go."""
+    """Restore parameters to their earlier values and remove those that a rewriting added."""
     for name, parameter in list(model.named_parameters()):
         if name in before:
             parameter.data.copy_(before[name])

@@ -1,4 +1,4 @@
-"""Refuse models whose numbers are no numbers: of what they compute nothing can be measured."""
+"""Checks that the parameters and outputs of a model are finite, as nothing can be measured on NaN or infinity."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ _WHAT_TO_DO = "check checkpoint and preprocessing"
 
 
 def check_finite(model: nn.Module, images: Tensor | None = None, batch_size: int = 16) -> None:
-    """Raise if parameters or buffers of ``model`` are not finite, or its outputs on ``images`` ``(N, C, H, W)``.
+    """Check that parameters and buffers of ``model``, and its outputs on ``images`` ``(N, C, H, W)``, are finite.
+
+    Buffers may contain ``-inf``, as masks do.
 
     Raises:
-        PmqError: they are not, it names the first of them; or the model fails on such images.
+        PmqError: a parameter, buffer or output is not finite, the first of which is named; or the model fails on the images.
     """
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
-            raise PmqError(f"{name!r} of the model holds {_met(parameter)}; {_WHAT_TO_DO}")
+            raise PmqError(f"{name!r} of the model contains {_kind(parameter)}; {_WHAT_TO_DO}")
     for name, tensor in model.named_buffers():
-        if tensor.isnan().any() or tensor.isposinf().any():  # masks are made of -inf
-            raise PmqError(f"{name!r} of the model holds {_met(tensor)}; {_WHAT_TO_DO}")
+        if tensor.isnan().any() or tensor.isposinf().any():  # masks contain -inf
+            raise PmqError(f"{name!r} of the model contains {_kind(tensor)}; {_WHAT_TO_DO}")
     if images is not None:
         device = next(model.parameters()).device
         for batch in images.split(batch_size):
@@ -33,24 +35,24 @@ def check_finite(model: nn.Module, images: Tensor | None = None, batch_size: int
 
 
 def check_outputs(model: nn.Module, images: Tensor, output: Tensor) -> None:
-    """Raise if the ``output`` of a model on ``images`` is not finite.
+    """Check that the ``output`` of a model on ``images`` is finite.
 
     Raises:
-        PmqError: it is not; it names the module that computed the first value that is not.
+        PmqError: the output is not finite; the message names the first module whose output is not.
     """
     if output.isfinite().all():
         return
     if not images.isfinite().all():
-        raise PmqError(f"the images hold {_met(images)}; {_WHAT_TO_DO}")
-    found: list[str] = []
+        raise PmqError(f"the images contain {_kind(images)}; {_WHAT_TO_DO}")
+    faulty: list[str] = []
 
-    def look(name: str, output: Any) -> None:
+    def inspect(name: str, output: Any) -> None:
         outputs = output if isinstance(output, tuple | list) else (output,)
         if any(isinstance(x, Tensor) and x.is_floating_point() and not x.isfinite().all() for x in outputs):
-            found.append(name)
+            faulty.append(name)
 
     hooks = [
-        module.register_forward_hook(lambda _, args, out, name=name: look(name, out)) for name, module in model.named_modules()
+        module.register_forward_hook(lambda _, args, out, name=name: inspect(name, out)) for name, module in model.named_modules()
     ]
     try:
         with torch.no_grad():
@@ -58,9 +60,9 @@ def check_outputs(model: nn.Module, images: Tensor, output: Tensor) -> None:
     finally:
         for hook in hooks:
             hook.remove()
-    where = repr(found[0]) if found and found[0] else "the model itself"
-    raise PmqError(f"the model's outputs in FP32 are not finite; the first module whose are not is {where}; {_WHAT_TO_DO}")
+    where = repr(faulty[0]) if faulty and faulty[0] else "the model itself"
+    raise PmqError(f"the model's FP32 outputs are not finite; the first module with such outputs is {where}; {_WHAT_TO_DO}")
 
 
-def _met(tensor: Tensor) -> str:
+def _kind(tensor: Tensor) -> str:
     return "NaN" if tensor.isnan().any() else "infinite values"

@@ -1,4 +1,4 @@
-"""One tensor of what a model gives: those of other libraries give dictionaries, tuples and records."""
+"""Selection of one tensor from a model's output, which may be a dictionary, tuple or record."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from torch import Tensor, nn
 from pmq.core.errors import PmqError, one_line
 from pmq.core.progress import message
 
-#: parts of an output that are taken before others
+#: names of outputs that are preferred over others, best first
 PREFERRED = ("logits", "image_embeds", "pooler_output", "last_hidden_state")
-#: what a user's forward raises on an image that it cannot take
+#: exceptions that a user's forward raises on an unsuitable image
 FAILURES = (RuntimeError, AssertionError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+#: name or index of a part of an output
 Key = str | int
 
 
 @dataclasses.dataclass(frozen=True)
 class SelectedOutput:
-    """A forward hook: gives the part of an output that a path leads to, in FP32.
+    """Forward hook that replaces an output by the part at a path, in FP32.
 
-    Of several paths it gives all, side by side in one vector ``(B, C)``, each divided by its ``scale``.
+    Parts at several paths are flattened, divided by their ``scales`` and concatenated to ``(B, C)``.
     """
 
     paths: tuple[tuple[Key, ...], ...]
     scales: tuple[float, ...] = ()
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Tensor:
-        """Give the part."""
+        """Return the selected part of ``output``."""
         parts = [_part(output, path).float() for path in self.paths]
         if len(parts) == 1:
             return parts[0]
@@ -45,17 +46,17 @@ def _part(output: Any, path: tuple[Key, ...]) -> Any:
 
 
 def run(model: nn.Module, images: Tensor) -> Any:
-    """Compute ``model`` on ``images`` ``(B, C, H, W)``.
+    """Return the output of ``model`` for ``images`` ``(B, C, H, W)``.
 
     Raises:
-        PmqError: it cannot take them, or needs more than them, or gives one tensor that is not of the batch.
+        PmqError: the model fails on the images, needs further arguments, or returns a tensor without the batch axis.
     """
     kind = type(model).__name__
     try:
         inspect.signature(model.forward).bind(images)
     except TypeError as error:
         raise PmqError(
-            f"{kind}.forward cannot be called with a batch of images alone ({one_line(error)}); give a module that can be"
+            f"{kind}.forward cannot be called with only a batch of images ({one_line(error)}); pass a module that can"
         ) from None
     try:
         with torch.no_grad():
@@ -63,50 +64,50 @@ def run(model: nn.Module, images: Tensor) -> Any:
     except PmqError:
         raise
     except FAILURES as error:
-        what = f"{'an image' if len(images) == 1 else f'{len(images)} images'} of shape {tuple(images.shape[1:])}"
-        raise PmqError(f"model {kind} fails on {what}: {one_line(error) or type(error).__name__}") from None
+        batch = f"{'an image' if len(images) == 1 else f'{len(images)} images'} of shape {tuple(images.shape[1:])}"
+        raise PmqError(f"model {kind} fails on {batch}: {one_line(error) or type(error).__name__}") from None
     if isinstance(output, Tensor) and output.shape[:1] != images.shape[:1]:
-        raise PmqError(f"model {kind} gives shape {tuple(output.shape)} for a batch of {len(images)}; outputs must be (B, ...)")
+        raise PmqError(f"model {kind} returns shape {tuple(output.shape)} for a batch of {len(images)}; outputs must be (B, ...)")
     return output
 
 
 def pick_output(model: nn.Module, image: Tensor) -> Tensor:
-    """Make ``model``, in place, give one tensor ``(B, ...)`` of FP32; give that for ``image`` ``(1, C, H, W)``.
+    """Make ``model`` return one FP32 tensor ``(B, ...)``, in place, and return that for ``image`` ``(1, C, H, W)``.
 
-    Logits come first, then pooled and other features, then whatever there is; a line tells which.
+    Without a choice by :func:`pmq.with_output`, logits are preferred, then pooled and other features, then the first tensor;
+    a message names the selected one.
 
     Raises:
-        PmqError: it gives none, or one that is not of the batch.
+        PmqError: the model returns no floating-point tensor, or one without the batch axis.
     """
     output = run(model, image)
     parts = {path: part for path, part in tensors_of(output) if part.is_floating_point()}
     if not parts:
         met = str(output.dtype) if isinstance(output, Tensor) else type(output).__name__
-        raise PmqError(f"model {type(model).__name__} gives {met}; it must give logits or features, a tensor of floats")
-    paths = _wanted(model, parts)
-    found = parts[paths[0]]
-    if len(paths) > 1 or paths[0] or found.dtype != torch.float32:
+        raise PmqError(f"model {type(model).__name__} returns {met}; it must return logits or features, a floating-point tensor")
+    paths = _selected(model, parts)
+    selected = parts[paths[0]]
+    if len(paths) > 1 or paths[0] or selected.dtype != torch.float32:
         scales = tuple(float(parts[path].float().flatten(1).norm(dim=1).mean().clamp(min=1e-15)) for path in paths)
         model.register_forward_hook(SelectedOutput(paths, scales))
         if paths[0]:
-            taken = ", ".join(map(_dotted, paths))
-            message(f"of what the model gives, {', '.join(map(_dotted, parts))}, {taken} is taken")
+            message(f"of the model's outputs {', '.join(map(_dotted, parts))}, pmq uses {', '.join(map(_dotted, paths))}")
     if len(paths) > 1:
         model.num_classes = 0  # type: ignore[assignment]
-    elif "logits" in paths[0] and found.ndim and not hasattr(model, "num_classes"):
-        model.num_classes = found.shape[-1]  # type: ignore[assignment]
-    return run(model, image) if len(paths) > 1 or paths[0] else found.float()
+    elif "logits" in paths[0] and selected.ndim and not hasattr(model, "num_classes"):
+        model.num_classes = selected.shape[-1]  # type: ignore[assignment]
+    return run(model, image) if len(paths) > 1 or paths[0] else selected.float()
 
 
-def _wanted(model: nn.Module, parts: Mapping[tuple[Key, ...], Tensor]) -> tuple[tuple[Key, ...], ...]:
-    """Paths to the outputs that the model was told to give, or to the one that is preferred."""
+def _selected(model: nn.Module, parts: Mapping[tuple[Key, ...], Tensor]) -> tuple[tuple[Key, ...], ...]:
+    """Return the paths of the outputs chosen by :func:`pmq.with_output`, or of the preferred output."""
     names = getattr(model, "outputs_taken", ())
     if not names:
         return (min(parts, key=lambda p: next((i for i, name in enumerate(PREFERRED) if name in p), len(PREFERRED))),)
     known = {_dotted(path): path for path in parts}
     for name in names:
         if name not in known:
-            raise PmqError(f"output {name!r} is none of the model's; it gives {', '.join(known) or 'a single tensor'}")
+            raise PmqError(f"the model has no output {name!r}; it returns {', '.join(known) or 'a single tensor'}")
     return tuple(known[name] for name in names)
 
 
@@ -115,7 +116,7 @@ def _dotted(path: tuple[Key, ...]) -> str:
 
 
 def _items(output: Any) -> dict[Key, Any]:
-    """Parts of an output by name or number; nothing where it has none."""
+    """Return the parts of an output by name or index; empty for a tensor or any other value."""
     if isinstance(output, Mapping):
         return {key if isinstance(key, int) else str(key): value for key, value in output.items()}
     if dataclasses.is_dataclass(output):
@@ -127,7 +128,7 @@ def _items(output: Any) -> dict[Key, Any]:
 
 
 def tensors_of(output: Any, path: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key, ...], Tensor]]:
-    """All tensors of an output, each by the names or numbers that lead to it."""
+    """Yield all tensors of an output, each with the path of names or indices that leads to it."""
     if isinstance(output, Tensor):
         yield path, output
     for key, part in _items(output).items():

@@ -1,4 +1,4 @@
-"""Weights under two names: each name gets weights of its own, so that bits can be decided for it by itself."""
+"""Untying of shared weights: each name gets a separate copy, so that each can have its own bit-width."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pmq.models.output_selection import run
 
 @dataclass(frozen=True)
 class _Twin:
-    """A copy, as ``name`` of ``owner``, in place of a module that has another name before."""
+    """Copy of a shared module that replaces it as ``name`` of ``owner``."""
 
     owner: nn.Module
     name: str
@@ -24,13 +24,17 @@ class _Twin:
     twin: nn.Module
 
 
-def part(model: nn.Module, image: Tensor) -> list[str]:
-    """Clone, in place, parameters and modules that are met a second time; give their names.
+def untie(model: nn.Module, image: Tensor) -> list[str]:
+    """Replace shared parameters and modules by separate copies under their second and later names, in place.
 
-    A module that a pass over ``image`` ``(1, C, H, W)`` calls by its first name alone stays one: the other only names it.
+    A module stays shared if a forward pass of ``image`` ``(1, C, H, W)`` calls it only by its first name, as the other name is
+    then a mere alias.
+
+    Returns:
+        The names under which weights became separate copies.
     """
     twins: list[_Twin] = []
-    parameters = list(_part(model, set(), "", twins))
+    parameters = list(_clone(model, set(), "", twins))
     called: set[nn.Module] = set()
     if twins:
         hooks = [
@@ -38,7 +42,7 @@ def part(model: nn.Module, image: Tensor) -> list[str]:
             for twin in twins
             for module in {*twin.original.modules(), *twin.twin.modules()}
         ]
-        with suppress(PmqError):  # where it fails, whoever asks for its output is told why
+        with suppress(PmqError):  # the caller's own pass reports the failure
             run(model, image)
         for hook in hooks:
             hook.remove()
@@ -51,8 +55,8 @@ def part(model: nn.Module, image: Tensor) -> list[str]:
     return names
 
 
-def _part(module: nn.Module, seen: set[int], prefix: str, twins: list[_Twin]) -> Iterator[str]:
-    """Clone what is met a second time below ``module``; give the names of parameters, add modules to ``twins``."""
+def _clone(module: nn.Module, seen: set[int], prefix: str, twins: list[_Twin]) -> Iterator[str]:
+    """Clone parameters and modules below ``module`` that are in ``seen``; yield parameter names, add modules to ``twins``."""
     for name, parameter in module._parameters.items():
         if parameter is None:
             continue
@@ -68,4 +72,4 @@ def _part(module: nn.Module, seen: set[int], prefix: str, twins: list[_Twin]) ->
             twins.append(_Twin(module, name, prefix + name, child, twin))
             module._modules[name] = child = twin
         seen.add(id(child))
-        yield from _part(child, seen, f"{prefix}{name}.", twins)
+        yield from _clone(child, seen, f"{prefix}{name}.", twins)

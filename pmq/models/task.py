@@ -1,4 +1,4 @@
-"""What a model's outputs mean: as whoever runs us says, or as the model tells by its number of classes."""
+"""Task of a model, which defines the meaning of its outputs: as requested, or derived from its number of classes."""
 
 from __future__ import annotations
 
@@ -9,32 +9,35 @@ from pmq.core.progress import message
 from pmq.core.task import AUTO, Task
 
 
-def set_task(model: nn.Module, output: Tensor, asked: str) -> Task:
-    """Give the task of a model; its ``num_classes`` is set, in place, to what its ``output`` ``(1, ...)`` shows.
+def set_task(model: nn.Module, output: Tensor, requested: str) -> Task:
+    """Return the task of a model and set its ``num_classes`` in place, to fit its ``output`` ``(1, ...)``.
 
     Raises:
-        PmqError: there is no such task, or the outputs cannot have it.
+        PmqError: the requested task is unknown, or the outputs do not fit it.
     """
-    fits = output.ndim >= 3 if asked == "dense" else output.ndim == 2
+    fits = output.ndim >= 3 if requested == "dense" else output.ndim == 2
     width = output.shape[1] if fits else None
-    told = getattr(model, "num_classes", None)
-    classes = told if isinstance(told, int) else None
-    if classes is None and asked not in (AUTO, "features"):
+    declared = getattr(model, "num_classes", None)
+    classes = declared if isinstance(declared, int) else None
+    if classes is None and requested not in (AUTO, "features"):
         classes = width
-    if classes is None and asked == AUTO:
-        message("the model does not tell its number of classes: outputs are taken for features; task classification if not")
+    if classes is None and requested == AUTO:
+        message(
+            "the model does not state its number of classes, so its outputs are treated as features; "
+            "pass `task=classification` if they are logits"
+        )
     if classes and width is not None and width != classes:
-        message(f"the model tells of {classes} classes, its outputs are {width}: they count")
+        message(f"the model states {classes} classes but has {width} outputs; pmq uses {width} classes")
         classes = width
-    if told != classes:
+    if declared != classes:
         model.num_classes = classes or 0  # type: ignore[assignment]
-    task = Task.of(asked, classes or 0)
+    task = Task.of(requested, classes or 0)
     if task.name != "features" and width is None:
         raise PmqError(
-            f"outputs of shape {tuple(output.shape)} for one image cannot have task {task.name!r}, which needs "
+            f"outputs of shape {tuple(output.shape)} for one image do not fit task {task.name!r}, which needs "
             f"{'(B, C, ...)' if task.name == 'dense' else '(B, C)'}; "
-            "make the model give logits, or ask for task features"
+            "make the model return logits, or pass `task=features`"
         )
-    if asked == AUTO and task.name == "binary":
-        message("the model's one output is taken for the logit of a decision; --task regression if it is a value")
+    if requested == AUTO and task.name == "binary":
+        message("the model's single output is treated as the logit of a decision; pass `task=regression` if it is a value")
     return task

@@ -1,8 +1,8 @@
-"""Make timm importable where torchvision's compiled operators cannot load.
+"""Workaround that makes timm importable where torchvision's compiled operators cannot be loaded.
 
-PyPI's torchvision is built against a CUDA torch. Beside a CPU-only torch its shared library does not load, and the
-import then fails while registering fake kernels for operators that nobody declared. Only two schemas are missing, and
-nothing in pmq calls them.
+PyPI's torchvision is built against a CUDA torch. With a CPU-only torch its shared library does not load, and the import then
+fails while registering fake kernels for operators that were never declared. Only two schemas are missing, and pmq calls
+neither of them.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import sys
 import torch
 
 _BOX_SUPPRESSION = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-_library: torch.library.Library | None = None  # the schemas live as long as this object
+#: holder of the declared schemas, which exist as long as this object
+_library: torch.library.Library | None = None
 
 
 def ensure_torchvision() -> bool:
-    """Import torchvision, declaring its missing operator schemas when, and only when, the import needs them.
+    """Import torchvision, declaring its missing operator schemas only where the import needs them.
 
     Returns:
-        True if the schemas had to be declared, False if torchvision imports as it is.
+        True if the schemas had to be declared, False if torchvision can be imported without them.
 
     Raises:
         RuntimeError: torchvision fails for another reason.

@@ -1,8 +1,8 @@
-"""Train the embedded default and write the files that ship: ``python -m pmq.models.train_embedded --help``.
+"""Training of the embedded default model and its shipped files: ``python -m pmq.models.train_embedded --help``.
 
-Fashion-MNIST is Debian's package ``dataset-fashion-mnist``. Most epochs see a random half of the patches (timm's patch
-dropout), which halves their cost; the last ones see all of them. The weights that ship are an exponential moving
-average. Nothing is selected on the test images. Killed runs go on from ``--work`` with the same command.
+Fashion-MNIST is Debian's package ``dataset-fashion-mnist``. Most epochs use a random half of the patches (timm's patch
+dropout), which halves their cost; the last ones use all patches. The shipped weights are an exponential moving average. The
+test images are not used for any selection. A killed run resumes from ``--work`` with the same command.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pmq.models.embedded import ASSETS, PRETRAINED_CFG, embedded_architecture
 
+#: training images that ship for calibration
 N_CALIBRATION = 1000
 
 
@@ -32,13 +33,13 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def normalise(images: np.ndarray | Tensor) -> Tensor:
-    """Turn bytes ``(B, 28, 28)`` into the model's input ``(B, 1, 28, 28)``."""
+    """Convert bytes ``(B, 28, 28)`` to the model's input ``(B, 1, 28, 28)``."""
     x = torch.as_tensor(images).unsqueeze(1).float() / 255
     return (x - PRETRAINED_CFG["mean"][0]) / PRETRAINED_CFG["std"][0]
 
 
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Flip, shift by up to two pixels and erase a random square, each image on its own."""
+    """Flip each image at random, shift it by up to two pixels, and erase a random square of it."""
     b, _, h, w = x.shape
     x = torch.where(torch.rand(b, 1, 1, 1, generator=generator) < 0.5, x.flip(3), x)
     padded = nn.functional.pad(x, (2, 2, 2, 2), value=float(x.min()))
@@ -55,14 +56,14 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Top-1 in percent."""
+    """Return the top-1 accuracy in percent."""
     model.eval()
     hits = sum(int((model(x).argmax(1) == y).sum()) for x, y in zip(images.split(500), labels.split(500), strict=True))
     return 100.0 * hits / len(labels)
 
 
 def train(args: argparse.Namespace) -> nn.Module:
-    """Train, checkpointing each epoch under ``args.work``, and return the averaged model."""
+    """Train, save a checkpoint under ``args.work`` after each epoch, and return the averaged model."""
     images = normalise(read_idx(args.data / "train-images-idx3-ubyte.gz"))
     labels = torch.from_numpy(read_idx(args.data / "train-labels-idx1-ubyte.gz").astype(np.int64))
     torch.manual_seed(args.seed)
@@ -70,8 +71,8 @@ def train(args: argparse.Namespace) -> nn.Module:
     average = embedded_architecture()
     average.load_state_dict(model.state_dict())
     decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}])
+    undecayed = [p for p in model.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.05}, {"params": undecayed, "weight_decay": 0.0}])
     steps_per_epoch = len(labels) // args.batch_size
     checkpoint = args.work / "last.pt"
     first, state = 0, None
@@ -85,7 +86,7 @@ def train(args: argparse.Namespace) -> nn.Module:
     for epoch in range(first, args.epochs + args.restart_epochs):
         if epoch >= args.epochs - args.full_epochs:
             model.patch_drop = nn.Identity()
-        if epoch in (0, args.epochs):  # the learning rate rises and falls once, then once more, lower
+        if epoch in (0, args.epochs):  # two learning-rate cycles, the second with a lower peak
             schedule = _cycle(optimizer, args, epoch, steps_per_epoch)
         elif schedule is None and state is not None:
             schedule = _cycle(optimizer, args, epoch, steps_per_epoch)
@@ -122,7 +123,7 @@ def train(args: argparse.Namespace) -> nn.Module:
 def _cycle(
     optimizer: torch.optim.Optimizer, args: argparse.Namespace, epoch: int, steps_per_epoch: int
 ) -> torch.optim.lr_scheduler.OneCycleLR:
-    """Make the learning-rate cycle that ``epoch`` is in."""
+    """Create the scheduler of the learning-rate cycle that contains ``epoch``."""
     again = epoch >= args.epochs
     lr, epochs = (args.restart_lr, args.restart_epochs) if again else (args.lr, args.epochs)
     for group in optimizer.param_groups:
@@ -131,7 +132,7 @@ def _cycle(
 
 
 def write_images(data: Path, out: Path, seed: int) -> None:
-    """Write the test images and a seeded draw of training images as compressed NumPy archives."""
+    """Write the test images and a seeded sample of training images as compressed NumPy archives."""
     test: Any = {
         "images": read_idx(data / "t10k-images-idx3-ubyte.gz"),
         "labels": read_idx(data / "t10k-labels-idx1-ubyte.gz"),
@@ -149,8 +150,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the resumable checkpoint")
     parser.add_argument("--out", type=Path, default=ASSETS)
     parser.add_argument("--epochs", type=int, default=24)
-    parser.add_argument("--full-epochs", type=int, default=6, help="last of those, which see every patch")
-    parser.add_argument("--restart-epochs", type=int, default=8, help="epochs of a second cycle of the learning rate")
+    parser.add_argument("--full-epochs", type=int, default=6, help="number of last epochs that use every patch")
+    parser.add_argument("--restart-epochs", type=int, default=8, help="epochs of the second learning-rate cycle")
     parser.add_argument("--restart-lr", type=float, default=1e-3)
     parser.add_argument("--patch-drop", type=float, default=0.5)
     parser.add_argument("--batch-size", type=int, default=128)

@@ -1,4 +1,4 @@
-"""The search: space, tables, exact solver, NSGA-II, front. NumPy only; torch is never imported here."""
+"""The search: space, tables, exact solver, NSGA-II and Pareto front. It uses NumPy only and never imports torch."""
 
 from pmq.optimize.exact import ExactSolver
 from pmq.optimize.front import non_dominated

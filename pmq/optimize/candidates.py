@@ -1,4 +1,4 @@
-"""Which allocations are worth a real simulation: the table's optima around the budget, and a sweep of the front."""
+"""Candidate allocations to simulate: the table's optima around the budget, and a sweep of the Pareto front."""
 
 from __future__ import annotations
 
@@ -14,63 +14,63 @@ from pmq.optimize.joint import Solver
 from pmq.optimize.space import Space
 from pmq.optimize.tables import Floats, Genomes, Tables, within
 
-#: powers of the error to minimise the sum of. Errors do not quite add up: a power above one shuns single large errors,
-#: one below shuns many small ones. Which is nearer the truth differs, so each proposes and the simulation decides.
+#: powers of the errors whose sum is minimised. Errors are not exactly additive: a power above one avoids single large errors,
+#: one below avoids many small ones. Which is more accurate varies, so each proposes a candidate and the simulation decides.
 POWERS = (1.0, 1.25, 1.5, 0.8)
-#: parts of the budget to solve for as well
+#: fractions of the budget to solve for
 FRACTIONS = (1.0, 0.985)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A genome and where it comes from."""
+    """A genome and its origin."""
 
     genome: tuple[int, ...]
     source: str
 
 
 def uniform_candidates(space: Space) -> dict[int, Candidate]:
-    """Uniform allocations that the space holds, by their bits, fewest first."""
+    """Return the uniform allocations that the space contains, by bit-width in ascending order."""
     genomes = {bits: space.genome(space.uniform(bits, bits)) for bits in range(2, 9)}
     return {bits: Candidate(tuple(g), f"uniform w{bits}a{bits}") for bits, g in genomes.items() if g is not None}
 
 
 def mode_candidates(space: Space) -> list[Candidate]:
-    """Allocations in which all layers are in the same mode."""
+    """Return the allocations in which all layers are in the same mode."""
     return [Candidate(tuple(genome), f"uniform {name}") for name, genome in space.uniform_modes().items()]
 
 
 def largest_uniform(space: Space, tables: Tables, limits: Limits) -> Candidate | None:
-    """The uniform allocation of the space with the most bits that is within the limits."""
+    """Return the uniform allocation with the most bits that is within the limits, or None if there is none."""
     inside = [c for c in uniform_candidates(space).values() if within(limits, tables.evaluate(np.array([c.genome])))[0]]
     return inside[-1] if inside else None
 
 
 def exact_candidates(tables: Tables, solver: Solver, limits: Limits) -> list[Candidate]:
-    """Optima within the limits under several readings of the error."""
-    found = []
+    """Return the optima within the limits for several powers of the error and fractions of the budget."""
+    candidates = []
     jobs = [(power, fraction) for fraction in FRACTIONS for power in POWERS]
     for power, fraction in track(jobs, "solving"):
         genome = solver.solve(limits.scaled(fraction), np.maximum(tables.error, 0) ** power)
         if genome is not None:
-            found.append(Candidate(tuple(map(int, genome)), f"exact error^{power:g} at {fraction:g} of the budget"))
-    return found
+            candidates.append(Candidate(tuple(map(int, genome)), f"exact error^{power:g} at {fraction:g} of the budget"))
+    return candidates
 
 
 def sweep_candidates(solver: Solver, sweep: list[tuple[str, Limits]]) -> list[Candidate]:
-    """Exact optima over a sweep of budgets: the additive front."""
+    """Return exact optima over a sweep of budgets, which form the Pareto front of the additive problem."""
     solutions: Iterator[tuple[str, Genomes | None]] = ((n, solver.solve(x)) for n, x in track(sweep, "solving the front"))
     return [Candidate(tuple(map(int, g)), f"exact at {name}") for name, g in solutions if g is not None]
 
 
 def nearby_candidates(genomes: Genomes, costs: Floats, limits: Limits, count: int) -> list[Candidate]:
-    """Front points of the archive within the limits with the least predicted error, each unlike those before it.
+    """Return points of the archive's Pareto front within the limits, by ascending predicted error and distinct from one another.
 
     Args:
-        genomes: ``(B, D)`` all that was looked at.
-        costs: ``(B, 3)`` theirs.
+        genomes: ``(B, D)`` all evaluated genomes.
+        costs: ``(B, 3)`` their errors and costs.
         limits: the budget.
-        count: how many.
+        count: maximum number of candidates.
     """
     inside = np.flatnonzero(within(limits, costs))
     inside = inside[non_dominated(costs[inside])]

@@ -1,4 +1,4 @@
-"""Confirm a table where it matters: measure by another metric which choices are near its optimum."""
+"""Remeasure the choices near a table's optimum with a second metric."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ from pmq.optimize.joint import solver_for
 from pmq.optimize.space import Space
 from pmq.optimize.tables import Tables
 
-#: standard deviation of the logarithm of one good metric's error over another's, and how often errors are drawn
+#: standard deviation of the log ratio of two good metrics' errors, and number of random perturbations of the errors
 SPREAD, DRAWS = 0.33, 16
 
-#: least error that counts: logarithms are taken
+#: lower bound of errors before their logarithm is taken
 LEAST = 1e-12
 
 
 def near_optimal_choices(space: Space, tables: Tables, limits: Limits, seed: int = 0) -> dict[str, list[Choice]]:
-    """Choices of each component that an optimum within ``limits`` makes, if the errors were what they may well be.
+    """Return the choices of each component that some optimum within ``limits`` makes when errors vary within their uncertainty.
 
-    The table's errors are drawn anew several times, each off by a factor as metrics differ from one another, and solved
-    for. What none of the optima chooses is clear already. FP32, whose error is known, is left out.
+    The table's errors are perturbed several times, each by a random factor as large as typical differences between metrics,
+    and the problem is solved for each perturbation. Choices that no optimum makes need no second measurement. FP32, whose
+    error is known, is left out.
     """
     solver, rng = solver_for(tables), np.random.default_rng(seed)
     factors = [np.ones_like(tables.error), *(np.exp(SPREAD * rng.standard_normal(tables.error.shape)) for _ in range(DRAWS))]
-    found: dict[str, dict[Choice, None]] = {}
-    for factor in track(factors, "finding what is unclear"):
+    near_optimal: dict[str, dict[Choice, None]] = {}
+    for factor in track(factors, "finding near-optimal choices"):
         genome = solver.solve(limits, np.maximum(tables.error, 0) * factor)
         for name, choice in space.assignment(genome).items() if genome is not None else ():
             if not choice.is_fp32 and not isinstance(choice, WidthChoice):
-                found.setdefault(name, {})[choice] = None
-    return {name: list(found[name]) for name in space.inventory.names if name in found}
+                near_optimal.setdefault(name, {})[choice] = None
+    return {name: list(near_optimal[name]) for name in space.inventory.names if name in near_optimal}
 
 
 def confirmed(table: SensitivityTable, measured: SensitivityTable) -> SensitivityTable:
-    """Give ``table`` with, for each error that was ``measured`` too, the geometric mean of both.
+    """Return ``table`` with each error that is also in ``measured`` replaced by the geometric mean of both.
 
-    Two metrics err in different ways: that of the second order does not see that large errors are not quadratic, that of
-    single outputs is noisy. The second is scaled to the first by the median of their ratios, so that errors measured
-    and not measured stay comparable.
+    The two metrics err in different ways: a second-order metric does not see that large errors are not quadratic, and a
+    metric of single outputs is noisy. ``measured`` is first scaled to ``table`` by the median of their ratios, so that
+    remeasured errors and the others stay comparable.
     """
     joined = SensitivityTable(table.metric, {n: dict(row) for n, row in table.errors.items()}, table.seconds + measured.seconds)
     logs = {(n, c): math.log(max(error, LEAST) / max(table.get(n, c), LEAST)) for n, c, error in measured}

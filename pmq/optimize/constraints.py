@@ -1,4 +1,4 @@
-"""What a search must obey beside its space and budget: bits that stay, layers left out, and the fewest and most bits."""
+"""Constraints of a search in addition to its space and budget: fixed bit-widths, excluded layers, and bounds on the bits."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from pmq.core.errors import PmqError
 from pmq.core.validation import shown
 from pmq.optimize.space_file import OneChoice, Options, SpaceFile, Tie
 
-#: how bits that stay may be written beside a number
+#: spellings of FP32 as a bit-width
 _FP32 = ("fp32", "32", "float")
 WITHIN = ("module", "block", "model")
 
 
 @dataclass(frozen=True)
 class Constraints:
-    """What is asked of a search.
+    """Constraints that a search must obey.
 
     Attributes:
-        keep: pattern -> bits that every component which it matches has; 32 is FP32. A pattern is a kind of component
-            (``softmax``), or matches names of components or of modules as a shell does (``blocks.0.*``, ``head``).
-        exclude: patterns of what stays in FP32.
-        min_bits, max_bits: of all that is chosen.
-        ties: patterns of what has the same bits, with ``@module``, ``@block`` or ``@model`` behind the last: within each.
+        keep: pattern -> bit-width of every component that it matches; 32 is FP32. A pattern is a kind of component
+            (``softmax``) or a shell-style pattern of component or module names (``blocks.0.*``, ``head``).
+        exclude: patterns of components that stay in FP32.
+        min_bits, max_bits: bounds on all bit-widths that the search chooses.
+        ties: patterns of components that share their bits; the last pattern may end in ``@module``, ``@block`` or
+            ``@model``, within each of which the bits are shared.
 
     >>> Constraints.parse(["head=8", "blocks.0.*=fp32"]).keep
     {'head': 8, 'blocks.0.*': 32}
@@ -48,59 +49,59 @@ class Constraints:
         max_bits: int | None = None,
         ties: Sequence[str] = (),
     ) -> Constraints:
-        """Read them as they are written on a command line: ``PATTERN=BITS``, ``PATTERN``, ``PATTERN,PATTERN@WITHIN``.
+        """Parse constraints written as ``PATTERN=BITS``, ``PATTERN`` and ``PATTERN,PATTERN@WITHIN``.
 
         Raises:
-            PmqError: one of them is not written so.
+            PmqError: one of them has another form.
         """
         bits = {}
         for text in keep:
             pattern, equals, number = text.rpartition("=")
             if not equals or not pattern or not (number.lower() in _FP32 or number.isdigit()):
-                raise PmqError(f"{shown(text)} is not PATTERN=BITS, such as head=8 or 'blocks.0.*=fp32'")
+                raise PmqError(f"{shown(text)} is not PATTERN=BITS; write for example head=8 or 'blocks.0.*=fp32'")
             bits[pattern] = FP32 if number.lower() in _FP32 else int(number)
         return cls(bits, tuple(exclude), min_bits, max_bits, tuple(tuple(text.split(",")) for text in ties))
 
     @property
     def any(self) -> bool:
-        """Whether something is asked for."""
+        """Whether there is any constraint."""
         return self != Constraints()
 
     def applied(self, space: SpaceFile, inventory: Inventory) -> SpaceFile:
-        """The space with what is asked for.
+        """Return the space with the constraints applied.
 
         Raises:
-            PmqError: a pattern matches nothing, bits are none that there are, or nothing is left to choose from.
+            PmqError: a pattern matches no component, a bit-width does not exist, or no choices remain.
         """
         pins = dict(space.pins)
         for pattern, bits in {**dict.fromkeys(self.exclude, FP32), **self.keep}.items():
             if bits not in (*range(2, 9), FP32):
-                raise PmqError(f"{shown(pattern)} cannot be kept at {bits} bits; there are 2 to 8, and 32 or fp32")
+                raise PmqError(f"{shown(pattern)} cannot be kept at {bits} bits; allowed are 2 to 8, and 32 or fp32")
             matched = [component.name for component in inventory if _matches(pattern, component)]
             if not matched:
                 raise PmqError(
-                    f"{shown(pattern)} matches no component of the model; give a kind, such as {inventory.components[0].kind!r}, "
+                    f"{shown(pattern)} matches no component of the model; use a kind, such as {inventory.components[0].kind!r}, "
                     f"or a name, such as {inventory.names[0]!r} or {inventory.components[0].module!r}"
                 )
             pins |= dict.fromkeys(matched, bits)
         changes: dict[str, Any] = {"pins": pins, "ties": [*space.ties, *map(_tie, self.ties)]}
         if self.min_bits is not None or self.max_bits is not None:
-            changes |= self._bounded(space)
+            changes |= self._bounded_options(space)
         return space.model_copy(update=changes)
 
-    def _bounded(self, space: SpaceFile) -> dict[str, Any]:
+    def _bounded_options(self, space: SpaceFile) -> dict[str, Any]:
         low, high = self.min_bits or 0, self.max_bits or FP32
         if low > high:
-            raise PmqError(f"at least {low} and at most {high} bits leave nothing; exchange them")
+            raise PmqError(f"`min_bits` {low} is above `max_bits` {high}; exchange them")
 
-        def bounded(options: Options, what: str) -> Options:
+        def bounded(options: Options, subject: str) -> Options:
             if options.bits is None:
                 return options
-            left = [bits for bits in options.bits if low <= bits <= high]
-            if not left:
+            allowed_bits = [bits for bits in options.bits if low <= bits <= high]
+            if not allowed_bits:
                 bits = ", ".join(map(str, options.bits))
-                raise PmqError(f"search space {space.name!r} gives {what} {bits} bits, of which none is from {low} to {high}")
-            return options.model_copy(update={"bits": left})
+                raise PmqError(f"search space {space.name!r} gives {subject} {bits} bits; none of them is from {low} to {high}")
+            return options.model_copy(update={"bits": allowed_bits})
 
         def allowed(one: OneChoice) -> bool:
             return low <= one.bits <= high
@@ -117,10 +118,10 @@ class Constraints:
             "modes": modes,
         }
 
-    def told(self) -> str:
-        """What is asked for, in words."""
+    def describe(self) -> str:
+        """Describe the constraints in words."""
         parts = [f"{pattern} at {'FP32' if bits == FP32 else f'{bits} bit'}" for pattern, bits in self.keep.items()]
-        parts += [f"{pattern} left out" for pattern in self.exclude]
+        parts += [f"{pattern} excluded" for pattern in self.exclude]
         parts += [] if self.min_bits is None else [f"at least {self.min_bits} bit"]
         parts += [] if self.max_bits is None else [f"at most {self.max_bits} bit"]
         return ", ".join([*parts, *(f"{' and '.join(tie)} alike" for tie in self.ties)])
@@ -133,5 +134,5 @@ def _matches(pattern: str, component: Component) -> bool:
 def _tie(patterns: Sequence[str]) -> Tie:
     last, _, within = patterns[-1].partition("@")
     if len(patterns) < 2 or (within and within not in WITHIN):
-        raise PmqError(f"{shown(','.join(patterns))} is no tie: write PATTERN,PATTERN and @module, @block or @model behind them")
+        raise PmqError(f"{shown(','.join(patterns))} is not a tie; write PATTERN,PATTERN, followed by @module, @block or @model")
     return Tie(components=[*patterns[:-1], last], within=within or "block")

@@ -1,4 +1,4 @@
-"""Fronts: what no other point beats in everything."""
+"""Pareto fronts: the points that no other point dominates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pmq.optimize.tables import Floats
 
 
 def non_dominated(costs: Floats) -> NDArray[np.bool_]:
-    """Mark the rows of ``(B, M)`` (all minimised) that no other row dominates; of equal rows one.
+    """Mark the rows of ``(B, M)`` (all minimised) that no other row dominates; of equal rows, mark one.
 
     >>> non_dominated(np.array([[1.0, 3.0], [2.0, 2.0], [3.0, 3.0], [2.0, 2.0]]))
     array([ True,  True, False, False])

@@ -1,4 +1,4 @@
-"""The front by NSGA-II (pymoo), over the tables alone."""
+"""Pareto front search by NSGA-II (pymoo), on the tables alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pmq.optimize.tables import Genomes, Tables
 
 
 class _AllocationProblem(Problem):  # type: ignore[misc]
-    """Objectives: predicted error and the costs, each over the largest. Constraints: the limits."""
+    """Objectives: predicted error, and each cost divided by its upper bound. Constraints: the limits."""
 
     def __init__(self, tables: Tables, limits: Limits) -> None:
         self.tables = tables
@@ -42,15 +42,15 @@ def nsga2(
     population: int = 120,
     seed: int = 0,
 ) -> Genomes:
-    """Run NSGA-II and return every different genome it looked at, ``(B, D)``, in order of first sight.
+    """Run NSGA-II and return every distinct genome that it evaluated, ``(B, D)``, in order of first evaluation.
 
     Args:
         tables: costs and errors.
         limits: constraints; without any the whole front is searched.
         seeds: ``(S, D)`` genomes to start from.
-        generations: how long.
-        population: how wide.
-        seed: of the random generator.
+        generations: number of generations.
+        population: number of genomes per generation.
+        seed: seed of the random generator.
     """
     problem = _AllocationProblem(tables, limits)
     algorithm = NSGA2(

@@ -1,4 +1,4 @@
-"""Variation for genomes of ordered choices: neighbours are similar, so most steps are small."""
+"""Variation operators for genomes of ordered choices: neighbouring choices are similar, so most steps are small."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pmq.optimize.tables import Genomes
 
 
 class SeededSampling(Sampling):  # type: ignore[misc]
-    """Start from given genomes; fill up with blends of two of them, and a few entirely random ones."""
+    """Initial population: the given genomes, blends of two of them, and a few entirely random ones."""
 
     def __init__(self, seeds: Genomes) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class SeededSampling(Sampling):  # type: ignore[misc]
 
 
 class PartCrossover(Crossover):  # type: ignore[misc]
-    """Swap each gene with probability one half, or (half of the time) one contiguous stretch of the model."""
+    """Crossover that swaps each gene with probability one half or, half of the time, one contiguous stretch of the model."""
 
     def __init__(self) -> None:
         super().__init__(n_parents=2, n_offsprings=2, prob=0.9)
@@ -47,10 +47,10 @@ class PartCrossover(Crossover):  # type: ignore[misc]
 
 
 class StepMutation(Mutation):  # type: ignore[misc]
-    """Move about two genes a step up or down; one in five of those jumps anywhere.
+    """Mutation that moves about two genes a step up or down; one in five of those jumps anywhere.
 
-    A third of the genomes are re-optimised instead, under prices drawn at random, where a random part of the genes is
-    free: what two genes must do together, one up and one down, small steps hardly ever find.
+    A third of the genomes are re-optimised instead, under random prices, with a random part of the genes free: small steps
+    hardly ever find changes that two genes must make together, one up and one down.
     """
 
     def _do(self, problem: Any, X: Any, *args: Any, random_state: np.random.Generator, **kwargs: Any) -> Any:

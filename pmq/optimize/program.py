@@ -1,4 +1,4 @@
-"""The linear program of the additive problem: its variables, its equalities, and what each variable costs."""
+"""The linear program of the additive problem: its variables, its equalities, and the cost coefficients of each variable."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pmq.optimize.tables import Floats, Genomes, Tables
 
 
 class Program:
-    """Variables for each choice of each decision, and for each *pair* of choices of a product's two operands.
+    """Linear program with a variable per choice of each decision, and per *pair* of choices of a product's two operands.
 
-    Bit operations multiply two operands' bits; with the pairs they are linear. Sums of pairs over rows and columns must equal
-    the operands' own choice variables: given whole choices the pairs come out whole.
+    Bit operations multiply the bits of two operands; with the pairs they are linear. The sums of pairs over rows and columns
+    must equal the operands' own choice variables, so integer choices make the pairs integer.
 
     Attributes:
-        first: the first variable of each decision, and behind the last one.
-        n_choices: variables of choices, ahead of those of pairs.
-        n: all variables.
-        links: equalities over the variables, one choice for each decision among them; ``values`` their right sides.
+        first: index of the first variable of each decision, followed by the number of choice variables.
+        n_choices: number of choice variables, which precede the pair variables.
+        n: number of all variables.
+        links: equalities over the variables, including one choice per decision; ``values`` are their right-hand sides.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -34,7 +34,7 @@ class Program:
         self._pair_first = self.n_choices + np.concatenate([[0], np.cumsum(n_pairs)]).astype(int)
         self.n = int(self._pair_first[-1])
         self._valid = np.arange(t.size.shape[1]) < t.n_choices[:, None]
-        # coefficients of each cost, and what is spent in any case
+        # coefficients and constant part of each cost
         self._costs = [(self.over_choices(t.size), t.rest_bytes), (self._bit_ops(), 0.0)]
         if t.latency is not None:
             self._costs.append((self.over_choices(t.latency), t.rest_ms))
@@ -42,17 +42,17 @@ class Program:
 
     @property
     def operands(self) -> Iterator[tuple[int, int]]:
-        """The two decisions of each product."""
+        """Iterate over the two decisions of each product."""
         return zip(self.tables.left, self.tables.right, strict=True)
 
     def over_choices(self, table: Floats) -> Floats:
-        """Coefficients ``(n,)`` of a table ``(D, K)`` of what each choice has."""
+        """Return the coefficients ``(n,)`` of a table ``(D, K)`` of values per choice."""
         flat = np.zeros(self.n)
         flat[: self.n_choices] = table[self._valid]
         return flat
 
     def rows(self, limits: Limits, near: tuple[Genomes, int] | None) -> tuple[Floats, Floats]:
-        """Inequalities ``rows @ x <= right``: the limits, each as a share of itself, then the trust region."""
+        """Return inequalities ``rows @ x <= right``: the limits, each divided by itself, then the trust region."""
         rows, right = [np.zeros((0, self.n))], list[float]()
         for index, limit in limits.bounds:
             row, rest = self._costs[index]
@@ -60,21 +60,21 @@ class Program:
             right.append((limit - rest) / limit)
         if near is not None:
             genome, changes = near
-            kept = np.zeros((1, self.n))
-            kept[0, self.first[:-1] + genome] = -1
-            rows.append(kept)
+            unchanged = np.zeros((1, self.n))
+            unchanged[0, self.first[:-1] + genome] = -1
+            rows.append(unchanged)
             right.append(changes - len(genome))
         return np.concatenate(rows), np.array(right)
 
     def genome(self, x: Floats) -> Genomes:
-        """The genome ``(D,)`` of the largest variable of each decision."""
+        """Return the genome ``(D,)`` of the largest variable of each decision."""
         return np.array([int(np.argmax(x[a:b])) for a, b in zip(self.first, self.first[1:], strict=False)])
 
     def affordable(self, reduced: Floats, spare: float) -> NDArray[np.bool_]:
-        """Which variables ``(n,)`` a solution can have that costs at most ``spare`` more than the relaxed optimum.
+        """Mark the variables ``(n,)`` that a solution can contain which costs at most ``spare`` more than the relaxed optimum.
 
-        A solution with a choice has with each of its products a pair of that choice: it costs at least their least reduced
-        costs more.
+        A solution that contains a choice also contains, for each of its products, a pair of that choice, so it costs at least
+        the least reduced costs of those pairs more.
 
         Args:
             reduced: reduced costs ``(n,)`` of the relaxed optimum, none below zero.
@@ -82,21 +82,21 @@ class Program:
         """
         least = reduced[: self.n_choices].copy()
         for p, (left, right) in enumerate(self.operands):
-            pairs = self._of_product(reduced, p)
+            pairs = self._pair_view(reduced, p)
             least[self._choices(left)] += pairs.min(1)
             least[self._choices(right)] += pairs.min(0)
         chosen = least <= spare
-        kept = np.concatenate([chosen, reduced[self.n_choices :] <= spare])
+        possible = np.concatenate([chosen, reduced[self.n_choices :] <= spare])
         for p, (left, right) in enumerate(self.operands):
-            pairs = self._of_product(kept, p)
+            pairs = self._pair_view(possible, p)
             pairs &= np.outer(chosen[self._choices(left)], chosen[self._choices(right)])
-        return kept
+        return possible
 
     def _choices(self, decision: int) -> slice:
         return slice(int(self.first[decision]), int(self.first[decision + 1]))
 
-    def _of_product(self, values: NDArray[Any], p: int) -> NDArray[Any]:
-        """A view of the pairs of a product: the left operand's choices by the right one's."""
+    def _pair_view(self, values: NDArray[Any], p: int) -> NDArray[Any]:
+        """Return a view of the pairs of a product: the left operand's choices by the right operand's."""
         shape = (int(self.tables.n_choices[self.tables.left[p]]), int(self.tables.n_choices[self.tables.right[p]]))
         return values[self._pair_first[p] : self._pair_first[p + 1]].reshape(shape)
 
@@ -108,7 +108,7 @@ class Program:
         return row
 
     def _equalities(self) -> tuple[csr_array, Floats]:
-        """One choice a decision; pair sums equal choices."""
+        """Return the equalities: one choice per decision; sums of pairs equal the choice variables."""
         rows: list[int] = []
         columns: list[int] = []
         values: list[float] = []

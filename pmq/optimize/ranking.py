@@ -1,4 +1,4 @@
-"""How well a prediction ranks: Kendall's tau with a bootstrap interval."""
+"""Rank correlation of a prediction: Kendall's tau with a bootstrap interval."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from pmq.optimize.tables import Floats
 
-#: resamples of the bootstrap, and the two ends of its interval
+#: number of bootstrap resamples, and quantiles of the interval's two ends
 RESAMPLES, ENDS = 1000, (0.025, 0.975)
 
 
@@ -23,17 +23,17 @@ class Ranking:
 
 
 def rank_correlation(predicted: Floats, true: Floats, seed: int = 0) -> Ranking | None:
-    """Compare two orders of the same allocations; nothing if there are fewer than five.
+    """Return the rank correlation of two scores of the same allocations, or None if there are fewer than five.
 
     >>> round(rank_correlation(np.arange(6.0), np.arange(6.0) ** 2).tau, 6)
     1.0
     """
-    from scipy.stats import kendalltau  # which takes a third of a second to import, and few commands rank
+    from scipy.stats import kendalltau  # importing it takes a third of a second, and few commands rank
 
     n = len(predicted)
     if n < 5:
         return None
-    # All pairs at once: a resample keeps pairs of its own members, each as often as both were drawn.
+    # All pairs at once: a resample contains the pairs of its members, each as often as both were drawn.
     agree = np.sign(predicted[:, None] - predicted) * np.sign(true[:, None] - true)
     apart = (np.sign(predicted[:, None] - predicted) != 0, np.sign(true[:, None] - true) != 0)
     rng = np.random.default_rng(seed)

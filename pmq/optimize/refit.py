@@ -1,4 +1,4 @@
-"""Correct a table by what was simulated: Bayesian linear regression with the table as prior."""
+"""Posterior update of a table from simulated allocations: Bayesian linear regression with the table as prior."""
 
 from __future__ import annotations
 
@@ -10,39 +10,38 @@ import numpy as np
 from pmq.optimize.space import Space
 from pmq.optimize.tables import Floats, Genomes, Tables
 
-#: relative standard deviation that the table's errors are believed to have: all together, those of one kind of
-#: component, those of one stage, each by itself; and of a simulated error from what no table can say. One component is
-#: a hundredth of the whole, so simulations tell much of all together, something of kinds and stages, little of each.
+#: prior relative standard deviations of the table's errors: shared by all, by one kind of component, by one stage, and of
+#: each error; and of the noise of a simulated error, which no table can explain. One component contributes about a
+#: hundredth, so simulations determine the shared deviation well, those of kinds and stages less, those of single errors little.
 ALL, KIND, STAGE, EACH, NOISE = 0.5, 0.1, 0.05, 0.02, 0.1
 
-
-#: simulated allocations below which a table is left as it is
+#: minimum number of simulated allocations for an update
 FEWEST = 5
 
 
 def posterior_update(tables: Tables, space: Space, genomes: Genomes, errors: Floats) -> Tables:
-    """Give the tables with errors :func:`refitted` to those of simulated allocations ``(B, D)``, ``(B,)``.
+    """Return the tables with their errors :func:`refitted` to those of simulated allocations ``(B, D)``, ``(B,)``.
 
-    Left as they are where allocations are few, or errors are not what predicts.
+    The tables are returned unchanged if allocations are few, or if errors are not predicted from the table's errors.
     """
     if tables.predict is not None or len(genomes) < FEWEST:
         return tables
-    groups = [_group(space, decision.components[0]) for decision in space.decisions]
+    groups = [_kind_and_stage(space, decision.components[0]) for decision in space.decisions]
     return replace(tables, error=refitted(tables, groups, genomes, errors))
 
 
 def refitted(tables: Tables, groups: Sequence[tuple[str, int]], genomes: Genomes, errors: Floats) -> Floats:
-    """Most probable errors ``(D, K)`` given those of whole allocations.
+    """Return the most probable errors ``(D, K)`` given the errors of whole allocations.
 
-    The error of a choice is taken to be the table's times one plus four normal deviations, of which three are shared;
-    the error of an allocation is their sum, plus noise. Everything is linear in the deviations, so this is one solve of
-    as many equations as there are allocations.
+    The error of a choice is modelled as the table's error times one plus four normal deviations, three of which are shared;
+    the error of an allocation is the sum of its choices' errors plus noise. Everything is linear in the deviations, so this
+    takes one linear solve with as many equations as there are allocations.
 
     Args:
-        tables: the table to correct.
+        tables: the table to update.
         groups: kind and stage of each decision.
-        genomes: ``(B, D)`` simulated.
-        errors: ``(B,)`` theirs.
+        genomes: ``(B, D)`` simulated allocations.
+        errors: ``(B,)`` their errors.
     """
     rows = np.arange(len(tables.error))
     parts = np.maximum(tables.parts(genomes), 0)  # (B, D)
@@ -67,8 +66,8 @@ def refitted(tables: Tables, groups: Sequence[tuple[str, int]], genomes: Genomes
     return np.asarray(tables.error * np.maximum(1 + deviation, 0.1))
 
 
-def _group(space: Space, name: str) -> tuple[str, int]:
-    """Kind and stage of a component, or of what may be removed."""
+def _kind_and_stage(space: Space, name: str) -> tuple[str, int]:
+    """Return the kind and stage of a component or of a width unit."""
     if name in space.inventory.names:
         component = space.inventory[name]
         return f"{component.role} {component.kind}", component.stage
@@ -81,5 +80,5 @@ def _indices(labels: Sequence[object]) -> Genomes:
 
 
 def _sums_by(parts: Floats, index: Genomes) -> Floats:
-    """Sum columns ``(B, D)`` of the same index: ``(B, G)``."""
+    """Sum the columns of ``(B, D)`` that have the same index: ``(B, G)``."""
     return parts @ (index[:, None] == np.arange(index.max() + 1))

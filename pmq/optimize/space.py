@@ -1,4 +1,4 @@
-"""The search space: which choices each component has, which components share one, which are pinned."""
+"""The search space: the choices of each component, components that share one decision, and pinned components."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IMAGE_BITS = 8
 
 @dataclass(frozen=True)
 class Decision:
-    """Components that take one choice together, and the choices of each, in order of rising bits.
+    """Components that are decided together, and the choices of each, in order of rising bits.
 
     ``modes`` names the choices of a layer's weight and input where the space has modes.
     """
@@ -35,22 +35,22 @@ class Decision:
         return len(self.choices[0])
 
     def options(self, k: int) -> Decisions:
-        """What option ``k`` is for each component."""
+        """Return the choice of each component under option ``k``."""
         return {name: choices[k] for name, choices in zip(self.components, self.choices, strict=True)}
 
-    def of(self, component: str) -> tuple[Choice, ...]:
-        """The choices of one component; none of a width."""
+    def choices_of(self, component: str) -> tuple[Choice, ...]:
+        """Return the choices of one component; for a width unit there are none."""
         choices = self.choices[self.components.index(component)]
         return tuple(choice for choice in choices if isinstance(choice, Choice))
 
 
 class Space:
-    """A search space laid over a model's components.
+    """A search space applied to a model's components.
 
     Attributes:
-        decisions: what the search decides, in model order.
-        latency: measured milliseconds of its choices, where there are any.
-        widths: units of which it decides how much is kept; their decisions come last.
+        decisions: the decisions that the search makes, in model order.
+        latency: measured milliseconds of the choices, if there are any.
+        widths: units whose widths the search decides; their decisions come last.
     """
 
     def __init__(
@@ -71,50 +71,50 @@ class Space:
     @property
     def choices(self) -> dict[str, tuple[Choice, ...]]:
         """Component -> its choices."""
-        choices = {name: decision.of(name) for decision in self.decisions for name in decision.components}
+        choices = {name: decision.choices_of(name) for decision in self.decisions for name in decision.components}
         return {name: choices[name] for name in self.inventory.names}
 
     @property
     def modes(self) -> dict[str, list[tuple[Choice, Choice]]]:
-        """Layer -> what its weight and its input may be together."""
+        """Layer -> the pairs of choices that its weight and its input can have together."""
         choices = self.choices
         layers = [c.module for c in self.inventory if c.slot == "weight"]
         decided = {d.components for d in self.decisions}
-        found = {}
+        pairs = {}
         for layer in layers:
             pair = (f"{layer}.weight", f"{layer}.input")
-            if pair in decided:  # together
-                found[layer] = list(zip(*(choices[name] for name in pair), strict=True))
+            if pair in decided:
+                pairs[layer] = list(zip(*(choices[name] for name in pair), strict=True))
             else:
-                found[layer] = [(w, a) for w in choices[pair[0]] for a in choices[pair[1]]]
-        return found
+                pairs[layer] = [(w, a) for w in choices[pair[0]] for a in choices[pair[1]]]
+        return pairs
 
     def uniform(self, weight_bits: int, activation_bits: int) -> Assignment:
         """Give every component the same bits, with the quantizers of this space.
 
-        Pins are excepted, and the image, which has 8 bits to begin with. Where the space has a mode of these bits, layers
-        that have it take it and the others stay as they are at most.
+        Pinned components keep their bits, and the image has at least 8 bits, which it has to begin with. If the space has a mode
+        of these bits, the layers that have the mode take it and the other layers take their last option.
         """
 
-        def bits(component: Component) -> int:
+        def default_bits(component: Component) -> int:
             if component.role == "weight":
                 return weight_bits
             return max(IMAGE_BITS, activation_bits) if component.kind == "image" else activation_bits
 
-        found: Assignment = {}
+        in_mode: Assignment = {}
         for name, mode in self.file.modes.items():
-            if not found and (mode.weight.bits, mode.input.bits) == (weight_bits, activation_bits):
-                whole, layers = self.assignment(self.uniform_modes()[name]), [d for d in self.decisions if d.modes]
-                found = {component: whole[component] for d in layers for component in d.components}
-        others = {c.name: self._choice(c, self._pin(c) or bits(c)) for c in self.inventory if c.name not in found}
-        return {name: (found | others)[name] for name in self.inventory.names}
+            if not in_mode and (mode.weight.bits, mode.input.bits) == (weight_bits, activation_bits):
+                assignment, layers = self.assignment(self.uniform_modes()[name]), [d for d in self.decisions if d.modes]
+                in_mode = {component: assignment[component] for d in layers for component in d.components}
+        rest = {c.name: self._choice(c, self._pin(c) or default_bits(c)) for c in self.inventory if c.name not in in_mode}
+        return {name: (in_mode | rest)[name] for name in self.inventory.names}
 
     def assignment(self, genome: Any) -> Assignment:
-        """Turn a choice index for each decision into a choice for each component; widths are left out."""
+        """Convert a choice index per decision to a choice per component, without widths."""
         return bits_of(self.decided(genome))
 
     def decided(self, genome: Any) -> Decisions:
-        """Turn a choice index for each decision into a choice for each component and a width for each unit."""
+        """Convert a choice index per decision to a choice per component and a width per unit."""
         picked = {
             name: options[int(index)]
             for decision, index in zip(self.decisions, genome, strict=True)
@@ -123,15 +123,18 @@ class Space:
         return {name: picked[name] for name in (*self.inventory.names, *(w.name for w in self.widths))}
 
     def genome(self, assignment: Decisions) -> list[int] | None:
-        """Undo :meth:`assignment`; nothing if the space does not hold the allocation. All is kept of what it does not name."""
+        """Convert an allocation to a choice index per decision, or return None if the space does not contain the allocation.
+
+        Units that the allocation does not name keep their full width.
+        """
         genome = []
         assignment = {w.name: WidthChoice(unit=w.options[-1]) for w in self.widths} | dict(assignment)
         for decision in self.decisions:
-            wanted = tuple(assignment[name] for name in decision.components)
+            target = tuple(assignment[name] for name in decision.components)
             columns = list(zip(*decision.choices, strict=True))
-            if wanted not in columns:
+            if target not in columns:
                 return None
-            genome.append(columns.index(wanted))
+            genome.append(columns.index(target))
         return genome
 
     def _options(self, component: Component) -> Options:
@@ -141,7 +144,7 @@ class Space:
             if _matches(pattern, component):
                 refined = options.model_dump(exclude_none=True)
                 if "granularity" in refined:
-                    merged.pop("group_size", None)  # groups have a size, nothing else has
+                    merged.pop("group_size", None)  # only groups have a size
                 merged |= refined
         return Options(**merged)
 
@@ -153,48 +156,51 @@ class Space:
         options = self._options(component)
         quantizer = quantizer or options.quantizers(bits)[0]
         granularity = "token" if quantizer == "dynamic" else options.granularity or "tensor"
-        what = f"search space {self.name!r}, {component.name!r}"
+        context = f"search space {self.name!r}, {component.name!r}"
         if bits == FP32:
             return FLOAT
-        _check_fits(component, quantizer, granularity, what)
+        _check_fits(component, quantizer, granularity, context)
         fields = {"bits": bits, "quantizer": quantizer, "granularity": granularity, "group_size": options.group_size}
         fields |= {"symmetric": bool(options.symmetric), "estimator": self.estimator}
-        return validated(Choice, fields, what)
+        return validated(Choice, fields, context)
 
-    def _moded(self, weight: Component, source: Component) -> Decision:
-        """The decision over a layer's modes, in order of rising bits."""
-        what = f"search space {self.name!r}, {weight.module!r}"
+    def _mode_decision(self, weight: Component, source: Component) -> Decision:
+        """Return the decision over a layer's modes, in order of rising bits."""
+        context = f"search space {self.name!r}, {weight.module!r}"
         pins = [self._pin(weight), self._pin(source)]
         pairs: list[tuple[str, Choice, Choice]] = []
         for name, mode in self.file.modes.items():
             inside = mode.layers is None or any(_matches(p, weight) for p in mode.layers)
             if not inside or any(_matches(p, weight) for p in mode.excepted):
                 continue
-            both = [self._one(c, one, f"{what}, mode {name!r}") for c, one in ((weight, mode.weight), (source, mode.input))]
+            both = [
+                self._mode_choice(c, entry, f"{context}, mode {name!r}")
+                for c, entry in ((weight, mode.weight), (source, mode.input))
+            ]
             if all(pin is None or choice.bits == pin for pin, choice in zip(pins, both, strict=True)):
                 pairs.append((name, both[0], both[1]))
         if not pairs:
-            raise PmqError(f"{what} has no mode left; name it under layers of one, or loosen its pins")
+            raise PmqError(f"{context} has no mode left; list it under 'layers' of a mode, or relax its pins")
         pairs.sort(key=lambda pair: (pair[1].bits * pair[2].bits, pair[1].bits))
         names, weights, inputs = zip(*pairs, strict=True)
         return Decision((weight.name, source.name), (weights, inputs), names)
 
-    def _one(self, component: Component, one: OneChoice, what: str) -> Choice:
-        if one.bits == FP32:
+    def _mode_choice(self, component: Component, entry: OneChoice, context: str) -> Choice:
+        if entry.bits == FP32:
             return FLOAT
-        quantizer = one.quantizer or "affine"
-        granularity = "token" if quantizer == "dynamic" else one.granularity or "tensor"
-        _check_fits(component, quantizer, granularity, what)
-        fields = one.model_dump() | {"quantizer": quantizer, "granularity": granularity, "estimator": self.estimator}
-        return validated(Choice, fields, what)
+        quantizer = entry.quantizer or "affine"
+        granularity = "token" if quantizer == "dynamic" else entry.granularity or "tensor"
+        _check_fits(component, quantizer, granularity, context)
+        fields = entry.model_dump() | {"quantizer": quantizer, "granularity": granularity, "estimator": self.estimator}
+        return validated(Choice, fields, context)
 
     def uniform_modes(self) -> dict[str, list[int]]:
-        """Genomes in which every layer that has a mode takes it, and the others their last."""
+        """Return for each mode the genome in which layers with the mode take it and other decisions take their last option."""
         return {
             name: [d.modes.index(name) if name in d.modes else len(d) - 1 for d in self.decisions] for name in self.file.modes
         }
 
-    def _own_choices(self, component: Component) -> tuple[Choice, ...]:
+    def _component_choices(self, component: Component) -> tuple[Choice, ...]:
         pin = self._pin(component)
         options = self._options(component)
         if pin is not None:
@@ -205,16 +211,18 @@ class Space:
         return tuple(dict.fromkeys(choices))
 
     def _decide(self) -> list[Decision]:
-        moded = self._moded_layers()
-        inside = {name for decision in moded.values() for name in decision.components}
-        own = {c.name: self._own_choices(c) for c in self.inventory if c.name not in inside}
-        groups: dict[str, list[str]] = {name: [name] for name in own}
+        mode_decisions = self._mode_decisions()
+        inside = {name for decision in mode_decisions.values() for name in decision.components}
+        choices = {c.name: self._component_choices(c) for c in self.inventory if c.name not in inside}
+        groups: dict[str, list[str]] = {name: [name] for name in choices}
         for tie in self.file.ties:
             tied: dict[str, list[str]] = {}
             for component in self.inventory:
                 if any(_matches(pattern, component) for pattern in tie.components):
                     if component.name in inside:
-                        raise PmqError(f"search space {self.name!r} ties {component.name!r}, whose layer has modes")
+                        raise PmqError(
+                            f"search space {self.name!r} ties {component.name!r}, whose layer has modes; remove the tie"
+                        )
                     place = {"module": component.module, "block": str(component.stage), "model": ""}[tie.within]
                     tied.setdefault(place, []).append(component.name)
             for names in tied.values():
@@ -222,43 +230,45 @@ class Space:
                 for name in merged:
                     groups[name] = merged
         if self.file.shared:
-            self._share(own, groups)
+            self._share(choices, groups)
         decisions = []
         for component in self.inventory:
             name = component.name
             if name in inside:
-                decisions += [moded[name]] if name in moded else []
+                decisions += [mode_decisions[name]] if name in mode_decisions else []
                 continue
             group = groups[name]
             if name != group[0]:
                 continue
-            bits = [[c.bits for c in own[member]] for member in group]
+            bits = [[c.bits for c in choices[member]] for member in group]
             if any(b != bits[0] for b in bits):
                 other = group[next(i for i, b in enumerate(bits) if b != bits[0])]
-                raise PmqError(f"search space {self.name!r} ties {name!r} to {other!r}, but their bits differ")
-            decisions.append(Decision(tuple(group), tuple(own[member] for member in group)))
+                raise PmqError(
+                    f"search space {self.name!r} ties {name!r} to {other!r}, but their bits differ; give both the same bits"
+                )
+            decisions.append(Decision(tuple(group), tuple(choices[member] for member in group)))
         return decisions
 
-    def _share(self, own: Mapping[str, Sequence[Choice]], groups: dict[str, list[str]]) -> None:
-        """Tie components that are one tensor, which several operators read, where they have the same bits to choose from."""
+    def _share(self, choices: Mapping[str, Sequence[Choice]], groups: dict[str, list[str]]) -> None:
+        """Tie components that are the same tensor, read by several operators, if they have the same bits to choose from."""
         for component in self.inventory:
             first, name = component.same, component.name
-            if not first or first not in own or name not in own:
+            if not first or first not in choices or name not in choices:
                 continue
-            if [c.bits for c in own[first]] == [c.bits for c in own[name]]:
+            if [c.bits for c in choices[first]] == [c.bits for c in choices[name]]:
                 merged = list(dict.fromkeys([*groups[first], *groups[name]]))
                 for member in merged:
                     groups[member] = merged
 
-    def _moded_layers(self) -> dict[str, Decision]:
-        """By the name of each layer's first component, the decision over its modes."""
+    def _mode_decisions(self) -> dict[str, Decision]:
+        """Return the decision over each layer's modes, keyed by the layer's first component."""
         if not self.file.modes:
             return {}
         pairs: dict[str, list[Component]] = {}
         for component in self.inventory:
             if component.slot in ("weight", "input"):
                 pairs.setdefault(component.module, []).append(component)
-        decisions = [self._moded(*sorted(pair, key=lambda c: c.slot, reverse=True)) for pair in pairs.values()]
+        decisions = [self._mode_decision(*sorted(pair, key=lambda c: c.slot, reverse=True)) for pair in pairs.values()]
         return {min(d.components, key=self.inventory.names.index): d for d in decisions}
 
     def _check_patterns(self) -> None:
@@ -266,16 +276,16 @@ class Space:
         for pattern in (*file.components, *file.pins, *(p for tie in file.ties for p in tie.components)):
             if pattern not in KINDS and not any(_matches(pattern, c) for c in self.inventory):
                 raise PmqError(
-                    f"search space {self.name!r}: {pattern!r} is no kind of component ({', '.join(KINDS)}) and no pattern "
-                    f"that matches a component's name, such as {self.inventory.names[0]!r}"
+                    f"search space {self.name!r}: {pattern!r} is neither a kind of component ({', '.join(KINDS)}) nor a "
+                    f"pattern that matches a component name, such as {self.inventory.names[0]!r}"
                 )
 
 
-def _check_fits(component: Component, quantizer: str, granularity: str, what: str) -> None:
+def _check_fits(component: Component, quantizer: str, granularity: str, context: str) -> None:
     """Raise if a component cannot have a quantizer or granularity."""
     reason = why_unfit(component.slot, quantizer, granularity)
     if reason:
-        raise PmqError(f"{what}: {reason}")
+        raise PmqError(f"{context}: {reason}")
 
 
 def _matches(pattern: str, component: Component) -> bool:

@@ -1,4 +1,4 @@
-"""Search spaces as YAML files: their keys, where they are, and how they are read."""
+"""Search spaces as YAML files: their keys, where they are stored, and how they are read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pmq.core.errors import PmqError
 from pmq.core.files import is_file, quoted, read_yaml
 from pmq.core.validation import shown, validated
 
-#: kinds a space may speak of even where the model at hand has none
+#: kinds of components that a space may name even if the model has none of them
 KINDS = (
     *("patch_embed", "qkv", "proj", "fc1", "fc2", "reduction", "head", "linear", "conv", "depthwise", "conv_transpose"),
     *("image", "norm", "attention", "gelu", "hidden", "features", "q", "k", "softmax", "v", "product"),
@@ -25,10 +25,10 @@ class _Strict(BaseModel):
 
 
 class Options(_Strict):
-    """What a component may choose from; what is left out comes from the more general entry.
+    """Choices that a component has; unset fields come from the more general entry.
 
-    ``quantizer`` is one name; or several, each a choice at every bit-width; or a mapping such as ``{2: log, 5: power}``,
-    from those bits upwards.
+    ``quantizer`` is one name, several names (each a choice at every bit-width), or a mapping such as ``{2: log, 5: power}``
+    of the lowest bit-width to the quantizer from there upwards.
     """
 
     bits: list[Bits] | None = Field(default=None, min_length=1)
@@ -38,11 +38,11 @@ class Options(_Strict):
     symmetric: bool | None = None
 
     def quantizers(self, bits: int) -> list[str]:
-        """Name the quantizers at a bit-width, the one of uniform allocations first."""
-        given = self.quantizer or "affine"
-        if isinstance(given, dict):
-            given = given[max((b for b in given if b <= bits), default=min(given))]
-        return [given] if isinstance(given, str) else given
+        """Return the quantizers at a bit-width, the one of uniform allocations first."""
+        names = self.quantizer or "affine"
+        if isinstance(names, dict):
+            names = names[max((b for b in names if b <= bits), default=min(names))]
+        return [names] if isinstance(names, str) else names
 
 
 class Tie(_Strict):
@@ -53,7 +53,7 @@ class Tie(_Strict):
 
 
 class OneChoice(_Strict):
-    """What a weight or a layer's input is in a mode."""
+    """Choice of a weight or of a layer's input in a mode."""
 
     bits: Bits = 32
     quantizer: str | None = None
@@ -63,9 +63,9 @@ class OneChoice(_Strict):
 
 
 class Mode(_Strict):
-    """What a layer's weight and input are together: a kernel that exists.
+    """Joint choice of a layer's weight and input, for which a kernel exists.
 
-    ``layers`` names kinds of weights or patterns that have this mode, ``excepted`` those that have not.
+    ``layers`` lists the kinds of weights or the patterns that have this mode, ``excepted`` those that do not.
     """
 
     weight: OneChoice = OneChoice()
@@ -75,12 +75,12 @@ class Mode(_Strict):
 
 
 class SpaceFile(_Strict):
-    """A ``search_spaces/*.yaml``.
+    """Contents of a ``search_spaces/*.yaml`` file.
 
-    ``weight`` and ``activation`` hold for all; ``components`` refines them for a kind (``softmax``) or a name pattern
-    (``blocks.0.*``), the later entry winning; ``pins`` fixes bits by kind or pattern. With ``modes`` a layer's weight and
-    input choose one of those together, whatever else is said of them. Activations that are one tensor, which several operators
-    read, have the same bits unless ``shared`` is off.
+    ``weight`` and ``activation`` hold for all components; ``components`` refines them for a kind (``softmax``) or a name pattern
+    (``blocks.0.*``), where the later entry wins; ``pins`` fixes bits by kind or pattern. With ``modes`` a layer's weight and
+    input choose one of the modes together, regardless of the other entries. Activations that are the same tensor, read by
+    several operators, have the same bits unless ``shared`` is false.
     """
 
     name: str
@@ -95,22 +95,22 @@ class SpaceFile(_Strict):
 
 
 def spaces_folder() -> Path:
-    """Where the search spaces that ship are: beside the package in a checkout, inside it when installed."""
+    """Return the folder of the built-in search spaces: next to the package in a checkout, inside it when installed."""
     package = Path(__file__).resolve().parents[1]
     inside = package / "search_spaces"
     return inside if inside.is_dir() else package.parent / "search_spaces"
 
 
 def read_space(name: str) -> SpaceFile:
-    """Read a search space by file name, or by the name of one that ships.
+    """Read a search space by file name, or a built-in one by name.
 
     Raises:
-        PmqError: no such file or name, no YAML, or unknown keys or values in it.
+        PmqError: there is no such file or name, it is not YAML, or it has unknown keys or values.
     """
     path = Path(name)
     if not path.suffix:
         path = spaces_folder() / f"{name}.yaml"
     if not is_file(path):
         shipped = ", ".join(sorted(p.stem for p in spaces_folder().glob("*.yaml")))
-        raise PmqError(f"search space {shown(name)} is no file and not one of those that ship: {shipped}")
+        raise PmqError(f"search space {shown(name)} is neither a file nor one of the built-in spaces: {shipped}")
     return validated(SpaceFile, read_yaml(path, "search space"), f"search space {quoted(path)}")

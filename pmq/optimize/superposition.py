@@ -1,4 +1,4 @@
-"""Predictions from effects: the changes of an allocation's components are summed before they are judged."""
+"""Error predictions from effects: the output changes of an allocation's components are summed and then evaluated."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pmq.metrics.table import Effects
 from pmq.optimize.space import Space
 
 Singles = NDArray[np.float32]
-#: genomes predicted at once
+#: number of genomes predicted together
 _CHUNK = 256
 
 
 class Superposition:
-    """Predicts the error of genomes by the outputs their components' changes add up to.
+    """Predicts the error of genomes from the sum of their components' output changes.
 
-    The sum over components is a product of matrices: a row of zeros and ones for each genome, a column of changes for
-    each logit of each image.
+    The sum over components is a matrix product: one row of zeros and ones per genome, one column of changes per logit of
+    each image.
 
     Args:
-        space: whose decisions genomes are of.
+        space: the space whose decisions the genomes index.
         effects: the changes.
-        width: choices of the longest decision.
+        width: number of choices of the longest decision.
     """
 
     def __init__(self, space: Space, effects: Effects, width: int) -> None:
@@ -41,16 +41,16 @@ class Superposition:
             self._p, self._entropy = np.exp(log_p), float((np.exp(log_p) * log_p).sum(1).mean())
 
     def __call__(self, genomes: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Predicted error: ``(B, D)`` -> ``(B,)``."""
+        """Return the predicted errors ``(B,)`` of genomes ``(B, D)``."""
         errors = np.empty(len(genomes))
         for start in range(0, len(genomes), _CHUNK):
             part = genomes[start : start + _CHUNK]
             chosen = np.zeros((len(part), len(self._changes)), np.float32)
             np.put_along_axis(chosen, part + self._first, 1.0, axis=1)
-            errors[start : start + _CHUNK] = self._judge(chosen @ self._changes)
+            errors[start : start + _CHUNK] = self._errors(chosen @ self._changes)
         return errors
 
-    def _judge(self, changes: Singles) -> NDArray[np.float64]:
+    def _errors(self, changes: Singles) -> NDArray[np.float64]:
         outputs = changes
         outputs += self._start
         if not self._decides:

@@ -1,4 +1,4 @@
-"""The search's whole world: a few NumPy arrays, and costs of many genomes at once."""
+"""NumPy tables of errors and costs per decision and choice, and fast evaluation of many genomes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pmq.optimize.space import Space
 from pmq.optimize.superposition import Superposition
 from pmq.optimize.widths import Widths
 
-#: genomes evaluated at once: as many as the processor's cache holds the intermediate values of
+#: number of genomes evaluated together, such that their intermediate values fit the processor's cache
 _CHUNK = 512
 Floats = NDArray[np.float64]
 Genomes = NDArray[np.int64]
@@ -26,17 +26,18 @@ Genomes = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Tables:
-    """Decision x choice tables. Rows shorter than the longest are padded; ``n_choices`` says where they end.
+    """Decision x choice tables. Rows shorter than the longest are padded; ``n_choices`` gives their lengths.
 
     Attributes:
-        error, size, ops, bits: ``(D, K)``; predicted error, bytes, bit operations that the choice alone decides, and bits of
-            each choice. All but the bits are sums over tied components.
+        error, size, ops, bits: ``(D, K)``; predicted error, bytes, bit operations that depend on the choice alone, and bits
+            of each choice. All but the bits are sums over tied components.
         n_choices: ``(D,)``.
-        left, right: ``(P,)`` decisions of the operands of each product of two different ones; ``macs`` ``(P,)``.
+        left, right: ``(P,)`` decisions of the operands of each product of two different decisions.
+        macs: ``(P,)`` multiply-accumulates of each of these products.
         rest_bytes: bytes outside all components.
-        latency: ``(D, K)`` milliseconds, where they were measured; ``rest_ms`` are those of all else.
-        widths: how all of that depends on decisions of how much is kept, where there are any.
-        predict: gives errors of genomes ``(B, D)`` -> ``(B,)`` where they are not the sum of ``error``.
+        predict: returns errors ``(B,)`` of genomes ``(B, D)`` where they are not the sum of ``error``.
+        latency: ``(D, K)`` milliseconds, where they were measured; ``rest_ms`` are the milliseconds of everything else.
+        widths: how the tables depend on the width decisions, if there are any.
     """
 
     error: Floats
@@ -55,7 +56,7 @@ class Tables:
 
     @classmethod
     def build(cls, space: Space, sensitivity: SensitivityTable) -> Tables:
-        """Collect what the search needs of a space, its model and a sensitivity table."""
+        """Build the tables from a space with its model's inventory, and a sensitivity table."""
         latency = space.latency
         inventory, decisions = space.inventory, space.decisions
         shape = (len(decisions), max(len(d) for d in decisions))
@@ -83,14 +84,16 @@ class Tables:
             (inside if same else operators).append(op)
         for op in inside:
             d = where[op.operands[0]]
-            left, right = (decisions[d].of(name) for name in op.operands)
+            left, right = (decisions[d].choices_of(name) for name in op.operands)
             for k in range(len(decisions[d])):
                 ops[d, k] += op.macs * left[k].bits * right[k].bits
         for options in space.widths:
             d = where[options.name]
             size[d, : len(options.options)] = [(o.share - 1) * options.rest_bytes for o in options.options]
         if space.widths and sensitivity.effects:
-            raise PmqError(f"metric {sensitivity.metric!r} knows no widths; search with another, or without --prune")
+            raise PmqError(
+                f"metric {sensitivity.metric!r} does not support widths; choose another `metric`, or search without `prune`"
+            )
         return cls(
             error,
             size,
@@ -109,11 +112,11 @@ class Tables:
 
     @property
     def cost_names(self) -> tuple[str, ...]:
-        """Names of the columns that :meth:`evaluate` gives after the error."""
+        """Names of the columns of :meth:`evaluate` after the error."""
         return ("size_bytes", "bit_ops") if self.latency is None else ("size_bytes", "bit_ops", "latency_ms")
 
     def evaluate(self, genomes: Genomes) -> Floats:
-        """Predicted error, bytes, bit operations and, where measured, milliseconds: ``(B, D)`` -> ``(B, 3)`` or ``(B, 4)``."""
+        """Return error, bytes, bit operations and, where measured, milliseconds: ``(B, D)`` -> ``(B, 3)`` or ``(B, 4)``."""
         first = np.arange(len(self.n_choices)) * self.error.shape[1]
         error, size, ops, bits = (table.ravel() for table in (self.error, self.size, self.ops, self.bits))
         costs = np.empty((len(genomes), 1 + len(self.cost_names)))
@@ -128,10 +131,10 @@ class Tables:
             if self.latency is not None:
                 part[:, 3] = self.latency.ravel().take(flat).sum(1) + self.rest_ms
             if self.widths is not None:
-                kept, of_products = self.widths.factors(genomes[start : start + _CHUNK])
-                errors, products = errors * kept, products * of_products
-                part[:, 1] -= (self.widths.size.ravel().take(flat) * (1 - kept)).sum(1)
-                part[:, 2] -= (self.widths.ops.ravel().take(flat) * (1 - kept)).sum(1)
+                share, product_share = self.widths.factors(genomes[start : start + _CHUNK])
+                errors, products = errors * share, products * product_share
+                part[:, 1] -= (self.widths.size.ravel().take(flat) * (1 - share)).sum(1)
+                part[:, 2] -= (self.widths.ops.ravel().take(flat) * (1 - share)).sum(1)
                 if self.latency is not None:
                     part[:, 3] -= self.widths.saved_ms(genomes[start : start + _CHUNK]).sum(1)
             part[:, 0] = errors.sum(1)
@@ -141,24 +144,24 @@ class Tables:
         return costs
 
     def parts(self, genomes: Genomes) -> Floats:
-        """Error of each decision ``(B, D)``."""
+        """Return the error of each decision ``(B, D)``."""
         errors = self.error[np.arange(len(self.n_choices)), genomes]
         return errors if self.widths is None else errors * self.widths.factors(genomes)[0]
 
     @property
     def decides_width(self) -> NDArray[np.bool_]:
-        """Which decisions are of how much is kept ``(D,)``."""
+        """Mask of the decisions that choose a width ``(D,)``."""
         if self.widths is None:
             return np.zeros(len(self.n_choices), bool)
         return np.isin(np.arange(len(self.n_choices)), self.widths.unit[self.widths.unit != np.arange(len(self.n_choices))])
 
     def at(self, genome: Genomes) -> Tables:
-        """The tables of bits alone, where as much is kept as ``genome`` ``(D,)`` says: those decisions have one choice."""
+        """Return tables of the bits alone, under the widths of ``genome`` ``(D,)``; width decisions have one choice."""
         w, rows = self.widths, np.arange(len(self.n_choices))
         if w is None:
             return self
         fixed = self.decides_width
-        kept, of_products = (f[0] for f in w.factors(genome[None]))
+        share, product_share = (f[0] for f in w.factors(genome[None]))
 
         def first(table: Floats) -> Floats:
             table = table.copy()
@@ -171,43 +174,43 @@ class Tables:
             latency = first(latency - np.where((w.unit == rows)[:, None], 0.0, saved))
         return replace(
             self,
-            error=first(self.error * kept[:, None]),
-            size=first(self.size - w.size * (1 - kept[:, None])),
-            ops=self.ops - w.ops * (1 - kept[:, None]),
+            error=first(self.error * share[:, None]),
+            size=first(self.size - w.size * (1 - share[:, None])),
+            ops=self.ops - w.ops * (1 - share[:, None]),
             n_choices=np.where(fixed, 1, self.n_choices),
-            macs=self.macs * of_products,
+            macs=self.macs * product_share,
             latency=latency,
             widths=None,
         )
 
     def lower_bound(self) -> tuple[float, ...]:
-        """Costs that no allocation of the space is below; there are ones that have each of them."""
+        """Return a lower bound of each cost over all allocations; each bound is attained by some allocation."""
         if self.widths is not None:
             return self.at(np.zeros(len(self.n_choices), dtype=np.int64)).lower_bound()
         valid = np.arange(self.size.shape[1]) < self.n_choices[:, None]
         size = np.where(valid, self.size, np.inf).min(1).sum() + self.rest_bytes
         bits = np.where(valid, self.bits, np.inf).min(1)
-        own = np.where(valid, self.ops, np.inf).min(1).sum()
-        found = [float(size), float((bits[self.left] * bits[self.right]) @ self.macs + own)]
+        choice_ops = np.where(valid, self.ops, np.inf).min(1).sum()
+        bounds = [float(size), float((bits[self.left] * bits[self.right]) @ self.macs + choice_ops)]
         if self.latency is not None:
-            found.append(float(np.where(valid, self.latency, np.inf).min(1).sum() + self.rest_ms))
-        return tuple(found)
+            bounds.append(float(np.where(valid, self.latency, np.inf).min(1).sum() + self.rest_ms))
+        return tuple(bounds)
 
     def upper_bound(self) -> tuple[float, ...]:
-        """Costs that no allocation of the space is above."""
+        """Return an upper bound of each cost over all allocations."""
         if self.widths is not None:
             return self.at(self.n_choices - 1).upper_bound()
         valid = np.arange(self.size.shape[1]) < self.n_choices[:, None]
         bits = np.where(valid, self.bits, 0).max(1)
-        size, own = (float(np.where(valid, table, 0).max(1).sum()) for table in (self.size, self.ops))
-        found = [size + self.rest_bytes, float((bits[self.left] * bits[self.right]) @ self.macs) + own]
+        size, choice_ops = (float(np.where(valid, table, 0).max(1).sum()) for table in (self.size, self.ops))
+        bounds = [size + self.rest_bytes, float((bits[self.left] * bits[self.right]) @ self.macs) + choice_ops]
         if self.latency is not None:
-            found.append(float(np.where(valid, self.latency, -np.inf).max(1).sum() + self.rest_ms))
-        return tuple(found)
+            bounds.append(float(np.where(valid, self.latency, -np.inf).max(1).sum() + self.rest_ms))
+        return tuple(bounds)
 
 
 class UniformCosts:
-    """Costs of uniform allocations, as budgets want them; fractions of a bit interpolate linearly between whole bits."""
+    """Costs of uniform allocations, for budgets; fractions of a bit interpolate linearly between whole bits."""
 
     def __init__(self, space: Space) -> None:
         self._space, self._costs = space, CostModel(space.inventory)
@@ -215,7 +218,7 @@ class UniformCosts:
         self.fp32_bytes = float(self._costs.size_bytes(fp32))
 
     def uniform(self, weight_bits: float, activation_bits: float) -> tuple[float, float]:
-        """Bytes and bit operations of uniform ``weight_bits`` and ``activation_bits``, the space's pins included."""
+        """Return bytes and bit operations of uniform ``weight_bits`` and ``activation_bits``, including the space's pins."""
         size = ops = 0.0
         for w, w_share in _neighbours(weight_bits):
             for a, a_share in _neighbours(activation_bits):
@@ -231,7 +234,7 @@ def _neighbours(bits: float) -> list[tuple[int, float]]:
 
 
 def within(limits: Limits, costs: Floats) -> NDArray[np.bool_]:
-    """Which rows ``(B, 1 + costs)`` of :meth:`Tables.evaluate` are within the limits: ``(B,)``."""
+    """Mark the rows ``(B, 1 + costs)`` of :meth:`Tables.evaluate` that are within the limits: ``(B,)``."""
     inside = np.ones(len(costs), bool)
     for index, limit in limits.bounds:
         inside &= costs[:, 1 + index] <= limit

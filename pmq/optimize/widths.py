@@ -1,4 +1,4 @@
-"""What costs and errors become where less is kept of what they are of."""
+"""Dependence of costs and errors on width choices."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Genomes = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Widths:
-    """How tables depend on the decisions of how much is kept.
+    """How tables depend on the width decisions.
 
     Attributes:
-        unit: ``(D,)`` the decision that says how much is kept of what a decision is of; itself where there is none.
-        share: ``(D, K)`` kept by each choice of such a decision; 1 for all others.
-        size, ops: ``(D, K)`` the part of a choice's bytes and bit operations that goes with what is kept.
-        product_unit: ``(P,)`` the same as ``unit`` for products; -1 where there is none.
-        saved: ``(D, K, W)`` milliseconds that a choice takes less at each choice of its unit, where they were measured.
+        unit: ``(D,)`` the decision that sets the width of a decision's components; the decision itself if there is none.
+        share: ``(D, K)`` share of the width that each choice of a width decision keeps; 1 for all other decisions.
+        size, ops: ``(D, K)`` the part of a choice's bytes and bit operations that is proportional to the width.
+        product_unit: ``(P,)`` the width decision of each product; -1 if there is none.
+        saved: ``(D, K, W)`` milliseconds that a choice saves under each choice of its unit, where they were measured.
     """
 
     unit: Genomes
@@ -40,10 +40,10 @@ class Widths:
 
     @classmethod
     def build(cls, space: Space, products: list[str], n_most: int) -> Widths | None:
-        """Collect them for a space that decides widths.
+        """Build the dependence for a space, or return None if the space decides no widths.
 
         Raises:
-            PmqError: the space ties what belongs to several units.
+            PmqError: the space ties components that belong to several units.
         """
         if not space.widths:
             return None
@@ -61,42 +61,44 @@ class Widths:
             inside = {name for op in options.operators for name in macs[op].operands}
             for name in inside:
                 if unit[where[name]] not in (where[name], u):
-                    raise PmqError(f"search space {space.name!r} ties {name!r} to other blocks; search it without --prune")
+                    raise PmqError(
+                        f"search space {space.name!r} ties {name!r} to other blocks; remove the tie, or search without `prune`"
+                    )
                 unit[where[name]] = u
             last = options.layers[-1]
             for d in {where[name] for name in inside}:
                 decision = decisions[d]
                 for name in decision.components:
-                    for k, choice in enumerate(decision.of(name)):
+                    for k, choice in enumerate(decision.choices_of(name)):
                         if name.removesuffix(".weight") in options.layers and name.endswith(".weight"):
                             fixed = name == f"{last}.weight" and choice.granularity in ("channel", "tensor")
                             size[d, k] += component_bytes(inventory[name], choice)
                             size[d, k] -= grid_bytes(inventory[name], choice) if fixed else 0
                 if saved is not None and space.latency is not None:
                     for k in range(len(decision)):
-                        taken = bits_of(decision.options(k))
+                        bits = bits_of(decision.options(k))
                         for o, option in enumerate(options.options):
                             if option.share < 1:
                                 label = WidthChoice(unit=option).label
-                                saved[d, k, o] = space.latency.saved_ms(options.name, label, taken)
+                                saved[d, k, o] = space.latency.saved_ms(options.name, label, bits)
             for name in options.operators:
                 left, right = (where[n] for n in macs[name].operands)
                 if left == right:
-                    a, b = (decisions[left].of(n) for n in macs[name].operands)
+                    a, b = (decisions[left].choices_of(n) for n in macs[name].operands)
                     ops[left, : len(a)] += [macs[name].macs * x.bits * y.bits for x, y in zip(a, b, strict=True)]
                 else:
                     product_unit[products.index(name)] = u
         return cls(unit, share, size, ops, product_unit, saved)
 
     def factors(self, genomes: Genomes) -> tuple[Floats, Floats]:
-        """Shares kept of what each decision ``(B, D)`` and each product ``(B, P)`` is of."""
+        """Return the kept shares of each decision ``(B, D)`` and of each product ``(B, P)``."""
         chosen = self.share[np.arange(genomes.shape[1]), genomes]
-        of = np.where(self.unit == np.arange(genomes.shape[1]), 1.0, chosen[:, self.unit])
-        return of, np.where(self.product_unit < 0, 1.0, chosen[:, self.product_unit])
+        decision_share = np.where(self.unit == np.arange(genomes.shape[1]), 1.0, chosen[:, self.unit])
+        return decision_share, np.where(self.product_unit < 0, 1.0, chosen[:, self.product_unit])
 
     def saved_ms(self, genomes: Genomes) -> Floats:
-        """Milliseconds less ``(B, D)``."""
+        """Return the milliseconds that each decision saves ``(B, D)``."""
         assert self.saved is not None
-        own = self.unit == np.arange(genomes.shape[1])
-        found = self.saved[np.arange(genomes.shape[1]), genomes, genomes[:, self.unit]]
-        return np.where(own, 0.0, found)
+        without_unit = self.unit == np.arange(genomes.shape[1])
+        milliseconds = self.saved[np.arange(genomes.shape[1]), genomes, genomes[:, self.unit]]
+        return np.where(without_unit, 0.0, milliseconds)

@@ -1,4 +1,4 @@
-"""Allocations as artefacts: written of what was carried out, and carried out again when read."""
+"""Allocation artefacts: built from quantized models, and loaded as quantized models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from pmq.core import Allocation, Assignment, Limits, PmqError
 from pmq.core.allocation import BudgetInfo, CalibrationInfo, ModelInfo
 from pmq.core.choice import ComponentChoice
-from pmq.core.description import described
+from pmq.core.description import describe_components
 from pmq.core.patches import PatchMap
 from pmq.core.recipe import Recipe
 from pmq.cost import CostModel, LatencyTable
@@ -31,7 +31,7 @@ def make_allocation(
     metrics: dict[str, Any] | None = None,
     latency: LatencyTable | None = None,
 ) -> Allocation:
-    """Make the artefact: choices, calibrated parameters, costs, metrics, tensors."""
+    """Return the allocation of a quantized model: choices, calibrated parameters, costs, metrics and tensors."""
     costs = CostModel(subject.inventory, latency, plan_of(subject.module))
     plan = plan_allocation(subject.info, costs, quantized.assignment, quantized.recipe, space, budget, limits, metrics)
     facts = {"calibration": calibration, "pruning": plan_of(subject.module), "task": subject.task.name}
@@ -48,7 +48,7 @@ def plan_allocation(
     limits: Limits | None = None,
     metrics: dict[str, Any] | None = None,
 ) -> Allocation:
-    """Make an artefact of choices alone, for somebody to carry out: costs, metrics, but no parameters and no tensors."""
+    """Return an allocation of choices alone, with costs and metrics but without parameters and tensors."""
     limits = limits or Limits()
     return Allocation(
         model=model,
@@ -56,14 +56,14 @@ def plan_allocation(
         space=space,
         recipe=recipe,
         components={name: ComponentChoice(**assignment[name].model_dump()) for name in costs.inventory.names},
-        inventory=described(costs.inventory),
+        inventory=describe_components(costs.inventory),
         budget=BudgetInfo(text=budget or "none", limits=asdict(limits), achieved=costs.costs(assignment)),
         metrics={k: _plain(v) for k, v in (metrics or {}).items()},
     )
 
 
 def with_parameters(plan: Allocation, quantized: Quantized) -> Allocation:
-    """The artefact with the parameters and the tensors of what was carried out by its choices."""
+    """Return a planned allocation with the parameters and tensors of the model quantized with its choices."""
     components = {
         name: choice.model_copy(update={"parameters": quantized.parameters.get(name)}) for name, choice in plan.components.items()
     }
@@ -71,48 +71,48 @@ def with_parameters(plan: Allocation, quantized: Quantized) -> Allocation:
 
 
 def load_quantized(subject: Subject, allocation: Allocation) -> Quantized:
-    """Give the quantized model an allocation describes, from its tensors, or from the checkpoint if they say no more.
+    """Return the quantized model of an allocation, from its tensors, or from the checkpoint where no tensors are needed.
 
-    The subject is pruned as the allocation is.
+    The subject must be pruned as the allocation is.
 
     Raises:
-        PmqError: the allocation is of another model, or its tensors are needed and not at hand, or something in it does not
-            fit the model.
+        PmqError: the allocation is of another model, its tensors are needed and missing, or a part of it does not fit the
+            model.
     """
     allocation.check_model(subject.info)
     subject.inventory.check_names(allocation.components)
-    allocation.check("the allocation", described(subject.inventory))
+    allocation.check("the allocation", describe_components(subject.inventory))
     if allocation.patches is not None:
         _check_patches(subject, allocation, allocation.patches)
     if allocation.tensors is not None:
         return Quantized(allocation.assignment, allocation.recipe, allocation.parameters, allocation.tensors, allocation.patches)
     if allocation.pruning is not None or not allocation.recipe.plain:
-        how = f"recipe {allocation.recipe.name!r}" if allocation.pruning is None else "pruning"
+        change = f"recipe {allocation.recipe.name!r}" if allocation.pruning is None else "pruning"
         raise PmqError(
-            f"the allocation's {how} changed the weights, and the .safetensors file that was "
-            "written beside it is missing; put it there, or --recalibrate to compute it anew from images"
+            f"the allocation's {change} changed the weights, and the .safetensors file that was "
+            "written beside it is missing; put it there, or pass `recalibrate` to compute it from images"
         )
     known = Calibration(known=allocation.parameters, info=allocation.calibration)
     nothing = torch.empty(0)
-    found = quantize(Prepared(subject.model, subject.inventory, allocation.recipe, known, nothing), allocation.assignment)
-    return replace(found, patches=allocation.patches)
+    quantized = quantize(Prepared(subject.model, subject.inventory, allocation.recipe, known, nothing), allocation.assignment)
+    return replace(quantized, patches=allocation.patches)
 
 
 def _check_patches(subject: Subject, allocation: Allocation, patches: PatchMap) -> None:
-    """Raise unless a map has as many tokens as the model, and ranks those of an operand by an input that comes before it."""
-    places, ranked = patchable(subject.inventory, allocation.assignment, runs=True), set()
+    """Raise unless a map has the model's number of tokens, and every ranked operand has an input before it that ranks it."""
+    places, ranked = patchable(subject.inventory, allocation.assignment, any_bits=True), set()
     for name in (name for name in subject.inventory.names if name in patches.components):
         tokens = len(patches.components[name].bits)
         if name not in places or places[name].tokens != tokens:
-            has = f"{places[name].tokens}" if name in places else "none of its own"
-            raise PmqError(f"the allocation has bits of {tokens} patches of {name!r}, which has {has}; run `pmq patches` anew")
+            count = f"{places[name].tokens}" if name in places else "none of its own"
+            raise PmqError(f"the allocation has bits of {tokens} patches of {name!r}, which has {count}; run `pmq patches` again")
         module, _, slot = name.rpartition(".")
         if slot == "input":
             ranked.add(module.rpartition(".")[0])
         elif patches.kind == "dynamic" and module not in ranked:
-            raise PmqError(f"the allocation ranks patches of {name!r} by an input that has no map; run `pmq patches` anew")
+            raise PmqError(f"the allocation ranks patches of {name!r} by an input that has no map; run `pmq patches` again")
 
 
 def _plain(value: Any) -> float | None:
-    """JSON has no NaN and no infinity."""
+    """Return None for NaN and infinity, which JSON does not have."""
     return None if value is None or not math.isfinite(value) else float(value)

@@ -1,4 +1,4 @@
-"""Images as users hand them: tensors or batches, of whatever floating-point type, wherever they lie."""
+"""Images as users pass them: tensors or batches, of any floating-point type, on any device."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from torch import Tensor
 from pmq.core.errors import PmqError
 from pmq.core.progress import message
 
-#: what images and labels are called in batches that hold them by name, as those of Hugging Face do
+#: keys of images and labels in dictionary batches, such as those of Hugging Face
 _IMAGES, _LABELS = ("pixel_values", "images", "image"), ("labels", "label")
 
 
 def as_images(images: Any) -> Tensor:
-    """Give a batch ``(B, C, H, W)`` in FP32 that gradients can be taken with.
+    """Return a batch ``(B, C, H, W)`` in FP32 that autograd accepts.
 
     Raises:
-        PmqError: it is none, or not preprocessed, or its values are not finite.
+        PmqError: ``images`` is no batch of images, is not preprocessed, or has values that are not finite.
     """
     if not isinstance(images, Tensor) or images.ndim != 4:
-        found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise PmqError(
-            f"images must come as tensors (B, C, H, W), pairs (tensor, labels) or dictionaries with pixel_values, not {found}"
+            f"images must come as tensors (B, C, H, W), pairs (tensor, labels) or dictionaries with pixel_values, not {shape}"
         )
     if not images.is_floating_point():
-        met = str(images.dtype).removeprefix("torch.")
-        raise PmqError(f"images are {met}, so not preprocessed; give them as floats, scaled and normalised as for the model")
+        dtype = str(images.dtype).removeprefix("torch.")
+        raise PmqError(f"images are {dtype}, so not preprocessed; give them as floats, scaled and normalised as for the model")
     images = images.detach().float()
     if not images.isfinite().all():
         raise PmqError("images hold NaN or infinite values; check how they are preprocessed")
@@ -37,7 +37,7 @@ def as_images(images: Any) -> Tensor:
 
 
 def first_of(batch: Any) -> Any:
-    """The images of a batch, which may be a pair of images and labels, or hold them by a name."""
+    """Return the images of a batch, which may be images alone, a pair of images and labels, or a dictionary."""
     if isinstance(batch, Mapping):
         return next((batch[name] for name in _IMAGES if name in batch), batch)
     return batch[0] if isinstance(batch, list | tuple) and batch else batch
@@ -50,44 +50,44 @@ def _labels_of(batch: Any) -> Any:
 
 
 def tell_type(images: Any) -> None:
-    """Say that images are taken as FP32, where they are something else."""
+    """Print that images are converted to FP32, where they have another type."""
     if isinstance(images, Tensor) and images.is_floating_point() and images.dtype != torch.float32:
         message(f"images are {str(images.dtype).removeprefix('torch.')}: taken as FP32")
 
 
 def gather_images(images: Tensor | Iterable[Any], count: int) -> Tensor:
-    """Collect the first ``count`` images (all, if fewer) from a tensor or from batches, with or without labels.
+    """Return the first ``count`` images (all, if fewer) of a tensor or of batches, with or without labels.
 
     Raises:
-        PmqError: there are none, or they are no batches of images, or not all of one shape.
+        PmqError: there are no images, they are no batches of images, or their shapes differ.
     """
     batches: Iterable[Any] = [images] if isinstance(images, Tensor) else images
-    kept: list[Tensor] = []
+    gathered: list[Tensor] = []
     for batch in batches:
-        if not kept:
+        if not gathered:
             tell_type(first_of(batch))
-        kept.append(as_images(first_of(batch)).cpu())
-        if kept[-1].shape[1:] != kept[0].shape[1:]:
-            shapes = f"{tuple(kept[0].shape[1:])} and {tuple(kept[-1].shape[1:])}"
-            raise PmqError(f"images are of shapes {shapes}; give them all in the one that the model takes")
-        if sum(map(len, kept)) >= count:
+        gathered.append(as_images(first_of(batch)).cpu())
+        if gathered[-1].shape[1:] != gathered[0].shape[1:]:
+            shapes = f"{tuple(gathered[0].shape[1:])} and {tuple(gathered[-1].shape[1:])}"
+            raise PmqError(f"images are of shapes {shapes}; pass all images in the one shape that the model takes")
+        if sum(map(len, gathered)) >= count:
             break
-    if not kept:
+    if not gathered:
         raise PmqError("no images were given; pass at least 8")
-    return torch.cat(kept)[:count]
+    return torch.cat(gathered)[:count]
 
 
 def pairs(batches: Iterable[Any]) -> tuple[Tensor, Iterator[tuple[Tensor, Tensor | None]]]:
-    """Give the first image ``(1, C, H, W)`` of batches, and all of them as pairs of images and labels.
+    """Return the first image ``(1, C, H, W)`` of batches, and all batches as pairs of images and labels.
 
     Raises:
-        PmqError: there are none, or they are no batches of images; of later ones, when they are reached.
+        PmqError: there are no images, or a batch is no batch of images; of later batches, when they are reached.
     """
-    going = map(_pair, batches.split(32) if isinstance(batches, Tensor) and batches.ndim else batches)
-    first = next(going, None)
+    labelled = map(_pair, batches.split(32) if isinstance(batches, Tensor) and batches.ndim else batches)
+    first = next(labelled, None)
     if first is None or not len(first[0]):
         raise PmqError("no images were given to evaluate on")
-    return first[0][:1], chain([first], going)
+    return first[0][:1], chain([first], labelled)
 
 
 def _pair(batch: Any) -> tuple[Tensor, Tensor | None]:

@@ -1,4 +1,4 @@
-"""Sensitivity tables whose entries are kept in a run's journal as they are measured."""
+"""Measurement of sensitivity tables whose entries are journaled one by one."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from pmq.quant.quantizers import QUANTIZERS
 
 
 def check_quantizers(space: Space) -> None:
-    """Raise if the space names a quantizer that does not exist: the search's tables alone cannot know."""
+    """Raise if the space names a quantizer that does not exist.
+
+    The optimizer imports no quantizers, so it cannot check this.
+    """
     for choices in space.choices.values():
         for choice in choices:
             if not choice.is_fp32:
-                QUANTIZERS[choice.quantizer]
+                QUANTIZERS.check(choice.quantizer)
 
 
 def measure(probe: Probe, choices: Choices, metric_name: str, run: RunDir | None = None, prefix: str = "") -> SensitivityTable:
-    """Fill a table for some choices, taking from and adding to the run's journal, there under ``prefix``.
+    """Measure the sensitivities of some choices; the run's journal stores them under ``prefix`` and supplies known ones.
 
-    The probe is given the journal for what it sums over parts of the images.
+    The probe also gets the journal, for sums over parts of the images.
     """
     probe.journal = None if run is None else _Sums(run, f"sums/{prefix}")
 
@@ -42,7 +45,7 @@ def measure(probe: Probe, choices: Choices, metric_name: str, run: RunDir | None
 
 
 class _Sums:
-    """A part of a run's journal: that for sums of one table."""
+    """The part of a run's journal that stores the sums of one table."""
 
     def __init__(self, run: RunDir, prefix: str) -> None:
         self._run, self._prefix = run, prefix

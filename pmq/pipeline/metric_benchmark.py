@@ -1,4 +1,4 @@
-"""Metrics against one another: the same allocations, images and budgets for each."""
+"""Benchmark of sensitivity metrics on the same allocations, images and budgets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ RANDOM = 16
 
 
 class MetricBenchmark:
-    """Enters metrics one after the other, against the same allocations and the same images."""
+    """Compares metrics with the simulated errors of random allocations, and simulates each metric's optima.
+
+    Results accumulate in ``rows``, ``allocations`` and ``optima``.
+    """
 
     def __init__(
         self,
@@ -59,25 +62,25 @@ class MetricBenchmark:
         self._forward_s = _forward_seconds(probe)
 
     def draw(self, count: int, seed: int) -> None:
-        """Draw allocations and simulate them."""
+        """Draw random allocations over all budgets and at one budget, and simulate them."""
         rng = np.random.default_rng(seed)
         at_one = random_at_budget(self._costs, self._one_limits, count, rng)
         self._genomes: Genomes = np.concatenate([random_genomes(self._costs, count, rng), at_one])
         self._one = np.arange(len(self._genomes)) >= count
-        told = [self._truth(self.space.assignment(g)) for g in track(self._genomes, "simulating random allocations")]
+        metrics = [self._truth(self.space.assignment(g)) for g in track(self._genomes, "simulating random allocations")]
         costs = self._costs.evaluate(self._genomes)
-        self.allocations = pd.DataFrame(told)[[self.error, "agreement"]]
+        self.allocations = pd.DataFrame(metrics)[[self.error, "agreement"]]
         self.allocations["size_bytes"], self.allocations["bit_ops"] = costs[:, 1], costs[:, 2]
         self.allocations["set"] = np.where(self._one, self.one_budget, "all budgets")
 
     def enter(self, name: str) -> None:
-        """Measure with a metric, and see how it ranks and what it calls optimal."""
+        """Measure a metric's table, its rank correlation with simulation, and its optima."""
         metric, _, around = name.partition("@")
         base = self.space.uniform(*read_bits(around)) if around else {}
         if around not in self._probes:
             self._probes[around] = replace(self.probe, base=base)
         table = measure(self._probes[around], self.space.choices, metric, self._run, f"{name}/")
-        if self._run is not None:  # a resumed run has not measured again what its journal has
+        if self._run is not None:  # a resumed run takes known entries from the journal, in no time
             before = self._run.recall(f"seconds/{name}")
             if before is None:
                 self._run.record(f"seconds/{name}", {"seconds": table.seconds})
@@ -90,27 +93,27 @@ class MetricBenchmark:
         self._add(name, tables, table.seconds, {b: self.space.assignment(g) for b, g in optima.items() if g is not None})
 
     def enter_rounds(self) -> None:
-        """Search by rounds at every budget, as ``pmq search`` does."""
+        """Add the search by rounds at every budget, as ``pmq search`` runs it."""
         optima, seconds, tables = {}, [], self._costs
         probe = Probe(self.probe.simulator, self.probe.images, self.probe.task, {}, self.probe.batch_size, self.probe.seed)
         for budget, limits in [*self.limits.items(), (None, self._one_limits)]:
             start = time.perf_counter()
             pool = CandidatePool(self.evaluator, self.space, None, StoppingCriteria())
-            going = Rounds(probe, ROUNDS_OF, self.space, limits, pool, None)
-            going.run(compared_candidates(self.space, going.tables, limits))
+            rounds = Rounds(probe, ROUNDS_OF, self.space, limits, pool, None)
+            rounds.run(compared_candidates(self.space, rounds.tables, limits))
             if budget is None:
-                tables = going.tables
+                tables = rounds.tables
                 continue
             seconds.append(time.perf_counter() - start)
             known = {g: t.total.error for g, t in pool.complete().items()}
             genomes = np.array(list(known))
-            costs = going.tables.evaluate(genomes)
+            costs = rounds.tables.evaluate(genomes)
             promise = np.where(within(limits, costs), costs[:, 0] * np.array(list(known.values())), np.inf)
             optima[budget] = self.space.assignment(genomes[promise.argmin()])
         self._add(self.default, tables, float(np.mean(seconds)), optima)
 
     def enter_baselines(self, seed: int) -> None:
-        """Uniform bits, the greedy way by noise against signal, and the best of some random allocations."""
+        """Add uniform bits, greedy allocation by signal-to-noise ratio, and the best of some random allocations."""
         rng = np.random.default_rng(seed + 1)
         rows: dict[str, dict[str, Assignment]] = {"uniform": {}, "random": {}}
         for budget, limits in self.limits.items():
@@ -118,8 +121,8 @@ class MetricBenchmark:
             if uniform is not None:
                 rows["uniform"][budget] = self.space.assignment(uniform.genome)
             drawn = random_at_budget(self._costs, limits, RANDOM, rng)
-            found = [self.evaluator.evaluate(self.space.assignment(g)).error for g in track(drawn, "random search")]
-            rows["random"][budget] = self.space.assignment(drawn[int(np.argmin(found))])
+            errors = [self.evaluator.evaluate(self.space.assignment(g)).error for g in track(drawn, "random search")]
+            rows["random"][budget] = self.space.assignment(drawn[int(np.argmin(errors))])
         if "sqnr" not in self._tables:
             self._tables["sqnr"] = Tables.build(self.space, measure(self.probe, self.space.choices, "sqnr", self._run, "sqnr/"))
         tables = self._tables["sqnr"]
@@ -136,12 +139,12 @@ class MetricBenchmark:
             row |= self._taus("tau", predicted, ~self._one) | self._taus("tau_one_budget", predicted, self._one)
         for budget, assignment in optima.items():
             self.optima[name, budget] = assignment
-            told = self._truth(assignment)
-            row |= {f"{self.error} {budget}": told[self.error], f"agreement {budget}": told["agreement"]}
+            metrics = self._truth(assignment)
+            row |= {f"{self.error} {budget}": metrics[self.error], f"agreement {budget}": metrics["agreement"]}
         self.rows.append(row)
 
-    def _taus(self, name: str, predicted: Floats, of: Any) -> dict[str, float]:
-        ranking = rank_correlation(predicted[of], self.allocations[self.error].to_numpy()[of])
+    def _taus(self, name: str, predicted: Floats, subset: Any) -> dict[str, float]:
+        ranking = rank_correlation(predicted[subset], self.allocations[self.error].to_numpy()[subset])
         if ranking is None:
             return {}
         return {name: ranking.tau, f"{name}_low": ranking.low, f"{name}_high": ranking.high}
@@ -152,7 +155,7 @@ class MetricBenchmark:
 
 
 def _optimum(tables: Tables, limits: Limits, near: tuple[Genomes, int] | None) -> Genomes | None:
-    """The best genome by a table: exact where errors add up; else evolved from where that leads."""
+    """Return the best genome by a table: exact where errors are additive, otherwise evolved from the exact solution."""
     exact = ExactSolver(tables).solve(limits, near=near)
     if tables.predict is None or exact is None:
         return exact
@@ -163,7 +166,7 @@ def _optimum(tables: Tables, limits: Limits, near: tuple[Genomes, int] | None) -
 
 
 def _forward_seconds(probe: Probe) -> float:
-    """Seconds of one FP32 forward pass over the images that metrics look at."""
+    """Return the seconds of one FP32 forward pass over the images that metrics measure on."""
     probe.simulator.apply({})
     times = []
     for _ in range(3):

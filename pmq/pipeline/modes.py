@@ -1,4 +1,4 @@
-"""Commands run as if nothing were set around them: no mode without gradients, no half precision."""
+"""Isolation of the verbs from the caller's torch modes: gradients work, and autocast is off."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ R = TypeVar("R")
 
 
 def undisturbed(command: Callable[P, R]) -> Callable[P, R]:
-    """Make a command one whose backward passes work, and that computes in FP32, wherever it is called."""
+    """Decorate a function so that gradients work in it and it computes in FP32, whatever mode its caller is in."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(False))  # which puts torch.no_grad out of force as well
+            stack.enter_context(torch.inference_mode(False))  # which ends torch.no_grad too
             for device in ("cpu", "cuda", "mps"):
                 if torch.is_autocast_enabled(device):
                     stack.enter_context(torch.autocast(device, enabled=False))

@@ -1,4 +1,4 @@
-"""Pruned models: rebuilt from a name and a plan, or made of the model that an allocation was pruned from."""
+"""Pruned models: rebuilt from a file, or pruned as an allocation is."""
 
 from __future__ import annotations
 
@@ -34,45 +34,50 @@ def load_pruned(
     options: Mapping[str, Any] | None = None,
     input_size: Sequence[int] | None = None,
 ) -> nn.Module:
-    """Rebuild a pruned model in FP32 from the file that :func:`pmq.prune` wrote, or from what it gave.
+    """Rebuild a pruned model in FP32 from the allocation, file or folder that :func:`pmq.prune` returned or wrote.
 
-    No checkpoint is needed. ``model`` is one of the same architecture, with any weights, or the name of what makes one, where
-    the file's own name does not tell all that it was built with, or names a place or a function. Or ``options`` and
-    ``input_size`` say that, as of :func:`pmq.create_model`.
+    No checkpoint is needed.
+
+    Args:
+        what: the allocation, its file, or its folder.
+        model: an unpruned model of the same architecture with any weights, or a name that creates one; needed where the name
+            in the file is not enough to build the model.
+        options: further arguments of the model, as of :func:`pmq.create_model`.
+        input_size: channels, height and width, as of :func:`pmq.create_model`.
 
     Raises:
-        PmqError: it is no pruned model, its bits are chosen already, or its tensors are missing.
+        PmqError: ``what`` is no pruned model, has bits already, or its tensors are missing.
 
     Example:
         >>> import torch, pmq
-        >>> found = pmq.prune(None, torch.randn(16, 1, 28, 28), ratio=0.25, importance="magnitude")
-        >>> load_pruned(found.allocation).blocks[0].mlp.fc1.out_features
+        >>> pruned = pmq.prune(None, torch.randn(16, 1, 28, 28), ratio=0.25, importance="magnitude")
+        >>> load_pruned(pruned.allocation).blocks[0].mlp.fc1.out_features
         288
     """
     allocation = what if isinstance(what, Allocation) else Allocation.load(_file(Path(what)))
     plan, info = allocation.pruning, allocation.model
     if plan is None:
         name = "the allocation" if isinstance(what, Allocation) else repr(str(what))
-        other = not isinstance(what, Allocation) and is_dir(Path(what))
-        meant = "the folder of a search; rename it if you mean a model of that name" if other else "`pmq prune` writes one"
-        raise PmqError(f"{name} is no pruned model{' but ' if other else '; '}{meant}")
+        is_folder = not isinstance(what, Allocation) and is_dir(Path(what))
+        hint = "the folder of a search; rename it if you mean a model of that name" if is_folder else "`pmq prune` writes one"
+        raise PmqError(f"{name} is no pruned model{' but ' if is_folder else '; '}{hint}")
     if not all(choice.is_fp32 for choice in allocation.components.values()):
         raise PmqError(f"{str(what)!r} has bits already; give the pruned model in FP32 that `pmq prune` wrote")
     if allocation.tensors is None:
-        raise PmqError(f"the .safetensors file beside {str(what)!r} is missing; put it there, or prune anew")
+        raise PmqError(f"the .safetensors file beside {str(what)!r} is missing; put it there, or prune again")
     if model is None or isinstance(model, str):
         name = check_named(info.name) if model is None else model
-        classes = None if is_elsewhere(name) else info.num_classes  # a function of the user's knows its own
-        whole = create_model(name, num_classes=classes, pretrained=False, options=options, input_size=input_size)
+        classes = None if is_elsewhere(name) else info.num_classes  # the user's function sets its own number
+        unpruned = create_model(name, num_classes=classes, pretrained=False, options=options, input_size=input_size)
     else:
-        whole = take_in(model, like=info)
-    model = apply_plan(whole, plan, info.weights_sha256)
+        unpruned = take_in(model, like=info)
+    model = apply_plan(unpruned, plan, info.weights_sha256)
     fill_module(model, allocation.tensors.arrays())
     return model
 
 
 def is_pruned_file(name: str) -> bool:
-    """Whether ``name`` is a file or a run directory, of a pruned model perhaps, and no model's name."""
+    """Return whether ``name`` is a file or a run directory instead of a model's name."""
     path = Path(name)
     return (is_file(path) and path.suffix == ".json") or is_file(path / CHOSEN)
 
@@ -84,33 +89,33 @@ def _file(path: Path) -> Path:
 
 
 def plain(subject: Subject) -> Quantized:
-    """A model as it is, in FP32."""
-    nothing = dict.fromkeys(subject.inventory.names, FLOAT)
-    return Quantized(nothing, find_recipe("minmax"), {}, both_file(subject.module, subject.model))
+    """Return the model in FP32 in the form of a quantized model."""
+    all_fp32 = dict.fromkeys(subject.inventory.names, FLOAT)
+    return Quantized(all_fp32, find_recipe("minmax"), {}, both_file(subject.module, subject.model))
 
 
 def pruned_like(subject: Subject, allocation: Allocation, images: Tensor | None = None) -> Subject:
-    """The subject with what an allocation was pruned of removed; recovered by ``images``, where there are any.
+    """Return the subject pruned by an allocation's plan, and reconstructed on ``images`` where these are given.
 
-    Without images the weights are those of the checkpoint, cut: for an allocation that brings its own.
+    Without images the remaining weights are those of the checkpoint, for an allocation that has its own tensors.
 
     Raises:
-        PmqError: the allocation is of another model, or the subject is pruned, but otherwise.
+        PmqError: the allocation is of another model, or the subject is pruned by another plan.
     """
     allocation.check_model(subject.info)
-    own, wanted = plan_of(subject.module), allocation.pruning
-    if own is not None:
-        if wanted is None or wanted.digest != own.digest:
+    present, plan = plan_of(subject.module), allocation.pruning
+    if present is not None:
+        if plan is None or plan.digest != present.digest:
             raise PmqError(
-                "the allocation is not of this pruned model; give the model before it was pruned, or the file of its own"
+                "the allocation is of another pruned model; pass the unpruned model, or the pruned model of this allocation"
             )
         return subject
-    return subject if wanted is None else subject.of_module(pruned_copy(subject.module, wanted, images, subject.task))
+    return subject if plan is None else subject.of_module(pruned_copy(subject.module, plan, images, subject.task))
 
 
 def pruned_copy(model: nn.Module, plan: PruningPlan, images: Tensor | None, task: Task, seed: int = 0) -> nn.Module:
-    """Prune a copy; by ``images`` ``(N, C, H, W)``, if there are any, mix its heads and recover it, where the plan says so."""
-    mixed, units = copy.deepcopy(model), [unit for unit in find_units(model).found if unit.name in plan.units]
+    """Prune a copy; on ``images`` ``(N, C, H, W)``, if given, rotate its heads and reconstruct it where the plan says so."""
+    mixed, units = copy.deepcopy(model), [unit for unit in find_units(model).units if unit.name in plan.units]
     if images is None:
         return apply_plan(mixed, plan)
     weights = row_weights(model, [unit.last for unit in units], images, task, seed)
@@ -120,14 +125,14 @@ def pruned_copy(model: nn.Module, plan: PruningPlan, images: Tensor | None, task
 
 
 def carved(mixed: nn.Module, plan: PruningPlan, pruned_from: str, images: Tensor, weights: RowWeights) -> nn.Module:
-    """Prune a copy of a model whose channels are those that the plan names, and recover it where the plan says so.
+    """Prune a copy of a model, and reconstruct it by least squares where the plan says so.
 
     Args:
-        mixed: the model, its heads mixed if the plan is of such.
-        plan: what to remove.
-        pruned_from: hash of the weights before heads were mixed.
-        images: ``(N, C, H, W)`` to recover on.
-        weights: of rows of the layers that read what is left.
+        mixed: the model, with heads rotated if the plan ranks rotated channels.
+        plan: the channels to keep.
+        pruned_from: hash of the weights before heads were rotated.
+        images: images ``(N, C, H, W)`` to reconstruct on.
+        weights: weights of the rows of the layers that read the remaining channels.
     """
     pruned = apply_plan(copy.deepcopy(mixed), plan, pruned_from)
     if plan.recovered:

@@ -1,4 +1,4 @@
-"""What a command works on: a model with its description, components and images."""
+"""The subject of a verb: a model with its captured graph, its description and its components."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pmq.core.progress import message
 from pmq.core.task import AUTO, CLASSIFICATION, Loss, Task
 from pmq.graph import CapturedModel, captured, take_inventory
 from pmq.models import create_model, model_info
-from pmq.models.describe import input_size, model_name, says_preparation
+from pmq.models.describe import declares_normalization, input_size, model_name
 from pmq.models.equivalence import check_captured
 from pmq.models.finite import check_finite
 from pmq.models.normalize import adopt
@@ -26,17 +26,20 @@ from pmq.models.prepared import prepare_as
 from pmq.models.task import set_task
 from pmq.quant.custom_loss import check_loss, loss_name
 
-#: pixels of a side that an allocation file may tell of
+#: largest side in pixels that is accepted from an allocation file
 _MOST = 4096
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model and what is known of it.
+    """A model with everything that the verbs need of it.
 
     Attributes:
-        module: as it was written.
-        model: the graph that was captured of it, which computes the same with the same parameters.
+        module: the model as a module.
+        model: its captured graph, which computes the same and shares its parameters.
+        info: name, hash of the weights, data config and number of classes.
+        inventory: its components and operators.
+        task: meaning of its outputs.
     """
 
     module: nn.Module
@@ -46,21 +49,21 @@ class Subject:
     task: Task = CLASSIFICATION
 
     def of_module(self, module: nn.Module) -> Subject:
-        """The same with a module of other widths."""
+        """Return the subject of a module with other widths."""
         size = self.info.data_config["input_size"]
         image = torch.zeros(1, *size).to(next(module.parameters()).device)
         model = captured(module, image)
         return replace(self, module=module, model=model, inventory=take_inventory(model, image))
 
     def scaled(self, images: Tensor) -> Subject:
-        """The same with the scale of its outputs on ``images`` ``(N, C, H, W)``, where its task has one."""
+        """Return the subject with the scale of its outputs on images ``(N, C, H, W)``, where its task needs one."""
         return replace(self, task=scaled(self.task, self.model, images))
 
-    def judged_by(self, loss: Loss | None, images: Tensor) -> Subject:
-        """The same with errors measured by a loss of the user's, which is tried on ``images`` ``(N, C, H, W)`` first.
+    def with_loss(self, loss: Loss | None, images: Tensor) -> Subject:
+        """Return the subject with errors measured by a custom loss, after a check of the loss on images ``(N, C, H, W)``.
 
         Raises:
-            PmqError: it cannot be used, see :func:`pmq.quant.custom_loss.check_loss`.
+            PmqError: the loss cannot be used, see :func:`pmq.quant.custom_loss.check_loss`.
         """
         if loss is None:
             return self
@@ -80,20 +83,24 @@ class Subject:
         like: Allocation | None = None,
         data_config: Mapping[str, Any] | None = None,
     ) -> Subject:
-        """Copy a module the user has, or create one by timm's name (the embedded one without).
+        """Copy the user's module or create a model by name, capture it, and list its components.
 
-        On ``images`` ``(N, C, H, W)``, as the model will see them, its outputs must be finite; without any, they are as large
-        as those of ``like``, an allocation that must be of a model of the same name. ``crop_pct`` is how they were cropped,
-        where that is not what the model's data config says, and ``data_config`` how they were prepared, where the model
-        does not say, or otherwise; if nobody does, that of ``like`` counts. ``task`` is what its outputs mean, see
-        :class:`pmq.core.task.Task`.
+        Args:
+            model: a module (left unchanged), a name, or ``None`` for the embedded model.
+            device: device to move the copy to.
+            images: preprocessed images ``(N, C, H, W)`` on which the outputs must be finite; without them the input size is
+                that of ``like``, or of the model's own config.
+            crop_pct: crop of the images, where it differs from the model's data config.
+            task: meaning of the outputs, a name of :class:`pmq.core.task.Task`.
+            like: an allocation of a model of the same name, which supplies missing facts.
+            data_config: preprocessing, where the model does not define it or it differs; by default that of ``like``.
 
         Raises:
-            PmqError: the model cannot be taken in, or cannot take such images, or has nothing to quantize.
+            PmqError: the model cannot be copied or captured, cannot take such images, or has nothing to quantize.
         """
-        module, image, output = _taken_in(model, device, images, None if like is None else like.model, like)
+        module, image, output = _normalized(model, device, images, None if like is None else like.model, like)
         prepare_as(module, _preparation(module, data_config, like))
-        meant = set_task(module, output, task)
+        meaning = set_task(module, output, task)
         info = model_info(module, image.shape[1:])
         if crop_pct is not None:
             info = info.model_copy(update={"data_config": info.data_config | {"crop_pct": crop_pct}})
@@ -104,15 +111,17 @@ class Subject:
             raise PmqError(
                 f"model {info.name!r} has no component that can be quantized; it has no layers that multiply by weights"
             )
-        return cls(module, model, info, inventory, meant)
+        return cls(module, model, info, inventory, meaning)
 
 
-def _preparation(module: nn.Module, asked: Mapping[str, Any] | None, like: Allocation | None) -> Mapping[str, Any]:
-    """How images are prepared, where that is not what the module says."""
-    if asked is not None:
-        return asked
-    told = {} if like is None else like.model.data_config
-    return {} if says_preparation(module) else {n: told[n] for n in ("mean", "std", "interpolation", "crop_pct") if n in told}
+def _preparation(module: nn.Module, config: Mapping[str, Any] | None, like: Allocation | None) -> Mapping[str, Any]:
+    """Return the preprocessing that replaces the module's own."""
+    if config is not None:
+        return config
+    known = {} if like is None else like.model.data_config
+    if declares_normalization(module):
+        return {}
+    return {n: known[n] for n in ("mean", "std", "interpolation", "crop_pct") if n in known}
 
 
 def take_in(
@@ -121,23 +130,23 @@ def take_in(
     images: Tensor | None = None,
     like: ModelInfo | None = None,
 ) -> nn.Module:
-    """Copy a module as :meth:`Subject.of` does, with the same demands on it."""
-    return _taken_in(model, device, images, like)[0]
+    """Copy a module with the checks of :meth:`Subject.of`, without capturing it."""
+    return _normalized(model, device, images, like)[0]
 
 
-def _taken_in(
+def _normalized(
     model: nn.Module | str | None,
     device: str | torch.device | None,
     images: Tensor | None,
     like: ModelInfo | None,
-    of: Allocation | None = None,
+    allocation: Allocation | None = None,
 ) -> tuple[nn.Module, Tensor, Tensor]:
-    """Give the copy, an image ``(1, C, H, W)`` for it, and its output for that."""
-    size = _told_size(like)
+    """Return the copy, an image ``(1, C, H, W)`` for it, and its output for that image."""
+    size = _input_size(like)
     image = images[:1] if images is not None else torch.zeros(1, *size) if size else None
     module = create_model(model) if model is None or isinstance(model, str) else adopt(model, image)
-    if of is not None:
-        of.check_name(model_name(module))
+    if allocation is not None:
+        allocation.check_name(model_name(module))
     module = _moved(module, device)
     check_finite(module)
     image = torch.zeros(1, *input_size(module)) if image is None else image
@@ -152,42 +161,19 @@ def _moved(module: nn.Module, device: str | torch.device | None) -> nn.Module:
     try:
         return module if device is None else module.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise PmqError(f"device {str(device)!r} cannot be used: {one_line(error)}; try --device cpu") from None
+        raise PmqError(f"device {str(device)!r} cannot be used: {one_line(error)}; try `device=cpu`") from None
 
 
-def _told_size(like: ModelInfo | None) -> list[int] | None:
+def _input_size(like: ModelInfo | None) -> list[int] | None:
     size = None if like is None else like.data_config.get("input_size")
     fits = isinstance(size, list) and len(size) == 3 and all(isinstance(side, int) and 0 < side <= _MOST for side in size)
     return size if fits else None
 
 
 def _output(module: nn.Module, image: Tensor) -> Tensor:
-    """What a model gives for an image; where it cannot take it, the error tells for which it was built, if for others."""
+    """Return the output for an image; where the model cannot take it, the error states the size it was built for."""
     try:
         return pick_output(module, image)
     except PmqError as error:
-        built, found = input_size(module), list(image.shape[1:])
-        raise PmqError(f"{error}; it was built for {tuple(built)}" if built != found else str(error)) from None
-
-
-#: images to calibrate on, and further ones to measure and to judge on, where nobody says
-CALIB_IMAGES, HELD_OUT = 32, 256
-#: images to measure sensitivity on; more change nothing that can be told from noise
-PROBED = 64
-
-
-def divide_images(images: Tensor, calib_images: int, held_out: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Divide into images to calibrate on, to measure sensitivity on, and to judge candidates on.
-
-    Nobody may look twice at the same images: errors of what was fitted to an image look small on it. A third of the held
-    out ones, or ``PROBED``, measure; a third of all calibrates if they are few.
-    """
-    if len(images) < 8:
-        raise PmqError(f"{len(images)} images are too few to calibrate, to measure and to judge on; pass at least 8")
-    if len(images) < calib_images + held_out:
-        calib_images = min(calib_images, len(images) // 3)
-    others = images[calib_images : calib_images + held_out]
-    probed = min(PROBED, len(others) // 3)
-    if not probed or len(others) - probed < 4:
-        raise PmqError(f"{len(others)} held-out images are too few to measure and to judge on; pass at least 6")
-    return images[:calib_images], others[:probed], others[probed:]
+        built, size = input_size(module), list(image.shape[1:])
+        raise PmqError(f"{error}; it was built for {tuple(built)}" if built != size else str(error)) from None

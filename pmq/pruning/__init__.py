@@ -1,4 +1,4 @@
-"""Structured pruning: what can be removed, what matters, a plan, and recovery without training."""
+"""Structured pruning: prunable units, importances of channels, pruning plans, and reconstruction without training."""
 
 from pmq.pruning.apply import apply_plan, plan_of
 from pmq.pruning.importance import IMPORTANCES

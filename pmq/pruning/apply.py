@@ -1,4 +1,4 @@
-"""Remove what a plan does not keep: parameters are cut and attributes edited; no ``forward`` is touched."""
+"""Application of a pruning plan: slices parameters and edits attributes of modules, without changing any ``forward``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pmq.models.weights import weights_sha256
 from pmq.pruning.groups import embedding_group
 from pmq.pruning.units import Unit, example, stream_of, units_of
 
-#: what attentions call the number of their heads, the width of one, that of all, and the factor of products
+#: attribute names in attention modules: number of heads, width of one head, width of all heads, scale of the products
 _HEADS = ("num_heads", "num_attention_heads", "n_heads", "nheads", "heads")
 _WIDTH = ("head_dim", "attention_head_size", "head_size", "dim_head", "d_head", "key_dim")
 _ALL = ("attn_dim", "all_head_size", "all_head_dim", "inner_dim")
@@ -25,44 +25,46 @@ _SCALE = ("scale", "scaling", "softmax_scale")
 
 @torch.no_grad()
 def apply_plan(model: nn.Module, plan: PruningPlan, pruned_from: str | None = None) -> nn.Module:
-    """Prune ``model`` in place, and give it; it remembers the plan and the hash of the weights that it had.
+    """Prune ``model`` in place and return it.
 
-    Those are hashed now, unless ``pruned_from`` says what they were before something else was done to them.
+    The plan and the hash of the unpruned weights are stored on the model. The hash is computed here, unless ``pruned_from``
+    is the hash of the weights before they were changed otherwise (such as rotated).
 
     Raises:
-        PmqError: the plan is of another model, or the model is pruned already.
+        PmqError: the plan belongs to another model, or the model is already pruned.
     """
     if plan_of(model) is not None:
-        raise PmqError("this model is pruned already; prune the one that it was made of")
+        raise PmqError("this model is pruned already; prune the model that it was built from")
     units = {unit.name: unit for unit in units_of(model)}
     for name, pruned in plan.units.items():
         unit = units.get(name)
         if unit is None:
             raise PmqError(
-                f"the pruning plan names {name!r}, which this model does not have or cannot prune: it is of another one"
+                f"the pruning plan names {name!r}, which this model does not have or which cannot be pruned: the plan belongs to "
+                "another model"
             )
         if (unit.kind, unit.size, unit.heads) != (pruned.kind, pruned.size, pruned.heads):
             raise PmqError(
-                f"the pruning plan has {pruned.size} channels in {pruned.heads} heads at {name!r}, this model {unit.size} in "
-                f"{unit.heads}: it is of another one"
+                f"the pruning plan has {pruned.size} channels in {pruned.heads} heads at {name!r}, but this model has "
+                f"{unit.size} in {unit.heads}: the plan belongs to another model"
             )
-    before = pruned_from or weights_sha256(model)
+    original_sha256 = pruned_from or weights_sha256(model)
     for name, pruned in plan.units.items():
         if pruned.share < 1:
             cut(model, units[name], pruned)
-    remembering: Any = model
-    remembering.pruning_plan, remembering.pruned_from = plan, before
+    annotated: Any = model
+    annotated.pruning_plan, annotated.pruned_from = plan, original_sha256
     return model
 
 
 def plan_of(model: nn.Module) -> PruningPlan | None:
-    """Give the plan that a model was pruned by, if it was."""
+    """Return the plan that a model was pruned with, or None for an unpruned model."""
     plan: PruningPlan | None = getattr(model, "pruning_plan", None)
     return plan
 
 
 def cut(model: nn.Module, unit: Unit, pruned: PrunedUnit) -> None:
-    """Keep of a unit of ``model`` what ``pruned`` does, in place."""
+    """Remove the channels of a unit of ``model`` that ``pruned`` does not keep, in place."""
     if unit.kind == "embedding":
         _embedding(model, unit, pruned)
         return
@@ -75,33 +77,33 @@ def cut(model: nn.Module, unit: Unit, pruned: PrunedUnit) -> None:
 
 
 def linear(model: nn.Module, name: str) -> nn.Linear:
-    """The linear layer of a name, which units name no others of."""
+    """Return the layer ``name`` of a unit, which is linear."""
     layer = model.get_submodule(name)
     assert isinstance(layer, nn.Linear)
     return layer
 
 
 def _attention(model: nn.Module, unit: Unit, pruned: PrunedUnit, kept: Tensor) -> None:
-    """Change what modules of an attention remember, and what they hold for each head or channel."""
+    """Update the size attributes of an attention's modules, and slice their parameters and buffers per head or channel."""
     width, heads = unit.size // unit.heads, pruned.kept_heads
-    left = len(kept) // heads
-    if left != width:  # the products are scaled by the width that a head has; q makes good for that
+    new_width = len(kept) // heads
+    if new_width != width:  # attention scales its products by the head width; q compensates for the changed scale
         name, rows = unit.operands[0]
         q = linear(model, name)
-        for part in (q.weight, *([] if q.bias is None else [q.bias])):
-            part[rows.reshape(-1)] *= (left / width) ** 0.5
+        for parameter in (q.weight, *([] if q.bias is None else [q.bias])):
+            parameter[rows.reshape(-1)] *= (new_width / width) ** 0.5
     per_head = (kept // width).unique()
     for module in model.get_submodule(unit.owner).modules():
         if isinstance(module, nn.Linear):
             continue
-        for names, old, new in ((_HEADS, unit.heads, heads), (_WIDTH, width, left), (_ALL, unit.size, len(kept))):
+        for names, old, new in ((_HEADS, unit.heads, heads), (_WIDTH, width, new_width), (_ALL, unit.size, len(kept))):
             for attribute in names:
                 if getattr(module, attribute, None) == old:
                     setattr(module, attribute, new)
         for attribute in _SCALE:
             value = getattr(module, attribute, None)
-            if left != width and isinstance(value, float) and math.isclose(value, width**-0.5, rel_tol=1e-6):
-                setattr(module, attribute, left**-0.5)
+            if new_width != width and isinstance(value, float) and math.isclose(value, width**-0.5, rel_tol=1e-6):
+                setattr(module, attribute, new_width**-0.5)
         for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
             for size, index in ((unit.size, kept), (unit.heads, per_head)):
                 axes = [axis for axis, n in enumerate(tensor.shape) if n == size]
@@ -114,7 +116,7 @@ def _attention(model: nn.Module, unit: Unit, pruned: PrunedUnit, kept: Tensor) -
 def _embedding(model: nn.Module, unit: Unit, pruned: PrunedUnit) -> None:
     removed = sorted(set(range(unit.size)) - set(pruned.indices))
     embedding_group(model, unit.name, removed).prune()
-    for module in model.modules():  # what modules remember of the width
+    for module in model.modules():  # attributes that hold the width of the stream
         for attribute in ("embed_dim", "num_features", "head_hidden_size", "dim", "out_dim", "output_dim"):
             if getattr(module, attribute, None) == unit.size:
                 setattr(module, attribute, len(pruned.indices))
@@ -122,10 +124,10 @@ def _embedding(model: nn.Module, unit: Unit, pruned: PrunedUnit) -> None:
 
 @torch.no_grad()
 def check_stream(model: nn.Module) -> None:
-    """Try to halve the residual stream of a copy of ``model``.
+    """Check that the residual stream of ``model`` can be narrowed, by halving that of a copy.
 
     Raises:
-        PmqError: it has none that is known, or some part of it computes with a width of its own.
+        PmqError: the model has no known residual stream, or some module computes with a fixed width.
     """
     stream = stream_of(model)
     reason = "it is no ViT whose patches one layer embeds"
@@ -135,13 +137,13 @@ def check_stream(model: nn.Module) -> None:
             _embedding(halved, stream, PrunedUnit.of("embedding", stream.size, range((stream.size + 1) // 2)))
             halved(example(model))
             return
-        except RuntimeError as error:  # of shapes that do not meet
+        except RuntimeError as error:  # shapes do not match
             reason = one_line(error)
     raise PmqError(f"the residual stream of this model cannot be narrowed: {reason}; drop structure 'embedding'")
 
 
 def keep_outputs(layer: nn.Linear, kept: Tensor) -> None:
-    """Keep some outputs of a layer."""
+    """Keep the outputs ``kept`` of a layer, in place."""
     layer.weight = _parameter(layer.weight[kept], layer.weight)
     if layer.bias is not None:
         layer.bias = _parameter(layer.bias[kept], layer.bias)
@@ -149,7 +151,7 @@ def keep_outputs(layer: nn.Linear, kept: Tensor) -> None:
 
 
 def keep_inputs(layer: nn.Linear, kept: Tensor) -> None:
-    """Keep some inputs of a layer."""
+    """Keep the inputs ``kept`` of a layer, in place."""
     layer.weight = _parameter(layer.weight[:, kept], layer.weight)
     layer.in_features = len(kept)
 

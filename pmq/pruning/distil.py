@@ -1,4 +1,4 @@
-"""Fine-tuning by distillation: a pruned model learns to say what the whole one says, on images without labels."""
+"""Fine-tuning by distillation: a pruned model learns the outputs of the unpruned model on images without labels."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from torch import Tensor, nn
 from pmq.core.task import CLASSIFICATION, Task
 from pmq.models.outputs import joined, to_logits, unit_norm
 
-#: share of all steps in which the learning rate rises
+#: share of all steps in which the learning rate warms up
 WARMUP = 0.05
-#: gradients are clipped to it
+#: norm that gradients are clipped to
 NORM = 1.0
 WEIGHT_DECAY = 0.05
-#: what the optimizer keeps of a parameter
+#: keys of the optimizer's state of a parameter
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Distiller:
-    """A student, its optimizer, and how far they are: all of it can be written down and gone on from.
+    """Distillation of a teacher into a student, whose state can be saved and resumed.
 
-    The loss is the KL divergence of the student's softmax from the teacher's (of features half the squared relative error);
-    AdamW with a rate that rises and then falls as a cosine.
+    The loss is the KL divergence of the student's softmax from the teacher's (for features half the squared relative error).
+    The optimizer is AdamW with a linear warm-up and a cosine decay of the learning rate.
 
     Args:
-        student: is changed in place; stays in evaluation mode, as vision transformers have nothing that training mode changes
-            but chance.
-        teacher: in evaluation mode.
-        rate: the highest learning rate.
-        steps: in all.
-        task: what outputs mean.
+        student: is trained in place; it stays in evaluation mode, because training mode only adds randomness to vision
+            transformers.
+        teacher: the reference model.
+        rate: the peak learning rate.
+        steps: total number of steps.
+        task: meaning of the outputs.
         amp: multiply in bfloat16.
     """
 
@@ -49,16 +49,16 @@ class Distiller:
         self.step = 0
 
     def learn(self, images: Tensor) -> float:
-        """Take a step on ``(B, C, H, W)``; give the loss."""
+        """Take one step on a batch ``(B, C, H, W)`` and return its loss."""
         device = next(self.student.parameters()).device
         images = images.to(device)
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate * _schedule(self.step / self._steps)
         with torch.autocast(device.type, torch.bfloat16, enabled=self._amp):
             with torch.no_grad():
-                wanted = self._teacher(images)
+                target = self._teacher(images)
             output = self.student(images)
-        loss = _loss(wanted.float(), output.float(), self._task)
+        loss = _loss(target.float(), output.float(), self._task)
         self._optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self._named.values(), NORM)
@@ -67,46 +67,46 @@ class Distiller:
         return float(loss.detach())
 
     def state(self) -> dict[str, Any]:
-        """NumPy arrays by name: parameters, the optimizer's means, how many steps."""
-        found: dict[str, Any] = {"step": torch.tensor(self.step)}
+        """Return the parameters, the optimizer's moments and the number of steps as NumPy arrays by name."""
+        tensors: dict[str, Any] = {"step": torch.tensor(self.step)}
         for name, parameter in self._named.items():
-            found[f"parameter/{name}"] = parameter.detach()
+            tensors[f"parameter/{name}"] = parameter.detach()
             for key, value in self._optimizer.state.get(parameter, {}).items():
-                found[f"{key}/{name}"] = value
-        return {name: value.cpu().contiguous().numpy() for name, value in found.items()}
+                tensors[f"{key}/{name}"] = value
+        return {name: value.cpu().contiguous().numpy() for name, value in tensors.items()}
 
     def restore(self, arrays: dict[str, Any]) -> None:
-        """Go on from a state.
+        """Resume from the arrays of :meth:`state`.
 
         Raises:
-            KeyError, ValueError: an array is missing, or is not as its parameter.
+            KeyError, ValueError: an array is missing, or its shape or type differs from its parameter's.
         """
         self.step = int(arrays["step"])
         for name, parameter in self._named.items():
-            moved = any(f"{key}/{name}" in arrays for key in _MOMENTS)  # one that nothing reads never moves
-            for key in ("parameter", *(_MOMENTS[1:] if moved else ())):
+            has_moments = any(f"{key}/{name}" in arrays for key in _MOMENTS)  # a parameter without gradients has none
+            for key in ("parameter", *(_MOMENTS[1:] if has_moments else ())):
                 check_like(f"{key}/{name}", arrays[f"{key}/{name}"], parameter)
             parameter.data.copy_(torch.from_numpy(arrays[f"parameter/{name}"]))
             self._optimizer.state[parameter] = {
                 key: torch.from_numpy(arrays[f"{key}/{name}"]).to("cpu" if key == "step" else parameter.device)
-                for key in (_MOMENTS if moved else ())
+                for key in (_MOMENTS if has_moments else ())
             }
 
 
 def check_like(name: str, array: Any, tensor: Tensor) -> None:
-    """Raise unless an array has the shape and the type of a tensor.
+    """Check that an array has the shape and the type of a tensor.
 
     Raises:
-        ValueError: it has not.
+        ValueError: the shape or the type differs.
     """
-    found = torch.from_numpy(array)
-    if found.shape != tensor.shape or found.dtype != tensor.dtype:
-        met, wanted = (f"{tuple(t.shape)} of {str(t.dtype).removeprefix('torch.')}" for t in (found, tensor))
-        raise ValueError(f"{name} is {met}, not {wanted}")
+    loaded = torch.from_numpy(array)
+    if loaded.shape != tensor.shape or loaded.dtype != tensor.dtype:
+        actual, expected = (f"{tuple(t.shape)} of {str(t.dtype).removeprefix('torch.')}" for t in (loaded, tensor))
+        raise ValueError(f"{name} is {actual}, not {expected}")
 
 
-def varied(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror half of the images ``(B, C, H, W)``, and magnify each by up to a half around a random place."""
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror half of the images ``(B, C, H, W)`` and magnify each by up to a half around a random point."""
     batch = len(images)
     scale = 1 - torch.rand(batch, generator=generator) / 3
     shift = (2 * torch.rand(batch, 2, generator=generator) - 1) * (1 - scale)[:, None]
@@ -117,15 +117,15 @@ def varied(images: Tensor, generator: torch.Generator) -> Tensor:
     return nn.functional.grid_sample(images, grid.to(images), align_corners=False, padding_mode="reflection")
 
 
-def _loss(wanted: Tensor, output: Tensor, task: Task) -> Tensor:
+def _loss(target: Tensor, output: Tensor, task: Task) -> Tensor:
     if task.decides:
-        p, q = to_logits(wanted, task).log_softmax(-1), to_logits(output, task).log_softmax(-1)
+        p, q = to_logits(target, task).log_softmax(-1), to_logits(output, task).log_softmax(-1)
         return joined((p.exp() * (p - q)).sum(-1), task).mean()
-    return ((wanted - output).flatten(1) / unit_norm(wanted, task)).square().sum(1).mean() / 2
+    return ((target - output).flatten(1) / unit_norm(target, task)).square().sum(1).mean() / 2
 
 
 def _schedule(done: float) -> float:
-    """Share of the highest rate after a share of all steps.
+    """Return the share of the peak learning rate after a share of all steps.
 
     >>> [round(_schedule(x), 2) for x in (0.025, 0.05, 0.525, 1.0)]
     [0.5, 1.0, 0.5, 0.0]

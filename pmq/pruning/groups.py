@@ -1,4 +1,4 @@
-"""Groups of layers that lose a channel together, as torch-pruning finds them (DepGraph, 2301.12900)."""
+"""Groups of layers that lose a channel together, found by the dependency graph of torch-pruning (DepGraph, 2301.12900)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pmq.pruning.units import Unit, example
 
 
 class Groups:
-    """Traces a model once; gives the group of any unit.
+    """Dependency graph of a model, traced once, that returns the group of any unit.
 
     Raises:
         PmqError: torch-pruning is not installed.
@@ -24,31 +24,31 @@ class Groups:
     def __init__(self, model: nn.Module) -> None:
         self._pruning = require_torch_pruning()
         self._model = model
-        with warnings.catch_warnings(), torch.enable_grad(), unfused(model):  # fused, products hide which channels meet
+        with warnings.catch_warnings(), torch.enable_grad(), unfused(model):  # fused products hide which channels interact
             warnings.simplefilter("ignore")
             self._graph = self._pruning.DependencyGraph().build_dependency(model, example_inputs=example(model))
 
-    def of(self, unit: Unit, channels: Sequence[int] | None = None) -> Any:
-        """Layers that lose ``channels`` of a unit (all without), and which of theirs."""
-        tp, kept = self._pruning, list(range(unit.size) if channels is None else channels)
+    def group(self, unit: Unit, channels: Sequence[int] | None = None) -> Any:
+        """Return the group of layers, with their channel indices, that lose ``channels`` of a unit (by default all)."""
+        tp, removed = self._pruning, list(range(unit.size) if channels is None else channels)
         if unit.kind == "embedding":
             first = self._model.get_submodule(unit.name)
             remove = tp.prune_conv_out_channels if isinstance(first, nn.Conv2d) else tp.prune_linear_out_channels
-            return self._graph.get_pruning_group(first, remove, kept)
-        # From the layer that reads them: there an attention's channels are not yet divided into q, k and v.
-        return self._graph.get_pruning_group(self._model.get_submodule(unit.last), tp.prune_linear_in_channels, kept)
+            return self._graph.get_pruning_group(first, remove, removed)
+        # Start at the layer that reads the channels: there an attention's channels are not divided into q, k and v.
+        return self._graph.get_pruning_group(self._model.get_submodule(unit.last), tp.prune_linear_in_channels, removed)
 
 
 def embedding_group(model: nn.Module, name: str, channels: Sequence[int]) -> Any:
-    """The group of a residual stream that begins at layer ``name``."""
-    return Groups(model).of(Unit(name, "embedding", 0), channels)
+    """Return the group of ``channels`` of the residual stream that begins at layer ``name``."""
+    return Groups(model).group(Unit(name, "embedding", 0), channels)
 
 
 def require_torch_pruning() -> Any:
-    """Give the package.
+    """Return the package ``torch_pruning``.
 
     Raises:
-        PmqError: it is not installed.
+        PmqError: the package is not installed.
     """
     try:
         import torch_pruning

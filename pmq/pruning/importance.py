@@ -1,4 +1,4 @@
-"""How much each channel matters: importances of torch-pruning, on groups of layers that lose it together."""
+"""Importances of channels, computed by torch-pruning on groups of layers that lose a channel together."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pmq.core.progress import track
 from pmq.core.registry import Registry
 from pmq.core.task import CLASSIFICATION, Task
 from pmq.pruning.groups import Groups, require_torch_pruning
-from pmq.pruning.losses import BATCH, RowWeights, drawn_labels, own_labels
+from pmq.pruning.losses import BATCH, RowWeights, predicted_label_loss, sampled_label_loss
 from pmq.pruning.units import Unit
 
 Scores = dict[str, Tensor]  # unit -> (size,), the larger the more important
 
 
 class Importance(ABC):
-    """Scores the channels of units."""
+    """Importance of the channels of units."""
 
     name: ClassVar[str]
 
@@ -38,16 +38,16 @@ class Importance(ABC):
 
         Args:
             model: in evaluation mode.
-            units: of it.
-            images: ``(N, C, H, W)``; they need no labels.
-            task: what its outputs mean.
-            seed: of drawn labels and of chance.
-            weights: :func:`pmq.pruning.losses.row_weights` of the units' last layers on the images, where they are known.
+            units: prunable units of the model.
+            images: ``(N, C, H, W)``, without labels.
+            task: meaning of the outputs.
+            seed: seed of sampled labels and of random scores.
+            weights: :func:`pmq.pruning.losses.row_weights` of the units' last layers on the images; computed if needed and None.
         """
 
 
 class GroupImportance(Importance):
-    """One of torch-pruning, on the groups of layers that its dependency graph finds. Subclasses write ``_importance``."""
+    """Importance of torch-pruning, on the groups of its dependency graph; subclasses implement ``_importance``."""
 
     def score(
         self,
@@ -64,27 +64,27 @@ class GroupImportance(Importance):
             torch.manual_seed(seed)  # torch-pruning draws from the global generator
             importance = self._importance(model, images, task, generator)
             try:
-                return {unit.name: importance(groups.of(unit)).detach().double().cpu() for unit in units}
+                return {unit.name: importance(groups.group(unit)).detach().double().cpu() for unit in units}
             finally:
                 model.zero_grad(set_to_none=True)
 
     @abstractmethod
     def _importance(self, model: nn.Module, images: Tensor, task: Task, generator: torch.Generator) -> Any:
-        """Give what scores a group, after whatever passes over the images it needs."""
+        """Return a callable that scores a group, after the passes over the images that it needs."""
 
 
 IMPORTANCES: Registry[Importance] = Registry("importance")
 
 
 def register(cls: type[Importance]) -> type[Importance]:
-    """Make an importance known by its name."""
+    """Register an importance under its name."""
     IMPORTANCES.add(cls.name, cls())
     return cls
 
 
 @register
 class Magnitude(GroupImportance):
-    """L2 norm of the weights that a channel takes with it (1608.08710)."""
+    """L2 norm of the weights that are removed with a channel (1608.08710)."""
 
     name = "magnitude"
     power: ClassVar[int] = 2
@@ -95,7 +95,7 @@ class Magnitude(GroupImportance):
 
 @register
 class MagnitudeL1(Magnitude):
-    """L1 norm of the weights that a channel takes with it (1608.08710)."""
+    """L1 norm of the weights that are removed with a channel (1608.08710)."""
 
     name = "magnitude_l1"
     power = 1
@@ -103,7 +103,7 @@ class MagnitudeL1(Magnitude):
 
 @register
 class Random(GroupImportance):
-    """Chance: what every other importance must beat."""
+    """Random scores: the baseline for all other importances."""
 
     name = "random"
 
@@ -113,7 +113,7 @@ class Random(GroupImportance):
 
 @register
 class Taylor(GroupImportance):
-    """First-order change of the loss without the channel (1906.10771); labels are what the model itself says."""
+    """First-order change of the loss when a channel is removed (1906.10771), with the model's own predictions as labels."""
 
     name = "taylor"
 
@@ -122,15 +122,15 @@ class Taylor(GroupImportance):
         for batch in track(images.split(BATCH), "importance"):
             with torch.enable_grad():
                 output = model(batch.to(next(model.parameters()).device))
-                own_labels(output, task).sum().backward()
+                predicted_label_loss(output, task).sum().backward()
         return require_torch_pruning().importance.GroupTaylorImportance(normalizer=None)
 
 
 @register
 class Hessian(GroupImportance):
-    """Second-order change of the loss without the channel (Optimal Brain Damage), by the diagonal of the Fisher information.
+    """Second-order change of the loss when a channel is removed (Optimal Brain Damage), by the diagonal Fisher information.
 
-    Labels are drawn from what the model says, image by image: that is whose loss has the Fisher information as Hessian.
+    Labels are sampled from the model's predictions, image by image: the Hessian of that loss is the Fisher information.
     """
 
     name = "hessian"
@@ -142,6 +142,6 @@ class Hessian(GroupImportance):
             with torch.enable_grad():
                 output = model(image.to(next(model.parameters()).device))
                 model.zero_grad()
-                drawn_labels(output, task, generator).sum().backward()
+                sampled_label_loss(output, task, generator).sum().backward()
             importance.accumulate_grad(model)
         return importance

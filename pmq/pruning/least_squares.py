@@ -1,4 +1,4 @@
-"""Recovery without training: the layer behind removed channels is fitted anew, in closed form."""
+"""Least-squares reconstruction without training: refits the layer behind removed channels in closed form."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pmq.core.progress import track
 from pmq.core.pruning import PruningPlan
 from pmq.graph import captured
 from pmq.pruning.losses import BATCH
-from pmq.pruning.statistics import LeastSquares, Weighed
+from pmq.pruning.statistics import LeastSquares, RowWeighting
 from pmq.pruning.units import EMBEDDING, find_units
 
-#: pull towards the layer's own weights, relative to the mean square of its inputs
+#: ridge strength towards the layer's original weights, relative to the mean square of its inputs
 STRENGTH = 0.1
 
 
@@ -28,47 +28,47 @@ def least_squares_reconstruction(
     row_weights: Mapping[str, Tensor] | None = None,
     strength: float = STRENGTH,
 ) -> None:
-    """Fit the layers of ``pruned`` behind removed channels anew, in place, block by block.
+    """Refit the layers of ``pruned`` behind removed channels, in place, block by block.
 
-    A weight is to make of the channels that are left what it made of all: regularised least squares on what reaches it in
-    ``exact``. (On what reaches it in ``pruned``, whose errors say nothing, least squares would shrink it.) A bias makes the
-    mean of the output right for what does reach it in ``pruned``.
+    Weights are refitted by ridge regression so that the remaining channels reproduce the output of all channels. The
+    regression uses the layer's inputs in ``exact``: those in ``pruned`` contain errors, whose noise would shrink the weights.
+    A bias is then set so that the mean output is right for the layer's actual inputs in ``pruned``.
 
     Args:
-        exact: the model before it was pruned; its channels are those that the plan names.
-        pruned: the same pruned by ``plan``.
-        plan: what was removed.
+        exact: the model before pruning; its channels are numbered as in the plan.
+        pruned: the same model, pruned by ``plan``.
+        plan: the pruning plan.
         images: ``(N, C, H, W)``.
-        row_weights: module -> how much each row of its output matters ``(N, T)``; all the same without.
-        strength: see ``STRENGTH``.
+        row_weights: module -> weights ``(N, T)`` of the rows of its output; uniform by default.
+        strength: ridge strength, see ``STRENGTH``.
     """
     image = images[:1].to(next(exact.parameters()).device)
     before, after = captured(exact, image), captured(pruned, image)
-    units = {u.last: u for u in find_units(exact).found if u.name in plan.units and plan.units[u.name].share < 1}
+    units = {u.last: u for u in find_units(exact).units if u.name in plan.units and plan.units[u.name].share < 1}
     stream = plan.units[EMBEDDING].indices if EMBEDDING in plan.units else slice(None)
     device = next(exact.parameters()).device
-    wanted, given = ([batch.to(device) for batch in images.split(BATCH)] for _ in range(2))
-    for index, cut in enumerate(track(before.program.cuts, "recovering")):
+    exact_inputs, pruned_inputs = ([batch.to(device) for batch in images.split(BATCH)] for _ in range(2))
+    for index, cut in enumerate(track(before.program.cuts, "reconstructing")):
         sums = {last: LeastSquares() for last in units if last in cut.modules}
-        weighed = Weighed(row_weights)
+        weighting = RowWeighting(row_weights)
 
         def add(name: str, x: Tensor, y: Tensor, weight: Tensor, sums: dict[str, LeastSquares] = sums) -> None:
             sums[name].update(x[:, plan.units[units[name].name].indices], y[:, stream], weight)
 
-        with weighed.listening(before, list(sums), add):
-            wanted = [before.run(x, index, index + 1) for x in weighed.counted(wanted)]
-        for name, of in sums.items():
-            layer: Any = after.get_submodule(name)  # its parameters are those of the module pruned
-            layer.weight.data.copy_(of.solve(layer.weight.detach(), strength)[0])
+        with weighting.observing(before, list(sums), add):
+            exact_inputs = [before.run(x, index, index + 1) for x in weighting.numbered(exact_inputs)]
+        for name, layer_sums in sums.items():
+            layer: Any = after.get_submodule(name)  # shares its parameters with ``pruned``
+            layer.weight.data.copy_(layer_sums.solve(layer.weight.detach(), strength)[0])
             if layer.bias is None:
                 continue
-            seen = LeastSquares()  # of which the mean of the inputs is all that is wanted
+            inputs = LeastSquares()  # only used for the mean of the layer's inputs
 
-            def see(name: str, x: Tensor, y: Tensor, weight: Tensor, seen: LeastSquares = seen) -> None:
-                seen.update(x[:, :0], x, weight)
+            def add_inputs(name: str, x: Tensor, y: Tensor, weight: Tensor, inputs: LeastSquares = inputs) -> None:
+                inputs.update(x[:, :0], x, weight)
 
-            with weighed.listening(after, [name], see):
-                for x in weighed.counted(given):
+            with weighting.observing(after, [name], add_inputs):
+                for x in weighting.numbered(pruned_inputs):
                     after.run(x, index, index + 1)
-            layer.bias.data.copy_(of.wanted - layer.weight.double() @ seen.wanted)
-        given = [after.run(x, index, index + 1) for x in given]
+            layer.bias.data.copy_(layer_sums.mean_target - layer.weight.double() @ inputs.mean_target)
+        pruned_inputs = [after.run(x, index, index + 1) for x in pruned_inputs]

@@ -1,4 +1,4 @@
-"""Losses without labels, and what their gradients say of how much each row of a layer's output matters."""
+"""Losses without labels, and weights of the rows (tokens) of layer outputs from the gradients of these losses."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from pmq.core.task import CLASSIFICATION, Task
 from pmq.models.outputs import drawn, joined, likelihood, to_logits, to_unit
 
 BATCH = 8
-#: part of the weight that every row has, however little the output depends on it: gradients of few images are noisy
+#: share of the weight that is uniform over all rows, because the gradients of few images are noisy
 EVEN = 0.1
 RowWeights = dict[str, Tensor]  # layer -> (N, T)
 
 
-def own_labels(output: Tensor, task: Task) -> Tensor:
-    """Cross-entropy ``(B,)`` with what the model itself says; half the square of features, which say nothing."""
+def predicted_label_loss(output: Tensor, task: Task) -> Tensor:
+    """Return the cross-entropy ``(B,)`` with the model's own predictions, or half the squared norm of its features."""
     if task.decides:
         logits = to_logits(output, task)
         return -joined(torch.log_softmax(logits, -1).amax(-1), task)
     return to_unit(output, task).square().sum(1) / 2
 
 
-def drawn_labels(output: Tensor, task: Task, generator: torch.Generator) -> Tensor:
-    """Cross-entropy ``(B,)`` with labels drawn from what the model says, or random directions of its features.
+def sampled_label_loss(output: Tensor, task: Task, generator: torch.Generator) -> Tensor:
+    """Return the cross-entropy ``(B,)`` with labels sampled from the model's predictions, or a random projection of features.
 
-    The mean of the squared gradient is the Fisher information's diagonal.
+    The mean of the squared gradient is the diagonal of the Fisher information.
     """
     if task.decides:
         logits = to_logits(output, task)
@@ -41,33 +41,37 @@ def drawn_labels(output: Tensor, task: Task, generator: torch.Generator) -> Tens
 def row_weights(
     model: nn.Module, layers: Sequence[str], images: Tensor, task: Task = CLASSIFICATION, seed: int = 0
 ) -> RowWeights:
-    """Squared gradient at each row of the outputs of ``layers``, image by image, around a mean of one.
+    """Return the squared gradient at each row (token) of the outputs of ``layers``, normalised to a mean of one.
 
-    Late layers of a ViT matter at the class token alone. Images are ``(N, C, H, W)``; windows of an image are neighbours.
+    For example, only the class token matters in the last layers of a ViT. Images are ``(N, C, H, W)``. The windows of an
+    image are contiguous in the rows of a layer with windowed attention.
+
+    Returns:
+        Weights ``(N, T)`` by layer.
     """
     generator = torch.Generator().manual_seed(seed)
     device = next(model.parameters()).device
-    found: dict[str, list[Tensor]] = {name: [] for name in layers}
+    parts: dict[str, list[Tensor]] = {name: [] for name in layers}
     outputs: dict[str, Tensor] = {}
 
-    def keeper(name: str) -> Any:
-        def keep(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+    def recorder(name: str) -> Any:
+        def record(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
             outputs[name] = output
 
-        return keep
+        return record
 
     if not layers:
         return {}
-    handles = [model.get_submodule(name).register_forward_hook(keeper(name)) for name in layers]
+    handles = [model.get_submodule(name).register_forward_hook(recorder(name)) for name in layers]
     try:
-        for batch in track(images.split(BATCH), "weighing rows"):
+        for batch in track(images.split(BATCH), "row weights"):
             with torch.enable_grad():
-                loss = drawn_labels(model(batch.to(device).requires_grad_()), task, generator).sum()
+                loss = sampled_label_loss(model(batch.to(device).requires_grad_()), task, generator).sum()
             gradients = torch.autograd.grad(loss, [outputs[name] for name in layers])
             for name, gradient in zip(layers, gradients, strict=True):
-                found[name].append(gradient.square().mean(-1).reshape(len(batch), -1).cpu())
+                parts[name].append(gradient.square().mean(-1).reshape(len(batch), -1).cpu())
     finally:
         for handle in handles:
             handle.remove()
-    whole = {name: torch.cat(parts) for name, parts in found.items()}
-    return {name: EVEN + (1 - EVEN) * w / w.mean().clamp(min=1e-30) for name, w in whole.items()}
+    squares = {name: torch.cat(tensors) for name, tensors in parts.items()}
+    return {name: EVEN + (1 - EVEN) * w / w.mean().clamp(min=1e-30) for name, w in squares.items()}

@@ -1,4 +1,4 @@
-"""Attention heads of lower rank: channels of each head are mixed, exactly, so that the first of them hold the most."""
+"""Low-rank attention heads: rotates the channels of each head, without error, to principal axes in order of importance."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pmq.pruning.importance import Scores
 from pmq.pruning.losses import BATCH
 from pmq.pruning.units import Unit
 
-#: added to covariances, relative to their mean variance
+#: damping added to the diagonal of covariances, relative to their mean variance
 DAMPING = 1e-4
 
 
@@ -23,48 +23,48 @@ DAMPING = 1e-4
 def rotate_to_principal_axes(
     model: nn.Module, units: Sequence[Unit], images: Tensor, row_weights: Mapping[str, Tensor] | None = None
 ) -> Scores:
-    """Rewrite each attention of ``units`` in place, leaving what it computes as it is; score its channels.
+    """Rotate each attention of ``units`` to its principal axes, in place and without changing its output; score its channels.
 
-    The product of q and k is the same in any basis of a head's channels, and so is what ``proj`` makes of v. In the basis
-    of the singular vectors of what these products are on the images, the channels that come last can be left out at the
-    least squared error that leaving out so many can have at all. What is the same for all keys, softmax does not see; what
-    is the same for all tokens, a bias can give: neither counts.
+    The product of q and k is the same in any basis of a head's channels, and so is the product of v and ``proj``. In the
+    basis of the singular vectors of these products on the images, dropping the last channels has the least squared error of
+    all projections to that rank. Softmax is invariant to a term that all keys share, and a bias can supply a term that all
+    tokens share, so covariances of k and v are centred.
 
     Args:
         model: in evaluation mode.
-        units: attentions, of which any channels may be removed.
+        units: attentions of which any channels may be removed.
         images: ``(N, C, H, W)``.
-        row_weights: of each ``proj``, how much each row of its output matters ``(N, T)``; all the same without.
+        row_weights: weights ``(N, T)`` of the rows of the output of each ``proj``; uniform by default.
 
     Returns:
-        The squared error of leaving out each channel ``(size,)``: the mean of that of q with k and that of v with ``proj``,
-        each as share of its whole.
+        By unit, the relative squared error of removing each channel ``(size,)``: the mean of that of the product of q and k
+        and that of the product of v and ``proj``.
 
     Raises:
-        PmqError: the model computes something else afterwards.
+        PmqError: the output of the model changed.
     """
     equivalence = Equivalence(model, images)
-    seen = {unit.name: _Seen(model, unit, (row_weights or {}).get(unit.last)) for unit in units}
+    rotations = {unit.name: _HeadRotation(model, unit, (row_weights or {}).get(unit.last)) for unit in units}
     device = next(model.parameters()).device
-    for number, batch in enumerate(track(images.split(BATCH), "looking at heads")):
-        handles = [handle for one in seen.values() for handle in one.listen(number)]
+    for number, batch in enumerate(track(images.split(BATCH), "statistics of heads")):
+        handles = [handle for rotation in rotations.values() for handle in rotation.observe(number)]
         try:
             model(batch.to(device))
         finally:
             for handle in handles:
                 handle.remove()
-    scores = {name: one.rewrite() for name, one in seen.items()}
+    scores = {name: rotation.apply() for name, rotation in rotations.items()}
     error = equivalence.error(model)
     if error > TOLERANCE:
         raise PmqError(
-            f"mixing the channels of this model's heads changes what it computes (relative error {error:.2g}); prune their "
-            "width or whole heads instead"
+            f"rotating the channels of this model's heads changes its output (relative error {error:.2g}); prune structure "
+            "'width' or 'heads' instead of 'rank'"
         )
     return scores
 
 
 class _Covariance:
-    """Of rows by head ``(heads, T, D)``, weighed, streamed."""
+    """Weighted covariance of the rows of each head ``(heads, T, D)``, streamed."""
 
     def __init__(self) -> None:
         self._sums: tuple[Tensor, ...] = ()
@@ -77,13 +77,14 @@ class _Covariance:
     def compute(self, centred: bool = False) -> Tensor:
         mass, mean, square = self._sums
         mean = mean / mass
-        found = square / mass - (mean[:, :, None] * mean[:, None, :] if centred else 0)
-        variance = found.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
-        return found + DAMPING * variance[:, None, None] * torch.eye(found.shape[1], dtype=found.dtype, device=found.device)
+        covariance = square / mass - (mean[:, :, None] * mean[:, None, :] if centred else 0)
+        variance = covariance.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
+        identity = torch.eye(covariance.shape[1], dtype=covariance.dtype, device=covariance.device)
+        return covariance + DAMPING * variance[:, None, None] * identity
 
 
-class _Seen:
-    """Covariances of one attention, and what follows from them."""
+class _HeadRotation:
+    """Covariances of one attention's channels, and the rotation that follows from them."""
 
     def __init__(self, model: nn.Module, unit: Unit, row_weights: Tensor | None) -> None:
         self._layers: list[Any] = [model.get_submodule(name) for name, _ in unit.operands]
@@ -93,14 +94,16 @@ class _Seen:
         self._row_weights = row_weights
         self._q, self._k, self._z = _Covariance(), _Covariance(), _Covariance()
 
-    def listen(self, batch: int) -> list[Any]:
-        def made(covariance: _Covariance, rows: Tensor) -> Any:
+    def observe(self, batch: int) -> list[Any]:
+        """Register hooks that add a batch to the covariances, and return their handles."""
+
+        def updating(covariance: _Covariance, rows: Tensor) -> Any:
             def add(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
                 covariance.update(output.flatten(0, -2)[:, rows].transpose(0, 1))
 
             return add
 
-        def mixed(layer: nn.Module, args: tuple[Tensor]) -> None:
+        def add_mixed(layer: nn.Module, args: tuple[Tensor]) -> None:
             weight = None
             if self._row_weights is not None:
                 weight = self._row_weights[batch * BATCH : (batch + 1) * BATCH].reshape(-1).to(args[0].device)
@@ -108,13 +111,13 @@ class _Seen:
 
         q, k, _ = self._layers
         return [
-            q.register_forward_hook(made(self._q, self._rows[0])),
-            k.register_forward_hook(made(self._k, self._rows[1])),
-            self._last.register_forward_pre_hook(mixed),
+            q.register_forward_hook(updating(self._q, self._rows[0])),
+            k.register_forward_hook(updating(self._k, self._rows[1])),
+            self._last.register_forward_pre_hook(add_mixed),
         ]
 
-    def rewrite(self) -> Tensor:
-        """Change the basis of each head; give the score of each channel."""
+    def apply(self) -> Tensor:
+        """Change the basis of each head and return the score of each channel ``(size,)``."""
         root_q, root_k, root_z = (
             _root(self._q.compute()),
             _root(self._k.compute(centred=True)),
@@ -137,6 +140,6 @@ class _Seen:
 
 
 def _root(covariance: Tensor) -> Tensor:
-    """Symmetric square root ``(heads, D, D)``."""
+    """Return the symmetric square root ``(heads, D, D)``."""
     values, vectors = torch.linalg.eigh(covariance)
     return (vectors * values.clamp(min=1e-30).sqrt()[:, None, :]) @ vectors.mT

@@ -1,4 +1,4 @@
-"""Importance by what cannot be made good: the error that is left when the layer behind is fitted anew."""
+"""Importance by the error that remains after the layer behind the removed channels is refitted."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from pmq.core.progress import track
 from pmq.core.task import CLASSIFICATION, Task
 from pmq.pruning.importance import Importance, Scores, register
 from pmq.pruning.losses import BATCH, RowWeights, row_weights
-from pmq.pruning.statistics import LeastSquares, Weighed
+from pmq.pruning.statistics import LeastSquares, RowWeighting
 from pmq.pruning.units import Unit
 
-#: added to the covariance, relative to its mean variance
+#: damping added to the diagonal of the covariance, relative to its mean variance
 DAMPING = 0.01
-#: in which channels go; more change little
+#: maximum number of elimination rounds; more hardly change the result
 ROUNDS = 96
 
 
 @register
 class Reconstruction(Importance):
-    """Error of the next layer's output, refitted, without a channel: Optimal Brain Surgeon for whole channels.
+    """Error of the next layer's output after it is refitted without a channel: Optimal Brain Surgeon for whole channels.
 
-    Channels are taken away one after the other, each time the one that costs least given those that are gone: what two
-    channels both say is kept once. The score of a channel is what all up to it cost together, by
-    ``|w|^2 / (inverse covariance)`` (SparseGPT 2301.00774, ZipLM 2302.04089).
+    Channels are eliminated greedily, each time the one with the least error given those already removed, so that one of two
+    redundant channels is kept. The score of a channel is the total error up to its removal, where the error of one removal is
+    ``|w|^2 / (diagonal of the inverse covariance)`` (SparseGPT 2301.00774, ZipLM 2302.04089).
     """
 
     name = "reconstruction"
@@ -45,28 +45,31 @@ class Reconstruction(Importance):
     ) -> Scores:
         """Score every channel, see :meth:`Importance.score`."""
         if any(unit.kind == "embedding" for unit in units):
-            raise PmqError("importance 'reconstruction' knows no residual streams; drop structure 'embedding', or use magnitude")
+            raise PmqError(
+                "importance 'reconstruction' cannot score residual streams; drop structure 'embedding' or use 'magnitude'"
+            )
         layers, device = [unit.last for unit in units], next(model.parameters()).device
-        weighed = Weighed(row_weights(model, layers, images, task, seed) if weights is None else weights)
+        weighting = RowWeighting(row_weights(model, layers, images, task, seed) if weights is None else weights)
         sums = {name: LeastSquares() for name in layers}
 
         def add(name: str, x: Tensor, y: Tensor, weight: Tensor) -> None:
-            sums[name].update(x, y[:, :0], weight)  # inputs are all that is asked of
+            sums[name].update(x, y[:, :0], weight)  # only the inputs are needed
 
-        with weighed.listening(model, layers, add):
-            for batch in weighed.counted(track(images.split(BATCH), "importance")):
+        with weighting.observing(model, layers, add):
+            for batch in weighting.numbered(track(images.split(BATCH), "importance")):
                 model(batch.to(device))
-        found = {}
+        scores = {}
         for unit in track(units, "ordering channels"):
             layer: Any = model.get_submodule(unit.last)
-            found[unit.name] = elimination(sums[unit.last].covariance.cpu(), layer.weight.detach().double().cpu())
-        return found
+            scores[unit.name] = elimination(sums[unit.last].covariance.cpu(), layer.weight.detach().double().cpu())
+        return scores
 
 
 def elimination(covariance: Tensor, weight: Tensor) -> Tensor:
-    """Total error when each channel goes, in the order in which they go: ``(I, I)``, ``(O, I)`` -> ``(I,)``.
+    """Return the total error at the removal of each channel, removed greedily: ``(I, I)``, ``(O, I)`` -> ``(I,)``.
 
-    Of many channels some go at once, as if they did not matter to each other; those that stay make good for all of them.
+    Of many channels several are removed per round, chosen as if they were independent; the remaining channels then
+    compensate for all of them together.
 
     >>> elimination(torch.diag(torch.tensor([1.0, 4.0, 1.0]).double()), torch.tensor([[1.0, 1.0, 3.0]]).double()).round()
     tensor([ 1.,  5., 14.], dtype=torch.float64)
@@ -79,13 +82,13 @@ def elimination(covariance: Tensor, weight: Tensor) -> Tensor:
     while len(channels):
         cost = weight.square().sum(0) / inverse.diagonal()
         order = cost.argsort(stable=True)
-        gone, stay = order[:at_once], order[at_once:].sort().values
-        back = torch.linalg.solve(inverse[gone][:, gone], inverse[gone])  # (gone, channels)
-        together = float((weight[:, gone] @ torch.linalg.inv(inverse[gone][:, gone]) * weight[:, gone]).sum())
-        alone = cost[gone].cumsum(0)
-        errors[channels[gone]] = total + alone / alone[-1].clamp(min=1e-300) * together
+        removed, remaining = order[:at_once], order[at_once:].sort().values
+        compensation = torch.linalg.solve(inverse[removed][:, removed], inverse[removed])  # (removed, channels)
+        together = float((weight[:, removed] @ torch.linalg.inv(inverse[removed][:, removed]) * weight[:, removed]).sum())
+        alone = cost[removed].cumsum(0)
+        errors[channels[removed]] = total + alone / alone[-1].clamp(min=1e-300) * together
         total += together
-        weight = (weight - weight[:, gone] @ back)[:, stay]
-        inverse = (inverse - inverse[:, gone] @ back)[stay][:, stay]
-        channels = channels[stay]
+        weight = (weight - weight[:, removed] @ compensation)[:, remaining]
+        inverse = (inverse - inverse[:, removed] @ compensation)[remaining][:, remaining]
+        channels = channels[remaining]
     return errors

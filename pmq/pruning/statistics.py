@@ -1,4 +1,4 @@
-"""What is summed of a layer's rows while images run through a model, each row weighed."""
+"""Weighted sums over the rows (tokens) of a layer's inputs and outputs, gathered while images run through a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pmq.pruning.losses import BATCH
 
 
 class LeastSquares:
-    """Streamed sums of weighed rows ``x`` ``(T, I)`` and what is wanted of them ``y`` ``(T, O)``.
+    """Streamed sums for weighted least squares from inputs ``x`` ``(T, I)`` to targets ``y`` ``(T, O)``.
 
     >>> sums = LeastSquares()
     >>> sums.update(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[1.0], [3.0], [5.0]]), torch.ones(3))
@@ -26,31 +26,31 @@ class LeastSquares:
         self._sums: tuple[Tensor, ...] = ()
 
     def update(self, x: Tensor, y: Tensor, weight: Tensor) -> None:
-        """Add rows with weights ``(T,)``."""
+        """Add rows of inputs ``(T, I)`` and targets ``(T, O)`` with weights ``(T,)``."""
         w = weight[:, None]
         batch = (w.sum(), (w * x).sum(0), (w * y).sum(0), (w * x).T @ x, (w * y).T @ x)
-        sums = tuple(part.double() for part in batch)  # products of a batch need no more than single precision
+        sums = tuple(part.double() for part in batch)  # single precision suffices within a batch
         self._sums = tuple(a + b for a, b in zip(self._sums, sums, strict=True)) if self._sums else sums
 
     @property
-    def wanted(self) -> Tensor:
-        """Mean of the outputs ``(O,)``."""
+    def mean_target(self) -> Tensor:
+        """Weighted mean of the targets ``(O,)``."""
         mass, _, y, *_ = self._sums
         return y / mass
 
     @property
     def covariance(self) -> Tensor:
-        """Of the inputs ``(I, I)``, in double precision."""
+        """Weighted covariance of the inputs ``(I, I)``, in double precision."""
         mass, x, _, xx, _ = self._sums
         return xx / mass - torch.outer(x / mass, x / mass)
 
     def solve(self, start: Tensor, strength: float) -> tuple[Tensor, Tensor]:
-        """Weight ``(O, I)`` and bias ``(O,)`` that minimise the squared error plus ``strength * m * |W - start|^2``.
+        """Return weight ``(O, I)`` and bias ``(O,)`` that minimise the squared error plus ``strength * m * |W - start|^2``.
 
-        ``m`` is the mean square of the inputs around their mean.
+        ``m`` is the mean variance of the inputs.
         """
         mass, x, _, _, yx = self._sums
-        x, y, xx = x / mass, self.wanted, self.covariance
+        x, y, xx = x / mass, self.mean_target, self.covariance
         yx = yx / mass - torch.outer(y, x)
         ridge = strength * xx.diagonal().mean() * torch.eye(len(x), dtype=xx.dtype, device=xx.device)
         floor = 1e-8 * xx.diagonal().mean().clamp(min=1e-30) * torch.eye(len(x), dtype=xx.dtype, device=xx.device)
@@ -58,32 +58,32 @@ class LeastSquares:
         return weight.to(start.dtype), (y - weight @ x).to(start.dtype)
 
 
-class Weighed:
-    """Tells who listens how much each row of the batch that runs matters."""
+class RowWeighting:
+    """Hooks on layers that receive the weights of the rows of the current batch."""
 
     def __init__(self, row_weights: Mapping[str, Tensor] | None) -> None:
         self._row_weights, self._batch = row_weights, 0
 
-    def counted(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Give the batches, remembering which it is."""
+    def numbered(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the batches while tracking the number of the current one."""
         for self._batch, x in enumerate(batches):
             yield x
 
     @contextmanager
-    def listening(
-        self, model: nn.Module, layers: Sequence[str], hear: Callable[[str, Tensor, Tensor, Tensor], None]
+    def observing(
+        self, model: nn.Module, layers: Sequence[str], callback: Callable[[str, Tensor, Tensor, Tensor], None]
     ) -> Iterator[None]:
-        """Call ``hear`` with a layer's name, inputs ``(T, I)``, outputs ``(T, O)`` and weights of rows ``(T,)``."""
+        """Call ``callback`` with a layer's name, inputs ``(T, I)``, outputs ``(T, O)`` and weights of rows ``(T,)``."""
 
         def hook(name: str) -> Any:
-            def heard(layer: nn.Module, args: tuple[Tensor], y: Tensor) -> None:
+            def observe(layer: nn.Module, args: tuple[Tensor], y: Tensor) -> None:
                 x, y = (rows.reshape(-1, rows.shape[-1]) for rows in (args[0], y))
                 weight = torch.ones(len(x))
                 if self._row_weights is not None:
                     weight = self._row_weights[name][self._batch * BATCH : (self._batch + 1) * BATCH].reshape(-1)
-                hear(name, x, y, weight.to(x.device))
+                callback(name, x, y, weight.to(x.device))
 
-            return heard
+            return observe
 
         handles = [model.get_submodule(name).register_forward_hook(hook(name)) for name in layers]
         try:

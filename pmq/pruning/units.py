@@ -1,4 +1,4 @@
-"""What of a model can be removed: channels that live between layers, and nobody else reads; found in its captured graph."""
+"""Prunable units: channels between layers that no other node reads, found in the captured graph of a model."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from pmq.graph.makers import Makers, NotFollowed
 from pmq.models.describe import input_size
 
 _NUMBER = re.compile(r"\d+")
-#: the layer that a ViT's residual stream begins at
+#: layer of a ViT that its residual stream begins at
 EMBEDDING = "patch_embed.proj"
 
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """Channels of which any may be removed.
+    """Channels that can be pruned together.
 
     Attributes:
-        name: of the MLP, of the attention, or of the layer that begins the residual stream.
+        name: name of the MLP, of the attention, or of the layer that begins the residual stream.
         kind: see :class:`pmq.core.pruning.PrunedUnit`.
-        size: channels; of an attention those of all heads.
-        heads: that they divide into.
-        whole: heads may be removed as a whole only.
-        makers: layers whose outputs are the channels: the channel of each output ``(O,)``, or -1.
-        last: the layer whose inputs they are.
-        operands: of an attention whose heads are not whole the layers that make q, k and v, and which of their outputs these
-            are ``(heads, width)``.
-        products: operators that are no layers and take less where less is kept.
-        owner: the module around all of that.
+        size: number of channels; for an attention, of all heads together.
+        heads: number of heads that the channels divide into.
+        whole_heads_only: whether only whole heads may be removed.
+        makers: layers whose outputs are the channels -> the channel of each output ``(O,)``, or -1.
+        last: the layer whose inputs the channels are.
+        operands: of an attention whose heads may get narrower, the layers that compute q, k and v, each with the indices of
+            its outputs ``(heads, width)``.
+        products: operators without weights whose cost shrinks with the channels.
+        owner: the module that contains all of these layers.
     """
 
     name: str
     kind: Kind
     size: int
     heads: int = 1
-    whole: bool = False
+    whole_heads_only: bool = False
     makers: Mapping[str, Tensor] = field(default_factory=dict)
     last: str = ""
     operands: tuple[tuple[str, Tensor], ...] = ()
@@ -57,51 +57,58 @@ class Unit:
 
     @property
     def can_mix(self) -> bool:
-        """Whether the channels of its heads may be mixed, which leaves an attention without norms as it is."""
-        return self.kind == "attention" and not self.whole
+        """Whether the channels of each head may be rotated without changing the output: in attentions without norms of q or k."""
+        return self.kind == "attention" and not self.whole_heads_only
 
     def keeping(self, channels: Iterable[int]) -> PrunedUnit:
-        """The unit with these channels left."""
+        """Return the unit with only these channels kept."""
         layers = () if self.kind == "embedding" else (*self.makers, self.last)
         return PrunedUnit.of(self.kind, self.size, channels, self.heads, layers=layers, products=self.products)
 
 
 @dataclass(frozen=True)
 class Units:
-    """What can be removed, in the order of the graph; and of what else cannot, why: by the name of a layer or an attention."""
+    """Prunable units of a model, in the order of its graph.
 
-    found: list[Unit]
+    Attributes:
+        units: the prunable units.
+        refused: name of a layer or an attention that cannot be pruned -> the reason.
+    """
+
+    units: list[Unit]
     refused: dict[str, str]
 
-    def say(self) -> None:
-        """Tell in a line for each reason what is not pruned."""
+    def report_refused(self) -> None:
+        """Print one line for each reason why something is not pruned."""
         by_reason: dict[str, list[str]] = {}
         for name, reason in self.refused.items():
             by_reason.setdefault(_NUMBER.sub("#", reason), []).append(name)
         for names in by_reason.values():
-            others = f" and {len(names) - 1} more like it" if len(names) > 1 else ""
-            message(f"not pruned: {names[0]!r}{others}: {self.refused[names[0]]}")
+            similar = f" and {len(names) - 1} more like it" if len(names) > 1 else ""
+            message(f"not pruned: {names[0]!r}{similar}: {self.refused[names[0]]}")
 
 
 _KNOWN = ModuleCache[Units]()
 
 
 def find_units(model: nn.Module) -> Units:
-    """Find MLPs and attentions in the graph of ``model``.
+    """Find the prunable MLPs and attentions in the graph of ``model``.
 
-    An MLP ends in a linear layer, whose inputs come from others by an activation function at least, gates or not, each
-    channel by itself. Of an attention whose queries and keys are more than moved, heads may be removed as a whole only.
+    An MLP ends in a linear layer whose inputs come from other linear layers through elementwise operators, with or without a
+    gate, among them an activation function. An attention whose queries or keys are changed on the way (by norms or rotary
+    embeddings) can only lose whole heads.
     """
     image = example(model)
     key = fingerprint(model, image)
-    return _KNOWN.get(key) or _KNOWN.put(key, _found(model, image))
+    return _KNOWN.get(key) or _KNOWN.put(key, _units(model, image))
 
 
-def _found(model: nn.Module, image: Tensor) -> Units:
+def _units(model: nn.Module, image: Tensor) -> Units:
+    """Find the units of a model whose graph is captured with ``image``."""
     graph = captured(model, image)
     order = list(graph.tapped)
     names = {id(module): name for name, module in graph.tapped.items()}
-    found, refused, taken = list[Unit](), dict[str, str](), set[str]()
+    units, refused, used_names = list[Unit](), dict[str, str](), set[str]()
     for node in graph.program.graph.nodes:
         try:
             unit = _unit(graph, node, names)
@@ -110,18 +117,19 @@ def _found(model: nn.Module, image: Tensor) -> Units:
             continue
         if unit is None:
             continue
-        broken = next((name for name in (*unit.makers, unit.last) if not _is_linear(model, name)), None)
-        if broken is not None:
-            refused[unit.name] = f"{broken!r} is no torch.nn.Linear, whose weight could be cut"
+        nonlinear = next((name for name in (*unit.makers, unit.last) if not _is_linear(model, name)), None)
+        if nonlinear is not None:
+            refused[unit.name] = f"{nonlinear!r} is no torch.nn.Linear, so its weight cannot be cut"
         else:
-            name = unit.owner if unit.owner and unit.owner not in taken else unit.last
-            taken.add(name)
+            name = unit.owner if unit.owner and unit.owner not in used_names else unit.last
+            used_names.add(name)
             makers = {maker: unit.makers[maker] for maker in sorted(unit.makers, key=order.index)}
-            found.append(replace(unit, name=name, makers=makers))
-    return Units(found, refused)
+            units.append(replace(unit, name=name, makers=makers))
+    return Units(units, refused)
 
 
 def _unit(graph: CapturedModel, node: fx.Node, names: Mapping[int, str]) -> Unit | None:
+    """Return the unit whose last node is ``node``, or None if no unit ends there."""
     module = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
     if isinstance(module, Attention) or (isinstance(module, Product) and module.slots == ("softmax", "v")):
         return _attention(graph, node, names)
@@ -129,7 +137,7 @@ def _unit(graph: CapturedModel, node: fx.Node, names: Mapping[int, str]) -> Unit
 
 
 def _mlp(graph: CapturedModel, node: fx.Node) -> Unit | None:
-    """The MLP that ends in a layer; nothing where no activation function lies before it."""
+    """Return the MLP that ends in a layer, or None where no activation function precedes the layer."""
     layer, last = layer_at(graph, node), str(node.target)
     if layer is None:
         return None
@@ -144,28 +152,33 @@ def _mlp(graph: CapturedModel, node: fx.Node) -> Unit | None:
         return None
     if not walk.activated:
         return None
-    owner = _around([*walk.found, last])
-    return Unit(last, "hidden", size, makers=walk.found, last=last, owner=owner)
+    owner = _around([*walk.channels, last])
+    return Unit(last, "hidden", size, makers=walk.channels, last=last, owner=owner)
 
 
 def _attention(graph: CapturedModel, node: fx.Node, names: Mapping[int, str]) -> Unit:
+    """Return the unit of an attention, or of the second product of one.
+
+    Raises:
+        NotFollowed: its channels cannot be followed to linear layers.
+    """
     module: Any = graph.get_submodule(str(node.target))
     follower, scores = Follower(graph), node
     if isinstance(module, Product):
         product = scores_of(node.args[0])  # type: ignore[arg-type]
         if product is None:
-            raise NotFollowed("the product of queries and keys is not known")
+            raise NotFollowed("its product of queries and keys was not found")
         scores, first = product, graph.get_submodule(str(product.target))
     else:
         first = module
     mixed = mixed_at(graph, follower, node)
     if mixed is None:
-        raise NotFollowed("no linear layer alone reads what it gives")
+        raise NotFollowed("its output is not read by exactly one linear layer")
     if getattr(module, "grouped", False):
         raise NotFollowed("several heads share keys and values")
     heads, width = mixed.columns.shape
     if not bool((mixed.columns.reshape(-1) == torch.arange(heads * width)).all()):
-        raise NotFollowed("the layer behind reads its heads in another order")
+        raise NotFollowed("the layer behind it reads its heads in another order")
     places = {"q": scores.args[0], "k": scores.args[1], "v": node.args[2 if isinstance(module, Attention) else 1]}
     if any(len(follower.shape(at)) < 3 or follower.shape(at)[-3] != heads for at in places.values()):  # type: ignore[arg-type]
         raise NotFollowed("its heads are not one axis")
@@ -178,29 +191,29 @@ def _attention(graph: CapturedModel, node: fx.Node, names: Mapping[int, str]) ->
             _by_head(walk, follower, slot, at, width)
     walk.check_read_by(scores, node)
     last = names[id(mixed.layer)]
-    whole = len(operands) < len(places)
+    whole_heads_only = len(operands) < len(places)
     return Unit(
         str(node.target),
         "attention",
         heads * width,
         heads,
-        whole,
-        walk.found,
+        whole_heads_only,
+        walk.channels,
         last,
-        () if whole else tuple(operands),
+        () if whole_heads_only else tuple(operands),
         (f"{component_of(str(scores.target), 'q')}.q@k", f"{component_of(str(node.target), 'v')}.attn@v"),
-        _around([*walk.found, last]),
+        _around([*walk.channels, last]),
     )
 
 
 def _operand(walk: Makers, follower: Follower, at: Any, axis: int, heads: int, width: int) -> tuple[str, Tensor] | None:
-    """The layer that makes an operand's channels, if these are moved at most on the way, and which of its outputs are which."""
+    """Return the layer that computes an operand's channels, and its outputs ``(heads, width)``; None if not only moved."""
     shape = follower.shape(at)
     sizes = [1] * len(shape)
     sizes[-3], sizes[axis] = heads, width
     if shape[axis] != width:
         return None
-    before = {name: numbers.clone() for name, numbers in walk.found.items()}
+    before = {name: numbers.clone() for name, numbers in walk.channels.items()}
     try:
         names = walk.follow(at, Channels(torch.arange(heads * width).reshape(sizes), shape), moved=True)
     except NotFollowed:
@@ -208,14 +221,14 @@ def _operand(walk: Makers, follower: Follower, at: Any, axis: int, heads: int, w
     if len(names) != 1:
         return None
     (name,) = names
-    numbers = walk.found[name]
+    numbers = walk.channels[name]
     new = numbers != before.get(name, torch.full_like(numbers, NONE))
     (places,) = new.nonzero(as_tuple=True)
     return name, places[numbers[places].argsort()].reshape(heads, width)
 
 
 def _by_head(walk: Makers, follower: Follower, slot: str, at: Any, width: int) -> None:
-    """Add the layers that make an operand, whose outputs are all called as the first channel of their head."""
+    """Add the layers that compute an operand, with all their outputs numbered as the first channel of their head."""
     shape = follower.shape(at)
     sizes = [1] * len(shape)
     sizes[-3] = shape[-3]
@@ -226,7 +239,7 @@ def _by_head(walk: Makers, follower: Follower, slot: str, at: Any, width: int) -
 
 
 def _around(names: Iterable[str]) -> str:
-    """The module that all named ones lie in.
+    """Return the innermost module that contains all named ones.
 
     >>> _around(["blocks.0.attn.qkv", "blocks.0.attn.proj"])
     'blocks.0.attn'
@@ -240,23 +253,23 @@ def _is_linear(model: nn.Module, name: str) -> bool:
 
 
 def stream_of(model: nn.Module) -> Unit | None:
-    """The residual stream of a ViT whose patches one layer embeds."""
+    """Return the residual stream of a ViT whose patches one layer embeds, or None for other models."""
     from timm.models.vision_transformer import VisionTransformer
 
     first = dict(model.named_modules()).get(EMBEDDING)
-    if not isinstance(model, VisionTransformer) or not isinstance(first, nn.Conv2d | nn.Linear):  # of some it is none
+    if not isinstance(model, VisionTransformer) or not isinstance(first, nn.Conv2d | nn.Linear):
         return None
     return Unit(EMBEDDING, "embedding", first.weight.shape[0])
 
 
 def units_of(model: nn.Module) -> Iterator[Unit]:
-    """All that a plan may name."""
-    yield from find_units(model).found
+    """Yield all units that a plan may name."""
+    yield from find_units(model).units
     if (stream := stream_of(model)) is not None:
         yield stream
 
 
 def example(model: nn.Module) -> Tensor:
-    """An image ``(1, C, H, W)`` of chance for ``model``."""
+    """Return a random image ``(1, C, H, W)`` for ``model``."""
     image = torch.randn(1, *input_size(model), generator=torch.Generator().manual_seed(0))
     return image.to(next(model.parameters()).device)

@@ -88,7 +88,7 @@ def calibrate(
 ) -> Calibration:
     """Run ``images`` ``(N, C, H, W)`` through the FP32 model and keep a sample of every activation.
 
-    With ``gradients`` backward passes tell how much an error of each value matters, and the second moments of every
+    With ``gradients``, backward passes measure how much an error of each value matters, and the second moments of every
     layer's input are summed. Memory does not grow with ``N`` but for a few bytes a token. ``n_held_out`` is remembered:
     how many further images, drawn by the same seed, a search has judged on. Raises :class:`PmqError` for activations
     that are not finite.
@@ -168,8 +168,8 @@ class _Seen:
     def weigh(self, losses: list[Tensor], moments: dict[str, SecondMoment], n_images: int) -> dict[str, Tensor]:
         """Add weights to samples and moments; give the weights of each layer's output rows ``(B, T)``."""
         names, modules = list(self.activations), list(self.layers)
-        wanted = [self.activations[n] for n in names] + [self.layers[m][1] for m in modules]
-        squares = squared_gradients(losses, wanted)
+        observed = [self.activations[n] for n in names] + [self.layers[m][1] for m in modules]
+        squares = squared_gradients(losses, observed)
         weights = {}
         with torch.no_grad():
             for name, square in zip(names, squares, strict=False):

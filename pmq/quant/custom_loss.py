@@ -41,10 +41,10 @@ def check_loss(loss: Loss, output: Tensor) -> None:
         except Exception as error:  # whatever the user's code raises
             raise PmqError(f"the loss fails on outputs of shape {tuple(output.shape)}: {one_line(error)}") from None
         if not isinstance(value, Tensor) or value.shape != output.shape[:1] or not bool(value.isfinite().all()):
-            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            returned = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise PmqError(
                 f"loss(reference, output) must give one finite value for each of {len(output)} images, a tensor "
-                f"({len(output)},); it gave {found}"
+                f"({len(output)},); it gave {returned}"
             )
         try:
             curved = any(bool((d != 0).any()) for d in directions(loss, output, torch.Generator().manual_seed(0), 2))

@@ -20,11 +20,11 @@ class Instrument:
         self.model, self.inventory = model, inventory
         self._places: dict[str, tuple[Tapped, str]] = {}
         self._heads = {component.name: component.heads for component in inventory}
-        found = model.tapped
-        self._attentions = [module for module in found.values() if isinstance(module, Attention)]
+        tapped = model.tapped
+        self._attentions = [module for module in tapped.values() if isinstance(module, Attention)]
         for attention in self._attentions:
             attention.written_out = True
-        for path, module in found.items():
+        for path, module in tapped.items():
             for slot in (*(["weight"] if isinstance(module, Layer) else []), *module.slots):
                 self._places[f"{component_of(path, slot)}.{slot}"] = (module, slot)
         #: weights as they were, by component

@@ -39,21 +39,21 @@ from pmq.quant.tokens import TokenTaps
 from pmq.quant.weights import QuantizedWeight, fit, quantize_weight
 
 
-class Sequence:
-    """Goes through the stages of a model with two streams of activations side by side: FP32 and quantized.
+class LayerwiseQuantizer:
+    """Quantizes a model stage by stage, with two streams of activations side by side: FP32 and quantized.
 
-    In call order, each activation's quantizer is fitted anew to what the quantized stream brings, each weight is rounded
-    with compensation on its quantized inputs, and each bias makes the mean of the layer's output that of FP32; at the end
-    the logits are scaled. Rows count by the squared gradient at them. All but that scale is a closed-form function of
-    streamed sums; what is held of the images between stages lies on disk.
+    In call order, each activation's quantizer is refitted to the quantized stream, each weight is rounded with compensation on
+    its quantized inputs, and each bias is set so that the mean of the layer's output equals that of FP32; at the end the
+    logits are scaled. Rows are weighted by their squared gradient. Everything but that scale is a closed-form function of
+    streamed sums; activations between stages are stored on disk.
 
     Args:
-        simulator: on a model of its own, calibrated with gradients; it is left quantized, biases included.
-        images: ``(N, C, H, W)``, those of the calibration in the same order.
-        recipe: what is done.
-        checkpoints: folder for what was learned of each block.
-        patches: bits of single tokens. Those of a bit-width get a grid of their own; nothing is learned then.
-        task: what the model's outputs mean.
+        simulator: simulator on a copy of the model, calibrated with gradients; it is left quantized, including its biases.
+        images: calibration images ``(N, C, H, W)`` in the order of the calibration.
+        recipe: recipe that selects the steps.
+        checkpoints: folder for finished blocks of reconstruction, or ``None``.
+        patches: bits of single tokens, or ``None``. Each bit-width gets a grid of its own; nothing is learned then.
+        task: meaning of the model's outputs.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Sequence:
 
     @torch.no_grad()
     def finish(self, assignment: Mapping[str, Choice]) -> None:
-        """Quantize by ``assignment``; ``weights``, ``quantizers`` and, of single tokens, ``by_bits`` hold what was found."""
+        """Quantize by ``assignment``; ``weights``, ``quantizers`` and, of single tokens, ``by_bits`` hold the results."""
         simulator = self.simulator
         simulator.apply({})
         exact_stream, rounded_stream = Stream(simulator, self.images), Stream(simulator, self.images, self._taps.ranker)
@@ -104,7 +104,7 @@ class Sequence:
         # A block adds its last layer's output to its own, which so has the same gradient.
         last = next((c.module for c in reversed(components) if c.role == "weight"), None)
         squares = None if last is None else self.calibration.row_weights[last]
-        rows = row_weights(squares, [x.shape for x in streams.wanted], EVEN)
+        rows = row_weights(squares, [x.shape for x in streams.references], EVEN)
         steps = self.recipe.reconstruct
         learned = learn_block(self.simulator, stage, weights, quantizers, assignment, streams, rows, steps, self.checkpoints)
         self.weights |= learned.weights
@@ -113,14 +113,14 @@ class Sequence:
     def _scale_logits(self, reference: Tensor, logits: Tensor) -> None:
         """Make the model as sure of itself as it was, by the last layer's weight; not where that gives no logits."""
         name = next(n for n in reversed(self.calibration.order) if self.simulator.inventory[n].role == "weight")
-        layer = self.simulator.instrument.layer(name)
-        own = self.task.loss is not None or not self.task.once
-        if own or self.simulator.inventory[name].kind != "head" or layer.weight.shape[0] != logits.shape[-1]:
+        layer = self.simulator.layer(name)
+        custom = self.task.loss is not None or not self.task.once
+        if custom or self.simulator.inventory[name].kind != "head" or layer.weight.shape[0] != logits.shape[-1]:
             return
         factor = logit_scale(to_logits(reference, self.task), to_logits(logits, self.task))
         if name in self.weights:
             self.weights[name] = self.weights[name].scaled(factor)
-            self.simulator.instrument.set_weight(name, self.weights[name].dequantize())
+            self.simulator.set_weight(name, self.weights[name].dequantize())
         else:
             layer.weight.data.mul_(factor)
         if layer.bias is not None:
@@ -137,7 +137,7 @@ class Sequence:
 
             return add
 
-        handles = [self.simulator.instrument.layer(f"{m}.weight").register_forward_hook(hook(m)) for m in modules]
+        handles = [self.simulator.layer(f"{m}.weight").register_forward_hook(hook(m)) for m in modules]
 
         try:
             exact.advance(stage)
@@ -160,35 +160,35 @@ class Sequence:
         generator = torch.Generator()  # places are drawn already
 
         def record(x: Tensor) -> Tensor:
-            samples.add(simulator.instrument.by_head(name, x), 1.0, generator)
+            samples.add(simulator.by_head(name, x), 1.0, generator)
             return x
 
-        simulator.instrument.set_activation(name, record)
+        simulator.set_activation(name, record)
         stream.listen(stage)
         values, weights = samples.compute(heads=choice.granularity == "head")
         self.quantizers[name] = fit(values, choice, weights)
         taps.set(component, simulator.spread(name, self.quantizers[name]))
 
-    def _tokens(self, component: Component, own: Choice, stage: int, stream: Stream) -> None:
-        """Fit a grid to the tokens of each bit-width; to all, at the activation's own bits, where none has those."""
+    def _tokens(self, component: Component, choice: Choice, stage: int, stream: Stream) -> None:
+        """Fit a grid to the tokens of each bit-width, or to all tokens at the activation's own bits where no token has those."""
         simulator, name = self.simulator, component.name
         others = {bits: other.choice for bits, other in self._taps.tokens[name].others.items()}
-        bits_of, by_head = self._taps.quantizer(component, {}).bits_of, simulator.instrument.by_head
+        bits_of, by_head = self._taps.quantizer(component, {}).bits_of, simulator.by_head
         samples = TokenSamples(self.calibration.samples[name])
 
         def record(x: Tensor) -> Tensor:
             samples.add(by_head(name, x), by_head(name, bits_of(x).float()))
             return x
 
-        simulator.instrument.set_activation(name, record)
+        simulator.set_activation(name, record)
         stream.listen(stage)
-        self.by_bits[name] = found = samples.fit({own.bits: own} | others)
-        self.quantizers[name] = found[own.bits] if own.bits in found else samples.fit_all(own)
+        self.by_bits[name] = grids = samples.fit({choice.bits: choice} | others)
+        self.quantizers[name] = grids[choice.bits] if choice.bits in grids else samples.fit_all(choice)
 
-    def _weight(self, component: Component, choice: Choice, stage: int, stream: Stream, wanted: Tensor) -> None:
-        layer = self.simulator.instrument.layer(component.name)
+    def _weight(self, component: Component, choice: Choice, stage: int, stream: Stream, target_mean: Tensor) -> None:
+        layer = self.simulator.layer(component.name)
         if not has_rows(layer):
-            self._rowless_weight(component, choice, stage, stream, wanted)
+            self._rowless_weight(component, choice, stage, stream, target_mean)
             return
         moment, mean = SecondMoment(), RowMean()
 
@@ -201,22 +201,22 @@ class Sequence:
             moment.update(rows, weights)
 
         _listen(layer, add, stage, stream)
-        original, second = self.simulator.instrument.weights[component.name].detach(), moment.compute()
+        original, second = self.simulator.original_weight(component.name), moment.compute()
         if self.recipe.ridge:
             inputs = len(second) // 2
             original, second = ridge_corrected(original, second, self.recipe.ridge), second[:inputs, :inputs]
         self.weights[component.name] = quantized = gptq_quantize(original, choice, second)
         weight = quantized.dequantize()
-        self.simulator.instrument.set_weight(component.name, weight)
+        self.simulator.set_weight(component.name, weight)
         if layer.bias is not None:
-            layer.bias.data.copy_(wanted - weight.flatten(1) @ mean.compute())
+            layer.bias.data.copy_(target_mean - weight.flatten(1) @ mean.compute())
 
-    def _rowless_weight(self, component: Component, choice: Choice, stage: int, stream: Stream, wanted: Tensor) -> None:
+    def _rowless_weight(self, component: Component, choice: Choice, stage: int, stream: Stream, target_mean: Tensor) -> None:
         """Round a weight that multiplies no rows to the nearest level, and make the mean of its layer's output that of FP32."""
-        layer, mean = self.simulator.instrument.layer(component.name), RowMean()
-        original = self.simulator.instrument.weights[component.name].detach()
+        layer, mean = self.simulator.layer(component.name), RowMean()
+        original = self.simulator.original_weight(component.name)
         self.weights[component.name] = quantized = quantize_weight(original, choice)
-        self.simulator.instrument.set_weight(component.name, quantized.dequantize())
+        self.simulator.set_weight(component.name, quantized.dequantize())
         if layer.bias is None:
             return
 
@@ -224,7 +224,7 @@ class Sequence:
             mean.update(output_rows(layer, output), self._row_weights(component.module, stream.batch, output))
 
         _listen(layer, add, stage, stream)
-        layer.bias.data.add_(wanted - mean.compute())
+        layer.bias.data.add_(target_mean - mean.compute())
 
     def _row_weights(self, module: str, batch: int, like: Tensor) -> Tensor:
         weights = self.calibration.row_weights[module][batch * BATCH : (batch + 1) * BATCH]
@@ -240,6 +240,6 @@ def _listen(layer: Layer, hear: Callable[..., None], stage: int, stream: Stream)
         handle.remove()
 
 
-def _learnable(name: str, assignment: Mapping[str, Choice], found: Mapping[str, object]) -> bool:
+def _learnable(name: str, assignment: Mapping[str, Choice], grids: Mapping[str, object]) -> bool:
     """Whether a component has a grid, or codes on one, that could be learned."""
-    return name in found and assignment[name].quantizer not in FLOATS
+    return name in grids and assignment[name].quantizer not in FLOATS

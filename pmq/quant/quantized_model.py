@@ -1,4 +1,4 @@
-"""A quantized model as data, and a module made of it: what a search writes, and what everything after it reads."""
+"""Quantized models as data, and the modules built from them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pmq.core.tensors import TensorFile
 from pmq.graph import CapturedModel
 from pmq.models.weights import OF_MODULE, parameters_file
 from pmq.quant.calibration import Calibration, images_sha256
-from pmq.quant.layerwise import Sequence
+from pmq.quant.layerwise import LayerwiseQuantizer
 from pmq.quant.prepare import Prepared
 from pmq.quant.quantizers import QUANTIZERS, Quantizer
 from pmq.quant.simulator import Simulator
@@ -34,10 +34,10 @@ Parameters = dict[str, dict[str, list[float]]]
 
 @dataclass(frozen=True)
 class Quantized:
-    """An allocation carried out: choices, parameters of activation quantizers, and all tensors of the model.
+    """A quantized model as data: choices, parameters of activation quantizers, and all tensors.
 
     ``patches`` are bits of single tokens. Tensors are named as in the state dict; a quantized weight has ``.codes`` (dense
-    bits) and, unless it is a float, ``.scale`` and, unless it is symmetric, ``.zero_point`` in its place.
+    bits) in its place and, unless it is a float format, ``.scale`` and, unless it is symmetric, ``.zero_point``.
     """
 
     assignment: Assignment
@@ -51,20 +51,20 @@ class Quantized:
 def quantize(
     prepared: Prepared, assignment: Assignment, checkpoints: Path | None = None, patches: PatchMap | None = None
 ) -> Quantized:
-    """Carry an allocation out by the recipe of ``prepared``, whose model is left as it is.
+    """Quantize a copy of the prepared model with an assignment, by its recipe.
 
-    ``checkpoints`` is a folder in which reconstruction keeps the blocks it has learned, by all that determines them.
-    ``patches`` are bits of single tokens; a recipe that goes layer by layer fits their grids anew, each to its own tokens.
+    ``checkpoints`` is a folder in which reconstruction stores finished blocks, named by everything that determines them.
+    ``patches`` are bits of single tokens; a layer-by-layer recipe refits their grids, each to its own tokens.
     """
     model = copy.deepcopy(prepared.model)
     plain = dict(model.named_parameters())  # before modules are exchanged, which would rename some
     simulator = Simulator(model, prepared.inventory, prepared.calibration, prepared.rounding())
     if prepared.recipe.sequential:
         folder = checkpoints / _digest(prepared, assignment) if checkpoints and prepared.recipe.reconstruct else None
-        sequence = Sequence(simulator, prepared.images, prepared.recipe, folder, patches, prepared.task)
-        sequence.finish(assignment)
-        weights, quantizers = sequence.weights, sequence.quantizers
-        patches = None if patches is None else _refitted(patches, sequence.by_bits)
+        layerwise = LayerwiseQuantizer(simulator, prepared.images, prepared.recipe, folder, patches, prepared.task)
+        layerwise.finish(assignment)
+        weights, quantizers = layerwise.weights, layerwise.quantizers
+        patches = None if patches is None else _refitted(patches, layerwise.by_bits)
     else:
         named = {c.name: c for c in prepared.inventory if not assignment[c.name].is_fp32}
         if patches is not None:
@@ -84,21 +84,21 @@ def quantize(
     return Quantized(dict(assignment), prepared.recipe, parameters, TensorFile.of(arrays), patches)
 
 
-def _refitted(patches: PatchMap, found: Mapping[str, Mapping[int, Quantizer]]) -> PatchMap:
-    """The same map with other grids."""
+def _refitted(patches: PatchMap, grids: Mapping[str, Mapping[int, Quantizer]]) -> PatchMap:
+    """Return the map with other grids."""
 
     def other(choice: ComponentChoice, quantizer: Quantizer) -> ComponentChoice:
         return choice.model_copy(update={"parameters": quantizer.numbers})
 
     components = {
-        name: tokens.model_copy(update={"others": {b: other(c, found[name][b]) for b, c in tokens.others.items()}})
+        name: tokens.model_copy(update={"others": {b: other(c, grids[name][b]) for b, c in tokens.others.items()}})
         for name, tokens in patches.components.items()
     }
     return patches.model_copy(update={"components": components})
 
 
 def _digest(prepared: Prepared, assignment: Assignment) -> str:
-    """Name of a carrying-out, by everything that its result depends on."""
+    """Return a digest of everything that the quantized model depends on."""
     model = parameters_file(prepared.model)
     choices = {n: c.model_dump() for n, c in sorted(assignment.items())}
     facts = [model.sha256, images_sha256(prepared.images), prepared.recipe.model_dump(), choices]
@@ -106,10 +106,13 @@ def _digest(prepared: Prepared, assignment: Assignment) -> str:
 
 
 def build_quantized_model(model: CapturedModel, inventory: Inventory, quantized: Quantized) -> Simulator:
-    """Make ``model``, in place, compute with the quantized tensors and quantizers; its own weights are overwritten.
+    """Make ``model`` compute with the quantized tensors and quantizers, in place: its weights are overwritten.
+
+    Returns:
+        The simulator that applies the quantizers; its ``model`` is the quantized model.
 
     Raises:
-        PmqError: the tensors are not this model's.
+        PmqError: the tensors are of another model.
     """
     weights = restore(model, quantized)
     known = Calibration(known=quantized.parameters)
@@ -122,10 +125,10 @@ def build_quantized_model(model: CapturedModel, inventory: Inventory, quantized:
 
 @torch.no_grad()
 def restore(model: nn.Module, quantized: Quantized) -> dict[str, QuantizedWeight]:
-    """Overwrite the parameters of ``model`` by the quantized values; give the codes of those that have any.
+    """Overwrite the parameters of ``model`` by their quantized values, and return the quantized weights by name.
 
     Raises:
-        PmqError: the tensors are not this model's.
+        PmqError: the tensors are of another model.
     """
     arrays = quantized.tensors.arrays()
     weights: dict[str, QuantizedWeight] = {}

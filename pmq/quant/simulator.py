@@ -12,6 +12,7 @@ from pmq.core.choice import FLOAT, Choice, Decisions, WidthChoice, bits_of, widt
 from pmq.core.component import Component, Inventory
 from pmq.core.progress import track
 from pmq.graph import CapturedModel
+from pmq.graph.taps import Layer, TapFunction
 from pmq.quant.calibration import Calibration
 from pmq.quant.instrument import Instrument
 from pmq.quant.integer import IntegerLinear, IntegerWeight
@@ -29,12 +30,12 @@ def nearest(component: Component, weight: Tensor, choice: Choice, columns: Tenso
 
 @dataclass(frozen=True)
 class MaskedWeight:
-    """What is left of a weight ``(O, I)`` where channels are removed: some rows or columns, the others being zero.
+    """A weight ``(O, I)`` with removed channels: the remaining rows or columns, all others being zero.
 
     Attributes:
-        label: by which such weights are told apart.
-        values: of what is left.
-        rows, columns: which; all without.
+        label: label that distinguishes the masks of one weight.
+        values: values of the remaining rows or columns.
+        rows, columns: indices of the remaining rows, or of the remaining columns; ``None`` for all.
     """
 
     label: str
@@ -43,7 +44,7 @@ class MaskedWeight:
     columns: Tensor | None = None
 
     def embedded(self, values: Tensor, shape: torch.Size) -> Tensor:
-        """The whole weight."""
+        """Return the full weight with ``values`` in the remaining rows or columns."""
         whole = values.new_zeros(shape)
         if self.columns is not None:
             whole[:, self.columns] = values
@@ -52,22 +53,22 @@ class MaskedWeight:
         return whole
 
 
-#: what a unit's width makes of weights, by component
+#: computes the masked weights of a unit's width, by component
 WeightMasker = Callable[[str, WidthChoice], Mapping[str, MaskedWeight]]
 
 
 class Simulator:
     """Applies choices to a model and undoes them. A context manager: leaving it restores the model.
 
-    A weight is quantized once for each choice and kept, so that going from one allocation to the next moves pointers.
+    A weight is quantized once for each choice and cached, so that another allocation only exchanges pointers.
 
     Args:
-        model: in evaluation mode; changed in place until :meth:`close`.
+        model: captured model in evaluation mode; changed in place until :meth:`close`.
         inventory: its components.
-        calibration: where quantizers of activations come from.
-        rounding: how weights are rounded.
-        integers: multiply as int8 where both operands are; the same but for rounding of floats, and faster.
-        cutter: says what is left of weights where an allocation keeps part of a unit's channels.
+        calibration: source of the activation quantizers.
+        rounding: rounding of weights.
+        integers: multiply as int8 where both operands are int8; equal except for the rounding of floats, and faster.
+        masker: computes the masked weights of narrower units; needed where an allocation has widths.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Simulator:
         self._kept: dict[str, tuple[WidthChoice, tuple[str, ...]]] = {}
         self._masked: dict[str, MaskedWeight] = {}
         self.model, self.inventory, self.calibration, self.rounding = model, inventory, calibration, rounding
-        self.instrument = Instrument(model, inventory)
+        self._instrument = Instrument(model, inventory)
         self._components = {c.name: c for c in inventory}
         self._current: dict[str, Choice] = dict.fromkeys(inventory.names, FLOAT)
         self._weights: dict[tuple[str, Choice, str], Tensor] = {}
@@ -113,7 +114,7 @@ class Simulator:
             return
         cuts: Mapping[str, MaskedWeight] = {}
         if choice is not None and not choice.is_fp32:
-            assert self.masker is not None, "nothing says what is left of weights"
+            assert self.masker is not None, "widths need a masker"
             cuts = self.masker(unit, choice)
             self._kept[unit] = (choice, tuple(cuts))
         for name in {*names, *cuts}:
@@ -134,12 +135,12 @@ class Simulator:
         component = self._components[name]
         if component.role == "weight":
             whole = choice.is_fp32 and name not in self._masked
-            self.instrument.set_weight(name, None if whole else self.weight(component, choice))
+            self._instrument.set_weight(name, None if whole else self.weight(component, choice))
         else:
-            self.instrument.set_activation(name, None if choice.is_fp32 else self.quantizer(component, choice))
+            self._instrument.set_activation(name, None if choice.is_fp32 else self.quantizer(component, choice))
         self._current[name] = choice
         if component.slot in ("weight", "input"):
-            self.instrument.layer(name).product = self._product(component.module)
+            self._instrument.layer(name).product = self._product(component.module)
 
     def _product(self, module: str) -> IntegerLinear | None:
         """The integer product of a layer whose weight and input are both quantized so that there is one."""
@@ -182,7 +183,7 @@ class Simulator:
             values = cut.values
             if not choice.is_fp32:
                 values = self.rounding(component, values, choice, cut.columns).dequantize()
-            self._weights[key] = cut.embedded(values, self.instrument.weights[component.name].shape)
+            self._weights[key] = cut.embedded(values, self._instrument.weights[component.name].shape)
         else:
             quantized = self.quantized_weight(component, choice)
             self._weights[key] = quantized.dequantize()
@@ -193,11 +194,11 @@ class Simulator:
         """Values of a weight in FP32, cut."""
         if component.name in self._masked:
             return self.weight(component, FLOAT)
-        return self.instrument.weights[component.name].detach()
+        return self._instrument.weights[component.name].detach()
 
     def quantized_weight(self, component: Component, choice: Choice) -> QuantizedWeight:
         """Codes and grid of a weight."""
-        return self.rounding(component, self.instrument.weights[component.name].detach(), choice, None)
+        return self.rounding(component, self._instrument.weights[component.name].detach(), choice, None)
 
     def quantizer(self, component: Component, choice: Choice) -> Quantizer:
         """Quantizer of an activation, fitted once."""
@@ -208,16 +209,48 @@ class Simulator:
 
     def spread(self, name: str, quantizer: Quantizer) -> Quantizer:
         """Lay the parameters of a quantizer out for the shape that its activation has."""
-        instrument, bits = self.instrument, quantizer.bits
+        instrument, bits = self._instrument, quantizer.bits
         device = next(self.model.parameters()).device
         parameters = {
             k: (v if k in quantizer.shared else instrument.spread(name, v)).to(device) for k, v in quantizer.parameters.items()
         }
         return type(quantizer)(parameters, bits)
 
+    def layer(self, name: str) -> Layer:
+        """Return the layer of a weight component."""
+        return self._instrument.layer(name)
+
+    def original_weight(self, name: str) -> Tensor:
+        """Return a weight in FP32, as it was before any choice was applied."""
+        return self._instrument.weights[name].detach()
+
+    def set_weight(self, name: str, weight: Tensor | None) -> None:
+        """Replace a weight by values outside the choices, or restore it with ``None``."""
+        self._instrument.set_weight(name, weight)
+
+    def set_activation(self, name: str, function: TapFunction | None) -> None:
+        """Pass an activation through a function, or leave it alone with ``None``; :meth:`reset` restores its choice."""
+        self._instrument.set_activation(name, function)
+
+    def by_head(self, name: str, x: Tensor) -> Tensor:
+        """Arrange an activation's values by attention head."""
+        return self._instrument.by_head(name, x)
+
+    def by_scale(self, name: str, parameter: Tensor) -> Tensor:
+        """Arrange a parameter with a value per scale so that it broadcasts against the activation."""
+        return self._instrument.spread(name, parameter)
+
+    def images_first(self, name: str, x: Tensor) -> Tensor:
+        """Arrange an activation's values with the images as the first axis."""
+        return self._instrument.images_first(name, x)
+
+    def use_calibration(self, calibration: Calibration) -> None:
+        """Take the quantizers of activations from another calibration, from their next use on."""
+        self.calibration = calibration
+
     def close(self) -> None:
         """Restore the model."""
-        self.instrument.remove()
+        self._instrument.remove()
 
     def __enter__(self) -> Simulator:
         return self

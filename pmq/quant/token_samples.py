@@ -35,7 +35,7 @@ class TokenSamples:
         """Quantizers of ``choices``, by bits; of those that no token has, nothing."""
         values, weights = self._values.compute(heads=True)
         bits = self._bits.compute(heads=True)[0][0, :-2]  # the last are ends of all tokens
-        found = {}
+        quantizers = {}
         for width, choice in choices.items():
             if width not in self._ends:
                 continue
@@ -44,8 +44,8 @@ class TokenSamples:
             weighed = None if weights is None else torch.cat([weights[:, :-2][:, of_width], torch.ones_like(ends)], 1)
             if choice.granularity != "head":
                 rows, weighed = rows.reshape(1, -1), None if weighed is None else weighed.reshape(1, -1)
-            found[width] = fit(rows, choice, weighed)
-        return found
+            quantizers[width] = fit(rows, choice, weighed)
+        return quantizers
 
     def fit_all(self, choice: Choice) -> Quantizer:
         """A quantizer of all tokens alike."""

@@ -101,8 +101,8 @@ class Ranker:
         """Positions of tokens ``(B, T)`` from the highest score to the lowest, and remember them for ``module``."""
         scores = self._score(x, self.attention)
         scores = torch.cat([torch.full_like(scores[:, : self.prefix], torch.inf), scores[:, self.prefix :]], 1)
-        self._orders[module] = found = scores.argsort(dim=1, descending=True, stable=True)
-        return found
+        self._orders[module] = order = scores.argsort(dim=1, descending=True, stable=True)
+        return order
 
     def known(self, module: str) -> Tensor:
         """What :meth:`order` said last of ``module``."""

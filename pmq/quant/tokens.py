@@ -89,14 +89,14 @@ class TokenTaps:
         """Of an activation that the map has, from its quantizers by bits, which hold for all tokens alike."""
         spread = {bits: self._simulator.spread(component.name, q) for bits, q in quantizers.items()}
         bits = torch.from_numpy(self.tokens[component.name].array)
-        self.quantizers[component.name] = found = TokenQuantizer(component, spread, bits, self.ranker)
-        return found
+        self.quantizers[component.name] = token_quantizer = TokenQuantizer(component, spread, bits, self.ranker)
+        return token_quantizer
 
     def set(self, component: Component, function: TapFunction | None) -> None:
         """Pass an activation through ``function``; the ranker sees what comes of a softmax."""
         ranker = self.ranker
         if ranker is None or component.slot != "softmax":
-            self._simulator.instrument.set_activation(component.name, function)
+            self._simulator.set_activation(component.name, function)
             return
 
         def watched(x: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class TokenTaps:
             ranker.saw(y)
             return y
 
-        self._simulator.instrument.set_activation(component.name, watched)
+        self._simulator.set_activation(component.name, watched)
 
 
 def install(simulator: Simulator, patches: PatchMap) -> TokenTaps:

@@ -1,4 +1,4 @@
-"""Figures and pages from run directories alone."""
+"""Figures and report pages, built only from run directories."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pmq.reporting.run_data import RunData
 
 
 def plot_run(run: Path | str, folder: Path | str | None = None) -> list[Path]:
-    """Draw every figure of a run into ``folder`` (its ``plots``).
+    """Draw every figure of a run into ``folder`` (by default ``plots`` in the run) and return the files.
 
     Raises:
-        PmqError: ``run`` is no finished run directory, or ``folder`` cannot be written.
+        PmqError: ``run`` is not the directory of a finished run, or ``folder`` cannot be written.
 
     Example:
         >>> import tempfile, torch, pmq
@@ -27,28 +27,28 @@ def plot_run(run: Path | str, folder: Path | str | None = None) -> list[Path]:
         >>> sorted({path.stem for path in pmq.plot(run)})
         ['bits', 'pareto', 'rounds', 'sensitivity', 'spent']
     """
-    from pmq.reporting.figures import PANELS, SEARCHED  # matplotlib is imported where something is drawn
+    from pmq.reporting.figures import PANELS, SEARCHED  # imports matplotlib only where figures are drawn
 
     data = RunData(Path(run))
     target = data.path / "plots" if folder is None else Path(folder)
     if is_file(target / MANIFEST):
         raise PmqError(
-            f"cannot draw into {quoted(target)}: figures come with tables, which would be written over those of the run"
+            f"cannot draw into {quoted(target)}: tables of figures would overwrite those of the run; choose another folder"
         )
     panels = PANELS if data.pruned else (*SEARCHED, *PANELS)
     return [path for panel in track(panels, "drawing") for path in panel(data, target)]
 
 
 def write_report(runs: Sequence[Path | str], out: Path | str | None = None, figures: bool = True) -> tuple[Path, list[Path]]:
-    """Write the page of a run, or one that compares several; and each run's figures. Give the page and the figures.
+    """Write the page of a run, or one that compares several, and each run's figures; return the page and the figures.
 
     Args:
         runs: run directories.
-        out: file to write; by default ``report.html`` in the run, or ``compare.html`` in the first of several.
-        figures: whether to draw each run's figures into its ``plots`` as well.
+        out: file to write; by default ``report.html`` in the run, or ``compare.html`` in the first of several runs.
+        figures: whether to draw each run's figures into its folder ``plots``.
 
     Raises:
-        PmqError: one of them is no finished run, or the file cannot be written.
+        PmqError: one of the runs is not finished, or the file cannot be written.
     """
     page = write_page(runs, out)
     return page, [path for run in runs if figures for path in plot_run(run)]

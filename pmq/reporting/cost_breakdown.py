@@ -1,4 +1,4 @@
-"""Where the costs of the chosen allocation go."""
+"""Cost breakdown of the chosen allocation by block."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pmq.reporting.style import save
 
 
 def plot_cost_breakdown(run: RunData, folder: Path) -> list[Path]:
-    """Draw a bar a block, divided by what is in it, for each cost; nothing of runs that do not say."""
+    """Draw a stacked bar per block for each cost; return no files for runs without a cost breakdown."""
     table = run.cost_breakdown
     if table is None:
         return []
@@ -25,6 +25,6 @@ def plot_cost_breakdown(run: RunData, folder: Path) -> list[Path]:
         axis.set_xlabel("")
         axis.tick_params(axis="x", labelsize=7)
     axes[0][0].legend(fontsize=7)
-    figure.suptitle(f"Where costs go: {run.title}")
+    figure.suptitle(f"Cost breakdown: {run.title}")
     figure.tight_layout()
     return save(figure, table, folder, "spent")

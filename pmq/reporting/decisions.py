@@ -1,4 +1,4 @@
-"""What each digit of a genome stands for, as a run tells it."""
+"""Decisions of a search: the components and choices that each digit of a genome stands for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pmq.core.validation import validated
 
 
 class TakenTogether(BaseModel):
-    """Components, or a unit, that take one choice together, and the choices of each."""
+    """Components, or a prunable unit, that share one decision, and the choices of each."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -31,18 +31,21 @@ Decisions = tuple[TakenTogether, ...]
 
 
 def read_decisions(path: Path, inventory: Inventory) -> Decisions:
-    """Read what a search decided about.
+    """Read the decisions of a search.
 
     Raises:
-        PmqError: it cannot be read, or is not of exactly the components of ``inventory``, or its choices do not pair.
+        PmqError: the file cannot be read, does not cover exactly the components of ``inventory``, or has components of one
+            decision with different numbers of choices.
     """
-    what = f"decisions {quoted(path)}"
-    found = validated(_File, read_json(path, "decisions"), what).decisions
-    for number, decision in enumerate(found):
+    label = f"decisions {quoted(path)}"
+    decisions = validated(_File, read_json(path, "decisions"), label).decisions
+    for number, decision in enumerate(decisions):
         lengths = {len(row) for row in decision.choices}
         if len(decision.choices) != len(decision.components) or len(lengths) != 1 or not 1 <= min(lengths) <= 36:
-            raise PmqError(f"{what}: decision {number} does not have as many choices for each of its components")
-    bits = [name for d in found for name, row in zip(d.components, d.choices, strict=True) if not isinstance(row[0], WidthChoice)]
+            raise PmqError(f"{label}: decision {number} must have 1 to 36 choices, as many for each of its components")
+    bits = [
+        name for d in decisions for name, row in zip(d.components, d.choices, strict=True) if not isinstance(row[0], WidthChoice)
+    ]
     if sorted(bits) != sorted(inventory.names):
-        raise PmqError(f"{what} are not of exactly the components of inventory.json")
-    return found
+        raise PmqError(f"{label} do not cover exactly the components of inventory.json")
+    return decisions

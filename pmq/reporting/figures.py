@@ -1,4 +1,4 @@
-"""Which figures a run has."""
+"""Figures of a run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from pmq.reporting.pruning import plot_pruning
 from pmq.reporting.rounds import plot_rounds
 from pmq.reporting.sensitivity import plot_sensitivity
 
-#: of every run; and of those of a search
+#: figures of every run, and figures of searches only
 PANELS = (plot_pruning,)
 SEARCHED = (plot_pareto, plot_sensitivity, plot_heatmap, plot_cost_breakdown, plot_rounds)

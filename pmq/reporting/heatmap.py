@@ -1,4 +1,4 @@
-"""The chosen bits: block x component."""
+"""Heat map of the chosen bit-widths: block x component."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDTHS = (2, 3, 4, 5, 6, 7, 8, 32)
 
 
 def plot_heatmap(run: RunData, folder: Path) -> list[Path]:
-    """Draw a cell a component, its bits written in it."""
+    """Draw a cell for each component, labelled with its bit-width."""
     table = bits_table(run)
     grid = table.pivot_table(index="block", columns="part", values="bits", aggfunc="first", sort=False)
     colours = ListedColormap(plt.get_cmap("viridis")(np.linspace(0, 1, len(WIDTHS))))
@@ -33,13 +33,13 @@ def plot_heatmap(run: RunData, folder: Path) -> list[Path]:
     axis.set_xticks(range(grid.shape[1]), grid.columns, rotation=45, ha="right", fontsize=7)
     axis.set_yticks(range(grid.shape[0]), grid.index, fontsize=7)
     axis.grid(False)
-    axis.set_title(f"Bits: {run.title}")
+    axis.set_title(f"Bit-widths: {run.title}")
     figure.tight_layout()
     return save(figure, table, folder, "bits")
 
 
 def bits_table(run: RunData) -> pd.DataFrame:
-    """List block, part of the block, component and bits, those of its tokens in the mean."""
+    """Return block, part of the block, component and bit-width (mean over tokens for maps of patches) of each component."""
     rows: list[dict[str, Any]] = []
     means = {} if run.allocation.patches is None else run.allocation.patches.mean_bits
     for component in run.inventory:

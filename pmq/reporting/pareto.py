@@ -1,4 +1,4 @@
-"""The Pareto front: predicted over all points, and simulated where it was looked at."""
+"""Pareto front: predicted error of all points, and simulated error of the evaluated ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pmq.reporting.style import BLUE, GREEN, GREY, ORANGE, RED, logarithmic, sav
 
 
 def plot_pareto(run: RunData, folder: Path) -> list[Path]:
-    """Draw error over each cost: predicted on top, simulated below; never both on one axis."""
+    """Draw error against each cost, the predicted error above and the simulated error below, on separate axes."""
     points = run.points
     classifier = points["kl"].notna().any()
     simulated = "kl" if classifier else "feature_error"
@@ -30,13 +30,15 @@ def plot_pareto(run: RunData, folder: Path) -> list[Path]:
     for column, (cost, unit, name) in enumerate(drawn):
         top, bottom = axes[0, column], axes[1, column]
         top.scatter(cloud[cost] / unit, cloud["predicted_error"], s=3, color=GREY, alpha=0.4, label="dominated")
-        top.scatter(front[cost] / unit, front["predicted_error"], s=5, color=BLUE, label="front (error and all costs)")
+        top.scatter(front[cost] / unit, front["predicted_error"], s=5, color=BLUE, label="Pareto front (error and all costs)")
         _staircase(top, front, cost, unit, "predicted_error")
         uniform = known["source"].str.startswith(("uniform", "fp32"))
-        found = known[~uniform]
-        inside = found["within"].astype(bool)
-        bottom.scatter(found[~inside][cost] / unit, found[~inside][simulated], s=14, color=GREY, label="simulated")
-        bottom.scatter(found[inside][cost] / unit, found[inside][simulated], s=14, color=BLUE, label="simulated, within budget")
+        searched = known[~uniform]
+        inside = searched["within"].astype(bool)
+        bottom.scatter(searched[~inside][cost] / unit, searched[~inside][simulated], s=14, color=GREY, label="simulated")
+        bottom.scatter(
+            searched[inside][cost] / unit, searched[inside][simulated], s=14, color=BLUE, label="simulated, within the budget"
+        )
         _staircase(bottom, known[known["source"] != "fp32"], cost, unit, simulated)
         _mark_uniform(bottom, known[uniform], cost, unit, simulated)
         chosen = points[points["chosen"]]
@@ -60,7 +62,7 @@ def plot_pareto(run: RunData, folder: Path) -> list[Path]:
 
 
 def _staircase(axis: Any, points: pd.DataFrame, cost: str, unit: float, error: str) -> None:
-    """Join what is not dominated in this one cost."""
+    """Draw the staircase of the points that are not dominated in error and this cost."""
     ordered = points[points[error].notna()].sort_values([cost, error])
     best = ordered[ordered[error] < ordered[error].cummin().shift(fill_value=np.inf)]
     axis.step(best[cost] / unit, best[error], where="post", color=BLUE, linewidth=1)

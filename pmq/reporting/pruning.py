@@ -1,4 +1,4 @@
-"""What a pruning plan keeps of each block."""
+"""Share of channels that a pruning plan keeps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS = {
 
 
 def plot_pruning(run: RunData, folder: Path) -> list[Path]:
-    """Draw the share kept of each unit; nothing of models that are whole."""
+    """Draw the share of channels kept in each unit; return no files for unpruned models."""
     plan = run.allocation.pruning
     if plan is None:
         return []
@@ -31,9 +31,11 @@ def plot_pruning(run: RunData, folder: Path) -> list[Path]:
     figure, axis = plt.subplots(figsize=(2 + 0.4 * len(table), 4))
     place = np.arange(len(table))
     for kind, (label, colour) in KINDS.items():
-        own = (table["kind"] == kind).to_numpy()
-        if own.any():
-            axis.bar(place[own], 100 * table["kept"][own] / table["of"][own], color=colour, label=label)
+        rows_of_kind = (table["kind"] == kind).to_numpy()
+        if rows_of_kind.any():
+            axis.bar(
+                place[rows_of_kind], 100 * table["kept"][rows_of_kind] / table["of"][rows_of_kind], color=colour, label=label
+            )
     axis.set_xticks(place, table["unit"], rotation=90, fontsize=7)
     axis.set_ylabel("kept (% of channels)")
     axis.set_ylim(0, 102)

@@ -1,4 +1,4 @@
-"""Predictions of metrics against the truth, and the optima they lead to."""
+"""Figures of the metric benchmark: predicted against simulated errors, and the optima by each metric."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pmq.reporting.style import BLUE, GREY, ORANGE, RED, logarithmic, save
 
 
 def plot_rank(summary: pd.DataFrame, allocations: pd.DataFrame, error: str, one_budget: str, folder: Path) -> list[Path]:
-    """Draw a panel of predicted against simulated error for each metric, and the optima side by side."""
+    """Draw predicted against simulated error for each metric, and the optima by all metrics; return the files."""
     metrics = [name for name in summary.index if name in allocations]
     columns = 4
     figure, axes = plt.subplots(
@@ -35,6 +35,7 @@ def plot_rank(summary: pd.DataFrame, allocations: pd.DataFrame, error: str, one_
 
 
 def _plot_optima(summary: pd.DataFrame, error: str, folder: Path) -> list[Path]:
+    """Draw the error of the optimum by each metric, a panel per budget."""
     budgets = [c.removeprefix(f"{error} ") for c in summary.columns if c.startswith(f"{error} ")]
     figure, axes = plt.subplots(
         1, len(budgets), figsize=(4.4 * len(budgets), 0.28 * len(summary) + 1.2), squeeze=False, sharey=True
@@ -50,7 +51,7 @@ def _plot_optima(summary: pd.DataFrame, error: str, folder: Path) -> list[Path]:
         for y, value, agreement in zip(place, values, summary[f"agreement {budget}"], strict=True):
             text = f"{value:.3g}" + (f" / {agreement:.1f} %" if agreement == agreement else "")
             axis.text(min(value, right), y, f" {text}", va="center", fontsize=7)
-        axis.set_xlim(0, right * 1.4)  # what is far worse than the best is cut off, its figure is not
+        axis.set_xlim(0, right * 1.4)  # bars far above the best are cut off, but their values are shown
         axis.set_yticks(place, summary.index)
         axis.set_title(f"optimum at {budget}: {'KL (nats) / agreement' if error == 'kl' else 'relative error'}", fontsize=8)
     figure.tight_layout()

@@ -1,4 +1,4 @@
-"""Sensitivity of every component at every bit-width."""
+"""Figure of the sensitivity of every component at every bit-width."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pmq.reporting.style import logarithmic, save
 
 
 def plot_sensitivity(run: RunData, folder: Path) -> list[Path]:
-    """Draw a dot a component and bit-width, weights above, activations below."""
+    """Draw a dot for each component and bit-width, with weights above and activations below."""
     table = run.sensitivity
     figure, axes = plt.subplots(2, 1, figsize=(13, 8))
     bits = sorted(table["bits"].unique())

@@ -1,4 +1,4 @@
-"""One look for all figures, and one way to save them: PNG, SVG and the data as CSV."""
+"""Common style of all figures, and saving as PNG, SVG and CSV."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from matplotlib.ticker import LogFormatter
 
 from pmq.core.files import write_bytes, write_csv
 
-#: Okabe and Ito's palette, told apart by colour-blind readers
+#: palette of Okabe and Ito, which colour-blind readers can distinguish
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999"
 plt.rcParams.update({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "svg.hashsalt": "pmq", "figure.dpi": 120})
-plt.rcParams["text.parse_math"] = False  # names of models, components and runs are no formulas, whatever is in them
-#: what no XML may hold
+plt.rcParams["text.parse_math"] = False  # names of models, components and runs may contain "$"
+#: bytes that are invalid in XML
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]")
 
 
 class _Plain(LogFormatter):
-    """Writes the ticks of logarithms that are to be written as numbers, where others write formulas."""
+    """Formatter of logarithmic ticks that writes plain numbers instead of formulas."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def logarithmic(axes: Axes, x: bool = False, y: bool = False) -> None:
-    """Make axes logarithmic."""
+    """Make the x or y axis logarithmic, with plain numbers as tick labels."""
     if x:
         axes.set_xscale("log")
     if y:
@@ -45,7 +45,7 @@ def logarithmic(axes: Axes, x: bool = False, y: bool = False) -> None:
 
 
 def save(figure: Figure, data: pd.DataFrame, folder: Path, name: str, suffixes: tuple[str, ...] = ("png", "svg")) -> list[Path]:
-    """Write ``name.png``, ``name.svg`` (where pictures are not what it shows) and ``name.csv`` into ``folder``."""
+    """Write a figure as ``name.png`` and ``name.svg`` (or ``suffixes``) and its data as ``name.csv``; return the files."""
     paths = []
     for suffix in suffixes:
         buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The tables of a run: their columns, what may stand in them, and how they are read."""
+"""Tables of a run: their columns, the values that are allowed, and reading them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from pmq.core.validation import shown
 
 @dataclass(frozen=True)
 class Column:
-    """What cells of a column hold: ``read`` makes a value of their text.
+    """Type of a column.
 
     Attributes:
-        empty: whether a cell may be.
-        absent: whether a table may lack the column: older ones do, or those it does not concern.
+        read: converts the text of a cell into a value.
+        empty: whether a cell may be empty.
+        absent: whether a table may lack the column, as in older runs or where it does not apply.
     """
 
     read: Callable[[str], Any]
@@ -34,65 +35,65 @@ class Column:
 
 
 def number(text: str) -> float:
-    """Read a finite number."""
+    """Parse a finite number."""
     value = float(text)
     if not math.isfinite(value) or "_" in text:
-        raise ValueError("a number is finite")
+        raise ValueError("it must be a finite number")
     return value
 
 
 def positive(text: str) -> float:
-    """Read a finite number that is not negative."""
+    """Parse a finite number that is not negative."""
     value = number(text)
     if value < 0:
-        raise ValueError("it is not negative")
+        raise ValueError("it must not be negative")
     return value
 
 
 def count(text: str) -> int:
-    """Read a whole number from 0 upwards, below what a table can count."""
+    """Parse a non-negative integer of at most 15 digits."""
     if not re.fullmatch(r"[0-9]{1,15}", text):
-        raise ValueError("it is a whole number")
+        raise ValueError("it must be a non-negative integer")
     return int(text)
 
 
 def flag(text: str) -> bool:
-    """Read ``True`` or ``False``."""
+    """Parse ``True`` or ``False``."""
     if text not in ("True", "False"):
-        raise ValueError("it is True or False")
+        raise ValueError("it must be True or False")
     return text == "True"
 
 
 def bits(text: str) -> int:
-    """Read a bit-width."""
+    """Parse a bit-width."""
     return int(BitWidth(count(text)))
 
 
 def role(text: str) -> str:
-    """Read what a component is."""
+    """Parse the role of a component."""
     if text not in ("weight", "activation"):
-        raise ValueError("it is weight or activation")
+        raise ValueError("it must be weight or activation")
     return text
 
 
 def quantizer(text: str) -> str:
-    """Read the name of a quantizer."""
+    """Parse the name of a quantizer."""
     if text not in QUANTIZERS:
-        raise ValueError(f"it is one of {', '.join(QUANTIZERS)}")
+        raise ValueError(f"it must be one of {', '.join(QUANTIZERS)}")
     return text
 
 
 def granularity(text: str) -> str:
-    """Read which values share a scale."""
+    """Parse the granularity of scales."""
     if text not in get_args(Granularity):
-        raise ValueError(f"it is one of {', '.join(get_args(Granularity))}")
+        raise ValueError(f"it must be one of {', '.join(get_args(Granularity))}")
     return text
 
 
 def genome(text: str) -> str:
-    """Read a digit or letter for each decision."""
+    """Parse a genome: a digit or lower-case letter for each decision."""
     if not re.fullmatch("[0-9a-z]+", text):
-        raise ValueError("it has a digit or small letter for each decision")
+        raise ValueError("it must have a digit or lower-case letter for each decision")
     return text
 
 
@@ -100,32 +101,37 @@ _COSTS = {"size_bytes": Column(positive), "bit_ops": Column(positive), "latency_
 _POINT = {"within": Column(flag), "front": Column(flag), "n_images": Column(count), "chosen": Column(flag, True, True)}
 _SIMULATED = {name: Column(number, empty=True) for name in ("kl", "agreement", "feature_error")}
 FRONT = {"source": Column(str), "predicted_error": Column(number, empty=True), **_COSTS, **_POINT, **_SIMULATED}
-FRONT |= {"genome": Column(genome, empty=True)}  # of what the space does not hold
+FRONT |= {"genome": Column(genome, empty=True)}  # empty for allocations outside the search space
 POINTS = {"predicted_error": Column(number), **_COSTS, **_POINT, "genome": Column(genome)}
 ROUNDS = {name: Column(positive) for name in ("measuring_s", "solving_s", "simulating_s")}
 ROUNDS |= {"simulated": Column(count), "error": Column(number, empty=True), "hypervolume": Column(number)}
 SENSITIVITY = {name: Column(read) for name, read in (("component", str), ("kind", str), ("role", role), ("bits", bits))}
 SENSITIVITY |= {"quantizer": Column(quantizer), "granularity": Column(granularity, absent=True)}
 SENSITIVITY |= {"group_size": Column(positive, empty=True, absent=True), "error": Column(number), "metric": Column(str)}
-SPENT = {"module": Column(str), **{name: Column(number, absent=of.absent) for name, of in _COSTS.items()}}
+COST_BREAKDOWN = {"module": Column(str), **{name: Column(number, absent=cost.absent) for name, cost in _COSTS.items()}}
 
 
-def read_table(path: Path, what: str, columns: Mapping[str, Column], least: int = 1) -> pd.DataFrame:
-    """Read a table of at least so many rows; columns that are not known here are left out.
+def read_table(path: Path, kind: str, columns: Mapping[str, Column], least: int = 1) -> pd.DataFrame:
+    """Read a table of at least ``least`` rows, without unknown columns; messages call it ``kind`` and its path.
 
     Raises:
-        PmqError: it cannot be read, lacks a column, or a cell holds something else.
+        PmqError: the file cannot be read, lacks a column, has too few rows or an invalid cell.
     """
-    cells, named = read_csv(path, what), f"{what} {quoted(path)}"
+    cells, label = read_csv(path, kind), f"{kind} {quoted(path)}"
     missing = [name for name, column in columns.items() if name not in cells and not column.absent]
     if missing:
-        raise PmqError(f"{named} has no column {missing[0]!r}; put the file back, or search anew")
+        raise PmqError(f"{label} has no column {missing[0]!r}; restore the file, or search again")
     if len(next(iter(cells.values()))) < least:
-        raise PmqError(f"{named} has fewer rows than {least}: it was cut off; put the file back, or search anew")
-    return pd.DataFrame({name: _values(named, name, columns[name], cells[name]) for name in cells if name in columns})
+        raise PmqError(f"{label} has fewer rows than {least}, so it was truncated; restore the file, or search again")
+    return pd.DataFrame({name: _values(label, name, columns[name], cells[name]) for name in cells if name in columns})
 
 
-def _values(named: str, name: str, column: Column, cells: list[str]) -> pd.Series:
+def _values(label: str, name: str, column: Column, cells: list[str]) -> pd.Series:
+    """Parse the cells of a column.
+
+    Raises:
+        PmqError: a cell is invalid.
+    """
     values: list[Any] = []
     for row, cell in enumerate(cells, 2):
         if not cell and column.empty:
@@ -136,7 +142,7 @@ def _values(named: str, name: str, column: Column, cells: list[str]) -> pd.Serie
                 raise ValueError("it must not be empty")
             values.append(column.read(cell))
         except ValueError as error:
-            raise PmqError(f"{named}: {name} in row {row}: {error}; found {shown(cell)}") from None
+            raise PmqError(f"{label}: {name} in row {row}: {error}; found {shown(cell)}") from None
     if column.read in (number, positive):
         return pd.Series(values, dtype=float)
     return pd.Series(values, dtype=None if column.read in (count, flag, bits) and not column.empty else object)

@@ -1,4 +1,4 @@
-"""Runtimes, one a file, all behind one interface; torch and the runtimes' packages are loaded when they are needed."""
+"""Runtimes behind one interface, one per module; torch and the runtimes' packages are imported only when needed."""
 
 from __future__ import annotations
 

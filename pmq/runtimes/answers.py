@@ -1,4 +1,4 @@
-"""What a model's outputs say, by its task. No torch here."""
+"""Translation of a model's outputs to named answers, by task; this module does not import torch."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from numpy.typing import NDArray
 from pmq.core.errors import PmqError
 from pmq.runtimes.labels import Description
 
-#: what the two decisions of one logit are called where a file does not say
+#: names of the two decisions of a single logit where a file contains no class names
 DECISIONS = ("negative", "positive")
 
 
 def answer(outputs: NDArray[Any], description: Description, top: int) -> list[tuple[str, int, float]]:
-    """Name what outputs ``(1, C)`` say: the ``top`` likeliest classes with their probabilities; of a regression, all values.
+    """Return the ``top`` most probable classes of outputs ``(1, C)`` with their probabilities; all values for a regression.
 
-    Between name and figure stands the number of the class or value.
+    Returns:
+        Tuples of name, index of the class or value, and probability or value.
 
     Raises:
-        PmqError: there are not as many as the file says, or some are no numbers.
+        PmqError: the number of outputs differs from the file's description, or outputs are infinite or not a number.
     """
     preprocess, names = description.preprocess, description.classes
-    told = (1, preprocess.num_classes)
-    if outputs.shape != told:
-        raise PmqError(f"outputs are of shape {outputs.shape}, not {told} as the file says: it is damaged; deploy it anew")
+    expected = (1, preprocess.num_classes)
+    if outputs.shape != expected:
+        raise PmqError(
+            f"outputs have shape {outputs.shape}, not {expected} as the file states: it is damaged; deploy the model again"
+        )
     values = outputs[0].astype(np.float64)
     if not np.isfinite(values).all():
-        raise PmqError("outputs are infinite or no numbers: the file is damaged; deploy it anew")
+        raise PmqError("outputs are infinite or not a number: the file is damaged; deploy the model again")
     if preprocess.meaning == "regression":
         return [(names[i] if names else str(i), i, float(value)) for i, value in enumerate(values)]
     if preprocess.meaning == "multilabel":

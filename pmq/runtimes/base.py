@@ -1,4 +1,4 @@
-"""What a target is: a runtime that computes some choices, with a file format of its own."""
+"""Base class and registry of targets: a target is a runtime with its file format and the choices it can execute."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ if TYPE_CHECKING:
 
 
 class Target(ABC):
-    """A runtime. A new one: a subclass with ``@register``, a search space of its name, an extra in ``setup.cfg``."""
+    """A runtime; a new one needs a subclass with ``@register``, a search space of its name and an extra in ``setup.cfg``."""
 
     name: ClassVar[str]
-    #: of the files it runs
+    #: suffix of the files that the target runs
     suffix: ClassVar[str]
-    #: pip's extra; the package that runs files, and those that are needed beside it to write them
+    #: pip extra; package that runs files; further packages needed to write files
     extra: ClassVar[str]
     runtime: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
-    #: what a layer may do (:func:`pmq.cost.latency.layer_key`)
+    #: supported modes of a layer, named as by :func:`pmq.cost.latency.layer_key`
     modes: ClassVar[tuple[str, ...]]
-    #: that of them in which weights and inputs are 8-bit integers
+    #: the mode with 8-bit integer weights and inputs
     int8: ClassVar[str]
-    #: what is neither a weight nor an input of a layer, as a choice's label
+    #: label of the choice of components that are neither a weight nor an input of a layer
     elsewhere: ClassVar[str] = FLOAT.label
-    #: what a file's graph, names and descriptions may take beside the promised bytes
+    #: allowance for a file's graph, names and descriptions beyond the promised size, in bytes
     graph_bytes: ClassVar[int] = 64_000
-    #: whether building a model takes so long that layers are profiled alone
+    #: whether building a model is so slow that layers are profiled one at a time outside the model
     slow: ClassVar[bool] = False
-    #: whether a file may leave its batch size open
+    #: whether files support a dynamic batch size
     open_batch: ClassVar[bool] = True
-    #: whether the last group of a row of weights may be shorter than the others
+    #: whether the last group of a weight row may be shorter than the others
     ragged: ClassVar[bool] = False
 
     def require(self, running: bool = False) -> None:
-        """Raise if a package is missing that writing files needs, or only running them."""
+        """Raise PmqError if a package needed to write files, or only to run them if ``running``, cannot be imported."""
         for package in (self.runtime, *(() if running else self.packages)):
             try:
                 import_module(package)
@@ -59,7 +59,7 @@ class Target(ABC):
 
     @property
     def installed(self) -> bool:
-        """Whether it can write files and run them."""
+        """Whether all packages needed to write and run files are installed."""
         try:
             self.require()
         except PmqError:
@@ -67,7 +67,7 @@ class Target(ABC):
         return True
 
     def check(self, assignment: Assignment, inventory: Inventory) -> None:
-        """Raise if the target cannot execute a component as it is chosen."""
+        """Raise PmqError if the target cannot execute a component with its choice."""
         for component in inventory:
             choice = assignment[component.name]
             if component.slot == "weight":
@@ -75,59 +75,61 @@ class Target(ABC):
                 inputs = component.numel // component.shape[0]
                 if choice.group_size and inputs % choice.group_size and not self.ragged:
                     groups = f"groups of {choice.group_size}, which {inputs} inputs do not fill"
-                    raise PmqError(f"target {self.name!r} cannot run {component.name!r} in {groups}; prune to multiples of them")
+                    raise PmqError(
+                        f"target {self.name!r} cannot run {component.name!r} in {groups}; prune to multiples of the group size"
+                    )
             elif component.slot != "input" and choice.label != self.elsewhere:
                 raise PmqError(
-                    f"target {self.name!r} cannot run {component.name!r} at {choice.label} bits; search with --target {self.name}"
+                    f"target {self.name!r} cannot run {component.name!r} at {choice.label} bits; search with `target={self.name}`"
                 )
 
     def check_layer(self, name: str, weight: Choice, source: Choice) -> None:
-        """Raise if the target cannot execute a layer whose weight and input are chosen so."""
+        """Raise PmqError if the target cannot execute a layer with these choices of its weight and input."""
         key = layer_key(weight, source)
         if key not in self.modes:
-            runs = f"it runs {', '.join(self.modes)}"
-            raise PmqError(f"target {self.name!r} cannot run {name!r} as {key!r}; {runs}; search with --target {self.name}")
+            runs = f"it supports {', '.join(self.modes)}"
+            raise PmqError(f"target {self.name!r} cannot run {name!r} as {key!r}; {runs}; search with `target={self.name}`")
         if weight.quantizer == "affine" and not weight.symmetric:
             raise PmqError(f"target {self.name!r} cannot run '{name}.weight', whose grid is not symmetric")
 
     def versions(self) -> dict[str, str]:
-        """Versions of its packages."""
+        """Return the versions of the target's packages."""
         packages = (self.runtime, *self.packages)
         return {name: str(getattr(import_module(name), "__version__", None) or version(name)) for name in packages}
 
     @abstractmethod
     def skeleton(self, model: nn.Module, layers: list[str], image: Tensor, dynamic_batch: bool = False) -> Any:
-        """Take the graph of a model without its layers, once; ``image`` is ``(B, C, H, W)``."""
+        """Export the graph of a model with placeholders for ``layers``; ``image`` is the example input, ``(B, C, H, W)``."""
 
     @abstractmethod
     def single(self, layer: DeployLayer, shape: tuple[int, ...]) -> Any:
-        """Make a graph of one layer alone, whose input has ``shape``."""
+        """Return a skeleton that consists of one layer, whose input has ``shape``."""
 
     @abstractmethod
     def build(self, skeleton: Any, layers: Sequence[DeployLayer]) -> Any:
-        """Make the target's own model object of a graph and its layers."""
+        """Insert layers into a skeleton and return the runtime's model object."""
 
     @abstractmethod
     def save(self, built: Any, path: Path, metadata: Mapping[str, str]) -> list[Path]:
-        """Write it, with texts to keep in it; give the files written, the one to open first."""
+        """Write a model with metadata texts; return the files written, with the one to open first."""
 
     @abstractmethod
     def session(self, model: Any, threads: int = 1) -> Session:
-        """Load a file, or what :meth:`build` made, ready to run."""
+        """Load a file, or a model returned by :meth:`build`, into the runtime."""
 
     @abstractmethod
     def stored(self, path: Path) -> dict[str, str]:
-        """What each layer does, by :func:`pmq.cost.latency.layer_key`, as read off a file's graph and constants."""
+        """Return each layer's :func:`pmq.cost.latency.layer_key` as read from the graph and constants of a file."""
 
     @abstractmethod
     def metadata(self, path: Path) -> dict[str, str]:
-        """Texts kept in a file."""
+        """Return the metadata texts stored in a file."""
 
 
 TARGETS: Registry[Target] = Registry("target")
 
 
 def register(cls: type[Target]) -> type[Target]:
-    """Make a target known by its name."""
+    """Register a target under its name."""
     TARGETS.add(cls.name, cls())
     return cls

@@ -1,4 +1,4 @@
-"""Classify picture files with a deployed file, its runtime, and nothing else. No torch here."""
+"""Classification of picture files with a deployed file and its runtime; this module does not import torch."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pmq.runtimes.labels import read_description
 
 
 class Classifier:
-    """A deployed file, ready to run.
+    """A deployed file, loaded into its runtime.
 
     Args:
-        file: what ``pmq deploy`` wrote.
-        threads: of its runtime.
+        file: file written by ``pmq deploy``.
+        threads: number of threads of the runtime.
 
     Raises:
-        PmqError: it is none, is damaged, or gives features.
+        PmqError: the file was not written by ``pmq deploy``, is damaged, or returns features or classes of positions.
     """
 
     def __init__(self, file: Path, threads: int = 1) -> None:
@@ -36,40 +36,40 @@ class Classifier:
         self._description = read_description(target.metadata(file), file)
         self.task = self._description.preprocess.meaning
         if self.task in ("features", "dense"):
-            what = "features" if self.task == "features" else "classes of positions"
-            raise PmqError(f"{quoted(file)} gives {what}, no classes; run it with {target.runtime} itself")
+            outputs = "features" if self.task == "features" else "classes of positions"
+            raise PmqError(f"{quoted(file)} returns {outputs}, not classes of images; run it directly with {target.runtime}")
         if self.task == "binary" and self._description.preprocess.task == AUTO:
-            message(f"{quoted(file)} does not say what its one output means: it is taken as the logit of two classes")
+            message(f"{quoted(file)} does not state what its single output means: it is treated as the logit of two classes")
         self._session = target.session(file, threads)
         self._description.check(self._session, file)
         self.channels = self._description.preprocess.input_size[0]
         self.answers_are, self.figure = ("values", "value") if self.task == "regression" else ("classes", "probability")
 
     def answers(self, path: Path, top: int) -> tuple[list[dict[str, Any]], float]:
-        """What the file says of a picture: the ``top`` first answers, with their names and numbers; and its milliseconds."""
+        """Return the ``top`` first answers for a picture, with names, indices and figures, and the latency in milliseconds."""
         x = load_image(path, self._description.preprocess)
         start = time.perf_counter()
         outputs = self._session(x)
-        spent = 1e3 * (time.perf_counter() - start)
-        found = answer(outputs, self._description, top)
-        return [{"name": name, "index": index, self.figure: figure} for name, index, figure in found], spent
+        latency_ms = 1e3 * (time.perf_counter() - start)
+        answers = answer(outputs, self._description, top)
+        return [{"name": name, "index": index, self.figure: figure} for name, index, figure in answers], latency_ms
 
 
 def images_of(paths: Sequence[Path], channels: int) -> list[Path]:
-    """Files as they are given, and of folders all images of so many channels below them, in order.
+    """Return the given files in order, with each folder replaced by all images of that number of channels below it.
 
     Raises:
-        PmqError: a folder has none.
+        PmqError: a folder has no such images.
     """
     ends = ends_of(channels)
-    found: list[Path] = []
+    files: list[Path] = []
     for path in paths:
         if not is_dir(path):
-            found.append(path)
+            files.append(path)
             continue
         below = sorted(file for file in path.rglob("*") if file.suffix.lower() in ends and file.is_file())
         if not below:
             kind = "pictures" if channels in PICTURES else f"{ARRAY} files"
-            raise PmqError(f"folder {quoted(path)} has no {kind}; give files, or a folder of such")
-        found += below
-    return found
+            raise PmqError(f"folder {quoted(path)} has no {kind}; pass image files or a folder that contains some")
+        files += below
+    return files

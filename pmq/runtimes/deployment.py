@@ -1,4 +1,4 @@
-"""What is written beside a deployed file: what it is, what it costs, how it was proved, how to run it."""
+"""Record written next to a deployed file: its contents, its costs, its proof and how to run it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from pmq.runtimes.proof import Check
 
 
 class Deployment(BaseModel):
-    """A deployed file.
+    """Record of a deployed file.
 
     Attributes:
-        file: the one to open; ``files`` are all that belong to it.
-        status: ``proved`` or ``failed``; a failed file has ``failed`` in its name.
-        layers: layer -> how it is stored and computed, as read off the file.
-        size_bytes: on disk; ``promised_bytes`` by the allocation.
-        latency_ms: median of one batch; ``fp32_latency_ms`` of the unquantized model in the same
-            runtime (whose precision that is: FP32, or bfloat16 on ``openvino-bf16``), ``torch_latency_ms`` of eager FP32
-            PyTorch, ``whole_latency_ms`` of the file with all its tokens where it leaves out some, ``unpruned_latency_ms`` of
-            the unquantized model before it was pruned, all in turns;
-            ``predicted_latency_ms`` by a latency table, if there is one.
-        spread: relative distance of the quartiles of ``latency_ms``.
-        agreement_simulated, kl_simulated: with the simulation, percent and nats; ``agreement_fp32``, ``kl_fp32`` with FP32;
-            ``agreement_simulation_fp32`` of the simulation itself with FP32.
-        n_images: of these figures.
-        proof: each part of it.
-        run: how to use the file.
-        input, layout: ``float``: prepared images, or ``uint8``: values of pictures, which the file prepares; ``nchw``, ``nhwc``.
+        file: file to open; ``files`` are all files that belong to it.
+        status: ``proved`` or ``failed``; the name of a failed file contains ``failed``.
+        layers: layer -> how it is stored and computed, as read from the file.
+        size_bytes: size on disk; ``promised_bytes`` is the size computed from the allocation.
+        latency_ms: median latency of one batch; ``fp32_latency_ms`` is that of the unquantized model in the same runtime (in
+            its precision: FP32, or bfloat16 on ``openvino-bf16``), ``torch_latency_ms`` that of eager FP32 PyTorch,
+            ``whole_latency_ms`` that of the file with all tokens if it skips some, ``unpruned_latency_ms`` that of the
+            unquantized model before pruning, all timed interleaved; ``predicted_latency_ms`` is the prediction of a latency
+            table, if there is one.
+        spread: interquartile range of ``latency_ms`` relative to the median.
+        agreement_simulated, kl_simulated: agreement (percent) and KL divergence (nats) with the simulation;
+            ``agreement_fp32`` and ``kl_fp32`` are those with FP32, ``agreement_simulation_fp32`` is that of the simulation
+            with FP32.
+        n_images: number of images of these metrics.
+        proof: name -> part of the proof.
+        run: commands that use the file.
+        input, layout: ``float`` for prepared images or ``uint8`` for pixel values that the file prepares; ``nchw`` or ``nhwc``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,9 +68,9 @@ class Deployment(BaseModel):
 
     @property
     def passed(self) -> bool:
-        """Whether every part of the proof held."""
+        """Whether every part of the proof passed."""
         return all(check.passed for check in self.proof.values())
 
     def save(self, folder: Path) -> Path:
-        """Write it."""
-        return write_text(folder / DEPLOYMENT, self.model_dump_json(indent=1) + "\n")
+        """Write the record to ``folder`` as JSON."""
+        return write_text(folder / DEPLOYMENT, self.model_dump_json(indent=1, by_alias=True) + "\n")

@@ -1,4 +1,4 @@
-"""ExecuTorch with XNNPACK for Android and iOS: 8- and 4-bit weights, inputs rounded a token at a time, in one file."""
+"""ExecuTorch with XNNPACK for Android and iOS: 8- and 4-bit weights, inputs quantized per token, in one file."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
     from pmq.runtimes.layer import DeployLayer
 
-#: methods of a program: the model's own, and those that give texts, ours of the model and where its layers are
+#: methods of a program: the model's, and those that return texts: pmq's metadata, and where the layers are stored
 FORWARD, METADATA, LAYERS = "forward", "pmq_metadata", "pmq_layers"
-#: what it calls FP32
+#: ExecuTorch's code of the type FP32
 FLOAT_CODE = 6
 
 
 @register
 class ExecuTorch(Target):
-    """Layers as quantized operators that ExecuTorch's XNNPACK backend takes over with all around them.
+    """Target that writes layers as quantized operators for ExecuTorch's XNNPACK backend, which also runs what is around them.
 
-    Lowering takes half a minute for a small model, so layers are profiled alone rather than inside it.
+    Lowering takes half a minute for a small model, so layers are profiled one at a time rather than inside the model.
     """
 
     name = "executorch"
@@ -44,44 +44,44 @@ class ExecuTorch(Target):
     modes = (DYNAMIC8, DYNAMIC4, DYNAMIC4_GROUPS, FLOAT)
     open_batch = False
     slow = True
-    graph_bytes = 256_000  # a graph of its own for each part that XNNPACK takes over
+    graph_bytes = 256_000  # XNNPACK stores a separate graph for each part that it executes
 
     def skeleton(self, model: nn.Module, layers: list[str], image: Tensor, dynamic_batch: bool = False) -> Any:
-        """The model itself, whose layers are replaced before it is exported."""
+        """Copy the model, whose layers are replaced before it is exported."""
         from pmq.runtimes.pte import Skeleton
 
         return Skeleton(copy.deepcopy(model), image)
 
     def single(self, layer: DeployLayer, shape: tuple[int, ...]) -> Any:
-        """A model of one layer."""
+        """Return a model that consists of one layer."""
         from pmq.runtimes.pte import single
 
         return single(layer, shape)
 
     def build(self, skeleton: Any, layers: Sequence[DeployLayer]) -> Any:
-        """A lowered model."""
+        """Replace the layers and lower the model."""
         from pmq.runtimes.pte import build
 
         return build(skeleton, layers)
 
     def save(self, built: Any, path: Path, metadata: Mapping[str, str]) -> list[Path]:
-        """One file, the texts as methods beside ``forward``."""
+        """Write one file that contains the texts as methods next to ``forward``."""
         texts = {METADATA: json.dumps(dict(metadata)), LAYERS: json.dumps(built.layers)}
         return [write_bytes(path, built.program(texts))]
 
     def session(self, model: Any, threads: int = 1) -> Session:
-        """A loaded program. Threads are those of the whole process: sessions that live together must agree on them."""
+        """Load a program; the number of threads applies to the whole process, so concurrent sessions must use the same."""
         self.require(running=True)
         import torch
         from executorch.extension.pybindings.portable_lib import _threadpool_get_thread_count, _unsafe_reset_threadpool
 
-        if _threadpool_get_thread_count() != threads:  # before loading: a program keeps the threads it was loaded with
+        if _threadpool_get_thread_count() != threads:  # before loading, because a program keeps its thread pool
             _unsafe_reset_threadpool(threads)
-        program = self._program(model)  # which must outlive its method
+        program = self._program(model)  # must outlive its method
         try:
-            told = program.metadata(FORWARD)
-            inputs = [_port(told.input_tensor_meta(i)) for i in range(told.num_inputs())]
-            outputs = [_port(told.output_tensor_meta(i)) for i in range(told.num_outputs())]
+            signature = program.metadata(FORWARD)
+            inputs = [_port(signature.input_tensor_meta(i)) for i in range(signature.num_inputs())]
+            outputs = [_port(signature.output_tensor_meta(i)) for i in range(signature.num_outputs())]
             method = program.load_method(FORWARD)
         except NATIVE as error:
             raise PmqError(f"ExecuTorch cannot load {named(model)}: {one_line(error)}") from None
@@ -93,14 +93,14 @@ class ExecuTorch(Target):
         return Session("ExecuTorch", run, inputs, outputs)
 
     def stored(self, path: Path) -> dict[str, str]:
-        """By the data of weights."""
+        """Return each layer's mode, determined from the data of its weight."""
         layers = json.loads(self._text(path, LAYERS) or "{}")
         from pmq.runtimes.pte import read_layers
 
         return read_layers(read_bytes(path), layers)
 
     def metadata(self, path: Path) -> dict[str, str]:
-        """What the method of its name gives."""
+        """Return the texts that the method ``pmq_metadata`` contains."""
         return read_texts(self._text(path, METADATA), path)
 
     def _text(self, path: Path, method: str) -> str:
@@ -109,7 +109,7 @@ class ExecuTorch(Target):
             return ""
         try:
             return bytes(program.load_method(method).execute([])[0].tolist()).decode()
-        except (*NATIVE, AttributeError, TypeError) as error:  # or it gives anything but bytes
+        except (*NATIVE, AttributeError, TypeError) as error:  # the method may return anything but bytes
             raise PmqError(f"ExecuTorch cannot read the texts of {quoted(path)}: {one_line(error)}") from None
 
     def _program(self, model: Any) -> Any:
@@ -122,9 +122,9 @@ class ExecuTorch(Target):
         except NATIVE as error:
             raise PmqError(f"ExecuTorch cannot load {named(model)}: {one_line(error)}") from None
         if FORWARD not in program.method_names:
-            raise PmqError(f"ExecuTorch finds nothing to compute in {named(model)}; deploy it anew")
+            raise PmqError(f"{named(model)} has no method {FORWARD!r} for ExecuTorch to run; deploy the model again")
         return program
 
 
-def _port(of: Any) -> Port:
-    return Port(FP32 if of.dtype() == FLOAT_CODE else f"type {of.dtype()}", tuple(int(side) for side in of.sizes()))
+def _port(info: Any) -> Port:
+    return Port(FP32 if info.dtype() == FLOAT_CODE else f"type {info.dtype()}", tuple(int(side) for side in info.sizes()))

@@ -1,4 +1,4 @@
-"""The graph of a LiteRT file, put together tensor by tensor, as objects of its schema."""
+"""Builder of LiteRT graphs from objects of the file format's schema."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from pmq.runtimes.layer import nibbles
 
 Array = NDArray[Any]
 OPS, TYPES = schema.BuiltinOperator, schema.TensorType
-#: name of the operation that stands for a layer, and of the attribute that says which
+#: name of the placeholder operation of a layer, and of its attribute that holds the layer's name
 LAYER, NAME = "pmq.layer", "layer"
-#: of the runtime's kernels: the newest that all of a kernel's choices need
+#: versions of the runtime's kernels: the newest that any choice of a kernel needs
 VERSIONS = {OPS.FULLY_CONNECTED: 13, OPS.DEQUANTIZE: 3, OPS.TRANSPOSE: 6}
 DTYPES = {np.dtype(np.float32): TYPES.FLOAT32, np.dtype(np.float16): TYPES.FLOAT16, np.dtype(np.int8): TYPES.INT8}
 DTYPES |= {np.dtype(np.int32): TYPES.INT32}
 
 
 class Graph:
-    """Adds to a model's graph."""
+    """Editor of a model's graph."""
 
     def __init__(self, model: Any) -> None:
         self.model, self.graph = model, model.subgraphs[0]
 
     def tensor(self, shape: Sequence[int], name: str = "", kind: int = TYPES.FLOAT32, data: Array | None = None) -> int:
-        """Add a tensor, a constant if it has ``data``; give its number."""
+        """Add a tensor, which is a constant if ``data`` is passed; return its index."""
         tensor = schema.TensorT()
         tensor.shape, tensor.type, tensor.name, tensor.buffer = np.array(shape, np.int32), kind, name.encode(), 0
         if data is not None:
@@ -41,19 +41,19 @@ class Graph:
         return len(self.graph.tensors) - 1
 
     def constant(self, value: Array, name: str = "") -> int:
-        """Add a constant; give its number."""
+        """Add a constant; return its index."""
         return self.tensor(value.shape, name, DTYPES[value.dtype], value)
 
     def int4(self, codes: Array, name: str) -> int:
-        """Add a constant of 4-bit integers ``(O, I)``, two a byte, the first in the low half; give its number."""
+        """Add a constant of 4-bit integers ``(O, I)``, two per byte with the first in the low half; return its index."""
         return self.tensor(codes.shape, name, TYPES.INT4, nibbles(codes.reshape(-1).astype(np.int8) & 15))
 
     def shape(self, tensor: int) -> tuple[int, ...]:
-        """Of a tensor."""
+        """Return the shape of a tensor."""
         return tuple(int(n) for n in self.graph.tensors[tensor].shape)
 
     def quantized(self, tensor: int, scales: Array, block: int | None = None) -> int:
-        """Give a constant its scales: one a row, or one for each ``block`` of a row."""
+        """Set the scales of a constant: one per row, or one per ``block`` inputs of a row; return its index."""
         parameters = schema.QuantizationParametersT()
         if block is None:
             parameters.scale, parameters.zeroPoint = scales.reshape(-1), np.zeros(scales.size, np.int64)
@@ -66,7 +66,7 @@ class Graph:
         return tensor
 
     def add(self, code: int, inputs: Sequence[int], output: int, options: Any = None) -> int:
-        """Add an operator; give its output."""
+        """Add an operator; return its output."""
         operator = schema.OperatorT()
         operator.opcodeIndex, operator.inputs, operator.outputs = self._code(code), list(inputs), [output]
         if options is not None:
@@ -76,35 +76,35 @@ class Graph:
         return output
 
     def reshape(self, x: int, shape: Sequence[int]) -> int:
-        """Lay out anew."""
-        given = self.constant(np.array(shape, np.int32))
-        return self.add(OPS.RESHAPE, [x, given], self.tensor(shape))
+        """Add a reshape; return its output."""
+        sides = self.constant(np.array(shape, np.int32))
+        return self.add(OPS.RESHAPE, [x, sides], self.tensor(shape))
 
     def transpose(self, x: int, order: Sequence[int], y: int | None = None) -> int:
-        """Change the order of the sides."""
+        """Add a transpose by the axes ``order``, with ``y`` or a new tensor as its output; return the output."""
         shape = [self.shape(x)[i] for i in order]
         y = self.tensor(shape) if y is None else y
         return self.add(OPS.TRANSPOSE, [x, self.constant(np.array(order, np.int32))], y)
 
     def patches(self, image: int, patch: tuple[int, int]) -> int:
-        """Lay an image ``(B, C, H, W)`` out as ``(B, H / h, W / w, C * h * w)``, a row for each patch."""
+        """Rearrange an image ``(B, C, H, W)`` to ``(B, H / h, W / w, C * h * w)``, one row per patch; return the output."""
         (batch, channels, *sides), (height, width) = self.shape(image), patch
         rows, columns = sides[0] // height, sides[1] // width
         split = self.reshape(image, (batch, channels, rows, height, columns, width))
         return self.reshape(self.transpose(split, (0, 2, 4, 1, 3, 5)), (batch, rows, columns, channels * height * width))
 
     def widened(self, half: int) -> int:
-        """Make FP32 of an FP16 constant."""
+        """Cast an FP16 constant to FP32; return the output."""
         return self.add(OPS.DEQUANTIZE, [half], self.tensor(self.shape(half)))
 
     def product(self, x: int, weight: int, bias: int | None, y: int) -> None:
-        """Multiply by a weight ``(O, I)``, add a bias."""
+        """Multiply ``x`` by a weight ``(O, I)`` and add a bias; ``y`` is the output."""
         options = schema.FullyConnectedOptionsT()
         options.keepNumDims = options.asymmetricQuantizeInputs = True
         self.add(OPS.FULLY_CONNECTED, [x, weight, -1 if bias is None else bias], y, options)
 
     def marker(self, name: str, x: int, y: int) -> None:
-        """Add an operation that stands for a layer."""
+        """Add the placeholder operation of a layer."""
         self.add(OPS.STABLEHLO_COMPOSITE, [x], y)
         operator, options = self.graph.operators[-1], schema.StableHLOCompositeOptionsT()
         options.name, options.decompositionSubgraphIndex = LAYER, -1
@@ -112,14 +112,14 @@ class Graph:
         operator.builtinOptions2Type, operator.builtinOptions2 = schema.BuiltinOptions2.StableHLOCompositeOptions, options
 
     def marked(self, operator: Any) -> str | None:
-        """Name the layer that an operator stands for, if it does."""
+        """Return the name of the layer whose placeholder an operator is; None if it is no placeholder."""
         options = operator.builtinOptions2
         if self.code(operator) != OPS.STABLEHLO_COMPOSITE or options.name not in (LAYER, LAYER.encode()):
             return None
         return str(flexbuffers.Loads(bytes(options.compositeAttributes))[NAME])
 
     def code(self, operator: Any) -> int:
-        """Which operation an operator is."""
+        """Return the code of an operator's operation."""
         return int(self.model.operatorCodes[operator.opcodeIndex].builtinCode)
 
     def _code(self, code: int) -> int:
@@ -132,7 +132,7 @@ class Graph:
         return len(self.model.operatorCodes) - 1
 
     def compact(self) -> None:
-        """Forget subgraphs, operations and constants that are not used any more."""
+        """Delete subgraphs, operation codes and constants that are no longer used."""
         del self.model.subgraphs[1:]
         codes = sorted({o.opcodeIndex for o in self.graph.operators})
         self.model.operatorCodes = [self.model.operatorCodes[i] for i in codes]
@@ -141,8 +141,8 @@ class Graph:
         owners = [*self.graph.tensors, *(self.model.metadata or [])]
         for owner in owners:
             if self.model.buffers[owner.buffer].data is None:
-                owner.buffer = 0  # that of all that is no constant
-        kept = sorted({0, *(int(owner.buffer) for owner in owners)})
-        self.model.buffers = [self.model.buffers[i] for i in kept]
+                owner.buffer = 0  # the shared buffer of all tensors that are not constants
+        used = sorted({0, *(int(owner.buffer) for owner in owners)})
+        self.model.buffers = [self.model.buffers[i] for i in used]
         for owner in owners:
-            owner.buffer = kept.index(owner.buffer)
+            owner.buffer = used.index(owner.buffer)

@@ -1,4 +1,4 @@
-"""Images as a model file wants them, prepared as timm's evaluation does. No torch here."""
+"""Preprocessing of images for a model file, equal to that of timm's evaluation; this module does not import torch."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from pmq.core.files import quoted, read_bytes
 from pmq.core.picture import DAMAGED, FOREIGN, converted, refusing
 from pmq.runtimes.labels import Preprocess
 
-#: bytes of an image file, at most
+#: maximum size of an image file, in bytes
 MOST = 1 << 30
-#: what they raise where an image is large beyond reason
+#: exceptions that image libraries raise for an image that is too large
 HUGE = (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError)
 
 
 def load_image(path: Path, preprocess: Preprocess) -> NDArray[Any]:
-    """Read an image as a file takes it, ``(1, C, H, W)`` or ``(1, H, W, C)``: resized, its middle cut out, normalised or not.
+    """Read an image as the file takes it, ``(1, C, H, W)`` or ``(1, H, W, C)``: resized, center-cropped, normalized if needed.
 
-    Of other than one or three channels it is an array (:mod:`pmq.core.array`), which is normalised alone.
+    Images of other than one or three channels are arrays (:mod:`pmq.core.array`), which are only normalized.
 
     Raises:
-        PmqError: it cannot be read, or is too large, or much longer than wide.
+        PmqError: the image cannot be read, is too large, or is so elongated that resizing it exceeds the pixel limit.
     """
     channels, height, width = preprocess.input_size
     if channels not in PICTURES:
@@ -36,8 +36,8 @@ def load_image(path: Path, preprocess: Preprocess) -> NDArray[Any]:
     image = _decoded(path, "L" if channels == 1 else "RGB")
     shape = _resized(image.size, preprocess)
     if shape[0] * shape[1] > _most_pixels():
-        said = f"{image.width} x {image.height}, which would be {shape[0]} x {shape[1]} before its middle is cut out"
-        raise PmqError(f"image {quoted(path)} is {said}: more than {_most_pixels()} pixels; crop it first")
+        sizes = f"{image.width} x {image.height}, which would be {shape[0]} x {shape[1]} before the center crop"
+        raise PmqError(f"image {quoted(path)} is {sizes}: more than {_most_pixels()} pixels; crop it first")
     resized = image.resize(shape, Image.Resampling[preprocess.interpolation.upper()])
     edge = [round(255 * min(max(v, 0), 1)) if preprocess.crop_mode == "border" else 0 for v in preprocess.mean]
     cut = Image.new(resized.mode, (width, height), edge[0] if channels == 1 else tuple(edge))
@@ -46,7 +46,7 @@ def load_image(path: Path, preprocess: Preprocess) -> NDArray[Any]:
 
 
 def _prepared(image: NDArray[Any], preprocess: Preprocess) -> NDArray[Any]:
-    """Normalise ``(H, W, C)``, where that is not done by the file itself, and lay it out."""
+    """Normalize an image ``(H, W, C)``, unless the file does so itself, and convert it to the file's layout."""
     values = image[None]
     if preprocess.values == "float":
         values = (unit_values(values) - np.array(preprocess.mean, np.float32)) / np.array(preprocess.std, np.float32)
@@ -62,10 +62,10 @@ def _decoded(path: Path, mode: str) -> Image.Image:
             image = converted(opened, mode)
     except HUGE:
         raise PmqError(
-            f"image {quoted(path)} is too large to be read: at most {_most_pixels()} pixels are; make it smaller"
+            f"image {quoted(path)} is too large to be read: at most {_most_pixels()} pixels are allowed; make it smaller"
         ) from None
     except UnidentifiedImageError:
-        raise PmqError(f"image {quoted(path)} cannot be read: it is no image of a known format") from None
+        raise PmqError(f"image {quoted(path)} cannot be read: it is not an image of a known format") from None
     except DAMAGED as error:
         raise PmqError(f"image {quoted(path)} cannot be read: {one_line(error)}") from None
     if 0 in image.size:
@@ -76,37 +76,37 @@ def _decoded(path: Path, mode: str) -> Image.Image:
 def _array(path: Path, preprocess: Preprocess) -> NDArray[Any]:
     if path.suffix.lower() != ARRAY:
         channels = preprocess.input_size[0]
-        raise PmqError(f"image {quoted(path)} cannot be read: images of {channels} channels are {ARRAY} files; give such")
+        raise PmqError(f"image {quoted(path)} cannot be read: images of {channels} channels are {ARRAY} files; pass one")
     try:
         values = decoded_array(read_bytes(path, "image", most=MOST), preprocess.input_size)
     except OSError as error:
         raise PmqError(f"image {quoted(path)} cannot be read: {one_line(error)}") from None
     if preprocess.values == "uint8" and values.dtype != np.uint8:
-        raise PmqError(f"image {quoted(path)} cannot be read: it holds floats, and the file takes 8-bit values; give uint8")
+        raise PmqError(f"image {quoted(path)} cannot be read: it holds floats, and the file takes 8-bit values; pass uint8")
     return values
 
 
 def _most_pixels() -> int:
-    """Pixels of an image, at most: Pillow's own limit."""
+    """Return the maximum number of pixels of an image: the limit of Pillow."""
     return Image.MAX_IMAGE_PIXELS or 1 << 27
 
 
 def _resized(size: tuple[int, int], preprocess: Preprocess) -> tuple[int, int]:
-    """Width and height that an image of another width and height has before its middle is cut out."""
+    """Return the width and height to which an image of width and height ``size`` is resized before the center crop."""
     _, height, width = preprocess.input_size
     wide, high = int(width / preprocess.crop_pct), int(height / preprocess.crop_pct)
-    if preprocess.crop_mode == "squash":  # both sides, whatever becomes of the aspect
+    if preprocess.crop_mode == "squash":  # both sides, ignoring the aspect ratio
         return wide, high
-    if preprocess.crop_mode == "border":  # all of it, with a border where it is narrower
+    if preprocess.crop_mode == "border":  # the whole image, with a border where it is narrower
         ratio = max(size[0] / wide, size[1] / high)
     elif wide != high:
         ratio = min(size[0] / wide, size[1] / high)
-    else:  # the shorter side to the size over the crop, the other rounded down
+    else:  # the shorter side becomes the size divided by the crop, the other is rounded down
         short = min(size)
         return int(wide * size[0] / short), int(high * size[1] / short)
     return max(round(size[0] / ratio), 1), max(round(size[1] / ratio), 1)
 
 
-def _offset(side: int, found: int) -> int:
-    """Where an image begins in its frame: margins are rounded to the nearest even, borders down."""
-    return -round((found - side) / 2) if found >= side else (side - found) // 2
+def _offset(side: int, length: int) -> int:
+    """Return where an image of ``length`` begins in a frame of ``side``: margins round half to even, borders round down."""
+    return -round((length - side) / 2) if length >= side else (side - length) // 2

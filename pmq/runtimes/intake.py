@@ -1,4 +1,4 @@
-"""How a file takes its images: prepared, or as the 8-bit values of pictures; channels before the sides or behind them."""
+"""Input format of a file: prepared images or 8-bit pixel values, with channels first or last."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ VALUES, LAYOUTS = ("float", "uint8"), ("nchw", "nhwc")
 
 @dataclass(frozen=True)
 class Intake:
-    """What the input of a file is.
+    """Format of a file's input.
 
     Attributes:
-        values: ``float``: prepared, as the model takes them; ``uint8``: of pictures, from 0 to 255, which the file prepares.
+        values: ``float`` for prepared images, as the model takes them; ``uint8`` for pixel values from 0 to 255, which the file
+            prepares.
         layout: ``nchw`` or ``nhwc``.
-        mean, std: by which values are prepared, of each channel, where those of pictures are from 0 to 1.
+        mean, std: mean and standard deviation per channel for the normalization of pixel values scaled to 0 to 1.
     """
 
     values: str = "float"
@@ -36,29 +37,29 @@ class Intake:
 
     @classmethod
     def of(cls, values: str, layout: str, data_config: Mapping[str, Any]) -> Intake:
-        """Choose one.
+        """Return the input format with these values and layout.
 
         Raises:
-            PmqError: there is no such, or the data config does not say how values are prepared.
+            PmqError: a name is unknown, or the data config has no mean or std although the file has to prepare its images.
         """
         for name, value, known in (("input", values, VALUES), ("layout", layout, LAYOUTS)):
             if value not in known:
                 raise PmqError(f"{name} {value!r} is not one of {', '.join(known)}")
         if values == "uint8" and ("mean" not in data_config or "std" not in data_config):
             raise PmqError(
-                "the file is to prepare the values of pictures, and the model does not say how; "
-                "pass data_config={'mean': ..., 'std': ...}, on the command line --mean and --std"
+                "the file is to prepare pixel values, and the model does not state how; "
+                "pass `mean` and `std` (keys of data_config in Python)"
             )
         mean, std = (tuple(float(v) for v in data_config.get(key, ())) for key in ("mean", "std"))
         return cls(values, layout, mean, std)
 
     @property
     def plain(self) -> bool:
-        """Whether images are taken as the model takes them."""
+        """Whether the file takes images exactly as the model does."""
         return self == Intake(mean=self.mean, std=self.std)
 
     def representable(self, images: Tensor) -> Tensor:
-        """Prepared images ``(N, C, H, W)`` as they are after they were 8-bit values of pictures."""
+        """Return prepared images ``(N, C, H, W)`` rounded to what the input format can represent."""
         if self.values == "float":
             return images
         scale, shift = _affine(self.mean, self.std)
@@ -69,12 +70,12 @@ class Intake:
         return ((images - shift) / scale).round().clamp(0, 255).to(torch.uint8)
 
     def fed(self, images: Tensor) -> NDArray[Any]:
-        """What the file is given for prepared images ``(N, C, H, W)``."""
+        """Convert prepared images ``(N, C, H, W)`` to the file's input format."""
         array = images.numpy() if self.values == "float" else self._raw(images).numpy()
         return array if self.layout == "nchw" else np.ascontiguousarray(array.transpose(0, 2, 3, 1))
 
     def entered(self, model: CapturedModel) -> CapturedModel:
-        """A copy of ``model`` that takes images so; itself, where that is as it does."""
+        """Return a copy of ``model`` that takes images in this format; ``model`` itself if it already does."""
         if self.plain:
             return model
         model = copy.deepcopy(model)
@@ -90,7 +91,7 @@ class Intake:
 
 
 class _Prepare(nn.Module):
-    """Prepares what a file is given: ``(B, H, W, C)`` or ``(B, C, H, W)`` to ``(B, C, H, W)``."""
+    """Preparation of a file's input: ``(B, H, W, C)`` or ``(B, C, H, W)`` to normalized ``(B, C, H, W)``."""
 
     def __init__(self, raw: bool, last: bool, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -99,12 +100,12 @@ class _Prepare(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Prepare."""
+        """Prepare images."""
         x = x.permute(0, 3, 1, 2) if self.last else x
         return x.float() * self.get_buffer("scale") + self.get_buffer("shift") if self.raw else x
 
 
 def _affine(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """What values from 0 to 255 are multiplied by, and what is added: ``(1, C, 1, 1)``."""
-    of, by = (torch.tensor(values, dtype=torch.float64).reshape(1, -1, 1, 1) for values in (mean, std))
-    return (1 / (255 * by)).float(), (-of / by).float()
+    """Return the scale and shift, each ``(1, C, 1, 1)``, that normalize values from 0 to 255."""
+    center, deviation = (torch.tensor(values, dtype=torch.float64).reshape(1, -1, 1, 1) for values in (mean, std))
+    return (1 / (255 * deviation)).float(), (-center / deviation).float()

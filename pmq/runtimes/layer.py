@@ -1,4 +1,4 @@
-"""A layer as a runtime needs it: integers, scales, and what happens to its input."""
+"""Layers in the form that runtimes need: integers, scales, and the quantization of the input."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Convolution:
-    """How a convolution goes over its input: for each side a stride, zeros before and behind, and a dilation."""
+    """Geometry of a convolution: for each side the stride, the zero padding before and behind, and the dilation."""
 
     stride: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
@@ -31,7 +31,7 @@ class Convolution:
 
     @classmethod
     def of(cls, layer: Layer) -> Convolution | None:
-        """Read it off a layer; nothing of a linear."""
+        """Return the geometry of a layer; None for a linear layer."""
         if layer.kind == "linear":
             return None
         sides = layer.weight.ndim - 2
@@ -39,9 +39,9 @@ class Convolution:
             padding, dilation = layer.sides(1, 0), layer.sides(4, 1)
             return cls(layer.sides(0, 1), tuple((p, p) for p in padding), dilation, layer.groups, True, layer.sides(2, 0))
         dilation = layer.sides(2, 1)
-        given = layer.settings[1] if len(layer.settings) > 1 else 0
-        if isinstance(given, str):
-            total = [d * (k - 1) if given == "same" else 0 for d, k in zip(dilation, layer.weight.shape[2:], strict=True)]
+        setting = layer.settings[1] if len(layer.settings) > 1 else 0
+        if isinstance(setting, str):
+            total = [d * (k - 1) if setting == "same" else 0 for d, k in zip(dilation, layer.weight.shape[2:], strict=True)]
             padding_of = tuple((t // 2, t - t // 2) for t in total)
         else:
             padding_of = tuple((p, p) for p in layer.sides(1, 0))
@@ -50,25 +50,25 @@ class Convolution:
 
     @property
     def plain(self) -> bool:
-        """Whether it adds nothing, skips nothing and is of one group."""
+        """Whether the convolution has no padding, no dilation, a single group, and is not transposed."""
         simple = not any(map(any, self.padding)) and set(self.dilation) == {1}
         return simple and self.groups == 1 and not self.transposed
 
 
 @dataclass(frozen=True)
 class DeployLayer:
-    """A linear layer or a convolution.
+    """Linear layer or convolution as it is deployed.
 
     Attributes:
-        name: of the module.
-        weight: how the weight is stored; ``source``: what the input is rounded to.
-        value: of the weight ``(O, I)`` or ``(O, I / groups, ...)``, dequantized.
-        codes: its integers ``(O, ...)`` around zero, all but the first axis being one, if it has any.
-        scales: ``(O, G)``, one for each group of inputs.
+        name: name of the module.
+        weight: choice of the weight; ``source`` is the choice of the input.
+        value: dequantized weight, ``(O, I)`` or ``(O, I / groups, ...)``.
+        codes: integers of the weight around zero, ``(O, N)`` with all axes but the first flattened; None if it has none.
+        scales: ``(O, G)``, one scale per group of inputs.
         bias: ``(O,)``.
-        grid: scale and zero point of the input's 8-bit integers.
-        image: ``(C, H, W)`` of a convolution's input.
-        convolution: how it goes over its input; nothing of a linear.
+        grid: scale and zero point of the 8-bit integers of the input.
+        image: shape ``(C, H, W)`` of a convolution's input.
+        convolution: geometry of a convolution; None for a linear layer.
     """
 
     name: str
@@ -83,12 +83,12 @@ class DeployLayer:
     convolution: Convolution | None = None
 
     def plain(self) -> DeployLayer:
-        """The same in FP32."""
+        """Return the same layer in FP32."""
         return replace(self, weight=FLOAT, source=FLOAT, codes=None, scales=None, grid=None)
 
     @property
     def tile(self) -> tuple[int, int] | None:
-        """Height and width of what a convolution multiplies side by side: a patch, or a single position; nothing of others."""
+        """Height and width of the patches of a convolution whose windows neither overlap nor leave gaps; None for others."""
         convolution = self.convolution
         if convolution is None or not convolution.plain or self.value.ndim != 4 or self.value.shape[2:] != convolution.stride:
             return None
@@ -96,19 +96,19 @@ class DeployLayer:
 
     @property
     def patch(self) -> tuple[int, int] | None:
-        """The same, of more than a single position."""
+        """The same as ``tile``; None also where a patch is a single position."""
         return None if self.tile == (1, 1) else self.tile
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Outputs, and the inputs that each is made of."""
+        """Number of outputs, and number of inputs of each output."""
         return int(self.value.shape[0]), int(np.prod(self.value.shape[1:]))
 
 
 def deploy_layers(
     model: nn.Module, inventory: Inventory, quantized: Quantized, weights: dict[str, QuantizedWeight]
 ) -> list[DeployLayer]:
-    """Describe every layer of a model that was restored from ``quantized`` and whose quantized weights are ``weights``."""
+    """Return every layer of a model that was restored from ``quantized``, with its quantized weights ``weights``."""
     modules = {c.module: model.get_submodule(c.module) for c in inventory if c.slot == "weight"}
     layers = [_layer(name, module, quantized, weights.get(f"{name}.weight")) for name, module in modules.items()]
     images = {c.module: c.shape for c in inventory if c.slot == "input"}
@@ -133,6 +133,6 @@ def _layer(name: str, module: Any, quantized: Quantized, weight: QuantizedWeight
 
 
 def nibbles(codes: Array) -> NDArray[np.uint8]:
-    """Pack codes below 16 ``(..., n)`` two a byte, the first in the low half; an odd last side ends with a zero."""
+    """Pack codes below 16 ``(..., n)`` two per byte with the first in the low half; an odd last axis is padded with zero."""
     even = np.pad(codes.astype(np.uint8), [(0, 0)] * (codes.ndim - 1) + [(0, codes.shape[-1] % 2)])
     return cast(NDArray[np.uint8], even[..., 0::2] | (even[..., 1::2] << 4))

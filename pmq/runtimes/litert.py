@@ -1,4 +1,4 @@
-"""LiteRT (TensorFlow Lite) for Android and elsewhere: 8- and 4-bit weights, inputs rounded a token at a time, in one file."""
+"""LiteRT (TensorFlow Lite) for Android and elsewhere: 8- and 4-bit weights, inputs quantized per token, in one file."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
     from pmq.runtimes.layer import DeployLayer
 
-#: of the entry of a file's metadata that holds ours
+#: name of the entry of a file's metadata that contains pmq's texts
 NAME = "pmq"
 
 
 @register
 class LiteRT(Target):
-    """Layers as FULLY_CONNECTED, of which XNNPACK makes integer products where the weight is of integers.
+    """Target that writes layers as FULLY_CONNECTED, which XNNPACK computes as integer products where weights are integers.
 
-    It finds each token's range when the token is there, so there is nothing to calibrate.
+    XNNPACK determines the range of each token at run time, so inputs need no calibration.
     """
 
     name = "litert"
@@ -42,31 +42,31 @@ class LiteRT(Target):
     open_batch = False
 
     def skeleton(self, model: nn.Module, layers: list[str], image: Tensor, dynamic_batch: bool = False) -> Any:
-        """A graph as its schema's objects."""
+        """Convert the model to a graph of schema objects with placeholders for ``layers``."""
         from pmq.runtimes.tflite import take_skeleton
 
         return take_skeleton(model, layers, image)
 
     def single(self, layer: DeployLayer, shape: tuple[int, ...]) -> Any:
-        """A graph as its schema's objects."""
+        """Return a graph of schema objects with the placeholder of one layer."""
         from pmq.runtimes.tflite import single
 
         return single(layer, shape)
 
     def build(self, skeleton: Any, layers: Sequence[DeployLayer]) -> Any:
-        """A graph as its schema's objects."""
+        """Insert layers into a graph of schema objects."""
         from pmq.runtimes.tflite import fill
 
         return fill(skeleton, layers, emit)
 
     def save(self, built: Any, path: Path, metadata: Mapping[str, str]) -> list[Path]:
-        """One file, the texts among its metadata."""
+        """Write one file that contains the texts in its metadata."""
         from pmq.runtimes.tflite import packed, with_metadata
 
         return [write_bytes(path, packed(with_metadata(built, NAME, json.dumps(dict(metadata)))))]
 
     def session(self, model: Any, threads: int = 1) -> Session:
-        """An interpreter on the CPU."""
+        """Load a file or model into an interpreter on the CPU."""
         self.require(running=True)
         from ai_edge_litert.interpreter import Interpreter
 
@@ -85,14 +85,14 @@ class LiteRT(Target):
             interpreter.invoke()
             return interpreter.get_tensor(results[0]["index"])
 
-        return Session("LiteRT", run, [_port(each) for each in sources], [_port(each) for each in results])
+        return Session("LiteRT", run, [_port(source) for source in sources], [_port(result) for result in results])
 
     def stored(self, path: Path) -> dict[str, str]:
-        """By types of weights."""
+        """Return each layer's mode, determined from the type of its weight."""
         return dict(self._read(path, lambda tflite, content: tflite.read_layers(tflite.unpacked(content))))
 
     def metadata(self, path: Path) -> dict[str, str]:
-        """Of the entry that is ours."""
+        """Return the texts in the metadata entry of pmq."""
         return read_texts(self._read(path, lambda tflite, content: tflite.metadata(content, NAME)), path)
 
     def _read(self, path: Path, parse: Callable[[Any, bytes], Any]) -> Any:
@@ -102,12 +102,13 @@ class LiteRT(Target):
 
         try:
             return parse(tflite, content)
-        except Exception as error:  # whatever a parser of bytes that are no model stumbles over
-            raise PmqError(f"{quoted(path)} is no LiteRT model: {one_line(error)}") from None
+        except Exception as error:  # the parser raises arbitrary exceptions for bytes that are no model
+            raise PmqError(f"{quoted(path)} is not a LiteRT model: {one_line(error)}") from None
 
 
-def _port(of: Mapping[str, Any]) -> Port:
-    return Port(np.dtype(of["dtype"]).name, tuple(None if side < 0 else int(side) for side in of["shape_signature"]))
+def _port(details: Mapping[str, Any]) -> Port:
+    sides = tuple(None if side < 0 else int(side) for side in details["shape_signature"])
+    return Port(np.dtype(details["dtype"]).name, sides)
 
 
 def emit(b: Any, layer: DeployLayer, x: int, y: int) -> None:

@@ -1,4 +1,4 @@
-"""Stand-ins for layers: what a graph is taken with, so that each layer can be filled in afterwards."""
+"""Placeholders of layers, with which a graph is exported so that layers can be inserted afterwards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pmq.runtimes.layer import Convolution
 
 
 class Marker(nn.Module):
-    """Stands for a layer while a graph is taken; an exporter's subclass says what it leaves there."""
+    """Placeholder of a layer during export; the subclass of each exporter determines which operation represents it."""
 
     def __init__(self, name: str, layer: Layer) -> None:
         super().__init__()
@@ -22,26 +22,26 @@ class Marker(nn.Module):
         self.convolution, self.kernel = Convolution.of(layer), tuple(layer.weight.shape[2:])
 
     def shape(self, x: Tensor) -> tuple[Any, ...]:
-        """Of the layer's output."""
-        how = self.convolution
-        if how is None:
+        """Return the shape of the layer's output for the input ``x``."""
+        geometry = self.convolution
+        if geometry is None:
             return (*x.shape[:-1], self.outputs)
         sides = []
         for i, size in enumerate(x.shape[2:]):
-            reach, padding = how.dilation[i] * (self.kernel[i] - 1) + 1, sum(how.padding[i])
-            if how.transposed:
-                sides.append((size - 1) * how.stride[i] + reach - padding + how.output_padding[i])
+            reach, padding = geometry.dilation[i] * (self.kernel[i] - 1) + 1, sum(geometry.padding[i])
+            if geometry.transposed:
+                sides.append((size - 1) * geometry.stride[i] + reach - padding + geometry.output_padding[i])
             else:
-                sides.append((size + padding - reach) // how.stride[i] + 1)
+                sides.append((size + padding - reach) // geometry.stride[i] + 1)
         return (x.shape[0], self.outputs, *sides)
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """Give something of the shape of the layer's output."""
+        """Return a tensor of the shape of the layer's output."""
 
 
 def marked(model: nn.Module, layers: Iterable[str], marker: Callable[[str, Any], nn.Module]) -> nn.Module:
-    """Copy a model with what ``marker`` makes of their names and modules in place of ``layers``."""
+    """Copy a model, replacing each of ``layers`` by ``marker(name, module)``."""
     copied = copy.deepcopy(model)
     for name in layers:
         parent, _, child = name.rpartition(".")

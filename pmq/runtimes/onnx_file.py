@@ -1,4 +1,4 @@
-"""ONNX files, whoever wrote them: taken only if they are whole in themselves and as ONNX has them."""
+"""Reader of ONNX files from any source; only self-contained and valid files are accepted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pmq.core.files import quoted, read_bytes
 from pmq.core.validation import shown
 from pmq.runtimes.session import MOST
 
-#: what ONNX calls the type of the integers that inputs of layers are quantized to
+#: ONNX's code of the integer type that inputs of layers are quantized to
 UINT8 = 2
 
 
@@ -19,8 +19,8 @@ def read_onnx(path: Path) -> Any:
     """Read an ONNX model.
 
     Raises:
-        PmqError: the file is no such model, or not whole in itself, or breaks ONNX's own rules: runtimes, which are given it
-            next, end the process over some of them.
+        PmqError: the file is not an ONNX model, is not self-contained, or violates ONNX's rules; some of these files would
+            crash the process in the runtime that loads them next.
     """
     try:
         import onnx
@@ -33,15 +33,15 @@ def read_onnx(path: Path) -> Any:
         model = onnx.load_model_from_string(content)
         foreign = _foreign(model)
         if foreign:
-            raise PmqError(f"{quoted(path)} has {foreign}, which pmq deploy does not write; deploy it anew")
+            raise PmqError(f"{quoted(path)} has {foreign}, which pmq deploy does not write; deploy the model again")
         onnx.checker.check_model(model)
     except (DecodeError, ValidationError, UnicodeDecodeError) as error:
-        raise PmqError(f"{quoted(path)} is no ONNX model: {one_line(error)}; deploy it anew") from None
+        raise PmqError(f"{quoted(path)} is not an ONNX model: {one_line(error)}; deploy the model again") from None
     return model
 
 
 def _foreign(model: Any) -> str:
-    """What a model has that pmq deploy does not write: parts in other files, and parts that run in loops or branches."""
+    """Return what a model contains that pmq deploy never writes, such as external data, loops or branches; empty if nothing."""
     if model.functions or model.training_info:
         return "functions or a training graph"
     held = [*model.graph.initializer, *_of_sparse(model.graph.sparse_initializer)]
@@ -55,7 +55,7 @@ def _foreign(model: Any) -> str:
         return f"{shown(outside[0])} in another file"
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     quantizers = [list(node.input) for node in model.graph.node if node.op_type == "QuantizeLinear"]
-    if any(len(inputs) != 3 or types.get(inputs[2]) != UINT8 for inputs in quantizers):  # OpenVINO breaks over those of 4 bits
+    if any(len(inputs) != 3 or types.get(inputs[2]) != UINT8 for inputs in quantizers):  # OpenVINO crashes on 4-bit inputs
         return "inputs quantized to anything but 8 bits"
     return ""
 

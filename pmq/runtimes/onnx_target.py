@@ -1,4 +1,4 @@
-"""Targets whose files are ONNX's: graphs, files, and what is read back from them."""
+"""Base class of targets with ONNX files: export, writing and reading of files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class OnnxTarget(Target):
-    """Subclasses say how a layer is written and how a model is run."""
+    """Target with ONNX files; subclasses implement how a layer is written and how a model is run."""
 
     suffix = ".onnx"
     packages = ("onnx", "onnxscript")
@@ -28,60 +28,62 @@ class OnnxTarget(Target):
     modes: ClassVar[tuple[str, ...]] = (INT8, W4, W8, HALF, FLOAT)
 
     def skeleton(self, model: nn.Module, layers: list[str], image: Tensor, dynamic_batch: bool = False) -> Any:
-        """An ONNX graph."""
+        """Export an ONNX graph with placeholders for ``layers``."""
         from pmq.runtimes.skeleton import take_skeleton
 
         return take_skeleton(model, layers, image, dynamic_batch)
 
     def single(self, layer: DeployLayer, shape: tuple[int, ...]) -> Any:
-        """An ONNX graph."""
+        """Return an ONNX graph with the placeholder of one layer."""
         from pmq.runtimes.skeleton import single
 
         return single(layer, shape)
 
     def build(self, skeleton: Any, layers: Sequence[DeployLayer]) -> Any:
-        """An ONNX model."""
+        """Insert layers into an ONNX graph."""
         from pmq.runtimes.skeleton import fill
 
         return fill(skeleton, list(layers), self.emit)
 
     @abstractmethod
     def emit(self, layer: DeployLayer, x: str, y: str) -> Any:
-        """Nodes and constants of a layer, from tensor ``x`` to tensor ``y``: a :class:`pmq.runtimes.skeleton.Part`."""
+        """Return the :class:`pmq.runtimes.skeleton.Part` that computes a layer from tensor ``x`` to tensor ``y``."""
 
     def save(self, built: Any, path: Path, metadata: Mapping[str, str]) -> list[Path]:
-        """One file, the texts among its properties."""
+        """Write one file that contains the texts in its properties."""
         import onnx
 
         onnx.helper.set_model_props(built, dict(metadata))
         return [write_bytes(path, built.SerializeToString())]
 
     def content(self, model: Any) -> bytes:
-        """What a runtime is given: never a path, for it would look for further files there."""
+        """Return the bytes for a runtime, which is never passed a path because it would look for further files there."""
         return bytes((read_onnx(model) if isinstance(model, Path) else model).SerializeToString())
 
     def metadata(self, path: Path) -> dict[str, str]:
-        """The model's properties."""
+        """Return the properties of the model in a file."""
         return {prop.key: prop.value for prop in read_onnx(path).metadata_props}
 
     def stored(self, path: Path) -> dict[str, str]:
-        """By operators, their attributes, and types of constants."""
+        """Return each layer's mode, determined from operators, their attributes and types of constants."""
         model = read_onnx(path)
         known = {tensor.name: tensor for tensor in model.graph.initializer}
         makers = {node.output[0]: node for node in model.graph.node}
-        found = {}
+        modes = {}
         for node in model.graph.node:
             layer, _, leaf = node.name.rpartition("/")
             if leaf == "product":
                 try:
-                    found[layer] = _stored(node, known, makers)
+                    modes[layer] = _stored(node, known, makers)
                 except LookupError:
-                    raise PmqError(f"layer {layer!r} of {quoted(path)} is not as pmq deploy writes it; deploy it anew") from None
-        return found
+                    raise PmqError(
+                        f"layer {layer!r} of {quoted(path)} is not stored as pmq deploy writes it; deploy the model again"
+                    ) from None
+        return modes
 
 
 def _stored(node: Any, known: Mapping[str, Any], makers: Mapping[str, Any]) -> str:
-    """What the product of a layer multiplies."""
+    """Return the mode of a layer, determined from the node of its product."""
     attributes = {a.name: a.i for a in node.attribute}
     if node.op_type == "MatMulIntegerToFloat":
         return f"w{_bits(known[node.input[1]])} x {_bits(known[node.input[4]])}"
@@ -89,18 +91,18 @@ def _stored(node: Any, known: Mapping[str, Any], makers: Mapping[str, Any]) -> s
         return f"w{_bits(known[node.input[1]])} x {_bits(known[node.input[2]])}"
     if node.op_type == "MatMulNBits":
         return f"w{attributes['bits']}-group{attributes['block_size']} x fp32"
-    made = makers.get(node.input[1])
-    if made is None:
+    maker = makers.get(node.input[1])
+    if maker is None:
         return f"wfp{_bits(known[node.input[1]])} x fp32"
-    if made.op_type == "Cast":
-        return HALF if _is(known[made.input[0]], "FLOAT16") else BFLOAT16
-    attributes = {a.name: a.i for a in made.attribute}
+    if maker.op_type == "Cast":
+        return HALF if _is(known[maker.input[0]], "FLOAT16") else BFLOAT16
+    attributes = {a.name: a.i for a in maker.attribute}
     group = f"-group{attributes['block_size']}" if "block_size" in attributes else ""
-    return f"w{_bits(known[made.input[0]])}{group} x {_source_bits(node.input[0], known, makers)}"
+    return f"w{_bits(known[maker.input[0]])}{group} x {_source_bits(node.input[0], known, makers)}"
 
 
 def _source_bits(name: str, known: Mapping[str, Any], makers: Mapping[str, Any]) -> str:
-    """What quantizes an input, which may have been laid out anew since."""
+    """Return the bits to which an input is quantized, looking through reshapes and transposes; ``fp32`` if to none."""
     node = makers.get(name)
     while node is not None and node.op_type in ("Reshape", "Transpose"):
         node = makers.get(node.input[0])

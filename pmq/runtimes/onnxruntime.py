@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from pmq.runtimes.layer import DeployLayer
     from pmq.runtimes.onnx_parts import PartBuilder
 
-#: domain of onnxruntime's own operators
+#: domain of the operators that onnxruntime adds to ONNX
 CONTRIB = "com.microsoft"
-#: MatMulNBits computes in FP32 what it was given in FP32
+#: accuracy level at which MatMulNBits computes FP32 inputs in FP32
 EXACT = 1
 
 
 @register
 class OnnxRuntime(OnnxTarget):
-    """Layers as onnxruntime's own operators, which say what is to be computed; nothing depends on what it fuses.
+    """Target that writes layers as onnxruntime's operators, which state the computation independently of fusions.
 
-    Its fusion of quantize-dequantize pairs makes FP32 products of integer layers whose output is not quantized.
+    Its fusion of quantize-dequantize pairs turns integer layers whose output is not quantized into FP32 products.
     """
 
     name = "onnxruntime"
@@ -35,26 +35,26 @@ class OnnxRuntime(OnnxTarget):
     ragged = True
 
     def session(self, model: Any, threads: int = 1) -> Session:
-        """An inference session on the CPU."""
+        """Load a file or model into an inference session on the CPU."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = threads
-        options.log_severity_level = 4  # its errors are told once, by us
+        options.log_severity_level = 4  # PmqError reports its errors once
         content = self.content(model)
         try:
             session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
-        except Exception as error:  # onnxruntime's errors have no base of their own
+        except Exception as error:  # onnxruntime's errors have no common base class
             raise PmqError(f"onnxruntime cannot load {named(model)}: {one_line(error)}") from None
         sources, results = session.get_inputs(), session.get_outputs()
 
         def run(images: Any) -> Any:
             return np.asarray(session.run(None, {sources[0].name: images})[0])
 
-        return Session("onnxruntime", run, [_port(each) for each in sources], [_port(each) for each in results])
+        return Session("onnxruntime", run, [_port(source) for source in sources], [_port(result) for result in results])
 
     def emit(self, layer: DeployLayer, x: str, y: str) -> Any:
-        """A layer as onnxruntime's operators."""
+        """Return a layer as onnxruntime's operators."""
         from pmq.runtimes.layer import nibbles
         from pmq.runtimes.onnx_parts import PRODUCT, PartBuilder
 
@@ -72,10 +72,10 @@ class OnnxRuntime(OnnxTarget):
             if layer.tile:
                 x = b.patches(layer, x)
             weight = b.constant("weight", layer.codes.T.astype(np.int8))
-            given = [x, weight, scale, b.constant("weight.scale", layer.scales[:, 0]), zero]
+            operands = [x, weight, scale, b.constant("weight.scale", layer.scales[:, 0]), zero]
             if layer.bias is not None:
-                given += ["", b.constant("bias", layer.bias)]
-            b.node("MatMulIntegerToFloat", given, PRODUCT, to, CONTRIB)
+                operands += ["", b.constant("bias", layer.bias)]
+            b.node("MatMulIntegerToFloat", operands, PRODUCT, to, CONTRIB)
         else:
             if layer.tile:
                 x = b.patches(layer, x)
@@ -85,10 +85,10 @@ class OnnxRuntime(OnnxTarget):
                 codes = np.pad(layer.codes + 2 ** (bits - 1), ((0, 0), (0, -inputs % group)), constant_values=2 ** (bits - 1))
                 blocks = codes.astype(np.uint8).reshape(outputs, -1, group)
                 packed = b.constant("weight", nibbles(blocks) if bits == 4 else blocks)
-                given = [x, packed, b.constant("weight.scale", layer.scales.reshape(-1))]
-                given += [] if layer.bias is None else ["", "", b.constant("bias", layer.bias)]
+                operands = [x, packed, b.constant("weight.scale", layer.scales.reshape(-1))]
+                operands += [] if layer.bias is None else ["", "", b.constant("bias", layer.bias)]
                 attributes = {"K": inputs, "N": outputs, "bits": bits, "block_size": group, "accuracy_level": EXACT}
-                b.node("MatMulNBits", given, PRODUCT, to, CONTRIB, **attributes)
+                b.node("MatMulNBits", operands, PRODUCT, to, CONTRIB, **attributes)
             else:
                 b.product(layer, x, b.float_weight(layer), to)
         if layer.tile:
@@ -97,7 +97,7 @@ class OnnxRuntime(OnnxTarget):
 
 
 def _integers(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> None:
-    """A convolution of integers, whose sums are scaled after it."""
+    """Add an integer convolution whose sums are scaled afterwards."""
     from onnx import TensorProto
 
     from pmq.runtimes.onnx_parts import PRODUCT
@@ -116,7 +116,7 @@ def _integers(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> None:
         b.node("Add", [scaled, b.constant("bias", layer.bias.reshape(sides))], "sum", y)
 
 
-def _port(of: Any) -> Port:
-    sides = [side if isinstance(side, int) else None for side in of.shape]
+def _port(argument: Any) -> Port:
+    sides = [side if isinstance(side, int) else None for side in argument.shape]
     kinds = {"tensor(float)": FP32, "tensor(uint8)": UINT8}
-    return Port(kinds.get(of.type, str(of.type)), tuple(sides))
+    return Port(kinds.get(argument.type, str(argument.type)), tuple(sides))

@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 
 @register
 class OpenVino(OnnxTarget):
-    """Layers as ONNX's QuantizeLinear and DequantizeLinear, from which OpenVINO makes integer products.
+    """Target that writes layers as ONNX's QuantizeLinear and DequantizeLinear, which OpenVINO fuses to integer products.
 
-    The file is ONNX, which OpenVINO reads as it is: its own format describes the same graph in half a megabyte of XML.
+    The file is ONNX, which OpenVINO reads directly; OpenVINO's format describes the same graph in half a megabyte of XML.
     """
 
     name = "openvino"
     extra = "openvino"
     runtime = "openvino"
-    #: in which what is not integer is computed; OpenVINO's own default is bf16 where the processor has it
+    #: precision of non-integer computation; OpenVINO's default is bf16 where the processor supports it
     precision = "f32"
 
     def session(self, model: Any, threads: int = 1) -> Session:
-        """A compiled model on the CPU."""
+        """Compile a file or model for the CPU."""
         settings = {
             "INFERENCE_PRECISION_HINT": self.precision,
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # what was given in FP32 is computed in FP32
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # keeps FP32 inputs in FP32
         }
         core, content = _core(), self.content(model)
         try:
@@ -51,10 +51,12 @@ class OpenVino(OnnxTarget):
         def run(images: Any) -> Any:
             return np.array(request.infer([images])[0])
 
-        return Session("OpenVINO", run, [_port(each) for each in compiled.inputs], [_port(each) for each in compiled.outputs])
+        return Session(
+            "OpenVINO", run, [_port(source) for source in compiled.inputs], [_port(result) for result in compiled.outputs]
+        )
 
     def emit(self, layer: DeployLayer, x: str, y: str) -> Any:
-        """A layer as ONNX's own operators."""
+        """Return a layer as standard ONNX operators."""
         from pmq.runtimes.layer import nibbles
         from pmq.runtimes.onnx_parts import INT4, PartBuilder
 
@@ -80,11 +82,11 @@ class OpenVino(OnnxTarget):
             else:
                 weight = b.constant("weight", codes)
             if layer.weight.group_size is None:
-                given = [weight, b.constant("weight.scale", scales[0])]
-                weight = b.node("DequantizeLinear", given, "widened", axis=1)
+                pair = [weight, b.constant("weight.scale", scales[0])]
+                weight = b.node("DequantizeLinear", pair, "widened", axis=1)
             else:
-                given = [weight, b.constant("weight.scale", scales)]
-                weight = b.node("DequantizeLinear", given, "widened", axis=0, block_size=layer.weight.group_size)
+                pair = [weight, b.constant("weight.scale", scales)]
+                weight = b.node("DequantizeLinear", pair, "widened", axis=0, block_size=layer.weight.group_size)
         b.product(layer, x, weight, to)
         if layer.patch:
             b.map(to, y)
@@ -93,7 +95,7 @@ class OpenVino(OnnxTarget):
 
 @register
 class OpenVinoBf16(OpenVino):
-    """The same where all that is not integer is computed in bfloat16, for processors that multiply it."""
+    """OpenVINO with all non-integer computation in bfloat16, for processors with bfloat16 multiplication."""
 
     name = "openvino-bf16"
     precision = "bf16"
@@ -102,7 +104,7 @@ class OpenVinoBf16(OpenVino):
 
 
 def _integers(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> None:
-    """A convolution whose input and weight are quantized."""
+    """Add a convolution whose input and weight are quantized."""
     assert layer.scales is not None
     scale, zero = b.grid(layer)
     x = b.node("DequantizeLinear", [b.node("QuantizeLinear", [x, scale, zero], "quantized"), scale, zero], "dequantized")
@@ -110,8 +112,8 @@ def _integers(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> None:
     b.convolution(layer, x, b.node("DequantizeLinear", [b.kernel(layer), scales], "widened", axis=0), y)
 
 
-def _port(of: Any) -> Port:
-    kind, shape = of.element_type.get_type_name(), of.partial_shape
+def _port(argument: Any) -> Port:
+    kind, shape = argument.element_type.get_type_name(), argument.partial_shape
     if shape.rank.is_dynamic:
         return Port(f"{kind} of any shape", ())
     sides = [None if side.is_dynamic else int(side.get_length()) for side in shape]
@@ -120,10 +122,10 @@ def _port(of: Any) -> Port:
 
 @cache
 def _core() -> Any:
-    """Give the one core of this process.
+    """Return the single core of this process.
 
-    A core's CPU plugin gives the process an alternate stack for signals, and frees it when it goes: a later Ctrl-C is then
-    answered on freed memory, which kills the process or spoils it.
+    A core's CPU plugin installs an alternate signal stack and frees it when the core is destroyed: a later Ctrl-C would then
+    be handled on freed memory, which crashes or corrupts the process.
     """
     import openvino
 

@@ -1,4 +1,4 @@
-"""How long each layer takes at each choice, measured inside the whole model."""
+"""Measurement of the latency of each layer at each choice, inside the whole model."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pmq.runtimes.base import Target
 from pmq.runtimes.bench import ROUNDS, Bench, Maker, Mode, mode_key
 from pmq.runtimes.timing import machine, median_spread
 
-#: models of layers at random choices that correct the table
+#: number of models with random choices whose latencies update the table
 MIXTURES = 12
-#: where a model takes long to build
+#: the same number for targets on which models are slow to build
 FEW = 2
-#: relative standard deviations of the correction: of each kind of layer at each choice by itself, of kinds, of choices, of
-#: the rest; and of a measurement from what any sum over layers can say
+#: relative standard deviations of the update: of each kind of layer at each choice individually, of kinds, of choices, of
+#: the rest; and of a measurement relative to the best sum over layers
 EACH, KIND, CHOICE, REST, NOISE = 0.02, 0.05, 0.15, 0.1, 0.02
 
 
@@ -35,25 +35,26 @@ def profile_layers(
     threads: int = 1,
     rounds: int = ROUNDS,
 ) -> LatencyTable:
-    """Fill a latency table.
+    """Measure a latency table.
 
-    Layers of the same kind and shape are changed together, which is seen better than one alone. What a change takes depends
-    on its surroundings: where all else is FP32, caches hold less. So each is measured in two models, one FP32 but for it
-    and one at its fastest but for it, against these in turns, and counts with the mean of both. Models of one choice
-    throughout and of random ones correct what comes of that: a runtime may join what two int8 layers do at their border,
-    which no sum over layers sees; the sum is then a little off everywhere rather than much somewhere. Where a model takes long
-    to build, layers are timed by themselves, and few models correct that.
+    Layers of the same kind and shape are changed together, because the change of a single layer is harder to measure. The
+    effect of a change depends on the rest of the model: where all else is FP32, caches hold less. Each change is therefore
+    measured in two models, one with all other layers in FP32 and one with all others at the fastest choice, interleaved with
+    the unchanged models, and the mean of both counts. Models with one choice throughout and models with random choices then
+    update the table: a runtime may fuse work at the border of two int8 layers, which no sum over layers can represent; after
+    the update the sum is slightly off everywhere rather than far off somewhere. Where models are slow to build, layers are
+    timed one at a time outside the model, and fewer models update the table.
 
     Args:
         target: the runtime.
-        model: in evaluation mode, on the CPU.
-        inventory: its components.
-        choices: layer -> what it may do.
-        name: of the model, for the record.
+        model: the model in evaluation mode, on the CPU.
+        inventory: components of the model.
+        choices: layer -> modes that it supports.
+        name: name of the model, for the record.
         image_size: ``(C, H, W)``.
-        batch_size: images at once.
-        threads: of the runtime.
-        rounds: of each comparison.
+        batch_size: number of images per batch.
+        threads: number of threads of the runtime.
+        rounds: number of rounds per comparison.
     """
     image = torch.randn(batch_size, *image_size)
     skeleton = target.skeleton(model, list(choices), image)
@@ -75,10 +76,10 @@ def profile_layers(
     models = uniform | {f"mixture {i}": mixture for i, mixture in enumerate(mixtures)}
     times = bench.times(models)
     whole, spread = median_spread(times[PLAIN]) if target.slow else bench.whole
-    measured = [(models[model], float(np.median(found))) for model, found in times.items()]
-    given = (groups, rows, whole - _sum(groups, rows, PLAIN))
-    margin = _margin(*given, measured, len(mixtures))
-    rows, rest = _corrected(*given, measured)
+    measured = [(models[model], float(np.median(timings))) for model, timings in times.items()]
+    prior = (groups, rows, whole - _sum(groups, rows, PLAIN))
+    margin = _margin(*prior, measured, len(mixtures))
+    rows, rest = _posterior(*prior, measured)
     layers = {layer: row for members, row in zip(groups, rows, strict=True) for layer in members}
     return LatencyTable(
         target=target.name,
@@ -95,30 +96,30 @@ def profile_layers(
 
 
 def fingerprint(target: Target) -> dict[str, str]:
-    """What a latency measured here depends on: the machine and the runtime."""
+    """Return what a latency measured here depends on: the machine and the version of the runtime."""
     return machine() | {name: text for name, text in target.versions().items() if name == target.runtime}
 
 
 def _known(keys: dict[str, str], choices: Mapping[str, Sequence[Mode]]) -> dict[str, str]:
-    """The same, with FP32 for layers that have no such choice."""
+    """Return ``keys`` with FP32 for layers that do not support their mode."""
     return {layer: key if key in map(mode_key, choices[layer]) else PLAIN for layer, key in keys.items()}
 
 
 def _sum(groups: list[list[str]], rows: list[dict[str, float]], key: str) -> float:
-    """Milliseconds of all layers at a choice, or in FP32 where they have not got it."""
+    """Return the milliseconds of all layers in a mode, in FP32 for layers that do not support it."""
     return sum(len(members) * row.get(key, row[PLAIN]) for members, row in zip(groups, rows, strict=True))
 
 
 def _mixtures(choices: Mapping[str, Sequence[Mode]], fastest: str, count: int) -> list[dict[str, str]]:
-    """Random choices; from one to the next more layers at the fastest."""
+    """Draw models with random choices, with a growing share of layers at the fastest one."""
     rng = np.random.default_rng(0)
-    found = []
+    mixtures = []
     for share in np.linspace(0.1, 0.9, count):
         keys = {
             n: fastest if rng.random() < share else mode_key(modes[int(rng.integers(len(modes)))]) for n, modes in choices.items()
         }
-        found.append(_known(keys, choices))
-    return found
+        mixtures.append(_known(keys, choices))
+    return mixtures
 
 
 def _margin(
@@ -128,23 +129,23 @@ def _margin(
     measured: list[tuple[dict[str, str], float]],
     mixtures: int,
 ) -> float:
-    """Twice the root mean square of how far, as a share, each of the last ``mixtures`` is off when the others predict it."""
+    """Return twice the root mean square relative error when each of the last ``mixtures`` is predicted from all others."""
     off = []
     for m in range(len(measured) - mixtures, len(measured)):
         others = [one for i, one in enumerate(measured) if i != m]
-        found, else_ms = _corrected(groups, rows, rest, others)
+        updated, rest_ms = _posterior(groups, rows, rest, others)
         keys, ms = measured[m]
-        told = else_ms + sum(found[g][keys[layer]] for g, members in enumerate(groups) for layer in members)
-        off.append(ms / told - 1)
+        predicted = rest_ms + sum(updated[g][keys[layer]] for g, members in enumerate(groups) for layer in members)
+        off.append(ms / predicted - 1)
     return 2 * float(np.sqrt(np.mean(np.square(off))))
 
 
-def _corrected(
+def _posterior(
     groups: list[list[str]], rows: list[dict[str, float]], rest: float, measured: list[tuple[dict[str, str], float]]
 ) -> tuple[list[dict[str, float]], float]:
-    """The most probable milliseconds of each kind of layer, and of the rest, given those of whole models.
+    """Return the most probable milliseconds of each kind of layer, and of the rest, given those of whole models.
 
-    Bayesian linear regression with what was measured before as its prior.
+    This is Bayesian linear regression with the earlier measurements as prior mean.
     """
     at = {(g, key): i for i, (g, key) in enumerate((g, key) for g, row in enumerate(rows) for key in row)}
     prior = np.array([rows[g][key] for g, key in at] + [rest])
@@ -163,5 +164,5 @@ def _corrected(
     covariance[-1, -1] = (REST * times.max()) ** 2
     weighed = counts @ covariance
     noise = np.diag((NOISE * times) ** 2)
-    found = prior + weighed.T @ np.linalg.solve(weighed @ counts.T + noise, times - counts @ prior)
-    return [{key: float(found[at[g, key]]) for key in row} for g, row in enumerate(rows)], float(found[-1])
+    posterior = prior + weighed.T @ np.linalg.solve(weighed @ counts.T + noise, times - counts @ prior)
+    return [{key: float(posterior[at[g, key]]) for key in row} for g, row in enumerate(rows)], float(posterior[-1])

@@ -1,4 +1,4 @@
-"""Programs of ExecuTorch: a model with its layers replaced, lowered to XNNPACK; what a file holds."""
+"""ExecuTorch programs: replacement of a model's layers, lowering to XNNPACK, and reading of a file's layers."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from pmq.cost.latency import PLAIN
 from pmq.runtimes.layer import DeployLayer, nibbles
 from pmq.runtimes.marker import marked
 
-#: a layer's weight in a file: hashes of its data and of its scales, how many weights and how many of them to an output
-Where = dict[str, Any]
+#: record of a layer's stored weight: hashes of its data and of its scales, number of weights, number of inputs per output
+StoredWeight = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A model whose layers are to be replaced, and what it is given."""
+    """Model whose layers are to be replaced, and its example input."""
 
     model: nn.Module
     image: Tensor
@@ -36,20 +36,20 @@ class Skeleton:
 
 @dataclass(frozen=True)
 class Built:
-    """A lowered model, and where each layer's weight is in it."""
+    """Lowered model with a record of each layer's stored weight."""
 
     edge: Any
-    layers: dict[str, Where] = field(default_factory=dict)
+    layers: dict[str, StoredWeight] = field(default_factory=dict)
 
     def program(self, texts: Mapping[str, str] | None = None) -> bytes:
-        """The bytes of a file; ``texts`` become methods that give their bytes."""
+        """Return the bytes of a file; ``texts`` become methods that return their bytes."""
         methods = {name: torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) for name, text in (texts or {}).items()}
         edge = EdgeProgramManager(self.edge.exported_program(), methods, EdgeCompileConfig(_check_ir_validity=False))
         return bytes(edge.to_executorch().buffer)
 
 
 class _Layer(nn.Module):
-    """A layer as the patterns of operators that XNNPACK's partitioner looks for."""
+    """Layer as the operator patterns that XNNPACK's partitioner recognizes."""
 
     def __init__(self, layer: DeployLayer) -> None:
         super().__init__()
@@ -75,17 +75,17 @@ class _Layer(nn.Module):
         scale, zero = ops.choose_qparams_per_token_asymmetric(x, torch.int8)
         x = ops.quantize_per_token(x, scale, zero, -128, 127, torch.int8)
         x = ops.dequantize_per_token(x, scale, zero, -128, 127, torch.int8, torch.float32)
-        given = (self.codes, self.scales, self.zeros)
+        grid = (self.codes, self.scales, self.zeros)
         ends = (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1, torch.int8)
         if self.group:
-            weight = ops.dequantize_per_channel_group(*given, *ends, self.group, torch.float32)
+            weight = ops.dequantize_per_channel_group(*grid, *ends, self.group, torch.float32)
         else:
-            weight = ops.dequantize_per_channel(*given, 0, *ends)
+            weight = ops.dequantize_per_channel(*grid, 0, *ends)
         return nn.functional.linear(x, weight, self.bias)
 
 
 def single(layer: DeployLayer, shape: tuple[int, ...]) -> Skeleton:
-    """A model of nothing but one layer, whose input has ``shape``."""
+    """Return a skeleton that consists of one layer, whose input has ``shape``."""
     alone = nn.Sequential()
     parent: nn.Module = alone
     for part in layer.name.split("."):
@@ -96,7 +96,7 @@ def single(layer: DeployLayer, shape: tuple[int, ...]) -> Skeleton:
 
 
 def build(skeleton: Skeleton, layers: Sequence[DeployLayer]) -> Built:
-    """Replace the layers and lower the whole; half a minute for DeiT-Tiny."""
+    """Replace the layers and lower the model, which takes half a minute for DeiT-Tiny."""
     named = {layer.name: layer for layer in layers}
     model = marked(skeleton.model, named, lambda name, _: _Layer(named[name])).eval()
     before = logging.root.manager.disable
@@ -109,13 +109,13 @@ def build(skeleton: Skeleton, layers: Sequence[DeployLayer]) -> Built:
             edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()], compile_config=config)
     finally:
         logging.disable(before)
-    return Built(edge, {layer.name: _where(layer) for layer in layers})
+    return Built(edge, {layer.name: _stored_weight(layer) for layer in layers})
 
 
-def _where(layer: DeployLayer) -> Where:
+def _stored_weight(layer: DeployLayer) -> StoredWeight:
     if layer.codes is None:
         value = np.ascontiguousarray(layer.value, np.float32)
-        if layer.patch:  # as XNNPACK has its convolutions; one of a single channel is depthwise to it
+        if layer.patch:  # XNNPACK's layout of convolutions; it treats one with a single channel as depthwise
             value = value.transpose((1, 2, 3, 0) if value.shape[1] == 1 else (0, 2, 3, 1))
         return {"data": _hash(value), "weights": int(value.size)}
     codes, group = layer.codes.astype(np.int8), layer.weight.group_size
@@ -129,21 +129,21 @@ def _hash(data: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(data).tobytes()).hexdigest()
 
 
-def read_layers(program: bytes, layers: Mapping[str, Where]) -> dict[str, str]:
-    """What each layer does (:func:`pmq.cost.latency.layer_key`), by how many bytes a file has under the hashes of its weight."""
+def read_layers(program: bytes, layers: Mapping[str, StoredWeight]) -> dict[str, str]:
+    """Return each layer's :func:`pmq.cost.latency.layer_key`, from the number of bytes stored under its weight's hashes."""
     named = deserialize_pte_binary(program).named_data
     data = {} if named is None else {key: named.buffers[entry.buffer_index] for key, entry in named.pte_data.items()}
-    found = {}
-    for name, where in layers.items():
-        held = data.get(where["data"], b"")
-        bits = 8 * len(held) // where["weights"]
-        if hashlib.sha256(held).hexdigest() != where["data"]:
-            found[name] = "missing"
+    modes = {}
+    for name, record in layers.items():
+        held = data.get(record["data"], b"")
+        bits = 8 * len(held) // record["weights"]
+        if hashlib.sha256(held).hexdigest() != record["data"]:
+            modes[name] = "missing"
         elif bits == 32:
-            found[name] = PLAIN
+            modes[name] = PLAIN
         else:
-            scales, outputs = data.get(where["scales"], b""), where["weights"] // where["inputs"]
-            blocks = len(scales) // (2 * outputs)  # of bfloat16; of a scale for each output, FP32
-            group = "" if len(scales) == 4 * outputs else f"-group{where['inputs'] // max(1, blocks)}"
-            found[name] = f"w{bits}{group} x 8-dynamic"
-    return found
+            scales, outputs = data.get(record["scales"], b""), record["weights"] // record["inputs"]
+            blocks = len(scales) // (2 * outputs)  # group scales are bfloat16, scales per output are FP32
+            group = "" if len(scales) == 4 * outputs else f"-group{record['inputs'] // max(1, blocks)}"
+            modes[name] = f"w{bits}{group} x 8-dynamic"
+    return modes

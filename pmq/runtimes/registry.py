@@ -1,4 +1,4 @@
-"""All targets. A new one is imported here."""
+"""Registry of all targets; a new target has to be imported here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from pmq.core.errors import PmqError
 from pmq.core.files import quoted
 from pmq.core.validation import shown
-from pmq.runtimes import executorch as _executorch  # noqa: F401 (they register themselves)
+from pmq.runtimes import executorch as _executorch  # noqa: F401 (importing registers them)
 from pmq.runtimes import litert as _litert  # noqa: F401
 from pmq.runtimes import onnxruntime as _onnxruntime  # noqa: F401
 from pmq.runtimes import openvino as _openvino  # noqa: F401
@@ -18,10 +18,10 @@ __all__ = ["TARGETS", "target_of"]
 
 
 def target_of(file: Path) -> Target:
-    """The target that a file was written for.
+    """Return the target that a file was written for.
 
     Raises:
-        PmqError: it was written for none, or for another than its name ends with.
+        PmqError: the file names no target, or one that does not fit the suffix of its name.
     """
     known = ", ".join(sorted({TARGETS[name].suffix for name in TARGETS}))
     fitting = {name: TARGETS[name] for name in TARGETS if TARGETS[name].suffix == file.suffix}
@@ -32,6 +32,6 @@ def target_of(file: Path) -> Target:
     if name is None:
         raise PmqError(f"{quoted(file)} was not written by pmq deploy: it names no target")
     if name not in fitting:
-        wanted = f"files that end with {file.suffix} are for {', '.join(fitting)}"
-        raise PmqError(f"{quoted(file)} names {shown(name)} as its target; {wanted}")
+        expected = f"files that end with {file.suffix} are for {', '.join(fitting)}"
+        raise PmqError(f"{quoted(file)} names {shown(name)} as its target; {expected}")
     return fitting[name]

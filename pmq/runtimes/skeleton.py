@@ -1,4 +1,4 @@
-"""A model's graph without its layers: exported once, then filled in as often as there are ways to compute them."""
+"""ONNX graphs with placeholders of layers: exported once, then filled with layers for each allocation."""
 
 from __future__ import annotations
 
@@ -18,48 +18,51 @@ from pmq.core.errors import PmqError, one_line
 from pmq.runtimes.layer import DeployLayer
 from pmq.runtimes.marker import Marker, marked
 
-#: domain and name of the node that stands for a layer
+#: domain and name of the placeholder node of a layer
 DOMAIN, LAYER = "pmq", "Layer"
 INPUT, OUTPUT = "image", "output"
-#: of ONNX: the first with blocked scales and 4-bit integers
+#: ONNX opset: the first with blocked scales and 4-bit integers
 OPSET = 21
-#: of ONNX's file format that goes with it
+#: version of ONNX's file format that belongs to this opset
 IR_VERSION = 10
 
-#: values of a constant that is computed when a file is written
+#: maximum number of values of constants that are folded at export
 FOLDED = 4096
 
 
 @dataclass
 class Part:
-    """What computes one layer: nodes that lead from tensor ``x`` to tensor ``y``, and their constants."""
+    """Computation of one layer: nodes from tensor ``x`` to tensor ``y``, and their constants."""
 
     nodes: list[onnx.NodeProto]
     constants: list[onnx.TensorProto]
 
 
-#: makes a part, given the layer and the names of its input and output
+#: function that returns a part for a layer and the names of its input and output
 Emit = Callable[[DeployLayer, str, str], Part]
 
 
 class _Symbol(Marker):
-    """Leaves a node of a domain of its own in the graph."""
+    """Placeholder that leaves a node ``pmq::Layer`` in the graph."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Stand for the layer's output: its shape and nothing else."""
+        """Return a symbolic tensor of the shape of the layer's output."""
         attributes: dict[str, Any] = {"layer": self.name}
         shape = self.shape(x)
         return torch.onnx.ops.symbolic(f"{DOMAIN}::{LAYER}", (x,), attributes, dtype=torch.float32, shape=shape, version=1)
 
 
 def take_skeleton(model: nn.Module, layers: list[str], image: Tensor, dynamic_batch: bool = False) -> onnx.ModelProto:
-    """Export ``model``, which is left as it is, with a node ``pmq::Layer`` in place of each of ``layers``.
+    """Export ``model``, which is not modified, with a node ``pmq::Layer`` in place of each of ``layers``.
 
     Args:
-        model: in evaluation mode, on the CPU.
-        layers: names of Linears and patch embeddings.
-        image: ``(B, C, H, W)``; B is the batch size, unless it is ``dynamic``.
-        dynamic_batch: leave it open.
+        model: the model in evaluation mode, on the CPU.
+        layers: names of linear layers and convolutions.
+        image: example input ``(B, C, H, W)``; B is the batch size of the graph, unless that is dynamic.
+        dynamic_batch: whether the batch size is dynamic.
+
+    Raises:
+        PmqError: torch's ONNX exporter fails on this model.
     """
     shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -78,22 +81,22 @@ def take_skeleton(model: nn.Module, layers: list[str], image: Tensor, dynamic_ba
                 optimize=False,
             )
         except torch.onnx.OnnxExporterError as error:
-            raise PmqError(f"torch's ONNX exporter cannot take this model: {_cause(error)}; simulate it instead") from None
+            raise PmqError(f"torch's ONNX exporter cannot export this model: {_cause(error)}; simulate it instead") from None
     assert program is not None
-    # Larger constants are left to be computed by the runtime while it loads the file: they would be there for each layer.
+    # The runtime folds larger constants while it loads the file: stored, they would be repeated for each layer.
     onnxscript.optimizer.optimize(program.model, output_size_limit=FOLDED)
     return _slim(program.model_proto)
 
 
 def _cause(error: BaseException) -> str:
-    """What an exception began with."""
+    """Return the text of the first exception in a chain of causes."""
     while error.__cause__ is not None:
         error = error.__cause__
     return one_line(error)
 
 
 def single(layer: DeployLayer, shape: tuple[int, ...]) -> onnx.ModelProto:
-    """A graph of nothing but one layer, whose input has ``shape``."""
+    """Return a graph that consists of the placeholder of one layer, whose input has ``shape``."""
     kind, helper = onnx.TensorProto.FLOAT, onnx.helper
     node = helper.make_node(LAYER, [INPUT], [OUTPUT], layer.name, domain=DOMAIN, layer=layer.name)
     graph = helper.make_graph(
@@ -108,7 +111,7 @@ def single(layer: DeployLayer, shape: tuple[int, ...]) -> onnx.ModelProto:
 
 
 def _slim(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop what the exporter tells of where each node came from, and long names: a quarter of a small model's file."""
+    """Remove the exporter's records of each node's origin, and long names: a quarter of a small model's file."""
     graph = model.graph
     del graph.value_info[:]
     short = {name: name for name in ("", INPUT, OUTPUT, *(tensor.name for tensor in graph.initializer))}
@@ -121,7 +124,7 @@ def _slim(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def fill(skeleton: onnx.ModelProto, layers: list[DeployLayer], emit: Emit) -> onnx.ModelProto:
-    """Put what ``emit`` makes of each layer in the place of its node; the skeleton is left as it is."""
+    """Return a copy of the skeleton with each placeholder replaced by the nodes that ``emit`` returns for its layer."""
     model = onnx.ModelProto()
     model.CopyFrom(skeleton)
     named = {layer.name: layer for layer in layers}
@@ -133,7 +136,7 @@ def fill(skeleton: onnx.ModelProto, layers: list[DeployLayer], emit: Emit) -> on
             continue
         name = onnx.helper.get_node_attr_value(node, "layer").decode()
         part = emit(named[name], node.input[0], node.output[0])
-        # A layer that is called in several places has its constants once, and what it computes there by other names.
+        # A layer that is called several times shares its constants; the tensors of each further call need other names.
         model.graph.initializer.extend(constant for constant in part.constants if constant.name not in held)
         held |= {constant.name for constant in part.constants}
         calls[name] += 1
@@ -141,14 +144,14 @@ def fill(skeleton: onnx.ModelProto, layers: list[DeployLayer], emit: Emit) -> on
             _rename(part.nodes, {node.input[0], node.output[0], *held}, f":{calls[name]}")
         nodes += part.nodes
     _shorten(model.graph, nodes)
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
-    model.graph.node.extend(kept)
+    model.graph.node.extend(copies)
     return _with_domains(model)
 
 
 def _rename(nodes: list[onnx.NodeProto], kept: set[str], suffix: str) -> None:
-    """Put a suffix behind the names of nodes, and of all tensors but those ``kept``."""
+    """Append a suffix to the names of nodes and of all tensors except those in ``kept``."""
     for node in nodes:
         node.name += suffix if node.name else ""
         for names in (node.input, node.output):
@@ -156,7 +159,7 @@ def _rename(nodes: list[onnx.NodeProto], kept: set[str], suffix: str) -> None:
 
 
 def _shorten(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    """Give all tensors but weights short names: those of layers would be a good part of a small model's file."""
+    """Shorten the names of all tensors except weights, because long ones would be a large part of a small model's file."""
     weights = {tensor.name for tensor in graph.initializer if tensor.name.endswith(".weight")}
     held = {"", *weights, *(port.name for port in (*graph.input, *graph.output))}
     short: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Tokens that a file does not compute."""
+"""Token skipping in deployed files."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from pmq.core.component import Inventory
 from pmq.core.errors import PmqError
 from pmq.core.patches import PatchMap
 from pmq.graph import CapturedModel
-from pmq.graph.token_skipping import leave_out, row_units
+from pmq.graph.token_skipping import skip_tokens, tokenwise_units
 
 
 def leave_out_tokens(model: CapturedModel, inventory: Inventory, patches: PatchMap) -> None:
-    """Make ``model``, in place, compute the tokens that a static map keeps, by gathering their rows and putting them back.
+    """Modify ``model`` to compute only the tokens that a static map keeps, by gathering their rows and scattering the results.
 
     Raises:
-        PmqError: some activations leave out tokens and others of the same module do not.
+        PmqError: activations of a module skip different tokens, or a file cannot skip the tokens of an activation.
     """
-    kept = {name: tokens.kept for name, tokens in patches.components.items() if "0" in tokens.bits}
-    for unit in row_units(model, inventory):
-        found = [kept.pop(name, list(range(unit.rows))) for name in unit.activations]
-        if any(one != found[0] for one in found):
-            raise PmqError(f"{unit.module!r} leaves out other tokens in one activation than in another; run `pmq patches` anew")
-        if len(found[0]) < unit.rows:
-            leave_out(model, unit, found[0])
+    kept = {name: bits.kept for name, bits in patches.components.items() if "0" in bits.bits}
+    for unit in tokenwise_units(model, inventory):
+        tokens_of_activations = [kept.pop(name, list(range(unit.n_tokens))) for name in unit.activations]
+        tokens = tokens_of_activations[0]
+        if any(other != tokens for other in tokens_of_activations):
+            raise PmqError(f"activations of {unit.module!r} skip different tokens; run `pmq patches` again")
+        if len(tokens) < unit.n_tokens:
+            skip_tokens(model, unit, tokens)
     if kept:
-        raise PmqError(f"tokens of {', '.join(sorted(kept)[:3])} cannot be left out of a file; run `pmq patches` anew")
+        raise PmqError(f"tokens of {', '.join(sorted(kept)[:3])} cannot be skipped in a file; run `pmq patches` again")

@@ -1,4 +1,4 @@
-"""How long a file takes beside others of the same model, and beside eager PyTorch."""
+"""Latency of a file compared with other files of the same model and with eager PyTorch."""
 
 from __future__ import annotations
 
@@ -21,16 +21,19 @@ def latencies(
     threads: int,
     rounds: int,
 ) -> dict[str, float]:
-    """Milliseconds of sessions and of eager PyTorch, in turns.
+    """Time sessions and eager PyTorch interleaved, in milliseconds.
 
     Args:
-        sessions: by name; that of the deployed file is ``file``.
-        fed: what they are given, but those that are given something of ``others``.
-        others: see above.
-        model: what eager PyTorch computes of ``image`` ``(1, C, H, W)``.
-        image: see above.
-        threads: of PyTorch.
-        rounds: timed calls of each.
+        sessions: name -> session; that of the deployed file is named ``file``.
+        fed: input of all sessions that are not in ``others``.
+        others: name -> input of sessions that take another one.
+        model: model that eager PyTorch runs.
+        image: input of eager PyTorch, ``(1, C, H, W)``.
+        threads: number of threads of PyTorch.
+        rounds: number of timed calls of each.
+
+    Returns:
+        Keys of :class:`pmq.runtimes.deployment.Deployment` -> medians in milliseconds, and ``spread`` of the deployed file.
     """
     before = torch.get_num_threads()
 
@@ -42,8 +45,8 @@ def latencies(
     try:
         calls: dict[str, Callable[[], object]] = {n: partial(run, others.get(n, fed)) for n, run in sessions.items()}
         calls["torch"] = eager
-        times = {name: median_spread(found) for name, found in interleaved(calls, rounds).items()}
+        times = {name: median_spread(timings) for name, timings in interleaved(calls, rounds).items()}
     finally:
         torch.set_num_threads(before)
     names = {"file": "latency_ms"} | {name: f"{name}_latency_ms" for name in times if name != "file"}
-    return {"spread": times["file"][1]} | {names[name]: found for name, (found, _) in times.items()}
+    return {"spread": times["file"][1]} | {names[name]: median for name, (median, _) in times.items()}

@@ -1,4 +1,4 @@
-"""Models of LiteRT: taken from timm's, filled with layers, written and read."""
+"""LiteRT models: conversion, insertion of layers, writing and reading."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from pmq.runtimes.flatbuffer import LAYER, NAME, OPS, TYPES, Graph
 from pmq.runtimes.layer import DeployLayer
 from pmq.runtimes.marker import Marker, marked
 
-#: types of weights as they are called in a latency table
+#: names of the types of weights in a latency table
 STORED = {TYPES.INT8: "w8", TYPES.INT4: "w4", TYPES.FLOAT16: "w16-half", TYPES.FLOAT32: "wfp32"}
-#: of a file's metadata that are looked at: a converter writes two or three, and ours follows
+#: maximum number of metadata entries that are read: the converter writes two or three, and pmq's follows
 ENTRIES = 100
 
 
 class _Composite(Marker):
-    """Leaves an operation of a name of its own in the graph."""
+    """Placeholder that leaves an operation ``pmq.layer`` in the graph."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Stand for the layer's output; what is computed here is thrown away."""
+        """Return a tensor of the shape of the layer's output, whose computation is discarded later."""
         from litert_torch.hlfb import StableHLOCompositeBuilder
 
         builder = StableHLOCompositeBuilder(name=LAYER, attr={NAME: self.name})
@@ -39,21 +39,21 @@ class _Composite(Marker):
 
 
 def take_skeleton(model: nn.Module, layers: Sequence[str], image: Tensor) -> Any:
-    """Convert ``model``, which is left as it is, with an operation ``pmq.layer`` in place of each of ``layers``."""
+    """Convert ``model``, which is not modified, with an operation ``pmq.layer`` in place of each of ``layers``."""
     import litert_torch
 
     logging.getLogger("litert_torch").setLevel(logging.ERROR)
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
         content = litert_torch.convert(marked(model, layers, _Composite).eval(), (image,)).model_content()
-    found = unpacked(content)
-    for tensor in found.subgraphs[0].tensors:
-        tensor.name = b""  # long, and nobody needs them
-    return found
+    skeleton = unpacked(content)
+    for tensor in skeleton.subgraphs[0].tensors:
+        tensor.name = b""  # the names are long and unused
+    return skeleton
 
 
 def single(layer: DeployLayer, shape: tuple[int, ...]) -> Any:
-    """A graph of nothing but one layer, whose input has ``shape``."""
+    """Return a graph that consists of the placeholder of one layer, whose input has ``shape``."""
     model = schema.ModelT()
     model.version, model.description = 3, b"pmq"
     model.buffers, model.operatorCodes = [schema.BufferT()], []
@@ -72,7 +72,7 @@ def single(layer: DeployLayer, shape: tuple[int, ...]) -> Any:
 
 
 def fill(skeleton: Any, layers: Sequence[DeployLayer], emit: Callable[[Graph, DeployLayer, int, int], None]) -> Any:
-    """Put what ``emit`` adds for each layer in the place of its operation; the skeleton is left as it is."""
+    """Return a copy of the skeleton with each placeholder replaced by the operators that ``emit`` adds for its layer."""
     model = copy.deepcopy(skeleton)
     named = {layer.name: layer for layer in layers}
     b = Graph(model)
@@ -88,35 +88,35 @@ def fill(skeleton: Any, layers: Sequence[DeployLayer], emit: Callable[[Graph, De
 
 
 class _Sharing(Builder):  # type: ignore[misc]
-    """Writes equal vectors once: zero points, of which the format wants eight bytes a row, would be 3 % of a file."""
+    """Builder that writes equal vectors once: zero points, of eight bytes per row, would otherwise be 3 % of a file."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self._written: dict[tuple[str, bytes], int] = {}
 
     def CreateNumpyVector(self, x: Any) -> Any:
-        """Write a vector, or point at the one that is the same."""
+        """Write a vector, or return the offset of an equal one."""
         key = (str(x.dtype), x.tobytes())
         if key not in self._written:
-            self.Prep(16, x.nbytes)  # as the format wants constants aligned
+            self.Prep(16, x.nbytes)  # the format requires aligned constants
             self._written[key] = super().CreateNumpyVector(x)
         return self._written[key]
 
 
 def packed(model: Any) -> bytes:
-    """The bytes of a file."""
+    """Return the bytes of a file."""
     builder = _Sharing(1 << 20)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 
 
 def unpacked(content: bytes) -> Any:
-    """What :func:`packed` wrote."""
+    """Return the model whose bytes :func:`packed` returned."""
     return schema.ModelT.InitFromPackedBuf(bytearray(content), 0)
 
 
 def with_metadata(model: Any, name: str, text: str) -> Any:
-    """The same model with an entry of metadata."""
+    """Return a copy of the model with an additional metadata entry."""
     changed, entry, buffer = copy.copy(model), schema.MetadataT(), schema.BufferT()
     buffer.data = np.frombuffer(text.encode(), np.uint8)
     entry.name, entry.buffer = name.encode(), len(model.buffers)
@@ -125,7 +125,7 @@ def with_metadata(model: Any, name: str, text: str) -> Any:
 
 
 def metadata(content: bytes, name: str) -> str:
-    """An entry of a file's metadata, empty where there is none; nothing else of the file is read."""
+    """Return an entry of a file's metadata, empty if missing, without reading the rest of the file."""
     model = schema.Model.GetRootAs(content, 0)
     for i in range(min(model.MetadataLength(), ENTRIES)):
         entry = model.Metadata(i)
@@ -135,11 +135,11 @@ def metadata(content: bytes, name: str) -> str:
 
 
 def read_layers(model: Any) -> dict[str, str]:
-    """What each layer does (:func:`pmq.cost.latency.layer_key`), by the types of its weight."""
+    """Return each layer's :func:`pmq.cost.latency.layer_key`, determined from the type of its weight."""
     graph = model.subgraphs[0]
     b = Graph(model)
     makers = {int(o.outputs[0]): o for o in graph.operators}
-    found = {}
+    modes = {}
     for operator in graph.operators:
         if b.code(operator) != OPS.FULLY_CONNECTED:
             continue
@@ -149,5 +149,5 @@ def read_layers(model: Any) -> dict[str, str]:
         blocked = quantization is not None and quantization.details is not None
         group = f"-group{quantization.details.blockSize}" if blocked else ""
         integer = maker is None and weight.type in (TYPES.INT8, TYPES.INT4)
-        found[layer] = f"{STORED.get(weight.type, '?')}{group} x {'8-dynamic' if integer else 'fp32'}"
-    return found
+        modes[layer] = f"{STORED.get(weight.type, '?')}{group} x {'8-dynamic' if integer else 'fp32'}"
+    return modes

@@ -1,4 +1,4 @@
-"""How much faster a model gets where less is kept of its blocks, measured inside the whole model."""
+"""Measurement of the milliseconds that width choices save, inside the whole model."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from pmq.runtimes.bench import ROUNDS, Bench, Maker, Mode, mode_key
 from pmq.runtimes.session import Session
 from pmq.runtimes.timing import interleaved
 
-#: models of random widths and choices that correct what single widths save
+#: number of models with random widths and choices whose latencies update the savings of single widths
 MIXTURES = 16
-#: relative standard deviations: of what a kind of unit saves at a choice, and of a measurement from what any sum can say
+#: relative standard deviations: of the savings of a kind of unit at a choice, and of a measurement relative to the best sum
 EACH, NOISE = 0.3, 0.02
 
-Saved = dict[str, dict[str, dict[str, float]]]  # unit -> what is kept -> what its layers do -> ms less
+Saved = dict[str, dict[str, dict[str, float]]]  # unit -> width choice -> mode of its layers -> saved ms
 
 
 @dataclass(frozen=True)
 class Narrower:
-    """A model of which ``widths`` are what is kept of units; of those it does not name that is all."""
+    """Pruned model in which ``widths`` are the pruned units; units that are not named have their full width."""
 
     model: nn.Module
     inventory: Inventory
@@ -40,15 +40,15 @@ class Narrower:
 
 
 class WidthBench:
-    """Compares narrower models with the whole one, in turns.
+    """Interleaved latency comparison of narrower models with the unpruned one.
 
     Args:
         target: the runtime.
-        whole: the model before anything is removed.
-        choices: layer -> what it may do.
+        whole: the unpruned model.
+        choices: layer -> modes that it supports.
         image_size: ``(C, H, W)``.
-        threads: of the runtime.
-        rounds: of each comparison.
+        threads: number of threads of the runtime.
+        rounds: number of rounds per comparison.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class WidthBench:
         self._whole = {key: self._open_whole(self.known(dict.fromkeys(choices, key))) for key in self.keys}
 
     def known(self, keys: Mapping[str, str]) -> dict[str, str]:
-        """What layers do, FP32 where they have no such choice."""
+        """Return ``keys`` with FP32 for layers that do not support their mode."""
         return {n: key if key in map(mode_key, self._choices[n]) else PLAIN for n, key in keys.items()}
 
     def _open(self, shape: Narrower) -> Callable[[Mapping[str, str]], Session]:
@@ -80,11 +80,11 @@ class WidthBench:
         return interleaved({name: (lambda s=s: s(array)) for name, s in sessions.items()}, self._rounds)  # type: ignore[misc]
 
     def saved(self, shapes: Iterable[Narrower]) -> Saved:
-        """What each unit's width saves, of shapes whose units are all equally narrow: they are taken to save equally much.
+        """Measure the milliseconds that each unit's width saves, from shapes whose units are all equally narrow.
 
-        All layers are at the same choice, for every choice.
+        The units of a shape are assumed to save equally much. All layers have the same choice, for every choice.
         """
-        found: Saved = {}
+        savings: Saved = {}
         for shape in track(list(shapes), "timing widths"):
             opened = self._open(shape)
             after = {f"after {key}": opened(self.known(dict.fromkeys(self._choices, key))) for key in self.keys}
@@ -92,20 +92,20 @@ class WidthBench:
             units = len(shape.widths)
             less = {key: float(np.median(times[f"before {key}"] - times[f"after {key}"])) / units for key in self.keys}
             for name, unit in shape.widths.items():
-                found.setdefault(name, {})[WidthChoice(unit=unit).label] = less
-        return found
+                savings.setdefault(name, {})[WidthChoice(unit=unit).label] = less
+        return savings
 
-    def corrected(self, table: LatencyTable, shapes: Iterable[Narrower], seed: int = 0) -> LatencyTable:
-        """Scale what widths save, by kind of unit and choice, to what random mixtures of widths and choices do save.
+    def updated(self, table: LatencyTable, shapes: Iterable[Narrower], seed: int = 0) -> LatencyTable:
+        """Scale the savings of widths, by kind of unit and choice, to fit those of random mixtures of widths and choices.
 
-        Half of a mixture's layers are at the choice that is fastest throughout. A small layer is dominated by what every
-        layer takes, so narrow units save less together than one kind of them does alone. The margin is that of the choices
-        and twice the error at which each mixture's savings are predicted from the others, as share of all it takes.
+        Half of a mixture's layers have the choice that is fastest throughout. The fixed cost of a layer dominates small layers,
+        so narrow units save less together than one kind of them does alone. The margin combines that of the choices with
+        twice the error of predicting each mixture's savings from the others, relative to the mixture's latency.
         """
         rng, table = np.random.default_rng(seed), self._possible(table)
         fastest = min(self.keys, key=lambda key: self._whole_ms(table, key))
         columns = sorted({(_kind(unit), key) for unit in table.units for key in self.keys})
-        rows, saved, taken = [], [], []
+        rows, saved, mixture_ms = [], [], []
         for shape in track(list(shapes), "timing mixtures"):
             drawn = {
                 n: fastest if rng.random() < 0.5 else mode_key(m[int(rng.integers(len(m)))]) for n, m in self._choices.items()
@@ -113,9 +113,9 @@ class WidthBench:
             keys = self.known(drawn)
             times = self._times({"mixture": self._open(shape)(keys), "whole": self._open_whole(keys)})
             saved.append(float(np.median(times["whole"] - times["mixture"])))
-            taken.append(float(np.median(times["mixture"])))
+            mixture_ms.append(float(np.median(times["mixture"])))
             rows.append([_savings(table, shape, keys, column) for column in columns])
-        x, y, whole = np.array(rows), np.array(saved), np.array(taken)
+        x, y, whole = np.array(rows), np.array(saved), np.array(mixture_ms)
         scale = _fitted(x, y, NOISE * whole)
         others = [_fitted(np.delete(x, i, 0), np.delete(y, i), NOISE * np.delete(whole, i)) for i in range(len(y))]
         off = [(x[i] @ f - y[i]) / whole[i] for i, f in enumerate(others)]
@@ -128,20 +128,20 @@ class WidthBench:
         return table.model_copy(update={"units": units, "margin": margin})
 
     def _possible(self, table: LatencyTable) -> LatencyTable:
-        """The table without savings of layers that are more than what is removed of them.
+        """Limit the savings of each unit in ``table`` to the time of the parts that its width removes.
 
-        In a model of one slow choice throughout, smaller layers save more than one such layer does among others: caches.
-        What a unit saves outside of its layers, at softmax and GELU, does not depend on what its layers do.
+        In a model with one slow choice throughout, smaller layers save more than one such layer does among others, because of
+        caches. The savings of a unit outside its layers, at softmax and GELU, do not depend on the choices of its layers.
         """
         floats = [PLAIN, min(self.keys, key=lambda k: self._whole_ms(table, k))]
         units: Saved = {}
         for name, by_label in table.units.items():
             layers = table.layers_of(name).values()
-            taken = {key: sum(row.get(key, row[PLAIN]) for row in layers) for key in self.keys}
+            layers_ms = {key: sum(row.get(key, row[PLAIN]) for row in layers) for key in self.keys}
             units[name] = {}
             for label, row in by_label.items():
                 kept, _, size = label.partition(":")[0].partition("/")
-                removed = {key: (1 - int(kept) / int(size)) * taken[key] for key in self.keys}
+                removed = {key: (1 - int(kept) / int(size)) * layers_ms[key] for key in self.keys}
                 outside = float(np.mean([max(0.0, row[key] - removed[key]) for key in floats]))
                 units[name][label] = {key: min(ms, removed[key] + outside) for key, ms in row.items()}
         return table.model_copy(update={"units": units})
@@ -151,12 +151,12 @@ class WidthBench:
 
 
 def _kind(unit: str) -> str:
-    """Units whose names differ in numbers alone do the same."""
+    """Return the kind of a unit: its name without numbers, which units with the same role share."""
     return re.sub(r"\d+", "#", unit)
 
 
 def _savings(table: LatencyTable, shape: Narrower, keys: Mapping[str, str], column: tuple[str, str]) -> float:
-    """Milliseconds that units of a kind save in layers at a choice, by the table."""
+    """Return the milliseconds that units of a kind save in layers at a choice, according to the table."""
     kind, key = column
     total = 0.0
     for name, unit in shape.widths.items():
@@ -168,7 +168,7 @@ def _savings(table: LatencyTable, shape: Narrower, keys: Mapping[str, str], colu
 
 
 def _fitted(x: NDArray[np.float64], y: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Most probable factors, each believed to be one but for ``EACH``, of sums ``x`` that are to be ``y``."""
+    """Return the most probable factors of the columns of ``x`` that predict ``y``, with prior mean 1 and deviation ``EACH``."""
     weighed = x / noise[:, None] ** 2
     precision = weighed.T @ x + np.eye(x.shape[1]) / EACH**2
     return np.asarray(1 + np.linalg.solve(precision, weighed.T @ (y - x.sum(1))))

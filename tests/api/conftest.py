@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pmq.api.profile import profile
+from pmq.api import profile
 from pmq.cost import LatencyTable
 from tests.conftest import make_tiny
 
@@ -17,7 +17,7 @@ def images() -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def table() -> LatencyTable:
-    found = profile(make_tiny(), "onnxruntime", rounds=3)
+    found = profile(make_tiny(), "onnxruntime", n_passes=3)
     # What a layer adds is a difference of two measurements; on a busy machine that may come out below zero.
     return found.model_copy(
         update={"layers": {n: {k: max(ms, 1e-4) for k, ms in row.items()} for n, row in found.layers.items()}}

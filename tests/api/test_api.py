@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import pmq
-from pmq.api.resolve import solve_again
+from pmq.api import resolve
 from pmq.core import Budget, PmqError
 from pmq.graph import analyse
 from pmq.models import model_info
@@ -103,7 +103,7 @@ def test_run_directory_and_export(found, tmp_path: Path) -> None:
 
 
 def test_sensitivity_by_two_metrics(images: torch.Tensor) -> None:
-    table = pmq.sensitivity(make_tiny(), images, ("fisher", "measured"), calib_images=4)
+    table = pmq.sensitivity(make_tiny(), images, ("fisher", "measured"), n_calibration=4)
     assert set(table.attrs["seconds"]) == {"fisher", "measured"}
     assert len(table[table["metric"] == "fisher"]) == len(table[table["metric"] == "measured"])
 
@@ -129,7 +129,7 @@ def test_rounds_tell_what_they_gained_and_how_predictions_ranked(found) -> None:
 
 
 def test_another_budget_needs_no_model(found, tmp_path: Path) -> None:
-    path, allocation = solve_again(found.run, "5bit")
+    path, allocation = resolve(found.run, "5bit")
     assert pmq.Allocation.load(path) == allocation
     w5a5 = Budget.parse("5bit").resolve(
         UniformCosts(Space(read_space("default"), analyse(make_tiny(), torch.zeros(1, 3, 32, 32))[1]))
@@ -139,6 +139,6 @@ def test_another_budget_needs_no_model(found, tmp_path: Path) -> None:
     with pytest.raises(PmqError, match="recalibrate"):
         pmq.simulate(make_tiny(), allocation)
     with pytest.raises(PmqError, match="ask for at least"):
-        solve_again(found.run, "size=1kB")
+        resolve(found.run, "size=1kB")
     with pytest.raises(PmqError, match="no run directory"):
-        solve_again(tmp_path, "4bit")
+        resolve(tmp_path, "4bit")

@@ -38,12 +38,12 @@ def images() -> torch.Tensor:
 def test_a_model_of_which_little_is_reached_is_refused(images: torch.Tensor, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     model, options = Chains().eval(), {"calibration_images": images, "recipe": "minmax"}
-    with pytest.raises(PmqError, match=r"only 0\.0 % of multiply-accumulates .* einsum .* --partial goes on"):
+    with pytest.raises(PmqError, match=r"only 0\.0 % of multiply-accumulates .* einsum .* `partial` continues"):
         pmq.evaluate(model, "w8a8", [images], **options)
-    with pytest.raises(PmqError, match="--partial"):
+    with pytest.raises(PmqError, match="`partial`"):
         pmq.search(model, images, "w8a8", split=pmq.DataSplit(n_calibration=4, n_held_out=12))
-    with pytest.raises(PmqError, match="--partial"):
-        pmq.sensitivity(model, images, calib_images=4)
+    with pytest.raises(PmqError, match="`partial`"):
+        pmq.sensitivity(model, images, n_calibration=4)
     capsys.readouterr()
     table = pmq.evaluate(model, ["w8a8", "fp32"], [images], partial=True, **options)
     assert (table["macs_searched"] < 1).all()
@@ -76,6 +76,6 @@ def test_what_a_search_decides_about_is_told_and_kept(
 
 
 def test_a_space_that_leaves_products_alone_is_told_of_them(images: torch.Tensor, capsys: pytest.CaptureFixture[str]) -> None:
-    pmq.sensitivity(make_tiny(), images, ("fisher",), space="onnxruntime", calib_images=4)
+    pmq.sensitivity(make_tiny(), images, ("fisher",), space="onnxruntime", n_calibration=4)
     (line,) = [text for text in capsys.readouterr().err.splitlines() if "searched:" in text]
     assert "q@k at 32 bits" in line or "searched: 9" in line

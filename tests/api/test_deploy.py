@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import pmq
-from pmq.api.profile import known_latency
-from pmq.api.resolve import solve_again
+from pmq.api import resolve
 from pmq.core import PmqError
 from pmq.cost import CostModel, LatencyTable
 from pmq.graph import analyse
 from pmq.models import create_model
+from pmq.pipeline.latency_tables import known_latency
 from tests.asked import asked
 from tests.conftest import make_tiny
 from tests.shallow import few_bits
@@ -42,7 +42,7 @@ def test_a_search_for_milliseconds_is_deployed_and_proved(images: torch.Tensor, 
     assert {"latency_ms", "size_bytes", "bit_ops"} <= set(found.points.columns)
     assert found.points["source"].isin(["uniform int8", "uniform float"]).any()
     assert LatencyTable.load(tmp_path / "run" / "latency.json") == table
-    deployed = pmq.deploy(model, found.allocation, "onnxruntime", images[24:], tmp_path / "out", latency=table, rounds=3)
+    deployed = pmq.deploy(model, found.allocation, "onnxruntime", images[24:], tmp_path / "out", latency=table, n_passes=3)
     # Other jobs may disturb the clock, and of sixteen images one that is close may go either way.
     assert {name for name, check in deployed.proof.items() if not check.passed} <= {"latency", "agreement"}
     assert deployed.agreement_simulated is not None
@@ -57,7 +57,7 @@ def test_a_search_for_milliseconds_is_deployed_and_proved(images: torch.Tensor, 
 def test_a_failed_proof_marks_the_file(images: torch.Tensor, table: LatencyTable, tmp_path: Path) -> None:
     wrong = table.model_copy(update={"layers": {n: row | {"w8 x 8": 100.0} for n, row in table.layers.items()}})
     deployed = pmq.deploy(
-        make_tiny(), "w8a8", "onnxruntime", images[24:], tmp_path, calibration_images=images[:8], latency=wrong, rounds=3
+        make_tiny(), "w8a8", "onnxruntime", images[24:], tmp_path, calibration_images=images[:8], latency=wrong, n_passes=3
     )
     assert not deployed.passed
     assert deployed.status == "failed"
@@ -109,7 +109,7 @@ def test_latency_tables_are_kept_and_checked(table: LatencyTable, tmp_path: Path
     with pytest.raises(PmqError, match="of target"):
         pmq.deploy(model, "fp32", "openvino", torch.zeros(1, 3, 32, 32), tmp_path / "out", latency=table)
     assert not (tmp_path / "out").exists()
-    with pytest.raises(PmqError, match="name a --target"):
+    with pytest.raises(PmqError, match="no latency was measured; pass `target`"):
         pmq.search(model, torch.randn(24, 3, 32, 32), "latency=1ms", split=pmq.DataSplit(n_calibration=8, n_held_out=16))
 
 
@@ -130,7 +130,7 @@ def test_another_latency_from_a_run_and_its_deployment(images: torch.Tensor, tab
     how = {"space": "onnxruntime", "latency": table, "n_calibration": 8, "n_held_out": 16, "out": tmp_path / "run", "n_rounds": 1}
     slow = sum(max(row.values()) for row in table.layers.values()) + table.rest_ms
     pmq.search(model, images, f"latency={2 * slow:.4f}ms", **asked(**how))
-    path, again = solve_again(tmp_path / "run", f"latency={2 * slow:.4f}ms")
+    path, again = resolve(tmp_path / "run", f"latency={2 * slow:.4f}ms")
     with pytest.raises(PmqError, match="recalibrate"):
         pmq.deploy(model, again, "onnxruntime", images[24:], tmp_path / "out")
     deployed = pmq.deploy(
@@ -157,7 +157,7 @@ def test_tokens_stay_left_out_when_carried_out_anew(images: torch.Tensor, table:
         tmp_path,
         calibration_images=images[:8],
         recalibrate=True,
-        rounds=3,
+        n_passes=3,
     )
     costs = CostModel(analyse(make_tiny(), images[:1])[1])
     assert deployed.promised_bytes == costs.size_bytes(map_evaluator.assignment, map_evaluator.patches)

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import pmq
-from pmq.api.finetune import STATE
 from pmq.core import Allocation, PmqError
 from pmq.core.rundir import CHOSEN
 from pmq.core.tensors import TensorFile
+from pmq.pipeline.distillation import STATE
 from pmq.pipeline.pruned_model import load_pruned
-from pmq.pruning.distil import varied
+from pmq.pruning.distil import augment
 from tests.conftest import make_tiny
 
 
@@ -95,10 +95,10 @@ def test_what_is_not_pruned_is_refused(searched: Allocation, images: torch.Tenso
 
 def test_variations_keep_what_images_are_like() -> None:
     images = torch.rand(8, 3, 16, 16)
-    found = varied(images, torch.Generator().manual_seed(0))
+    found = augment(images, torch.Generator().manual_seed(0))
     assert found.shape == images.shape
     assert found.min() >= 0
     assert found.max() <= 1
     assert not torch.equal(found, images)
-    constant = varied(torch.full((4, 1, 8, 8), 0.3), torch.Generator().manual_seed(1))
+    constant = augment(torch.full((4, 1, 8, 8), 0.3), torch.Generator().manual_seed(1))
     torch.testing.assert_close(constant, torch.full((4, 1, 8, 8), 0.3))

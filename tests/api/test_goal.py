@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pmq
-from pmq.api.resolve import solve_again
+from pmq.api import resolve
 from pmq.core import Budget, PmqError
 from tests.asked import asked
 from tests.conftest import make_tiny
@@ -29,8 +29,8 @@ def test_the_least_that_agrees_is_found(tmp_path: Path) -> None:
     lower_bound = found.points[found.points["agreement"] >= 80]["size_bytes"].min()
     assert found.allocation.budget.achieved["size_bytes"] < 1.3 * lower_bound  # type: ignore[operator]
     assert found.points["chosen"].sum() == 1
-    with pytest.raises(PmqError, match="asks how little is enough"):
-        solve_again(run, "agreement>=95")
+    with pytest.raises(PmqError, match="is an agreement, which only a search can meet"):
+        resolve(run, "agreement>=95")
 
 
 def test_what_cannot_be_reached_is_told() -> None:
@@ -40,7 +40,7 @@ def test_what_cannot_be_reached_is_told() -> None:
 
 def test_it_is_for_decisions_and_bits_alone() -> None:
     images = torch.randn(24, 3, 32, 32)
-    with pytest.raises(PmqError, match="asks for decisions, and task 'features' has none"):
+    with pytest.raises(PmqError, match="is in decisions, but task 'features' has none"):
         pmq.search(make_tiny(num_classes=0), images, "agreement>=90", options=pmq.SearchOptions(recipe="minmax"))
     with pytest.raises(PmqError, match="is for bits alone"):
         pmq.search(make_tiny(), images, "agreement>=90", options=pmq.SearchOptions(patches="static"))

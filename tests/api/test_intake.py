@@ -22,7 +22,7 @@ from pmq.runtimes.labels import read_description
 from tests.conftest import make_tiny
 from tests.pruning.test_units import own
 
-OPTIONS = {"recipe": "minmax", "rounds": 3}
+OPTIONS = {"recipe": "minmax", "n_passes": 3}
 CONFIG = {"mean": [0.2, 0.3, 0.4], "std": [0.3, 0.2, 0.25], "interpolation": "bilinear", "crop_pct": 1.0}
 
 
@@ -68,7 +68,7 @@ def test_files_prepare_what_they_are_given(target: str, values: str, layout: str
     )
     assert found.passed, found.proof
     assert (found.input, found.layout) == (values, layout)
-    assert found.proof["pictures"].found == 100
+    assert found.proof["pictures"].measured == 100
     session = TARGETS[target].session(tmp_path / found.file)
     kind = "uint8" if values == "uint8" else "float32"
     assert session.inputs[0].fits((1, 32, 32, 3) if layout == "nhwc" else (1, 3, 32, 32), kind)
@@ -93,12 +93,12 @@ def test_pictures_that_were_prepared_otherwise_fail_the_proof(pictures: Path, tm
 def test_a_model_that_does_not_say_is_asked(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = torch.randn(16, 3, 32, 32)
     plain = pmq.deploy(own(), "fp32", "onnxruntime", images, tmp_path / "plain", **OPTIONS)  # type: ignore[arg-type]
-    assert "does not say how its images are prepared, and nothing is guessed" in capsys.readouterr().err
+    assert "does not state how its images are prepared, and pmq does not guess" in capsys.readouterr().err
     assert "pmq.preprocess" not in TARGETS["onnxruntime"].metadata(tmp_path / "plain" / plain.file)
-    with pytest.raises(PmqError, match="to prepare the values of pictures, and the model does not say how; pass data_config="):
+    with pytest.raises(PmqError, match="to prepare pixel values, and the model does not state how; pass `mean` and `std`"):
         pmq.deploy(own(), "fp32", "onnxruntime", images, tmp_path / "raw", input="uint8")
     assert not (tmp_path / "raw").exists()
-    with pytest.raises(PmqError, match=r"does not say how its images are prepared; give --mean and --std"):
+    with pytest.raises(PmqError, match=r"does not state how its images are prepared; pass `mean` and `std`"):
         open_data(str(pictures), model_info(own()))
     found = pmq.search(
         own(),
@@ -108,7 +108,7 @@ def test_a_model_that_does_not_say_is_asked(tmp_path: Path, pictures: Path, caps
         options=pmq.SearchOptions(data_config=CONFIG, recipe="minmax", n_rounds=1, max_evals=4),
     )
     assert found.allocation.model.data_config["mean"] == CONFIG["mean"]
-    deployed = pmq.deploy(own(), found.allocation, "onnxruntime", images, tmp_path, rounds=3)
+    deployed = pmq.deploy(own(), found.allocation, "onnxruntime", images, tmp_path, n_passes=3)
     texts = TARGETS["onnxruntime"].metadata(tmp_path / deployed.file)
     assert json.loads(texts["pmq.preprocess"])["std"] == CONFIG["std"]
 
@@ -116,7 +116,7 @@ def test_a_model_that_does_not_say_is_asked(tmp_path: Path, pictures: Path, caps
 def test_what_is_not_said_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     part = {"mean": 0.5, "std": 0.5}
     pmq.deploy(own(), "fp32", "onnxruntime", torch.randn(4, 3, 32, 32), tmp_path, data_config=part, **OPTIONS)  # type: ignore[arg-type]
-    assert "not said, and taken: interpolation bicubic, crop_pct 0.875" in capsys.readouterr().err
+    assert "preprocessing is not fully specified; defaults: interpolation bicubic, crop_pct 0.875" in capsys.readouterr().err
     with pytest.raises(PmqError, match="data config: 'means' is not one of mean, std"):
         pmq.deploy(own(), "fp32", "onnxruntime", torch.randn(4, 3, 32, 32), tmp_path, data_config={"means": 0})
 
@@ -148,6 +148,6 @@ def test_images_of_four_channels_go_from_arrays_to_a_file_that_takes_them(tmp_pa
         options = {"calibration_images": images, "input": values, "pictures": files, "data_config": config, **OPTIONS}
         found = pmq.deploy(module, "w8a8", "onnxruntime", images, out, **options)  # type: ignore[arg-type]
         assert found.passed, found.proof
-        assert found.proof["pictures"].found == 100
+        assert found.proof["pictures"].measured == 100
     plain = pmq.deploy(module, "w8a8", "onnxruntime", images, tmp_path / "plain", calibration_images=images, **OPTIONS)  # type: ignore[arg-type]
     assert plain.passed

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pmq
-from pmq.api.resolve import solve_again
+from pmq.api import resolve
 from pmq.core import Allocation, PmqError
 from pmq.core.choice import WidthChoice
 from pmq.core.recipe import find_recipe
@@ -138,8 +138,8 @@ def test_its_tables_follow_the_widths(found: pmq.api.SearchResult) -> None:
 
 def test_what_it_cannot_do_is_told(found: pmq.api.SearchResult, images: torch.Tensor) -> None:
     with pytest.raises(PmqError, match="searched widths as well"):
-        solve_again(found.run, "6bit")
-    with pytest.raises(PmqError, match="knows no gradients"):
+        resolve(found.run, "6bit")
+    with pytest.raises(PmqError, match="uses no gradients"):
         pmq.search(make_tiny(), images, "4bit", **asked(**OPTIONS, recipe="mse"))
     pruned = pmq.pipeline.pruned_model.load_pruned(pmq.prune(make_tiny(), images[:16], 0.25).allocation, make_tiny())
     with pytest.raises(PmqError, match="pruned already"):
@@ -157,8 +157,8 @@ def test_widths_are_timed_and_predicted(images: torch.Tensor, tmp_path: Path, ta
     assert set(timed.units["blocks.0.attn"]) == labels
     assert set(timed.units["blocks.0.mlp"]["112/128"]) == set(bench.keys)
     mixed = [copy.copy(alike[0]), alike[-1]]
-    corrected = bench.corrected(timed, mixed)
+    corrected = bench.updated(timed, mixed)
     assert corrected.margin >= table.margin
     assert corrected.units.keys() == timed.units.keys()
-    with pytest.raises(PmqError, match="profile with --prune"):
+    with pytest.raises(PmqError, match=r"profile (again )?with `prune`"):
         pmq.search(make_tiny(), images, "latency=1ms", space="onnxruntime", **asked(**OPTIONS, latency=table))

@@ -53,8 +53,8 @@ def test_files_leave_out_tokens_and_compute_the_same(
     target: str, searched: pmq.api.SearchResult, images: torch.Tensor, tmp_path: Path
 ) -> None:
     pytest.importorskip(target)
-    whole = pmq.deploy(make_tiny(), searched.without_patches, target, images[24:], tmp_path / "whole", rounds=3)
-    found = pmq.deploy(make_tiny(), searched.allocation, target, images[24:], tmp_path / "less", rounds=3)
+    whole = pmq.deploy(make_tiny(), searched.without_patches, target, images[24:], tmp_path / "whole", n_passes=3)
+    found = pmq.deploy(make_tiny(), searched.allocation, target, images[24:], tmp_path / "less", n_passes=3)
     assert set(found.proof) == set(whole.proof)
     assert found.proof["layers"].passed
     assert found.proof["size"].passed
@@ -76,13 +76,13 @@ def test_fewer_tokens_are_computed_for_fewer_bit_operations(searched: pmq.api.Se
         assert torch.isfinite(simulated(images[:2])).all()
     with pytest.raises(PmqError, match="cheapest bits"):
         pmq.reallocate(make_tiny(), before, images, share=0.01)
-    with pytest.raises(PmqError, match="fixed places"):
+    with pytest.raises(PmqError, match="fixed positions"):
         pmq.reallocate(make_tiny(), before, images, "dynamic")
 
 
 def test_maps_that_no_file_can_hold_are_refused(searched: pmq.api.SearchResult, images: torch.Tensor, tmp_path: Path) -> None:
     before = searched.without_patches
-    for name, match in (("blocks.0.mlp.fc1.input", "other tokens"), ("blocks.0.attn.qkv.input", "cannot be left out")):
+    for name, match in (("blocks.0.mlp.fc1.input", "different tokens"), ("blocks.0.attn.qkv.input", "cannot be skipped")):
         own = TokenBits.of([0] + [before.components[name].bits] * 16)
         wrong = before.model_copy(update={"patches": PatchMap(kind="static", components={name: own})})
         with pytest.raises(PmqError, match=match):

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("shallow")
 
 @pytest.fixture(scope="module")
 def pruned(images: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> pmq.api.Pruned:
-    return pmq.prune(make_tiny(), images[:24], 0.5, calib_images=24, out=tmp_path_factory.mktemp("pruned"))
+    return pmq.prune(make_tiny(), images[:24], 0.5, n_calibration=24, out=tmp_path_factory.mktemp("pruned"))
 
 
 def test_a_plan_read_again_gives_the_same_weights(pruned: pmq.api.Pruned, images: torch.Tensor) -> None:
@@ -54,10 +54,10 @@ def test_a_plan_for_another_model_is_refused(pruned: pmq.api.Pruned, images: tor
         pmq.evaluate(other, pruned.allocation, [images])
     with pytest.raises(PmqError, match="not of"):
         pmq.evaluate(None, pruned.allocation, [images[:, :1, :28, :28]])
-    with pytest.raises(PmqError, match="of another"):
+    with pytest.raises(PmqError, match="belongs to another model"):
         load_pruned(pruned.allocation, make_tiny(embed_dim=64))
     otherwise = load_pruned(pmq.prune(make_tiny(), images[:16], 0.25).allocation, make_tiny())
-    with pytest.raises(PmqError, match="not of this pruned model"):
+    with pytest.raises(PmqError, match="of another pruned model"):
         pmq.evaluate(otherwise, pruned.allocation, [images])
     with pytest.raises(PmqError, match="pruned already"):
         pmq.prune(otherwise, images)
@@ -74,7 +74,7 @@ def test_agreement_is_with_the_model_before(pruned: pmq.api.Pruned, images: torc
 
 def test_a_pruned_model_is_searched_mapped_and_deployed(pruned: pmq.api.Pruned, images: torch.Tensor, tmp_path: Path) -> None:
     model, whole = load_pruned(pruned.allocation, make_tiny()), make_tiny()
-    table = pmq.profile(model, "onnxruntime", rounds=3)
+    table = pmq.profile(model, "onnxruntime", n_passes=3)
     assert table.model == model_label(model) != model_label(whole)
     options = {"n_calibration": 8, "n_held_out": 16, "n_rounds": 1, "max_evals": 4, "reference": whole}
     found = pmq.search(model, images, "w8a8", space="onnxruntime", out=tmp_path / "run", **asked(**options, latency=table))
@@ -86,14 +86,14 @@ def test_a_pruned_model_is_searched_mapped_and_deployed(pruned: pmq.api.Pruned, 
         assert kl > 0
     map_evaluator = pmq.reallocate(model, chosen, images, "static", share=0.95)
     assert map_evaluator.patches is not None
-    made = pmq.deploy(whole, chosen, "onnxruntime", images[24:], tmp_path / "file", rounds=3)
+    made = pmq.deploy(whole, chosen, "onnxruntime", images[24:], tmp_path / "file", n_passes=3)
     assert made.proof["layers"].passed
     assert made.proof["size"].passed
     assert made.unpruned_latency_ms is not None
     assert made.promised_bytes == found.allocation.budget.achieved["size_bytes"]
-    of_itself = pmq.deploy(model, "w8a8", "onnxruntime", images[24:], tmp_path / "own", calibration_images=images[:8], rounds=3)
+    of_itself = pmq.deploy(model, "w8a8", "onnxruntime", images[24:], tmp_path / "own", calibration_images=images[:8], n_passes=3)
     assert of_itself.unpruned_latency_ms is None  # the model before pruning is not at hand
-    floats = pmq.deploy(whole, pruned.allocation, "onnxruntime", images[24:], tmp_path / "fp32", rounds=3)
+    floats = pmq.deploy(whole, pruned.allocation, "onnxruntime", images[24:], tmp_path / "fp32", n_passes=3)
     assert floats.passed
     assert floats.size_bytes < 0.75 * 4 * sum(p.numel() for p in whole.parameters())
 
@@ -133,7 +133,7 @@ def test_heads_with_norms_are_not_mixed_when_carried_out_anew(images: torch.Tens
 def test_an_allocation_of_the_whole_model_is_not_laid_over_a_pruned_one(
     pruned: pmq.api.Pruned, searched: Allocation, images: torch.Tensor
 ) -> None:
-    with pytest.raises(PmqError, match="not of this pruned model"):
+    with pytest.raises(PmqError, match="of another pruned model"):
         pmq.evaluate(load_pruned(pruned.allocation, make_tiny()), searched, [images])
 
 

@@ -20,11 +20,11 @@ LITTLE = SpaceFile.model_validate(
     }
 )
 OPTIONS = {
-    "count": 5,
-    "calib_images": 4,
-    "probe_images": 4,
-    "held_out": 8,
-    "truth_images": 8,
+    "n_random": 5,
+    "n_calibration": 4,
+    "n_probe": 4,
+    "n_held_out": 8,
+    "n_truth": 8,
     "recipe": "minmax",
     "space": LITTLE,
 }

@@ -142,7 +142,7 @@ def test_limits_of_effort_are_kept(images: torch.Tensor) -> None:
 
 def test_rank_compares_metrics_with_the_truth(images: torch.Tensor, tmp_path: Path) -> None:
     more = torch.randn(48, 3, 32, 32, generator=torch.Generator().manual_seed(4))
-    options = {"budgets": ("4bit", "5bit"), "count": 8, "calib_images": 8, "probe_images": 8, "held_out": 12, "truth_images": 16}
+    options = {"budgets": ("4bit", "5bit"), "n_random": 8, "n_calibration": 8, "n_probe": 8, "n_held_out": 12, "n_truth": 16}
     options |= {"space": FEW}
     metrics = ("fisher", "measured", "l2", "gradient@w4a4", "superposition")
     ranks = pmq.rank(make_tiny(), more, metrics, **options, out=tmp_path / "rank")

@@ -77,8 +77,8 @@ def test_a_module_that_tells_nothing_is_served(images: Tensor) -> None:
 def test_a_pruned_model_is_one_of_the_wrapped_model_too(images: Tensor) -> None:
     wrapped = nn.DataParallel(make_tiny().double())
     with torch.inference_mode():
-        pruned = pmq.prune(wrapped, images.clone(), importance="magnitude", calib_images=8)
-    plain = pmq.prune(make_tiny(), images, importance="magnitude", calib_images=8)
+        pruned = pmq.prune(wrapped, images.clone(), importance="magnitude", n_calibration=8)
+    plain = pmq.prune(make_tiny(), images, importance="magnitude", n_calibration=8)
     assert pruned.allocation.tensors == plain.allocation.tensors
     assert torch.equal(
         pmq.load_pruned(pruned.allocation, wrapped)(images), pmq.load_pruned(plain.allocation, make_tiny())(images)
@@ -86,7 +86,7 @@ def test_a_pruned_model_is_one_of_the_wrapped_model_too(images: Tensor) -> None:
 
 
 def test_a_module_that_gives_a_dictionary_is_deployed(images: Tensor, tmp_path: Path) -> None:
-    done = pmq.deploy(Dictionary(), "w8a8", "onnxruntime", images[:8], tmp_path, calibration_images=images[8:16], rounds=1)
+    done = pmq.deploy(Dictionary(), "w8a8", "onnxruntime", images[:8], tmp_path, calibration_images=images[8:16], n_passes=1)
     assert done.passed
 
 
@@ -107,10 +107,10 @@ def test_the_task_follows_from_what_is_known(images: Tensor, give: Callable[[Ten
 @pytest.mark.parametrize(
     ("give", "task", "told"),
     [
-        (lambda y: {"logits": y[:, None]}, "auto", r"outputs of shape \(1, 1, 7\) for one image cannot have task"),
-        (lambda y: y / 0, "auto", "outputs in FP32 are not finite; .* is the model itself"),
-        (lambda y: y.squeeze(), "auto", r"gives shape \(7,\) for a batch of 1; outputs must be \(B, ...\)"),
-        (lambda y: y[:1], "auto", r"gives shape \(1, 7\) for a batch of 2"),
+        (lambda y: {"logits": y[:, None]}, "auto", r"outputs of shape \(1, 1, 7\) for one image do not fit task"),
+        (lambda y: y / 0, "auto", "FP32 outputs are not finite; .* is the model itself"),
+        (lambda y: y.squeeze(), "auto", r"returns shape \(7,\) for a batch of 1; outputs must be \(B, ...\)"),
+        (lambda y: y[:1], "auto", r"returns shape \(1, 7\) for a batch of 2"),
         (lambda y: y @ y, "auto", r"fails on an image of shape \(3, 32, 32\): .*; it was built for \(3, 224, 224\)"),
         (lambda y: y[:, :, None] @ y, "auto", r"fails on 2 images of shape \(3, 32, 32\)"),
     ],
@@ -147,7 +147,7 @@ def test_weights_that_are_not_finite_stop_every_command(images: Tensor) -> None:
         lambda: pmq.prune(model, images),
         lambda: pmq.sensitivity(model, images),
     ):
-        with pytest.raises(PmqError, match=r"'norm\.weight' of the model holds NaN"):
+        with pytest.raises(PmqError, match=r"'norm\.weight' of the model contains NaN"):
             run()
 
 

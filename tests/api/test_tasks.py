@@ -116,7 +116,7 @@ def test_tasks_that_do_not_fit_are_refused(asked: str, classes: int, told: str) 
 def test_metrics_know_one_logit(images: torch.Tensor) -> None:
     model = centred(make_tiny(num_classes=1), images)
     metrics = ("fisher", "gradient", "hawq", "snip", "superposition", "measured")
-    table = pmq.sensitivity(model, images, metrics, calib_images=8, space="w4a8")
+    table = pmq.sensitivity(model, images, metrics, n_calibration=8, space="w4a8")
     for name in metrics:
         part = table[table["metric"] == name]
         assert (part["error"].abs() > 0).any(), name
@@ -171,9 +171,9 @@ def test_several_decisions_for_each_image_are_searched_pruned_and_deployed(
         assert row["kl"] == pytest.approx(float((p.exp() * (p - q)).sum(1).mean()), rel=1e-3)
     pruned = pmq.prune(model, images, ratio=0.25, task=task)
     assert pruned.allocation.task == task
-    options = {"calibration_images": images, "recipe": "minmax", "rounds": 3, "task": task}
+    options = {"calibration_images": images, "recipe": "minmax", "n_passes": 3, "task": task}
     deployed = pmq.deploy(model, "w8a8", "onnxruntime", images[:8], tmp_path, **options)  # type: ignore[arg-type]
-    assert deployed.proof["agreement"].found > 95
+    assert deployed.proof["agreement"].measured > 95
 
 
 def one_class(reference: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
@@ -208,7 +208,7 @@ def test_a_loss_of_ones_own_decides_what_is_found(
         assert row["metric"] == pytest.approx(float(simulated.softmax(-1)[2::7, 0].sum()), rel=1e-3)
         assert row["agreement"] is not None
     assert (tmp_path / "run" / "report.html").is_file()
-    measured = pmq.sensitivity(model, images, ("fisher", "gradient", "measured"), calib_images=8, space="w4a8", loss=one_class)
+    measured = pmq.sensitivity(model, images, ("fisher", "gradient", "measured"), n_calibration=8, space="w4a8", loss=one_class)
     assert (measured.groupby("metric")["error"].max() > 0).all()
 
 
@@ -218,10 +218,10 @@ def test_a_loss_that_cannot_be_used_is_told(images: torch.Tensor) -> None:
 
     with pytest.raises(PmqError, match="one finite value for each of 4 images"):
         pmq.search(make_tiny(), images, "4bit", options=pmq.SearchOptions(loss=of_all))
-    with pytest.raises(PmqError, match="without patches"):
+    with pytest.raises(PmqError, match="without `patches`"):
         pmq.search(make_tiny(), images, "4bit", options=pmq.SearchOptions(loss=one_class, patches="static"))
-    with pytest.raises(PmqError, match="knows the model's own outputs alone"):
-        pmq.sensitivity(make_tiny(), images, ("superposition",), calib_images=8, space="w4a8", loss=one_class)
+    with pytest.raises(PmqError, match="does not support a custom loss"):
+        pmq.sensitivity(make_tiny(), images, ("superposition",), n_calibration=8, space="w4a8", loss=one_class)
 
 
 def test_features_are_judged_by_their_neighbours(images: torch.Tensor) -> None:

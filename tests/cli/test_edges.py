@@ -175,7 +175,7 @@ def test_signals_stop_and_say_what_is_kept(
     before = signal.getsignal(number)
     exporting(work)
     kept = f"what was measured is kept in {str(tmp_path / 'run')!r}, go on with the same command and --resume"
-    none = "nothing was kept that could be gone on from"
+    none = "no progress was saved that could be resumed"
     assert call("export", "run") == (status, "", f"pmq: {told}; {kept if measured else none}\n")
     assert signal.getsignal(number) is before
 

@@ -124,7 +124,7 @@ def test_the_page_runs_as_it_stands(own: tuple[Path, float]) -> None:
     with torch.no_grad():
         decided = [names[int(i)] for i in simulated(images).argmax(1)]
     assert sum(name == row["class"] for name, row in zip(decided, rows, strict=True)) >= 0.97 * JUDGED
-    kept = Allocation.load(root / "wishes" / "allocations" / "chosen.json").components
+    kept = Allocation.load(root / "constrained" / "allocations" / "chosen.json").components
     assert kept["head.weight"].bits == kept["head.input"].bits == 8
     assert kept["embed.weight"].bits == 32
 
@@ -159,4 +159,4 @@ def test_a_pruned_model_of_ones_own_goes_on_in_a_new_process_as_it_says(own: tup
     words = ["evaluate", "w8a8", "smaller", "--limit", "64"]
     done = run_pmq(*words, cwd=root, command=SHALLOW, fresh=True)
     assert done.returncode == 2
-    assert "name the model yourself if you trust it, that of a pruned one with --base" in done.stderr
+    assert "name the model yourself if you trust it, that of a pruned model with --base" in done.stderr

@@ -8,14 +8,14 @@ import signal
 import pytest
 import typer
 
-from pmq.cli.signals import answered
+from pmq.cli.signals import raise_on_stop
 from pmq.core import PmqError
 from pmq.core.errors import Interrupted, Stopped
 
 
 def _stopped(number: int, error: Exception) -> None:
     """Ask this process to stop while a library runs that raises ``error`` in the place of whatever it catches."""
-    with answered():
+    with raise_on_stop():
         try:
             os.kill(os.getpid(), number)
             signal.sigtimedwait([], 1)  # somewhere to be when the signal is answered
@@ -33,7 +33,7 @@ def test_a_library_that_takes_a_stop_for_a_failure_of_its_own_does_not_hide_it(e
 
 
 def test_errors_of_commands_that_nobody_stopped_stay_what_they_are() -> None:
-    with pytest.raises(PmqError, match="wrong input"), answered():
+    with pytest.raises(PmqError, match="wrong input"), raise_on_stop():
         raise PmqError("wrong input")
-    with pytest.raises(typer.Exit), answered():
+    with pytest.raises(typer.Exit), raise_on_stop():
         raise typer.Exit(3)

@@ -76,7 +76,7 @@ def test_refuses_another_model_and_other_weights(tmp_path: Path, data: dict) -> 
     allocation.check_model(ModelInfo(name="m", num_classes=2, weights_sha256="0" * 64))
     with pytest.raises(PmqError, match="of model 'm', not of 'n'"):
         allocation.check_model(ModelInfo(name="n", num_classes=2, weights_sha256="0" * 64))
-    with pytest.raises(PmqError, match="--recalibrate"):
+    with pytest.raises(PmqError, match="`recalibrate`"):
         allocation.check_model(ModelInfo(name="m", num_classes=2, weights_sha256="1" * 64))
 
 

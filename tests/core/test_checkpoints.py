@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from torch import nn
 
-from pmq.api.finetune import STATE, _reached
 from pmq.core import checkpoints
 from pmq.core.rundir import RunDir
 from pmq.core.tensors import TensorFile
+from pmq.pipeline.distillation import STATE, restored
 from pmq.quant.reconstruction.checkpoint import Checkpoints
 
 FILE = TensorFile.of({"history": np.zeros(1)})
@@ -27,27 +27,27 @@ def anew() -> Iterator[None]:
 
 def test_nothing_is_kept_by_a_run_that_only_begins(tmp_path: Path) -> None:
     RunDir(tmp_path, {})
-    assert checkpoints.told() is None
+    assert checkpoints.resume_hint() is None
 
 
 def test_the_run_comes_before_what_is_learned_below_it(tmp_path: Path) -> None:
     RunDir(tmp_path, {}).record("x", {"error": 1.0})
     Checkpoints(tmp_path / "learned").save(0, FILE)
-    assert checkpoints.told() == f"what was measured is kept in '{tmp_path}', go on with the same command and --resume"
+    assert checkpoints.resume_hint() == f"what was measured is kept in '{tmp_path}', go on with the same command and `resume`"
 
 
 def test_learned_blocks_need_no_flag(tmp_path: Path) -> None:
     learned = Checkpoints(tmp_path)
     assert learned.load(0) is None
-    assert checkpoints.told() is None
+    assert checkpoints.resume_hint() is None
     Checkpoints(None).save(0, FILE)
-    assert checkpoints.told() is None
+    assert checkpoints.resume_hint() is None
     learned.save(0, FILE)
-    said = f"what was learned is kept in '{tmp_path}', the same command goes on from there"
-    assert checkpoints.told() == said
+    said = f"what was learned is kept in '{tmp_path}', the same command resumes from there"
+    assert checkpoints.resume_hint() == said
     checkpoints.forget()
     assert learned.load(0) is not None
-    assert checkpoints.told() == said
+    assert checkpoints.resume_hint() == said
 
 
 def test_epochs_reached_by_an_earlier_process_are_kept(tmp_path: Path) -> None:
@@ -55,8 +55,8 @@ def test_epochs_reached_by_an_earlier_process_are_kept(tmp_path: Path) -> None:
         def restore(self, arrays: object) -> None:
             pass
 
-    _reached(tmp_path / STATE, Distiller(), nn.Module())  # type: ignore[arg-type]
-    assert checkpoints.told() is None
+    restored(tmp_path / STATE, Distiller(), nn.Module())  # type: ignore[arg-type]
+    assert checkpoints.resume_hint() is None
     (tmp_path / STATE).write_bytes(FILE.data)
-    _reached(tmp_path / STATE, Distiller(), nn.Module())  # type: ignore[arg-type]
-    assert str(checkpoints.told()).endswith("--resume")
+    restored(tmp_path / STATE, Distiller(), nn.Module())  # type: ignore[arg-type]
+    assert str(checkpoints.resume_hint()).endswith("`resume`")

@@ -64,7 +64,7 @@ def test_one_line_says_what_is_searched(found: Coverage, said: str, capsys: pyte
 
 @pytest.mark.parametrize("found", [Coverage(49.9, 99, [("a", 50.1)]), Coverage(99, 30, [("a", 1)])])
 def test_less_than_half_is_refused_or_meant(found: Coverage, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(PmqError, match=r"outside: a .*; --partial goes on nevertheless"):
+    with pytest.raises(PmqError, match=r"outside: a .*; `partial` continues nevertheless"):
         check_coverage(found)
     assert not capsys.readouterr().err
     check_coverage(found, partial=True)

@@ -129,11 +129,11 @@ def test_older_files_without_an_inventory_are_checked_as_far_as_they_go(chosen: 
 
 def test_edited_bits_may_be_computed_anew(chosen: Path, tmp_path: Path) -> None:
     path = damaged(chosen, tmp_path, choice(f"{QKV}.weight", bits=3))
-    assert Allocation.load(path, carried_out=False).components[f"{QKV}.weight"].bits == 3
-    with pytest.raises(PmqError, match="--recalibrate"):
+    assert Allocation.load(path, with_tensors=False).components[f"{QKV}.weight"].bits == 3
+    with pytest.raises(PmqError, match="`recalibrate`"):
         Allocation.load(path)
     with pytest.raises(PmqError, match="'magic'"):
-        Allocation.load(damaged(chosen, tmp_path, WRONG["unknown quantizer"][0]), carried_out=False)
+        Allocation.load(damaged(chosen, tmp_path, WRONG["unknown quantizer"][0]), with_tensors=False)
 
 
 def test_faults_are_told_by_place_rule_and_value_however_long(chosen: Path, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_the_table_says_what_quantizers_take(name: str) -> None:
     quantizer = REGISTERED[name].fit(values, bits, False, ESTIMATORS["minmax"])
     needs, found = QUANTIZERS[name], quantizer.numbers
     assert found.keys() == set(needs.names)
-    assert {key: len(found[key]) for key in needs.own} == dict.fromkeys(needs.own, rows)
+    assert {key: len(found[key]) for key in needs.per_scale} == dict.fromkeys(needs.per_scale, rows)
     assert {key: len(found[key]) for key in needs.shared} == dict.fromkeys(needs.shared, 1)
     assert {key: len(found[key]) for key in needs.levels} == dict.fromkeys(needs.levels, 2**bits)
     assert quantizer.shared == {*needs.shared, *needs.levels}

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 import pmq
-from pmq.api.export import export
-from pmq.api.resolve import solve_again
+from pmq.api import export, resolve
 from pmq.cli.run import latency_of
 from pmq.core import Allocation, PmqError
 from pmq.core.run_files import CHOSEN, LATENCY, RESULTS, check_output, unchanged
@@ -66,7 +65,7 @@ def test_runs_without_hashes_are_read_still(run: Path) -> None:
     before = write_page([run]).read_text()
     (run / "front.csv").write_text((run / "front.csv").read_text())
     assert write_page([run]).read_text() == before
-    assert solve_again(run, "size=1kB")[1].components
+    assert resolve(run, "size=1kB")[1].components
 
 
 def test_facts_added_later_leave_the_hashes(run: Path) -> None:
@@ -122,7 +121,7 @@ def test_what_is_read_is_not_written(run: Path, tmp_path: Path) -> None:
         with pytest.raises(PmqError, match="what this command reads"):
             export(exported, out)
     (tmp_path / "weights.safetensors").write_bytes(b"a checkpoint")
-    with pytest.raises(PmqError, match=r"weights\.safetensors.*not for 'weights\.json'"):
+    with pytest.raises(PmqError, match=r"weights\.safetensors.*does not belong to 'weights\.json'"):
         export(run, tmp_path / "weights.json")
     assert (tmp_path / "weights.safetensors").read_bytes() == b"a checkpoint"
     export(run, tmp_path / "c.json")
@@ -134,8 +133,8 @@ OTHERS: dict[str, tuple[str, Callable[[Path, Path], object]]] = {
     "rows of a run": ("run/front.csv", lambda run, out: check_output(out, ".csv")),
     "page": ("p.csv", lambda run, out: write_page([run], out)),
     "page of a journal": ("run/journal.jsonl", lambda run, out: write_page([run], out)),
-    "latency table": ("t.csv", lambda run, out: pmq.profile(None, out=out)),
-    "latency table of a run": ("run/latency.json", lambda run, out: pmq.profile(None, out=out)),
+    "latency table": ("t.csv", lambda run, out: pmq.profile(None, file=out)),
+    "latency table of a run": ("run/latency.json", lambda run, out: pmq.profile(None, file=out)),
     "figures": ("run", plot_run),
 }
 
@@ -152,4 +151,4 @@ def test_other_outputs_are_refused_before_any_work(run: Path, of: str) -> None:
 def test_tensors_that_are_missing_are_said(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (run / CHOSEN).with_suffix(".safetensors").unlink()
     export(run, run.parent / "a.json")
-    assert "--recalibrate" in capfd.readouterr().err
+    assert "`recalibrate`" in capfd.readouterr().err

@@ -30,7 +30,7 @@ def test_file_that_is_no_journal_stays_as_it_is(tmp_path: Path, content: bytes, 
 
 def test_never_mixes_runs(tmp_path: Path) -> None:
     RunDir(tmp_path / "r", {"seed": 1})
-    with pytest.raises(PmqError, match="--resume"):
+    with pytest.raises(PmqError, match="`resume`"):
         RunDir(tmp_path / "r", {"seed": 1})
     with pytest.raises(PmqError, match="its seed was 1, now it is 2"):
         RunDir(tmp_path / "r", {"seed": 2}, resume=True)

@@ -77,5 +77,5 @@ def test_pictures_are_not_taken_for_arrays(tmp_path: Path) -> None:
     told = Preprocess(**{**CONFIG, "input_size": (4, 6, 5)}, num_classes=2)  # type: ignore[arg-type]
     with pytest.raises(PmqError, match=r"images of 4 channels are \.npy files"):
         load_image(tmp_path / "a" / "x.png", told)
-    with pytest.raises(PmqError, match="mean and std 3 and 4 figures"):
+    with pytest.raises(PmqError, match="mean has 3 values and std 4; pass one value per channel"):
         open_data(str(tmp_path), INFO.model_copy(update={"data_config": {**CONFIG, "mean": (0.1, 0.2, 0.3)}}))

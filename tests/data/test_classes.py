@@ -24,9 +24,7 @@ def test_folders_are_sorted_as_torchvision_sorts_them_unless_asked(capsys: pytes
     assert (found.index["class1"], found.index["class10"], found.index["class2"]) == (0, 1, 2)
     assert found.names == tuple(sorted(TEN))
     assert found.other == {name: number for number, name in enumerate(TEN)}
-    assert "10 folders in the order of their names, as torchvision's ImageFolder sorts them: 'class1', 'class10'" in (
-        capsys.readouterr().err
-    )
+    assert "10 folders, sorted by name as torchvision's ImageFolder does: 'class1', 'class10'" in (capsys.readouterr().err)
     assert number_classes(TEN, 10, ClassRule(order="natural"), "here").index["class2"] == 1
     assert number_classes(["b", "a"], 2, ClassRule(), "here").other is None
     with pytest.raises(PmqError, match="class order 'size' is not one of imagefolder, natural"):
@@ -42,7 +40,7 @@ def test_names_of_the_model_decide() -> None:
     found = number_classes(["golden_retriever", "cat"], 3, ClassRule(names), "here")
     assert found.index == {"golden_retriever": 1, "cat": 2}
     assert found.names == ()
-    with pytest.raises(PmqError, match="folder 'dog' in here is none of the model's classes, as others are"):
+    with pytest.raises(PmqError, match="folder 'dog' in here is not a class of the model, while other folders are"):
         number_classes(["dog", "cat"], 3, ClassRule(names), "here")
     with pytest.raises(PmqError, match="two folders in here are the same class"):
         number_classes(["retriever", "golden-retriever"], 3, ClassRule(names), "here")
@@ -64,15 +62,15 @@ def test_a_class_map_counts_before_all_else(name: str, content: str, tmp_path: P
     assert read_class_map(tmp_path / name) == {"a": 1, "b": 0, "c": 2}
     rule = ClassRule(("a", "b", "c"), tmp_path / name)
     assert number_classes(["a", "c"], 3, rule, "here").index == {"a": 1, "c": 2}
-    with pytest.raises(PmqError, match="folder 'd' in here is no class of class map"):
+    with pytest.raises(PmqError, match="folder 'd' in here is not a class of class map"):
         number_classes(["d"], 3, rule, "here")
-    with pytest.raises(PmqError, match="numbers 'c' 2, and the model has 2 outputs"):
+    with pytest.raises(PmqError, match="gives 'c' the number 2, but the model has 2 outputs"):
         number_classes(["c"], 2, rule, "here")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "told"),
-    [("m.txt", "a\na\n", "has 'a' twice"), ("m.pkl", "", r"must be a \.txt file"), ("m.json", '{"a": "x"}', "integer")],
+    [("m.txt", "a\na\n", "lists 'a' twice"), ("m.pkl", "", r"must be a \.txt file"), ("m.json", '{"a": "x"}', "integer")],
 )
 def test_what_is_no_class_map_is_told(name: str, content: str, told: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
@@ -93,12 +91,12 @@ def test_tables_name_images_and_classes(tmp_path: Path) -> None:
     table.write_text("picture,label\n" + "\n".join(f"{file},{int(kind == 'y')}" for file, kind in rows) + "\n")
     _, labels = next(open_data(str(table), two, keys=TableKeys(image="picture")).evaluation.batches(8))
     assert labels.tolist() == [1, 0, 1, 0]
-    with pytest.raises(PmqError, match="no column of paths: name one of picture, label with --input-key"):
+    with pytest.raises(PmqError, match="no column of paths; pass one of picture, label as `input_key`"):
         open_data(str(table), two)
-    with pytest.raises(PmqError, match="no column 'x'; --target-key is one of picture, label"):
+    with pytest.raises(PmqError, match="no column 'x'; pass one of picture, label as `target_key`"):
         open_data(str(table), two, keys=TableKeys(image="picture", target="x"))
     table.write_text("file,label\na.jpg,7\n")
-    with pytest.raises(PmqError, match="class 7 is none of the model's 2 outputs"):
+    with pytest.raises(PmqError, match="class 7 is not one of the model's 2 outputs"):
         open_data(str(table), two)
 
 
@@ -142,5 +140,5 @@ def test_the_other_order_is_proposed_where_the_model_is_right_by_it(
         capsys.readouterr()
         check_order(_Bright(), source)
         told = capsys.readouterr().err
-        assert (f"pass --class-order {trained}" in told) == (used != trained)
+        assert (f"pass `class_order={trained}`" in told) == (used != trained)
         assert json.dumps(told)

@@ -83,12 +83,12 @@ def test_files_that_are_no_images_are_counted_and_one_is_named(tmp_path: Path, c
         (tmp_path / name).touch()
     assert len(ImageTree(tmp_path, 1000, AS_TIMM)) == 1
     told = capsys.readouterr().err.splitlines()
-    assert f"left out: 3 files that are no images, as '{tmp_path}/list.txt'" in told
+    assert f"skipped 3 files that are not images, such as '{tmp_path}/list.txt'" in told
 
 
 def test_a_folder_of_other_files_only(tmp_path: Path) -> None:
     (tmp_path / "x.csv").touch()
-    with pytest.raises(PmqError, match=r"no images below .*, only 1 files that are no images, as .*x\.csv"):
+    with pytest.raises(PmqError, match=r"no images below .*, only 1 files that are not images, such as .*x\.csv"):
         open_data(str(tmp_path), INFO)
 
 
@@ -135,7 +135,7 @@ def test_one_in_a_hundred_may_be_unreadable(unreadable: Path, capsys: pytest.Cap
         put(unreadable.parent / f"{i}.png")
     source = open_data(str(unreadable.parents[1]), INFO).evaluation
     assert sum(len(images) for images, _ in source.batches(50)) == 99
-    assert f"unreadable, left out: {unreadable} (" in capsys.readouterr().err
+    assert f"unreadable, skipped: {unreadable} (" in capsys.readouterr().err
     files = source.dataset.dataset.files
     with pytest.raises(PmqError, match="none of 1 images"):
         source.first_readable([files.index(str(unreadable))], 1)
@@ -157,7 +157,7 @@ def test_links_are_followed_and_end(tmp_path: Path, capsys: pytest.CaptureFixtur
     found = find_images(root, extensions())
     names = [Path(image).relative_to(root).as_posix() for image, _ in found.images]
     assert names == ["a/x.png", "b/round/x.png", "b/x.png"]
-    assert "leads back to where it lies" in capsys.readouterr().err
+    assert "links to a folder that contains it" in capsys.readouterr().err
 
 
 def test_a_folder_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,9 +177,9 @@ def test_a_folder_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("num_classes", "found", "told"),
     [
-        (3, {"a": 0, "c": 2}, "has folders without images, counted as classes, as 'b'"),
-        (2, {"a": 0, "c": 1}, "has folders without images, not counted as classes, as 'b'"),
-        (5, {"a": -1, "c": -1}, "has 2 classes, the model 5"),
+        (3, {"a": 0, "c": 2}, "has folders without images, counted as classes, such as 'b'"),
+        (2, {"a": 0, "c": 1}, "has folders without images, not counted as classes, such as 'b'"),
+        (5, {"a": -1, "c": -1}, "has 2 classes, but the model has 5"),
     ],
 )
 def test_a_class_without_images(
@@ -196,7 +196,7 @@ def test_images_in_no_class_folder_have_no_label(tmp_path: Path, capsys: pytest.
     for name in ("n01443537/x.png", "n15075141/x.png", "overview.png"):
         put(tmp_path / name)
     assert sorted(ImageTree(tmp_path, 1000, AS_TIMM).labels) == [-1, 1, 999]
-    assert "has 1 images in no class folder" in capsys.readouterr().err
+    assert "has 1 images outside class folders" in capsys.readouterr().err
 
 
 def test_a_single_logit_tells_two_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,7 +206,7 @@ def test_a_single_logit_tells_two_classes(tmp_path: Path, capsys: pytest.Capture
     assert number_classes(["yes", "no"], 1, ClassRule(), "a dataset", ordered=True).index == {"yes": 0, "no": 1}
     assert "the model" not in capsys.readouterr().err
     assert number_classes(["yes"], 1, ClassRule(), "a dataset").index == {}
-    assert "1 classes, the model 2" in capsys.readouterr().err
+    assert "1 classes, but the model has 2" in capsys.readouterr().err
 
 
 def test_names_alike_but_for_case_have_an_order(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ class Killed(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
 
 
 def test_a_process_that_reads_ahead_and_dies_is_told() -> None:
-    with pytest.raises(PmqError, match=r"reads images ahead died: .*lower --workers"):
+    with pytest.raises(PmqError, match=r"reads images ahead died: .*lower `workers`"):
         list(ImageSource(Killed(), "numbers", workers=1).batches(1))
 
 

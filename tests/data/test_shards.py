@@ -67,18 +67,18 @@ def test_shards_of_a_folder_are_told_apart_by_their_names(tmp_path: Path) -> Non
     assert (len(data.calibration), len(data.evaluation)) == (6, 3)
     assert levels(str(tmp_path)) == levels(f"{tmp_path}::wds/x") == [(18, 2), (19, 2), (20, 2)]
     assert [grey for grey, _ in levels(str(tmp_path), split="train")] == [0, 1, 2, 9, 10, 11]
-    with pytest.raises(PmqError, match="no shard called as split 'night'"):
+    with pytest.raises(PmqError, match="no shard named after split 'night'"):
         open_data(str(tmp_path), INFO, "night")
 
 
 def test_what_is_no_shard_is_told(tmp_path: Path) -> None:
     whole = shard(tmp_path / "x.tar", {str(n): {"png": picture(n), "cls": b"9"} for n in range(3)})
-    with pytest.raises(PmqError, match="class 9 is none of the model's 3 outputs"):
+    with pytest.raises(PmqError, match="class 9 is not one of the model's 3 outputs"):
         open_data(str(whole), INFO)
     os.mkfifo(tmp_path / "pipe.tar")  # reading it would wait forever
-    with pytest.raises(PmqError, match=r"archive '.*pipe\.tar' is no file"):
+    with pytest.raises(PmqError, match=r"archive '.*pipe\.tar' is not a file"):
         open_data(str(tmp_path / "pipe.tar"), INFO)
     assert len(open_data(str(tmp_path), ModelInfo(**INFO.model_dump() | {"num_classes": 10})).evaluation) == 3
     (tmp_path / "cut.tar").write_bytes(whole.read_bytes()[:2900])
-    with pytest.raises(PmqError, match=r"cut\.tar' cannot be read: unexpected end of data; give an uncompressed"):
+    with pytest.raises(PmqError, match=r"cut\.tar' cannot be read: unexpected end of data; provide an uncompressed"):
         open_data(str(tmp_path / "cut.tar"), INFO)

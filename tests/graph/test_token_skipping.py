@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pmq.graph import analyse
-from pmq.graph.token_skipping import leave_out, row_units
+from pmq.graph.token_skipping import skip_tokens, tokenwise_units
 from pmq.models.torchvision_ops import ensure_torchvision
 from tests.conftest import make_tiny
 
@@ -17,8 +17,8 @@ IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def test_finds_attentions_and_mlps() -> None:
-    units = row_units(*analyse(make_tiny(), IMAGES[:1]))
-    assert [(u.module, u.kind, len(u.activations), u.rows) for u in units] == [
+    units = tokenwise_units(*analyse(make_tiny(), IMAGES[:1]))
+    assert [(u.module, u.kind, len(u.activations), u.n_tokens) for u in units] == [
         (f"blocks.{block}.{part}", kind, size, 17)
         for block in (0, 1)
         for part, kind, size in (("attn", "attention", 3), ("mlp", "mlp", 2))
@@ -29,8 +29,8 @@ def test_finds_attentions_and_mlps() -> None:
 def test_what_only_patches_read_changes_nothing(qk_norm: bool) -> None:
     model, inventory = analyse(make_tiny(qk_norm=qk_norm), IMAGES[:1])
     shorter = copy.deepcopy(model)
-    for unit in row_units(model, inventory)[-2:]:
-        leave_out(shorter, unit, [0])
+    for unit in tokenwise_units(model, inventory)[-2:]:
+        skip_tokens(shorter, unit, [0])
     with torch.no_grad():
         torch.testing.assert_close(shorter(IMAGES), model(IMAGES), rtol=1e-5, atol=1e-5)
 
@@ -46,8 +46,8 @@ def test_tokens_left_out_get_the_bias_alone() -> None:
     mixed = block.mlp(block.norm2(wanted))
     mixed[:, [1, 5]] = block.mlp.fc2.bias
     kept = [t for t in range(17) if t not in (1, 5)]
-    for unit in row_units(model, inventory)[:2]:
-        leave_out(model, unit, kept)
+    for unit in tokenwise_units(model, inventory)[:2]:
+        skip_tokens(model, unit, kept)
     torch.testing.assert_close(model.run(x, 1, 2), wanted + mixed, rtol=1e-4, atol=1e-4)
 
 
@@ -68,7 +68,7 @@ class Elsewhere(nn.Module):
 def test_rows_of_several_calls_or_of_a_batch_are_not_left_out(how: str) -> None:
     model = make_tiny()
     model.blocks[0].mlp = Elsewhere(model.blocks[0].mlp, how)
-    units = row_units(*analyse(model, IMAGES[:1]))
+    units = tokenwise_units(*analyse(model, IMAGES[:1]))
     assert [u.module for u in units] == ["blocks.0.attn", "blocks.1.attn", "blocks.1.mlp"]
 
 
@@ -80,9 +80,9 @@ def test_windows_have_mlps_alone() -> None:
     module: nn.Module = timm.create_model("swin_tiny_patch4_window7_224", pretrained=False, **options).eval()
     image = torch.randn(2, 3, 56, 56)
     model, inventory = analyse(module, image[:1])
-    units = row_units(model, inventory)
+    units = tokenwise_units(model, inventory)
     assert [u.module.rpartition(".")[2] for u in units] == ["mlp", "mlp"]
-    assert units[0].rows == 196
+    assert units[0].n_tokens == 196
     mlp = module.get_submodule(units[0].module)
 
     def without(_: nn.Module, args: object, y: torch.Tensor) -> torch.Tensor:
@@ -91,6 +91,6 @@ def test_windows_have_mlps_alone() -> None:
         return y
 
     mlp.register_forward_hook(without)
-    leave_out(model, units[0], [t for t in range(196) if t != 3])
+    skip_tokens(model, units[0], [t for t in range(196) if t != 3])
     with torch.no_grad():
         torch.testing.assert_close(model(image), module(image))

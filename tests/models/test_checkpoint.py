@@ -68,9 +68,9 @@ def test_two_places_that_hold_the_same_are_one(tmp_path: Path, state: State) -> 
     ("make", "told"),
     [
         (lambda s: {"model": s, "model_ema": other(s)}, "at 'model' and 'model_ema' that differ and both fit"),
-        (lambda s: prefixed(s, "model.") | {"loss.weight": torch.zeros(1)}, "of another model"),
+        (lambda s: prefixed(s, "model.") | {"loss.weight": torch.zeros(1)}, "pass a checkpoint of this model"),
         (lambda s: {"model": prefixed(s, "net.") | {"net.more": torch.zeros(1)}}, "has 'more'"),
-        (lambda s: torch.zeros(3), "holds no state dict, but Tensor"),
+        (lambda s: torch.zeros(3), "contains Tensor instead of a state dict"),
     ],
     ids=["two fit", "no common prefix", "one more", "a tensor"],
 )
@@ -82,7 +82,7 @@ def test_nothing_is_guessed(tmp_path: Path, state: State, make: Callable[[State]
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda w: w.int(), "holds int32, in 'test_vit' it is float32; give a checkpoint with floating-point numbers"),
+        (lambda w: w.int(), "holds int32, but float32 in 'test_vit'; pass a checkpoint with floating-point numbers"),
         (lambda w: w.bool(), "holds bool"),
         (lambda w: w.to(torch.complex64), "holds complex64"),
         (lambda w: w.to_sparse(), r"holds float32 \(sparse_coo\)"),
@@ -107,7 +107,7 @@ def test_a_header_that_lies_is_told(tmp_path: Path, state: State) -> None:
 def test_other_floats_are_taken_and_told(tmp_path: Path, state: State, capsys: pytest.CaptureFixture[str]) -> None:
     found = loaded(tmp_path / "m.pth", {key: value.double() for key, value in state.items()})
     assert torch.equal(found["norm.weight"], state["norm.weight"])
-    assert "holds float64: taken as FP32" in capsys.readouterr().err
+    assert "holds float64, converted to FP32" in capsys.readouterr().err
 
 
 def test_integer_buffers_take_integers(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_integer_buffers_take_integers(tmp_path: Path) -> None:
     torch.save({key: value + 1 for key, value in own.items()}, tmp_path / "m.pth")
     assert create_model("test_resnet", tmp_path / "m.pth").bn1.num_batches_tracked == 1  # type: ignore[union-attr]
     torch.save(own | {"bn1.num_batches_tracked": torch.tensor(1.5)}, tmp_path / "m.pth")
-    with pytest.raises(PmqError, match=r"'bn1.num_batches_tracked' holds float32, in 'test_resnet' it is int64"):
+    with pytest.raises(PmqError, match=r"'bn1.num_batches_tracked' holds float32, but int64 in 'test_resnet'"):
         create_model("test_resnet", tmp_path / "m.pth")
 
 
@@ -145,14 +145,14 @@ class Evil:
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda p: p.mkdir(), "is no regular file"),
-        (os.mkfifo, "is no regular file"),
+        (lambda p: p.mkdir(), "is not a regular file"),
+        (os.mkfifo, "is not a regular file"),
         (lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), "git lfs pull"),
         (lambda p: torch.save(Evil(), p), r"pickled code \(builtins.print\)"),
         (lambda p: torch.save(torch.nn.Linear(1, 1), p), r"pickled code \(torch.nn.modules.linear.Linear\)"),
         (lambda p: torch.jit.script(torch.nn.Linear(1, 1)).save(p), "is a TorchScript program"),
-        (lambda p: p.write_bytes(b"PK\x03\x04" + bytes(100)), "truncated or no checkpoint"),
-        (lambda p: p.write_bytes((9).to_bytes(8, "little") + b"{}"), "truncated or no checkpoint"),
+        (lambda p: p.write_bytes(b"PK\x03\x04" + bytes(100)), "truncated or not a checkpoint"),
+        (lambda p: p.write_bytes((9).to_bytes(8, "little") + b"{}"), "truncated or not a checkpoint"),
     ],
     ids=["folder", "pipe", "lfs", "code", "module", "torchscript", "zip", "short"],
 )

@@ -39,7 +39,7 @@ def test_number_of_classes_is_read_off_the_head(tmp_path: Path, state: dict, suf
     assert model.num_classes == 11
     assert torch.equal(model.head.weight, state["head.weight"])
     assert create_model(NAME, path, num_classes=0).num_classes == 0
-    with pytest.raises(PmqError, match="--num-classes 5"):
+    with pytest.raises(PmqError, match="`num_classes=5`"):
         create_model(NAME, path, num_classes=5)
 
 
@@ -60,12 +60,12 @@ class Evil:
     [
         (lambda p, s: None, "does not exist"),
         (lambda p, s: p.write_bytes(b""), "is empty"),
-        (lambda p, s: (torch.save(s, p), p.write_bytes(p.read_bytes()[:5000])), "truncated or no checkpoint"),
+        (lambda p, s: (torch.save(s, p), p.write_bytes(p.read_bytes()[:5000])), "truncated or not a checkpoint"),
         (lambda p, s: torch.save({"state_dict": s, "x": Evil()}, p), "pickled code"),
         (lambda p, s: torch.save({k: v for k, v in s.items() if k != "norm.bias"}, p), "has no 'norm.bias'"),
         (lambda p, s: torch.save(s | {"more": torch.zeros(1)}, p), "has 'more'"),
         (lambda p, s: torch.save(s | {"cls_token": torch.zeros(1, 1, 5)}, p), "'cls_token' is (1, 1, 5)"),
-        (lambda p, s: torch.save({"a": 1}, p), "holds no tensors"),
+        (lambda p, s: torch.save({"a": 1}, p), "contains no tensors"),
         (lambda p, s: torch.save([1], p), "checkpoint"),
     ],
 )
@@ -120,5 +120,5 @@ def test_what_cannot_be_fetched_or_made_gets_one_line(monkeypatch: pytest.Monkey
         raise error
 
     monkeypatch.setattr(timm, "create_model", fail)
-    with pytest.raises(PmqError, match=r"timm cannot create 'hf-hub:a/b': .*no route.*; pass --checkpoint"):
+    with pytest.raises(PmqError, match=r"timm cannot create 'hf-hub:a/b': .*no route.*; pass `checkpoint`"):
         create_model("hf-hub:a/b")

@@ -26,10 +26,10 @@ def spoiled(spoil: Callable[[Any], object]) -> nn.Module:
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda m: m.blocks[1].mlp.fc1.weight[3, 3].fill_(torch.nan), "'blocks.1.mlp.fc1.weight' of the model holds NaN"),
-        (lambda m: m.norm.bias[0].fill_(torch.inf), "'norm.bias' of the model holds infinite values"),
-        (lambda m: m.register_buffer("mean", torch.tensor([torch.nan])), "'mean' of the model holds NaN"),
-        (lambda m: m.blocks[1].norm1.weight.fill_(3e38), "whose are not is 'blocks.1.(norm1|attn.qkv)'"),
+        (lambda m: m.blocks[1].mlp.fc1.weight[3, 3].fill_(torch.nan), "'blocks.1.mlp.fc1.weight' of the model contains NaN"),
+        (lambda m: m.norm.bias[0].fill_(torch.inf), "'norm.bias' of the model contains infinite values"),
+        (lambda m: m.register_buffer("mean", torch.tensor([torch.nan])), "'mean' of the model contains NaN"),
+        (lambda m: m.blocks[1].norm1.weight.fill_(3e38), "with such outputs is 'blocks.1.(norm1|attn.qkv)'"),
         (lambda m: [m.blocks[0].mlp.fc1.weight.fill_(1e38), m.blocks[0].mlp.fc2.weight.fill_(1e38)], "is 'blocks.0.mlp.fc"),
     ],
     ids=["NaN", "infinite", "buffer", "absurd norm", "absurd weights"],
@@ -46,7 +46,7 @@ def test_masks_may_hold_minus_infinity() -> None:
 def test_images_are_blamed_for_what_they_hold() -> None:
     model, images = make_tiny(), IMAGES.clone()
     images[0, 0, 0, 0] = torch.nan
-    with pytest.raises(PmqError, match="the images hold NaN"):
+    with pytest.raises(PmqError, match="the images contain NaN"):
         check_outputs(model, images, model(images))
 
 

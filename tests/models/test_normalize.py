@@ -49,12 +49,12 @@ WRAPPED = {
     "part compiled": (lambda: changed(lambda m: m.blocks.__setitem__(0, torch.compile(m.blocks[0]))), "without OptimizedModule"),
     "compiled in place": (lambda: changed(lambda m: m.compile()), "not compiled"),
     "data parallel": (lambda: nn.DataParallel(make_tiny()), "without DataParallel"),
-    "checkpointing": (lambda: changed(lambda m: m.set_grad_checkpointing(True)), "checkpointing of gradients is off"),
+    "checkpointing": (lambda: changed(lambda m: m.set_grad_checkpointing(True)), "gradient checkpointing is off"),
     "inference mode": (in_inference_mode, ""),
     "hooks": (lambda: changed(lambda m: m.blocks[0].register_forward_hook(lambda *_: None)), "without its hooks (1)"),
     "frozen": (lambda: changed(lambda m: m.requires_grad_(False)), ""),
     "training": (lambda: make_tiny().train(), ""),
-    "double": (lambda: make_tiny().double(), "float64: computed in FP32"),
+    "double": (lambda: make_tiny().double(), "float64 converted to FP32"),
 }
 
 
@@ -109,7 +109,7 @@ def test_weights_that_are_computed_are_merged(
 def test_shared_weights_are_parted(share: Callable[[Any], object], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     model = changed(share)
     adopted: Any = adopt(model)
-    assert f"two, each with bits of its own: {told}\n" in capsys.readouterr().err
+    assert f"separate copies with separate bit-widths: {told}\n" in capsys.readouterr().err
     assert adopted.state_dict().keys() == model.state_dict().keys()
     assert torch.equal(adopted(IMAGES), model(IMAGES))
     assert weights_sha256(adopted) == weights_sha256(model)
@@ -138,7 +138,7 @@ def test_a_first_name_that_is_only_a_name_does_not_hide_the_second(capsys: pytes
 
     adopted: Any = adopt(Wrapped(), IMAGES[:1])
     assert adopted.head is not adopted.vit.head
-    assert "two, each with bits of its own: vit.head\n" in capsys.readouterr().err
+    assert "separate copies with separate bit-widths: vit.head\n" in capsys.readouterr().err
 
 
 def test_the_users_module_stays_as_it_is() -> None:
@@ -179,7 +179,7 @@ def on_meta() -> nn.Module:
         (lambda: changed(lambda m: setattr(m, "head", nn.LazyLinear(5))), "'head.weight' .* is not initialised yet"),
         (on_meta, "'cls_token' .* has no values"),
         (lambda: changed(lambda m: setattr(m, "lock", threading.Lock())), "cannot be copied: cannot pickle"),
-        (in_itself, "lies in itself, as 'up' of Block"),
+        (in_itself, "contains itself, as 'up' of Block"),
         (
             lambda: changed(lambda m: setattr(m.head, "weight", nn.Parameter(torch.zeros(7, 32).int(), False))),
             "'head.weight' .* is torch.int32",
@@ -229,11 +229,11 @@ class Record:
 @pytest.mark.parametrize(
     ("give", "told"),
     [
-        (lambda y: {"last_hidden_state": 2 * y, "logits": y}, "last_hidden_state, logits, logits is taken"),
-        (lambda y: {"count": y.argmax(1), "aux": {"logits": y}}, "aux.logits, aux.logits is taken"),
-        (lambda y: (y, 2 * y), "0, 1, 0 is taken"),
-        (lambda y: [y.argmax(1), y], "1, 1 is taken"),
-        (lambda y: Record(None, y, (2 * y,)), "pooler_output, hidden.0, pooler_output is taken"),
+        (lambda y: {"last_hidden_state": 2 * y, "logits": y}, "last_hidden_state, logits, pmq uses logits"),
+        (lambda y: {"count": y.argmax(1), "aux": {"logits": y}}, "aux.logits, pmq uses aux.logits"),
+        (lambda y: (y, 2 * y), "0, 1, pmq uses 0"),
+        (lambda y: [y.argmax(1), y], "1, pmq uses 1"),
+        (lambda y: Record(None, y, (2 * y,)), "pooler_output, hidden.0, pmq uses pooler_output"),
         (lambda y: y.double(), ""),
     ],
     ids=["logits", "nested", "tuple", "list", "dataclass", "double"],
@@ -258,7 +258,7 @@ def test_outputs_are_taken_by_name() -> None:
     found = several(IMAGES)
     assert found.shape == (len(IMAGES), 14)
     torch.testing.assert_close(found[:, :7], found[:, 7:])  # each beside its own size
-    with pytest.raises(PmqError, match=r"output 'hidden.2' is none of the model's; it gives logits, hidden.0, hidden.1"):
+    with pytest.raises(PmqError, match=r"the model has no output 'hidden.2'; it returns logits, hidden.0, hidden.1"):
         pick_output(adopt(with_output(Giving(give), "hidden.2"), IMAGES[:1]), IMAGES[:1])
 
 
@@ -270,18 +270,18 @@ def test_several_outputs_are_searched_and_not_deployed(tmp_path: Path) -> None:
         model, batches, "8bit", space="onnxruntime", options=pmq.SearchOptions(recipe="minmax", n_rounds=1, max_evals=8)
     )
     assert 0 < found.allocation.metrics["feature_error"] < 0.1
-    with pytest.raises(PmqError, match="several of this model's were asked for"):
+    with pytest.raises(PmqError, match="several outputs of this model were selected"):
         pmq.deploy(model, found.allocation, "onnxruntime", images, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("model", "told"),
     [
-        (Giving(lambda y: y.argmax(1)), "gives torch.int64"),
-        (Giving(lambda y: None), "gives NoneType"),
-        (Giving(lambda y: y.sum()), r"gives shape \(\) for a batch of 1"),
+        (Giving(lambda y: y.argmax(1)), "returns torch.int64"),
+        (Giving(lambda y: None), "returns NoneType"),
+        (Giving(lambda y: y.sum()), r"returns shape \(\) for a batch of 1"),
         (Giving(lambda y: y @ y), "fails on an image of shape"),
-        (Asking(lambda y: y), "Asking.forward cannot be called with a batch of images alone .*'mask'"),
+        (Asking(lambda y: y), "Asking.forward cannot be called with only a batch of images .*'mask'"),
     ],
     ids=["decisions", "nothing", "a number", "error", "more arguments"],
 )

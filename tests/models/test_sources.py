@@ -64,7 +64,7 @@ def test_models_of_others_are_searched_evaluated_and_deployed(name: str, tmp_pat
     assert row["agreement"] > 50 if decides else row["feature_error"] < 0.5
     assert pmq.simulate(module, found.allocation)(images[:2]).isfinite().all()
     deployed = pmq.deploy(
-        module, "w8a8", "onnxruntime", images[:8], tmp_path, calibration_images=images[8:], recipe="minmax", rounds=3
+        module, "w8a8", "onnxruntime", images[:8], tmp_path, calibration_images=images[8:], recipe="minmax", n_passes=3
     )
     assert deployed.proof["layers"].passed
     assert deployed.proof["bits"].passed
@@ -105,7 +105,7 @@ def test_a_function_of_ones_own_makes_a_model(tmp_path: Path, monkeypatch: pytes
     ):
         with pytest.raises(PmqError, match=told):
             create_model(name)
-    with pytest.raises(PmqError, match="--model-kwargs"):
+    with pytest.raises(PmqError, match="`model_kwargs`"):
         create_model("own_models:make", options={"height": 2})
 
 
@@ -149,7 +149,7 @@ class Otherwise(nn.Module):
     ("how", "told"),
     [
         (lambda y: y if y.sum() > 0 else -y, r"cannot be captured as a graph \(.*test_sources.py, line \d+\)"),
-        (lambda y: y + torch.rand(3), "must not depend on chance"),
+        (lambda y: y + torch.rand(3), "must not depend on random numbers"),
     ],
 )
 def test_a_forward_that_decides_by_values_or_draws_is_refused(how: Callable[[torch.Tensor], torch.Tensor], told: str) -> None:

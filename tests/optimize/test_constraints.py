@@ -56,12 +56,12 @@ def test_ties_are_added() -> None:
 @pytest.mark.parametrize(
     ("constraints", "told"),
     [
-        ({"keep": {"blocks.9.*": 8}}, r"'blocks.9.\*' matches no component of the model; give a kind, such as 'patch_embed'"),
-        ({"keep": {"head": 9}}, "'head' cannot be kept at 9 bits; there are 2 to 8, and 32 or fp32"),
-        ({"min_bits": 6, "max_bits": 4}, "at least 6 and at most 4 bits leave nothing"),
-        ({"min_bits": 7, "max_bits": 7}, "gives weights 2, 3, 4, 5, 6, 8 bits, of which none is from 7 to 7"),
-        ({"ties": [("qkv",)]}, "'qkv' is no tie: write PATTERN,PATTERN"),
-        ({"ties": [("qkv", "proj@layer")]}, "is no tie"),
+        ({"keep": {"blocks.9.*": 8}}, r"'blocks.9.\*' matches no component of the model; use a kind, such as 'patch_embed'"),
+        ({"keep": {"head": 9}}, "'head' cannot be kept at 9 bits; allowed are 2 to 8, and 32 or fp32"),
+        ({"min_bits": 6, "max_bits": 4}, "`min_bits` 6 is above `max_bits` 4; exchange them"),
+        ({"min_bits": 7, "max_bits": 7}, "gives weights 2, 3, 4, 5, 6, 8 bits; none of them is from 7 to 7"),
+        ({"ties": [("qkv",)]}, "'qkv' is not a tie; write PATTERN,PATTERN"),
+        ({"ties": [("qkv", "proj@layer")]}, "is not a tie"),
     ],
 )
 def test_what_cannot_be_is_told(constraints: dict[str, object], told: str) -> None:
@@ -72,8 +72,8 @@ def test_what_cannot_be_is_told(constraints: dict[str, object], told: str) -> No
 def test_they_are_read_as_they_are_written() -> None:
     found = Constraints.parse(["head=8", "blocks.0.*=FP32"], ["patch_embed*"], 4, 8, ["qkv,proj@block"])
     assert found.keep == {"head": 8, "blocks.0.*": 32}
-    assert found.told() == (
-        "head at 8 bit, blocks.0.* at FP32, patch_embed* left out, at least 4 bit, at most 8 bit, qkv and proj@block alike"
+    assert found.describe() == (
+        "head at 8 bit, blocks.0.* at FP32, patch_embed* excluded, at least 4 bit, at most 8 bit, qkv and proj@block alike"
     )
     for wrong in ("head", "=8", "head=many"):
         with pytest.raises(PmqError, match="is not PATTERN=BITS"):
@@ -92,4 +92,4 @@ def test_a_search_obeys_and_says_what_the_budget_is_then(capsys: pytest.CaptureF
     chosen = found.allocation.components
     assert {choice.bits for name, choice in chosen.items() if name.startswith("blocks.0.")} == {8}
     assert chosen["head.weight"].bits == 32
-    assert "as asked: blocks.0.* at 8 bit, head left out; with that, budget 4bit is at most 0." in capsys.readouterr().err
+    assert "constraints: blocks.0.* at 8 bit, head excluded; with them, budget 4bit is at most 0." in capsys.readouterr().err

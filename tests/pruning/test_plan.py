@@ -118,7 +118,7 @@ def test_a_plan_for_another_model_is_refused() -> None:
         plan(blocks__0__attn=PrunedUnit.of("attention", 32, range(8), heads=4)),
     ):
         model = make_tiny()
-        with pytest.raises(PmqError, match="of another"):
+        with pytest.raises(PmqError, match="belongs to another model"):
             apply_plan(model, other)
         assert model.blocks[0].mlp.fc1.out_features == 128
         assert plan_of(model) is None
@@ -131,7 +131,7 @@ def test_units_are_what_can_be_pruned() -> None:
     units = {unit.name: unit for unit in prunable_units(make_tiny(), embedding=True)}
     assert set(units) == {"blocks.0.attn", "blocks.0.mlp", "blocks.1.attn", "blocks.1.mlp", "patch_embed.proj"}
     normed = prunable_units(make_tiny(qk_norm=True))
-    assert [unit.whole for unit in normed] == [True, False, True, False]
+    assert [unit.whole_heads_only for unit in normed] == [True, False, True, False]
     assert len(prunable_units(create_model("swin_tiny_patch4_window7_224", pretrained=False))) == 24
     relative = prunable_units(create_model("vit_relpos_small_patch16_224", pretrained=False))
     assert {unit.kind for unit in relative} == {"hidden"}  # its attentions are of another kind, its tables no MLPs of blocks

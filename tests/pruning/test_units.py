@@ -73,16 +73,16 @@ def own(**options: Any) -> nn.Module:
 
 
 def test_gates_and_separate_queries_keys_and_values_are_found() -> None:
-    units = {unit.name: unit for unit in provable_units(own()).found}
+    units = {unit.name: unit for unit in provable_units(own()).units}
     assert list(units) == ["attn.0", "mlp.0", "attn.1", "mlp.1"]
     assert list(units["mlp.0"].makers) == ["mlp.0.gate", "mlp.0.up"]
-    assert (units["attn.1"].size, units["attn.1"].heads, units["attn.1"].whole) == (32, 4, False)
+    assert (units["attn.1"].size, units["attn.1"].heads, units["attn.1"].whole_heads_only) == (32, 4, False)
     assert [name for name, _ in units["attn.1"].operands] == ["attn.1.query", "attn.1.key", "attn.1.value"]
 
 
 @pytest.mark.parametrize("channels", [range(16), [h * 8 + i for h in range(4) for i in (1, 3, 4, 6)]])
 def test_what_is_cut_computes_as_if_nobody_read_it(channels: Any) -> None:
-    model, units = own(), {unit.name: unit for unit in find_units(own()).found}
+    model, units = own(), {unit.name: unit for unit in find_units(own()).units}
     kept = {"attn.0": units["attn.0"].keeping(channels), "mlp.1": units["mlp.1"].keeping(range(7, 31))}
     wanted = own()
     for name, pruned in kept.items():
@@ -112,7 +112,7 @@ def test_a_packed_gate_is_cut_in_both_halves() -> None:
     from timm.layers import SwiGLUPacked
 
     model = make_tiny(mlp_layer=SwiGLUPacked)
-    units = {unit.name: unit for unit in provable_units(model).found}
+    units = {unit.name: unit for unit in provable_units(model).units}
     unit = units["blocks.0.mlp"]
     assert unit.size == model.blocks[0].mlp.fc2.in_features
     assert model.blocks[0].mlp.fc1.out_features == 2 * unit.size
@@ -127,7 +127,7 @@ def test_heads_whose_queries_are_rotated_go_as_a_whole() -> None:
     torch.manual_seed(0)
     model = Eva(32, 8, 3, 5, embed_dim=32, depth=2, num_heads=2, use_rot_pos_emb=True, swiglu_mlp=True).eval()
     found = find_units(model)
-    assert {unit.name: unit.whole for unit in found.found if unit.kind == "attention"} == {
+    assert {unit.name: unit.whole_heads_only for unit in found.units if unit.kind == "attention"} == {
         "blocks.0.attn": True,
         "blocks.1.attn": True,
     }
@@ -136,10 +136,10 @@ def test_heads_whose_queries_are_rotated_go_as_a_whole() -> None:
 def test_what_computes_with_a_width_of_its_own_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     model = own(own_width=32)
     units = provable_units(model)
-    assert [unit.name for unit in units.found] == ["mlp.0", "mlp.1"]
-    assert "width of its own" in units.refused["attn.0"]
+    assert [unit.name for unit in units.units] == ["mlp.0", "mlp.1"]
+    assert "computes with a fixed width" in units.refused["attn.0"]
     pmq.prune(model, IMAGES, ratio=0.5, importance="reconstruction")
-    assert "not pruned: 'attn.0' and 1 more like it: it computes with a width of its own" in capsys.readouterr().err
+    assert "not pruned: 'attn.0' and 1 more like it: it computes with a fixed width" in capsys.readouterr().err
     with pytest.raises(PmqError, match="nothing to prune by heads"):
         pmq.prune(model, IMAGES, structures=("heads",))
 

@@ -53,8 +53,8 @@ def test_what_is_no_product_of_integers_is_left_to_floats(tiny: Tiny) -> None:
     )
     with Simulator(tiny.model, tiny.inventory, tiny.calibration) as simulator:
         simulator.apply(tiny.space.uniform(4, 8))  # GELU output by powers
-        assert simulator.instrument.layer("blocks.0.mlp.fc2.weight").product is None
-        assert simulator.instrument.layer("blocks.0.mlp.fc1.weight").product is not None
+        assert simulator.layer("blocks.0.mlp.fc2.weight").product is None
+        assert simulator.layer("blocks.0.mlp.fc1.weight").product is not None
 
 
 @torch.no_grad()
@@ -65,7 +65,7 @@ def test_a_whole_layer_is_the_same_with_and_without(tiny: Tiny, bits: int) -> No
     for integers in (False, True):
         with Simulator(tiny.model, tiny.inventory, tiny.calibration, integers=integers) as simulator:
             simulator.apply(tiny.space.uniform(bits, bits))
-            layer = simulator.instrument.layer("blocks.0.mlp.fc1.weight")
+            layer = simulator.layer("blocks.0.mlp.fc1.weight")
             assert (layer.product is not None) == integers
             outputs.append(layer(x))
             simulator.apply({})

@@ -35,10 +35,10 @@ def test_a_component_has_at_most_two_to_the_bits_values_a_scale(prepared: Prepar
     """Counted in the model that is run, at every component; the image has its 8 bits."""
     assignment = uniform(prepared, bits, bits)
     simulator = build_quantized_model(copy.deepcopy(prepared.model), prepared.inventory, quantize(prepared, assignment))
-    instrument, counted = simulator.instrument, set()
+    counted = set()
     for component in prepared.inventory:
         if component.role == "weight":
-            rows = instrument.weights[component.name].flatten(1)
+            rows = simulator.original_weight(component.name).flatten(1)
             assert max(len(row.unique()) for row in rows) <= 2**bits, component.name
             counted.add(component.name)
             continue
@@ -46,12 +46,12 @@ def test_a_component_has_at_most_two_to_the_bits_values_a_scale(prepared: Prepar
 
         def count(x, name=component.name, q=quantizer):
             y = q(x)
-            levels = max(len(row.unique()) for row in instrument.by_head(name, y))
+            levels = max(len(row.unique()) for row in simulator.by_head(name, y))
             assert levels <= 2 ** assignment[name].bits, name
             counted.add(name)
             return y
 
-        instrument.set_activation(component.name, count)
+        simulator.set_activation(component.name, count)
     simulator.model(prepared.images)
     assert counted == set(prepared.inventory.names)
 

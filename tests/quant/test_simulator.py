@@ -51,7 +51,7 @@ def test_simulates_what_hand_written_attention_computes(tiny: Tiny, simulator: S
         back = fitted(rows)
         return back.reshape(value.movedim(-3, 0).shape).movedim(0, -3) if len(rows) > 1 else back.reshape(value.shape)
 
-    weights = {n: simulator.instrument.weights[f"blocks.0.attn.{n}.weight"] for n in ("qkv", "proj")}
+    weights = {n: simulator.original_weight(f"blocks.0.attn.{n}.weight") for n in ("qkv", "proj")}
     weights = {n: quantize_weight(w.detach(), assignment[f"blocks.0.attn.{n}.weight"]).dequantize() for n, w in weights.items()}
     attention = block.attn
     qkv = nn.functional.linear(q("qkv.input", block.norm1(x)), weights["qkv"], attention.qkv.bias)
@@ -128,7 +128,7 @@ def test_what_a_width_removes_is_zero_until_it_is_kept_again(tiny: Tiny) -> None
 
     with Simulator(tiny.model, tiny.inventory, tiny.calibration, masker=masker) as simulator:
         before = simulator.run(tiny.images)
-        layer = simulator.instrument.layer(name)
+        layer = simulator.layer(name)
         simulator.apply({"blocks.0.mlp": unit})
         assert torch.equal(layer.weight[:, :64], 2 * weight[:, :64])
         assert not layer.weight[:, 64:].any()

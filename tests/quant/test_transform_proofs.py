@@ -107,7 +107,7 @@ def test_what_is_undone_is_told_and_leaves_no_trace(capsys: pytest.CaptureFixtur
     assert {name: True for name in before} == {n: torch.equal(p, before[n]) for n, p in model.named_parameters()}
     assert model.blocks[0].attn.proj.bias is None
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("wrong would change what this model computes")
+    assert line.startswith("wrong would change the outputs of this model")
 
 
 class Magnifying(nn.Module):

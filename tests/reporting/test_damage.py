@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 
-from pmq.api.resolve import solve_again
+from pmq.api import resolve
 from pmq.core import PmqError
 from pmq.core.rundir import MANIFEST, add_to_manifest
 from pmq.reporting import RunData, plot_run, write_page
@@ -191,7 +191,7 @@ def test_settings_that_tables_are_not_of_are_not_solved_for(older: Path, of: str
     tree(MANIFEST, lambda data: SETTINGS[of](data["settings"]))(older)
     before = sorted(older.rglob("*"))
     with pytest.raises(PmqError) as error:
-        solve_again(older, "size=1kB")
+        resolve(older, "size=1kB")
     assert "\n" not in str(error.value)
     assert sorted(older.rglob("*")) == before
 
@@ -201,15 +201,15 @@ def test_cut_tables_are_not_solved(older: Path, share: float) -> None:
     text = (older / "front.csv").read_text()
     (older / "front.csv").write_text(text[: text.index("\n") + 1])
     with pytest.raises(PmqError, match=r"front\.csv.* has fewer rows"):
-        solve_again(older, "size=1kB")
+        resolve(older, "size=1kB")
     (older / "front.csv").write_text(text[: int(share * len(text))])
     with pytest.raises(PmqError, match=r"front\.csv"):
-        solve_again(older, "size=1kB")
+        resolve(older, "size=1kB")
 
 
 def test_a_budget_too_long_for_a_file_is_told_before_it_is_solved(older: Path) -> None:
     with pytest.raises(PmqError, match="more than 255 bytes"):
-        solve_again(older, ",".join(["size=1kB"] * 60))
+        resolve(older, ",".join(["size=1kB"] * 60))
 
 
 def test_random_damage_is_read_rightly_or_told(older: Path) -> None:
@@ -227,7 +227,7 @@ def test_random_damage_is_read_rightly_or_told(older: Path) -> None:
             [b"", b"0", b"9", b"-", b"null", b"nan", b"x", b"[", b",", b"\n", b"\xff", b'"']
         )
         path.write_bytes(data)
-        for read in (lambda: write_page([older], older / "out.html"), lambda: solve_again(older, "size=1kB")):
+        for read in (lambda: write_page([older], older / "out.html"), lambda: resolve(older, "size=1kB")):
             try:
                 read()
             except PmqError as error:

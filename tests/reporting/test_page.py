@@ -17,7 +17,7 @@ from pmq.core import Allocation, PmqError
 from pmq.core.run_files import hashes
 from pmq.core.rundir import add_to_manifest
 from pmq.reporting import write_page, write_report
-from pmq.reporting.page.highlights import picks
+from pmq.reporting.page.highlights import find_highlights
 from tests.asked import asked
 from tests.conftest import SHALLOW, make_tiny
 from tests.conftest import pmq as run_pmq
@@ -72,7 +72,7 @@ def test_default_run_opens_offline_and_without_errors(page: Page, report: Path) 
         assert page.errors() == []
         assert [url for url in page.requests() if not url.startswith(("file://", "data:", "blob:"))] == []
     titles = [h.text for h in page.driver.find_elements("css selector", "h2")]
-    assert titles == ["The front", "The allocation", "Why these bits", "Can I trust it", "Deploy"]
+    assert titles == ["Pareto front", "Allocation", "Sensitivity and costs", "Validation", "Deployment"]
 
 
 def test_points_are_the_candidates_of_the_journal(page: Page, report: Path) -> None:
@@ -255,8 +255,8 @@ def test_what_cannot_be_ranked_is_left_out(default_run: Path, tmp_path: Path) ->
 def test_fp32_is_known_whatever_a_space_calls_it() -> None:
     points = pd.DataFrame({"size_bytes": [4.0, 2.0, 1.0, 0.5], "kl": [0.0, 1e-3, 5e-3, 3.0], "agreement": [100, 99.5, 90, 10.0]})
     points = points.assign(source=["fp32", "nsga2", "nsga2", "nsga2"], within=True)
-    assert picks(points, "size_bytes", "kl")["most accurate within the budget"] == 1
-    assert picks(points, "size_bytes", "kl")["knee"] == 2
+    assert find_highlights(points, "size_bytes", "kl")["most accurate within the budget"] == 1
+    assert find_highlights(points, "size_bytes", "kl")["knee"] == 2
 
 
 def test_text_in_the_data_cannot_end_its_element(default_run: Path, tmp_path: Path) -> None:

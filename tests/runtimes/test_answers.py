@@ -50,11 +50,11 @@ def test_a_regression_gives_all_its_values_as_they_are() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize(("outputs", "task"), [(3, "auto"), (1, "binary"), (1, "regression")])
 def test_what_is_no_number_is_not_ranked(value: float, outputs: int, task: str) -> None:
-    with pytest.raises(PmqError, match="infinite or no numbers"):
+    with pytest.raises(PmqError, match="infinite or not a number"):
         said([value, *[0.0] * (outputs - 1)], told(outputs, [], task))
 
 
 @pytest.mark.parametrize("outputs", [np.zeros((1, 2)), np.zeros((2, 3)), np.zeros(3), np.float32(1)])
 def test_outputs_of_another_shape_are_told(outputs: Any) -> None:
-    with pytest.raises(PmqError, match=r"not \(1, 3\) as the file says"):
+    with pytest.raises(PmqError, match=r"not \(1, 3\) as the file states"):
         answer(np.asarray(outputs), told(3, []), 5)

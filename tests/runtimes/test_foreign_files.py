@@ -82,11 +82,11 @@ def test_a_file_that_names_no_task_has_its_one_output_taken_for_a_logit_and_says
     run(saved(model, tmp_path / "m.onnx"), [image])
     printed = capsys.readouterr()
     assert "positive" in printed.out
-    assert "does not say what its one output means" in printed.err
+    assert "does not state what its single output means" in printed.err
 
 
 def test_features_are_no_classes(image: Path, tmp_path: Path) -> None:
-    with pytest.raises(PmqError, match="gives features"):
+    with pytest.raises(PmqError, match="returns features"):
         run(saved(tiny(task="features"), tmp_path / "m.onnx"), [image])
 
 
@@ -130,7 +130,7 @@ def larger(m: onnx.ModelProto) -> None:
 def test_graphs_that_are_not_as_their_texts_say_are_told_before_any_image(change: Change, target: str, tmp_path: Path) -> None:
     model = tiny(target)
     change(model)
-    with pytest.raises(PmqError, match="but its texts tell of float32"):
+    with pytest.raises(PmqError, match="but its texts state float32"):
         run(saved(model, tmp_path / "m.onnx"), [tmp_path / "no-image.png"])
 
 
@@ -139,7 +139,7 @@ def test_graphs_that_are_not_as_their_texts_say_are_told_before_any_image(change
 def test_outputs_that_are_no_numbers_are_told(value: float, target: str, image: Path, tmp_path: Path) -> None:
     model = tiny(target)
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full((16, 3), value, np.float32), "weight"))
-    with pytest.raises(PmqError, match="infinite or no numbers"):
+    with pytest.raises(PmqError, match="infinite or not a number"):
         run(saved(model, tmp_path / "m.onnx"), [image])
 
 
@@ -228,10 +228,10 @@ def function(m: onnx.ModelProto) -> None:
         (endless, "a graph within 'Loop'"),
         (function, "functions"),
         (quantized(TensorProto.UINT4), "anything but 8 bits"),
-        (lambda m: m.ClearField("graph"), "no ONNX model"),
-        (lambda m: setattr(m.graph.node[1], "op_type", "Nonsense"), "no ONNX model"),
-        (lambda m: m.graph.node[1].input.__setitem__(0, "nowhere"), "no ONNX model"),
-        (lambda m: m.graph.initializer[0].dims.__setitem__(0, 2**40), "no ONNX model"),
+        (lambda m: m.ClearField("graph"), "not an ONNX model"),
+        (lambda m: setattr(m.graph.node[1], "op_type", "Nonsense"), "not an ONNX model"),
+        (lambda m: m.graph.node[1].input.__setitem__(0, "nowhere"), "not an ONNX model"),
+        (lambda m: m.graph.initializer[0].dims.__setitem__(0, 2**40), "not an ONNX model"),
     ],
 )
 def test_what_pmq_does_not_write_never_reaches_a_runtime(change: Change, said: str, tmp_path: Path) -> None:
@@ -252,9 +252,9 @@ def test_inputs_of_eight_bits_are_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        *((content, "no ONNX model") for content in (b"", b"no model", b"\xff" * 100, tiny().SerializeToString()[:200])),
+        *((content, "not an ONNX model") for content in (b"", b"no model", b"\xff" * 100, tiny().SerializeToString()[:200])),
         (tiny().SerializeToString().replace(b"onnxruntime", b"onnx\xff\xfe\xfdtime"), "as its target"),
-        (tiny().SerializeToString().replace(b"Flatten", b"Flat\xff\xfe\xfd"), "no ONNX model"),
+        (tiny().SerializeToString().replace(b"Flatten", b"Flat\xff\xfe\xfd"), "not an ONNX model"),
     ],
 )
 def test_what_is_no_model_is_told(content: bytes, said: str, tmp_path: Path) -> None:

@@ -67,8 +67,8 @@ def encoded(form: str, size: tuple[int, int] = (30, 20)) -> bytes:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "no image of a known format"),
-        (b"no image", "no image of a known format"),
+        (b"", "not an image of a known format"),
+        (b"no image", "not an image of a known format"),
         (encoded("PNG")[:200], "cannot be read: "),
         (encoded("JPEG")[:200], "cannot be read: "),
         (encoded("BMP").replace(b"\x1e\x00\x00\x00\x14", b"\xff\xff\xff\x7f\x14", 1), "too large to be read"),
@@ -76,7 +76,7 @@ def encoded(form: str, size: tuple[int, int] = (30, 20)) -> bytes:
         (b"P6 0 0 255 ", "cannot be read"),
         (b"P6 9 9", "cannot be read"),
         (b"DDS |\x00\x00\x00" + bytes(120), "cannot be read"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "no image of a known format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image of a known format"),
         (encoded("PNG", (1, 20_000)), "1 x 20000, which would be 8 x 160000"),
     ],
 )

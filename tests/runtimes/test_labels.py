@@ -51,7 +51,8 @@ def test_a_task_is_as_asked_or_by_the_number_of_outputs(outputs: int, asked: str
 
 
 def test_figures_of_other_channels_than_the_images_have_are_refused() -> None:
-    with pytest.raises(PmqError, match=r"images have 4 channel\(s\), and mean and std 3 and 1 figures; pass data_config"):
+    expected = r"images have 4 channel\(s\), but mean and std have 3 and 1 values; pass `mean` and `std`"
+    with pytest.raises(PmqError, match=expected):
         described(CONFIG | {"input_size": [4, 8, 8], "std": [0.2]}, 2, NAMES)
 
 

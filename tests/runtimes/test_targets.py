@@ -45,7 +45,7 @@ def target(request: pytest.FixtureRequest) -> Target:
     return installed(request.param)
 
 
-def carried_out(model: Any, images: torch.Tensor, target: Target, mode: str) -> tuple[Any, Quantized, Space]:
+def with_tensors(model: Any, images: torch.Tensor, target: Target, mode: str) -> tuple[Any, Quantized, Space]:
     inventory = take_inventory(model, images[:1])
     space = Space(read_space(target.name), inventory, "minmax")
     mixed = [i % len(d) for i, d in enumerate(space.decisions)]
@@ -66,7 +66,7 @@ class TestTargetConformance:
     @pytest.mark.parametrize(("name", "mode"), [(t, m) for t in (*ALWAYS, *MOBILE) for m in [*read_space(t).modes, "mixed"]])
     def test_computes_what_was_simulated(self, name: str, mode: str, tiny: Tiny, tmp_path: Path) -> None:
         target = installed(name)
-        inventory, quantized, _ = carried_out(tiny.model, tiny.images, target, mode)
+        inventory, quantized, _ = with_tensors(tiny.model, tiny.images, target, mode)
         layers, files = written(target, tiny.model, tiny.images[:1], inventory, quantized, tmp_path / f"m{target.suffix}")
         simulator = build_quantized_model(copy.deepcopy(tiny.model), inventory, quantized)
         errors = layer_errors(target, layers, simulator, tiny.images[:1])
@@ -86,7 +86,7 @@ class TestTargetConformance:
             with pytest.raises(PmqError, match="no open batch size"):
                 pmq.deploy(tiny.module, "w8a8", target.name, tiny.images, tmp_path, dynamic_batch=True)
             return
-        inventory, quantized, _ = carried_out(tiny.model, tiny.images, target, "mixed")
+        inventory, quantized, _ = with_tensors(tiny.model, tiny.images, target, "mixed")
         path = tmp_path / f"m{target.suffix}"
         _, files = written(target, tiny.model, tiny.images[:2], inventory, quantized, path, dynamic_batch=True)
         session = target.session(files[0])
@@ -154,7 +154,7 @@ def test_other_families(name: str, options: dict[str, Any], target: Target, tmp_
     module = timm.create_model(name, pretrained=False, num_classes=7, **options).eval()
     images = torch.randn(4, 3, options["img_size"], options["img_size"])
     model, _ = analyse(module, images[:1])
-    inventory, quantized, _ = carried_out(model, images, target, "int8")
+    inventory, quantized, _ = with_tensors(model, images, target, "int8")
     layers, files = written(target, model, images[:1], inventory, quantized, tmp_path / f"m{target.suffix}")
     simulator = build_quantized_model(copy.deepcopy(model), inventory, quantized)
     assert layers_check(layer_errors(target, layers, simulator, images[:1])).passed
@@ -189,7 +189,7 @@ def test_convolutions_of_all_kinds(name: str, mode: str, tmp_path: Path) -> None
     torch.manual_seed(0)
     images = torch.randn(4, 3, 32, 32)
     model, _ = analyse(Convolving().eval(), images[:1])
-    inventory, quantized, _ = carried_out(model, images, target, mode)
+    inventory, quantized, _ = with_tensors(model, images, target, mode)
     layers, files = written(target, model, images[:1], inventory, quantized, tmp_path / "m.onnx")
     simulator = build_quantized_model(copy.deepcopy(model), inventory, quantized)
     errors = layer_errors(target, layers, simulator, images[:1])
@@ -231,6 +231,6 @@ def test_a_layer_that_is_called_twice_is_written_once(target: str, tmp_path: Pat
     pytest.importorskip(TARGETS[target].runtime)
     torch.manual_seed(0)
     images = torch.randn(12, 3, 4, 4)
-    options = {"calibration_images": images, "recipe": "minmax", "rounds": 3}
+    options = {"calibration_images": images, "recipe": "minmax", "n_passes": 3}
     found = pmq.deploy(_Twice().eval(), "w8a8", target, images, tmp_path, **options)  # type: ignore[arg-type]
     assert found.passed, found.proof

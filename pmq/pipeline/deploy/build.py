@@ -1,4 +1,4 @@
-"""The file of a deployment, and what it is compared with: its simulation, and the model in FP32 in the same runtime."""
+"""The second step of a deployment: build the file, its simulation, and the FP32 model for the same runtime."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pmq.models import class_names
 from pmq.pipeline.allocation import load_quantized
 from pmq.pipeline.deploy.plan import DeployPlan
 from pmq.pipeline.pruned_model import plain
-from pmq.pipeline.quantize import Fresh
+from pmq.pipeline.quantize import RecipeQuantizer
 from pmq.pipeline.subject import Subject
 from pmq.pruning import plan_of
 from pmq.quant import Quantized, Simulator, build_quantized_model, restore
@@ -28,15 +28,16 @@ from pmq.runtimes.skipping import leave_out_tokens
 
 @dataclass(frozen=True)
 class Built:
-    """A file that is written, but not proved yet.
+    """A file that is written but not proved yet.
 
     Attributes:
-        quantized: what the allocation makes of the model.
-        layers: what the file holds, layer by layer.
-        files: those written, the first of which is opened.
-        metadata: what the file says of itself.
-        others: models that the file is timed against, by name.
-        simulation: the model as simulated; ``layerwise`` the same with all tokens, as layers are proved.
+        quantized: the quantized model.
+        layers: the layers of the file.
+        files: the files written; the runtime opens the first.
+        metadata: metadata stored in the file.
+        others: runtime models that the file is timed against, by name.
+        simulation: the simulated model.
+        layerwise: the simulated model with all tokens, for the proof of single layers.
     """
 
     quantized: Quantized
@@ -49,23 +50,23 @@ class Built:
 
 
 def build(plan: DeployPlan, recipe: str | Recipe, seed: int, recalibrate: bool) -> Built:
-    """Quantize the model, and write it for the runtime under a name that says it is not proved."""
+    """Quantize the model, and write it for the runtime under a name that marks it as not proved."""
     subject, runtime, intake = plan.subject, plan.runtime, plan.intake
     quantized = _quantized(plan, recipe, seed, recalibrate)
     restored = copy.deepcopy(subject.model)
     layers = deploy_layers(restored, subject.inventory, quantized, restore(restored, quantized))
     names, example = [layer.name for layer in layers], torch.from_numpy(intake.fed(plan.images[:1]))
-    whole = skeleton = runtime.skeleton(intake.entered(restored), names, example, plan.dynamic_batch)
+    unskipped = skeleton = runtime.skeleton(intake.entered(restored), names, example, plan.dynamic_batch)
     if quantized.patches is not None:
         leave_out_tokens(restored, subject.inventory, quantized.patches)
         skeleton = runtime.skeleton(intake.entered(restored), names, example, plan.dynamic_batch)
     info, classes = subject.info, class_names(subject.module)
     metadata = described(info.data_config, info.num_classes, classes, subject.task.name, intake.values, intake.layout)
     metadata |= {TARGET: plan.runtime.name}
-    path = plan.out / f"{plan.stem}.failed{runtime.suffix}"  # until it is proved
+    path = plan.out / f"{plan.stem}.failed{runtime.suffix}"  # renamed once it is proved
     files = runtime.save(runtime.build(skeleton, layers), path, metadata)
-    others = {"fp32": runtime.build(whole, [layer.plain() for layer in layers])}
-    others |= {} if whole is skeleton else {"whole": runtime.build(whole, layers)}
+    others = {"fp32": runtime.build(unskipped, [layer.plain() for layer in layers])}
+    others |= {} if unskipped is skeleton else {"whole": runtime.build(unskipped, layers)}
     if plan_of(plan.reference) != plan_of(subject.module):
         others["unpruned"] = in_fp32(runtime, plan.reference, plan.images[:1])
     simulation = layerwise = build_quantized_model(copy.deepcopy(subject.model), subject.inventory, quantized)
@@ -75,7 +76,7 @@ def build(plan: DeployPlan, recipe: str | Recipe, seed: int, recalibrate: bool) 
 
 
 def in_fp32(runtime: Target, model: nn.Module, image: Tensor) -> Any:
-    """Build a model as it is for a runtime."""
+    """Build a model in FP32 for a runtime."""
     subject = Subject.of(model, "cpu", image)
     layers = deploy_layers(subject.model, subject.inventory, plain(subject), {})
     return runtime.build(runtime.skeleton(subject.model, [layer.name for layer in layers], image), layers)
@@ -86,7 +87,7 @@ def _quantized(plan: DeployPlan, recipe: str | Recipe, seed: int, recalibrate: b
     if isinstance(what, Allocation):
         if not recalibrate:
             return load_quantized(subject, what)
-        return Fresh(subject, calibration, seed, None).quantize(what.recipe, plan.assignment, what.patches)
+        return RecipeQuantizer(subject, calibration, seed, None).quantize(what.recipe, plan.assignment, what.patches)
     if what == "fp32":
         recipe, calibration = find_recipe("minmax"), torch.zeros(1, *subject.info.data_config["input_size"])
-    return Fresh(subject, calibration, seed, None).quantize(find_recipe(recipe), plan.assignment)
+    return RecipeQuantizer(subject, calibration, seed, None).quantize(find_recipe(recipe), plan.assignment)

@@ -1,4 +1,4 @@
-"""A deployment before anything is written: what is asked for is read, checked, and priced."""
+"""The first step of a deployment: read and check the inputs, and predict the latency, before anything is written."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from pmq.runtimes.profile import fingerprint
 
 @dataclass(frozen=True)
 class Predicted:
-    """Milliseconds that a latency table predicts: of the allocation, and of the same model in FP32."""
+    """Latencies that a table predicts, in milliseconds: of the allocation, and of the same model in FP32."""
 
     latency_ms: float
     fp32_ms: float
@@ -38,20 +38,20 @@ class Predicted:
 
 @dataclass(frozen=True)
 class DeployPlan:
-    """What the steps of a deployment work on.
+    """Everything that the steps of a deployment need.
 
     Attributes:
-        what: the allocation, ``fp32`` or a shorthand.
+        what: the allocation, ``fp32`` or a uniform shorthand.
         assignment: the choice of each component.
         runtime: the target.
         subject: the model, pruned as the allocation is.
-        reference: FP32 model to agree with.
-        images: ``(N, C, H, W)`` to prove on.
-        calibration: images that calibrate, if there are any.
-        intake: how pictures enter the file.
-        predicted: milliseconds, where a latency table is given.
+        reference: FP32 model to compare with.
+        images: images ``(N, C, H, W)`` to prove the file on.
+        calibration: images ``(N, C, H, W)`` to calibrate on, or ``None``.
+        intake: type and layout of the file's input, and its preprocessing.
+        predicted: predicted latencies, or ``None`` without a latency table.
         out: folder to write to.
-        threads: of the runtime, where it is timed.
+        threads: threads of the runtime when it is timed.
         dynamic_batch: whether the batch size stays open.
     """
 
@@ -70,7 +70,7 @@ class DeployPlan:
 
     @property
     def stem(self) -> str:
-        """Of the names of files."""
+        """Common beginning of the names of the files."""
         return f"{architecture(self.subject.info.name)}-{self.runtime.name}"
 
 
@@ -97,12 +97,12 @@ def plan_deployment(
     """Read and check what is to be deployed; see :func:`pmq.deploy` for the arguments.
 
     Raises:
-        PmqError: bad input, told in one line.
+        PmqError: an input is wrong; the message names it in one line.
     """
     runtime, out, what = TARGETS[target], named_path(out, "folder to write"), as_what(what)
     runtime.require()
     if dynamic_batch and not runtime.open_batch:
-        raise PmqError(f"target {target!r} has no open batch size; deploy without --dynamic-batch")
+        raise PmqError(f"target {target!r} has no open batch size; deploy with `dynamic_batch=False`")
     images = as_images(images).cpu()
     like = what if isinstance(what, Allocation) and not recalibrate else None
     subject = Subject.of(model, "cpu", images, crop_pct, task_of(task, what), like, data_config)
@@ -119,10 +119,8 @@ def plan_deployment(
     runtime.check(assignment, subject.inventory)
     if what != "fp32":
         check_coverage(coverage(subject.inventory), partial or isinstance(what, Allocation))
-    predicted = None
-    if latency is not None:
-        latency.check(fingerprint(runtime), target=target, threads=threads, batch_size=1)
-        predicted = _predicted(latency, subject, assignment, what.patches if isinstance(what, Allocation) else None)
+    patches = what.patches if isinstance(what, Allocation) else None
+    predicted = None if latency is None else _predicted(latency, runtime, threads, subject, assignment, patches)
     return DeployPlan(
         what=what,
         assignment=assignment,
@@ -140,14 +138,14 @@ def plan_deployment(
 
 
 def assignment_of(what: What, subject: Subject, target: str) -> Assignment:
-    """Which choices are asked for; shorthands are laid over the target's own space.
+    """Return the choice of each component; shorthands take quantizers and pins from the target's own space.
 
     Raises:
-        PmqError: the allocation is of another model, or has bits of patches that are simulated only.
+        PmqError: the allocation is of another model, or has bits of patches that can only be simulated.
     """
     if isinstance(what, Allocation):
         if what.patches is not None and what.patches.simulated:
-            raise PmqError("these bits of single patches are simulated only; deploy the allocation that they were laid over")
+            raise PmqError("these bits of single patches are simulated only; deploy the allocation without them")
         subject.inventory.check_names(what.components)
         return what.assignment
     if what == "fp32":
@@ -158,13 +156,17 @@ def assignment_of(what: What, subject: Subject, target: str) -> Assignment:
 def _check_outputs(subject: Subject, dynamic_batch: bool) -> None:
     if dynamic_batch and subject.model.closed:
         raise PmqError(
-            "the graph of this model, which decides by the number of images, is of a single one; deploy without --dynamic-batch"
+            "this model computes differently for other numbers of images, so its graph takes one; deploy with "
+            "`dynamic_batch=False`"
         )
     if len(getattr(subject.module, "outputs_taken", ())) > 1:
-        raise PmqError("a file gives one output, and several of this model's were asked for; name one of them")
+        raise PmqError("a file has one output, but several outputs of this model were selected; select one of them")
 
 
-def _predicted(latency: LatencyTable, subject: Subject, assignment: Assignment, patches: PatchMap | None) -> Predicted:
+def _predicted(
+    latency: LatencyTable, runtime: Target, threads: int, subject: Subject, assignment: Assignment, patches: PatchMap | None
+) -> Predicted:
+    latency.check(fingerprint(runtime), target=runtime.name, threads=threads, batch_size=1)
     plan = plan_of(subject.module)
     milliseconds = CostModel(subject.inventory, latency, plan).costs(assignment, patches)["latency_ms"]
     plain = latency.whole_ms(dict.fromkeys(latency.layers, PLAIN))

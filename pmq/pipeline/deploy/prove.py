@@ -1,4 +1,4 @@
-"""What a written file takes, and whether it computes what was simulated."""
+"""The third and fourth step of a deployment: measure the file, and prove that it computes what was simulated."""
 
 from __future__ import annotations
 
@@ -34,7 +34,12 @@ from pmq.runtimes.speed import latencies
 
 @dataclass(frozen=True)
 class Measured:
-    """The file running, and its milliseconds beside those of what it is timed against."""
+    """A file loaded in its runtime, with its latency.
+
+    Attributes:
+        session: the loaded file.
+        speed: latencies in milliseconds, of the file and of the models it is timed against.
+    """
 
     session: Session
     speed: dict[str, float]
@@ -42,14 +47,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Proved:
-    """What was found of a file.
+    """The proof of a file.
 
     Attributes:
         proof: each part of the proof.
-        size_bytes: of the files; ``promised_bytes`` of the allocation.
-        stored: the bits of each layer, read back from the file.
+        size_bytes: size of the files.
+        promised_bytes: size that the allocation promises.
+        stored: bits of each layer, read back from the file.
         simulated: agreement and error of the file against its simulation.
-        exact: the same against FP32; ``simulation`` that of the simulation against FP32.
+        exact: agreement and error of the file against FP32.
+        simulation: agreement and error of the simulation against FP32.
     """
 
     proof: dict[str, Check]
@@ -62,30 +69,30 @@ class Proved:
 
     @property
     def passed(self) -> bool:
-        """Whether every part passed."""
+        """Whether every part of the proof passed."""
         return all(check.passed for check in self.proof.values())
 
 
-def measure_file(plan: DeployPlan, built: Built, rounds: int) -> Measured:
-    """Time the file in turns with what it is compared with."""
+def measure_file(plan: DeployPlan, built: Built, n_passes: int) -> Measured:
+    """Load the file and time it in turns with the models it is compared with."""
     image, threads = plan.images[:1], plan.threads
     session = plan.runtime.session(built.files[0], threads)
     running = {name: plan.runtime.session(other, threads) for name, other in built.others.items()}
     unprepared = {"unpruned": image.numpy()}
     sessions = {"file": session, **running}
-    return Measured(session, latencies(sessions, plan.intake.fed(image), unprepared, plan.reference, image, threads, rounds))
+    return Measured(session, latencies(sessions, plan.intake.fed(image), unprepared, plan.reference, image, threads, n_passes))
 
 
 def prove(plan: DeployPlan, built: Built, measured: Measured, pictures: Sequence[Path | str]) -> Proved:
-    """Compare the file with its simulation, layer by layer and by its decisions, and with what the allocation promises."""
+    """Compare the file with its simulation, by layers and by decisions, and with the promises of its allocation."""
     subject, quantized, runtime = plan.subject, built.quantized, plan.runtime
     stored, task = runtime.stored(built.files[0]), subject.task
-    found = outputs_for(measured.session, (plan.intake.fed(image) for image in plan.images.split(1)))
+    outputs = outputs_for(measured.session, (plan.intake.fed(image) for image in plan.images.split(1)))
     simulated, original = _outputs(built.simulation.model, plan.images), _outputs(plan.reference, plan.images)
     size = sum(path.stat().st_size for path in built.files)
     promised = CostModel(subject.inventory).size_bytes(quantized.assignment, quantized.patches)
     buffers = sum(b.numel() * b.element_size() for b in subject.model.buffers())
-    against_simulation = _compared(simulated, found, task)
+    against_simulation = _compared(simulated, outputs, task)
     proof = {
         "layers": layers_check(layer_errors(runtime, built.layers, built.layerwise, plan.images[:1], plan.threads)),
         "agreement": agreement_check(against_simulation, len(plan.images)),
@@ -93,12 +100,12 @@ def prove(plan: DeployPlan, built: Built, measured: Measured, pictures: Sequence
         "size": size_check(size, promised, runtime.graph_bytes + buffers),
     }
     if pictures and (preparation := known_preprocess(built.metadata, built.files[0])) is not None:
-        seen = outputs_for(measured.session, (load_image(Path(picture), preparation) for picture in pictures))
-        proof["pictures"] = pictures_check(_compared(found[: len(seen)], seen, task), len(seen))
+        of_pictures = outputs_for(measured.session, (load_image(Path(picture), preparation) for picture in pictures))
+        proof["pictures"] = pictures_check(_compared(outputs[: len(of_pictures)], of_pictures, task), len(of_pictures))
     if plan.predicted is not None:
         times, predicted = measured.speed, plan.predicted
         proof["latency"] = latency_check(times["latency_ms"], times["fp32_latency_ms"], predicted.latency_ms, predicted.fp32_ms)
-    exact, simulation = _compared(original, found, task), _compared(original, simulated, task)
+    exact, simulation = _compared(original, outputs, task), _compared(original, simulated, task)
     return Proved(proof, size, promised, stored, against_simulation, exact, simulation)
 
 
@@ -108,7 +115,7 @@ def _outputs(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _compared(reference: Tensor, output: Tensor, task: Task) -> dict[str, Any]:
-    """Agreement and KL (or feature error) of outputs ``(N, C)``."""
+    """Return agreement and KL (or feature error) of outputs ``(N, C)``."""
     total = Accuracy(task=task)
     total.update(reference, output, None)
     return total.compute()

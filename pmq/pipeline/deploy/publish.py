@@ -1,4 +1,4 @@
-"""The names that files get once they are proved, and the record of the deployment beside them."""
+"""The last step of a deployment: rename the proved files, and write ``deployment.json`` beside them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pmq.runtimes.timing import machine
 
 
 def publish(plan: DeployPlan, built: Built, measured: Measured, proved: Proved) -> Deployment:
-    """Give proved files their names, take away those that a failed one was to replace, and write ``deployment.json``."""
+    """Rename proved files, or remove the older files that a failed one was to replace, and write ``deployment.json``."""
     files, stem, runtime = built.files, plan.stem, plan.runtime
     final = [path.with_name(path.name.replace(f"{stem}.failed", stem)) for path in files]
     if proved.passed:

@@ -1,4 +1,4 @@
-"""Pictures of a map of patches, over the images that it is for."""
+"""Pictures of the bits of patches over images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pmq.reporting.patch_data import save_patches
 def draw_patches(
     model: nn.Module | str | None, allocation: Allocation, images: Tensor, folder: Path, crop_pct: float | None = None
 ) -> list[Path]:
-    """Draw bits of patches over ``images`` ``(N, C, H, W)``, as the model sees them; give the files written.
+    """Draw the bits of patches over images ``(N, C, H, W)`` and return the files written.
 
     Raises:
         PmqError: the allocation has no map of patches, or is of another model.
@@ -45,16 +45,16 @@ def draw_patches(
     taps = install(simulator, patches)
     with torch.no_grad():
         simulator.model(images)
-    # Windows have their own order of tokens.
+    # Windowed attention orders tokens by window, so its bits have no place in the picture.
     ordered = attends_globally(subject.inventory)
     drawn = {name: q for name, q in taps.quantizers.items() if ordered or ".attn." not in name}
     bits = {name: q.token_bits(len(images)).numpy() for name, q in drawn.items()}
     config = subject.info.data_config
-    unsaid = [0.5] * images.shape[1]
-    mean, std = (np.array(config.get(key, unsaid), np.float32)[: images.shape[1]] for key in ("mean", "std"))
-    seen = np.clip(images.permute(0, 2, 3, 1).numpy() * std + mean, 0, 1)
+    default = [0.5] * images.shape[1]
+    mean, std = (np.array(config.get(key, default), np.float32)[: images.shape[1]] for key in ("mean", "std"))
+    pictures = np.clip(images.permute(0, 2, 3, 1).numpy() * std + mean, 0, 1)
     title = f"{subject.info.name.split('.')[0]}, map of patches ({patches.label})"
     return [
-        *plot_patches(bits, seen, patches.prefix, title, folder),
-        save_patches(bits, seen, patches.prefix, patches.label, folder),
+        *plot_patches(bits, pictures, patches.prefix, title, folder),
+        save_patches(bits, pictures, patches.prefix, patches.label, folder),
     ]

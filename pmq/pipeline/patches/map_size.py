@@ -1,4 +1,4 @@
-"""How large a map of patches can become."""
+"""The largest size of a map of patches."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pmq.pipeline.patches.reallocator import SCORE, check_kind
 
 
 def map_bytes(space: Space, kind: str) -> int:
-    """Bytes that a map of patches may take at most: each activation has tokens of all bits."""
+    """Return the most bytes that a map of patches can take: that of a map whose activations use all bit-widths."""
     assignment = {name: choices[-1] for name, choices in space.choices.items()}
     components = {}
-    for name, place in patchable(space.inventory, assignment, runs=True).items():
+    for name, place in patchable(space.inventory, assignment, any_bits=True).items():
         others = {c.bits: ComponentChoice(**c.model_dump()) for c in space.choices[name] if c.bits in BITS}
         components[name] = TokenBits.of((BITS * place.tokens)[: place.tokens], others)
     score = SCORE if kind == "dynamic" else None

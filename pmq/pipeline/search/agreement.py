@@ -1,4 +1,4 @@
-"""The reverse question: how little a model can cost that still decides as FP32 does, so many times of a hundred."""
+"""Budgets of agreement: the least cost at which the model still decides as FP32 does on a given share of images."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from pmq.pipeline.search.budget import ladder, written
 from pmq.pipeline.search.finalists import Finished
 from pmq.pipeline.search.loop import Rounds
 
-#: rungs of a ladder, from its foot, at which a search begins to measure: most answers lie near
+#: share of the ladder's height at which a search begins to measure; most solutions are near it
 BEGIN = 0.55
-#: rungs around the one that simulation proposes whose candidates are simulated as well; below them the recipe is not tried
+#: rungs below and above the one that simulation proposes whose candidates are simulated too; the recipe is not tried below
 BELOW, ABOVE = 8, 3
 
 
 @dataclass
 class Goal:
-    """A share of decisions that must be FP32's, and the limits among which the least is sought.
+    """A required agreement with FP32, and the rising cost limits among which the lowest sufficient one is sought.
 
     Attributes:
-        agreement: percent.
-        rungs: limits, rising.
-        at: the rung that simulation proposes.
+        agreement: required agreement in percent.
+        rungs: cost limits in rising order.
+        at: index of the rung that simulation proposes.
     """
 
     agreement: float
@@ -37,43 +37,45 @@ class Goal:
 
     @classmethod
     def of(cls, budget: Budget, space: Space, task: Task, patches: str | None, prune: bool) -> Goal:
-        """Take it from a budget.
+        """Build the goal of a budget.
 
         Raises:
-            PmqError: the model decides nothing, or something else is searched that moves its costs.
+            PmqError: the model makes no decisions, or patches or widths are searched too, which would change the costs.
         """
         assert budget.agreement is not None
         if not task.decides:
-            raise PmqError(f"budget {budget.text!r} asks for decisions, and task {task.name!r} has none; give bytes or bits")
+            raise PmqError(
+                f"budget {budget.text!r} is in decisions, but task {task.name!r} has none; give a budget in bytes or bits"
+            )
         if patches is not None or prune:
-            raise PmqError(f"budget {budget.text!r} is for bits alone; search without --patches and --prune")
+            raise PmqError(f"budget {budget.text!r} is for bits alone; search without `patches` and `prune`")
         return cls(budget.agreement, ladder(budget, space))
 
     @property
     def guess(self) -> Limits:
-        """Where to measure first."""
+        """Limits at which the search measures first."""
         return self.rungs[min(int(BEGIN * len(self.rungs)), len(self.rungs) - 1)]
 
-    def approach(self, going: Rounds) -> Limits:
-        """Find, by halving, the lowest rung whose best allocation by the tables is simulated to be good enough.
+    def approach(self, rounds: Rounds) -> Limits:
+        """Find by bisection the lowest rung whose best allocation by the tables reaches the agreement in simulation.
 
-        Candidates of the rungs around it are simulated as well, for what the whole recipe makes of them may be better.
+        Candidates of the rungs around it are simulated too, because the whole recipe may improve them.
         """
-        solver, pool = solver_for(going.tables), going.pool
+        solver, pool = solver_for(rounds.tables), rounds.pool
         low, high = 0, len(self.rungs) - 1
         while low < high:
             middle = (low + high) // 2
-            candidates = self._optimum(going.tables, solver, middle)
+            candidates = self._optimum(rounds.tables, solver, middle)
             pool.simulate(candidates)
-            agreed = pool.simulated[candidates[0].genome].total.compute()["agreement"] if candidates else None
-            if agreed is not None and agreed >= self.agreement:
+            agreement = pool.simulated[candidates[0].genome].total.compute()["agreement"] if candidates else None
+            if agreement is not None and agreement >= self.agreement:
                 high = middle
             else:
                 low = middle + 1
         self.at = low
         for rung in range(max(low - BELOW, 0), min(low + ABOVE + 1, len(self.rungs))):
-            pool.simulate(self._optimum(going.tables, solver, rung))
-        pool.successive_halving(exact_candidates(going.tables, solver, self.rungs[low]))
+            pool.simulate(self._optimum(rounds.tables, solver, rung))
+        pool.successive_halving(exact_candidates(rounds.tables, solver, self.rungs[low]))
         return self.rungs[low]
 
     def _optimum(self, tables: Tables, solver: Solver, rung: int) -> list[Candidate]:
@@ -81,22 +83,22 @@ class Goal:
         return [] if genome is None else [Candidate(tuple(map(int, genome)), f"exact at rung {rung} of {len(self.rungs)}")]
 
     def reached(self, finished_within: Callable[[Limits, bool], Finished]) -> tuple[Limits, Finished]:
-        """Find the lowest rung on which the whole recipe is good enough, as the judge's images tell; give what came of it.
+        """Find the lowest rung on which the whole recipe reaches the agreement; return its limits and its finalist.
 
         Raises:
-            PmqError: none is.
+            PmqError: no rung does.
         """
-        at, found = self.at, dict[int, Finished]()
+        at, finished = self.at, dict[int, Finished]()
 
         def good(rung: int) -> bool:
-            found[rung] = finished_within(self.rungs[rung], True)
-            agreed = found[rung][3]["agreement"] or 0.0
-            message(f"agreement {agreed:.1f} % within {written(self.rungs[rung])}")
-            return agreed >= self.agreement
+            finished[rung] = finished_within(self.rungs[rung], True)
+            agreement = finished[rung][3]["agreement"] or 0.0
+            message(f"agreement {agreement:.1f} % within {written(self.rungs[rung])}")
+            return agreement >= self.agreement
 
         lowest, top, step = max(at - BELOW, 0), len(self.rungs) - 1, 1
         if good(at):
-            bad = lowest - 1  # the whole recipe is better than what was simulated: how far down is sought by halving
+            bad = lowest - 1  # the whole recipe does better than the simulation: bisect further down
             while at - bad > 1:
                 middle = max((at + bad) // 2, lowest)
                 at, bad = (middle, bad) if good(middle) else (at, middle)
@@ -104,11 +106,11 @@ class Goal:
             while at < top and not good(min(at + step, top)):
                 at, step = min(at + step, top), 2 * step
             at = min(at + step, top)
-        if (found[at][3]["agreement"] or 0.0) < self.agreement:
-            best = max((f[3]["agreement"] or 0.0 for f in found.values()), default=0.0)
+        if (finished[at][3]["agreement"] or 0.0) < self.agreement:
+            best = max((f[3]["agreement"] or 0.0 for f in finished.values()), default=0.0)
             raise PmqError(
                 f"no allocation was found that agrees with FP32 on {self.agreement:g} % of decisions; "
-                f"the best one agrees on {best:.1f} %; ask for less, or give more --calib-images"
+                f"the best one agrees on {best:.1f} %; ask for less, or raise `n_calibration`"
             )
-        whole = finished_within(self.rungs[at], False)  # of several, chosen by their error
-        return self.rungs[at], whole if (whole[3]["agreement"] or 0.0) >= self.agreement else found[at]
+        chosen = finished_within(self.rungs[at], False)  # of several finalists, the one with the least error
+        return self.rungs[at], chosen if (chosen[3]["agreement"] or 0.0) >= self.agreement else finished[at]

@@ -1,4 +1,4 @@
-"""From a budget to figures that a space can meet, and to the ladder of them that a wanted accuracy is sought on."""
+"""Cost limits of a budget that a search space can meet, and the ladder of limits for budgets of agreement."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from pmq.metrics import SensitivityTable
 from pmq.optimize import Space, Tables, solver_for
 from pmq.optimize.tables import UniformCosts
 
-#: bits between rungs of a ladder, and rungs of one in milliseconds
+#: bits between the rungs of a ladder, and number of rungs of a ladder in milliseconds
 STEP, RUNGS = 0.25, 25
 
 
 def resolve_budget(budget: Budget, space: Space, reserved: int = 0) -> Limits:
-    """Turn a budget into limits that the space can meet, with ``reserved`` bytes for something else.
+    """Return the limits of a budget in the space, after ``reserved`` bytes are set aside.
 
     Raises:
-        PmqError: they are below the space's cheapest point, which the message gives.
+        PmqError: the limits are below the space's cheapest point, which the message states.
     """
     if budget.agreement is not None:
-        raise PmqError(f"budget {budget.text!r} asks how little is enough, which only a search of its own can tell: pmq search")
+        raise PmqError(f"budget {budget.text!r} is an agreement, which only a search can meet: run `pmq search`")
     limits = budget.resolve(UniformCosts(space))
     if limits.size_bytes is not None:
         limits = replace(limits, size_bytes=limits.size_bytes - reserved)
     if limits.latency_ms is not None and space.latency is None:
-        raise PmqError(f"budget {budget.text!r} asks for milliseconds, which nobody has measured; name a --target to profile")
+        raise PmqError(f"budget {budget.text!r} is in milliseconds, but no latency was measured; pass `target` to profile one")
     spare = 1.0 if space.latency is None else 1 + space.latency.margin
     if limits.latency_ms is not None:
         limits = replace(limits, latency_ms=limits.latency_ms / spare)
@@ -54,27 +54,28 @@ def resolve_budget(budget: Budget, space: Space, reserved: int = 0) -> Limits:
 
 
 def written(limits: Limits) -> str:
-    """Limits in the units that people use."""
+    """Return the limits as text in megabytes, bit operations and milliseconds."""
     parts = [] if limits.size_bytes is None else [f"{limits.size_bytes / 1e6:.3f} MB"]
     parts += [] if limits.bit_ops is None else [f"{limits.bit_ops / 1e9:.4g}G bit operations"]
     return ", ".join([*parts, *([] if limits.latency_ms is None else [f"{limits.latency_ms:.3g} ms"])])
 
 
-def tell_limits(budget: Budget, limits: Limits, wished: str) -> None:
-    """Say what a budget means where somebody asked for more than a budget."""
-    message(f"as asked: {wished}; with that, budget {budget.text} is at most {written(limits) or 'whatever it takes'}")
+def report_limits(budget: Budget, limits: Limits, constraints: str) -> None:
+    """Print the limits that a budget has under the user's constraints."""
+    message(f"constraints: {constraints}; with them, budget {budget.text} is at most {written(limits) or 'any cost'}")
 
 
 def ladder(budget: Budget, space: Space) -> list[Limits]:
-    """Limits from the least that the space can meet to the most that it can use, within those that the budget has itself.
+    """Return rising limits from the space's lower bound to its upper bound, within the budget's other limits.
 
-    They limit one cost: milliseconds where they were measured, else bytes, else (where all choices have as many bytes) bit
-    operations. Each rung of the latter two is what a uniform allocation of a quarter of a bit more costs.
+    They limit one cost: milliseconds where these were measured, otherwise bytes, or bit operations where all choices have
+    equal bytes. A rung in bytes or bit operations is the cost of a uniform allocation with a quarter of a bit more than
+    the rung below.
 
     Raises:
-        PmqError: the budget's own limits leave none.
+        PmqError: no rung is within the budget's other limits.
     """
-    own = resolve_budget(replace(budget, agreement=None), space)
+    outer = resolve_budget(replace(budget, agreement=None), space)
     tables = Tables.build(space, SensitivityTable.zeros(space.choices))
     least, most = tables.lower_bound(), tables.upper_bound()
     if space.latency is not None:
@@ -82,8 +83,10 @@ def ladder(budget: Budget, space: Space) -> list[Limits]:
     else:
         costs = [UniformCosts(space).uniform(bits, bits) for bits in np.arange(2, 8 + STEP, STEP)]
         levels = [Limits(size_bytes=size) if least[0] < most[0] else Limits(bit_ops=ops) for size, ops in costs]
-    levels = [level.tighten(own.size_bytes, own.bit_ops, own.latency_ms) for level in levels]
+    levels = [level.tighten(outer.size_bytes, outer.bit_ops, outer.latency_ms) for level in levels]
     possible = [level for level in dict.fromkeys(levels) if level.allow(*least)]
     if not possible:
-        raise PmqError(f"search space {space.name!r} has nothing that is as cheap as its uniform allocations; give a budget")
+        raise PmqError(
+            f"search space {space.name!r} has no allocation as cheap as its uniform ones; give a budget in bytes or bits"
+        )
     return possible

@@ -1,4 +1,4 @@
-"""Allocations simulated so far: raced on parts of the images, journaled, no part twice."""
+"""The candidates simulated so far: evaluated on parts of the images, journaled, and no part twice."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ Genome = tuple[int, ...]
 
 @dataclass
 class SimulatedCandidate:
-    """A simulated allocation: where it comes from, and what each part of the images said."""
+    """A simulated candidate: its source, and its accuracy on each part of the images simulated so far."""
 
     source: str
     parts: list[Accuracy] = field(default_factory=list)
 
     @property
     def total(self) -> Accuracy:
-        """Over all parts judged."""
+        """Accuracy over all simulated parts."""
         return total_of(self.parts)
 
 
 class CandidatePool:
-    """Simulates candidates and remembers.
+    """Simulates candidates and stores their accuracies.
 
     Args:
-        judge: with the images.
-        space: whose genomes they are.
-        run: whose journal to use.
-        effort: what may be spent.
+        evaluator: evaluates an allocation on a part of the images.
+        space: search space of the genomes.
+        run: run whose journal stores the results, or ``None``.
+        stopping: criteria that end the simulation of further candidates.
     """
 
     def __init__(self, evaluator: Evaluator, space: Space, run: RunDir | None, stopping: StoppingCriteria) -> None:
@@ -47,18 +47,18 @@ class CandidatePool:
         self.simulated: dict[Genome, SimulatedCandidate] = {}
 
     def simulate(self, candidates: Iterable[Candidate]) -> None:
-        """Simulate candidates on all images, whatever the budget of time says."""
+        """Simulate candidates on all images, regardless of the stopping criteria."""
         for candidate in track(list(candidates), "simulating candidates"):
             self._advance(candidate, len(self.evaluator.parts))
 
     def successive_halving(self, candidates: Iterable[Candidate]) -> None:
-        """Simulate candidates on a quarter of the images, the better half on two, the better half of those on all.
+        """Simulate candidates on a quarter of the images, the better half on two quarters, the better half of those on all.
 
-        Near the optimum few images cannot tell candidates apart; what they can tell is which are far from it.
+        A few images cannot rank candidates near the optimum, but they show which candidates are far from it.
         """
         running = list({c.genome: c for c in candidates if c.genome not in self.simulated}.values())
         for parts in range(1, len(self.evaluator.parts) + 1):
-            for candidate in track(running, f"simulating, heat {parts}"):
+            for candidate in track(running, f"simulating on part {parts} of the images"):
                 if self.stopping.over(len(self.simulated)) and candidate.genome not in self.simulated:
                     continue
                 self._advance(candidate, parts)
@@ -67,33 +67,34 @@ class CandidatePool:
             running = running[: -(-len(running) // 2)]
 
     def _advance(self, candidate: Candidate, parts: int) -> None:
-        trial = self.simulated.setdefault(candidate.genome, SimulatedCandidate(candidate.source))
-        for part in range(len(trial.parts), parts):
+        entry = self.simulated.setdefault(candidate.genome, SimulatedCandidate(candidate.source))
+        for part in range(len(entry.parts), parts):
             name = ",".join(map(str, candidate.genome))
-            trial.parts.append(simulate_part(self.evaluator, self.space.decided(candidate.genome), name, part, self._run))
+            entry.parts.append(simulate_part(self.evaluator, self.space.decided(candidate.genome), name, part, self._run))
 
     def complete(self) -> dict[Genome, SimulatedCandidate]:
-        """Those judged on all images."""
+        """Return the candidates simulated on all images."""
         return {g: t for g, t in self.simulated.items() if len(t.parts) == len(self.evaluator.parts)}
 
     def estimates(self) -> tuple[Genomes, Floats]:
-        """All genomes ``(B, D)`` and their errors ``(B,)``.
+        """Return all genomes ``(B, D)`` and their mean errors ``(B,)``.
 
-        Errors of those not judged on all images are scaled as those that were would lead one to expect.
+        The error of a candidate that was simulated on some parts only is scaled to all images by the ratio that the complete
+        candidates have.
         """
-        whole = list(self.complete().values())
-        # What the mean error of complete trials on all images is to theirs on the first n parts, by n.
+        complete = list(self.complete().values())
+        # Mean error of the complete candidates on their first n parts, by n.
         n_parts = len(self.evaluator.parts)
-        means = {n: _mean([p for t in whole for p in t.parts[:n]]) for n in range(1, n_parts + 1)} if whole else {}
+        means = {n: _mean([p for t in complete for p in t.parts[:n]]) for n in range(1, n_parts + 1)} if complete else {}
         errors = []
-        for trial in self.simulated.values():
-            on_these = means.get(len(trial.parts), 0.0)
-            errors.append(_mean(trial.parts) * (means[n_parts] / on_these if on_these > 0 else 1.0))
+        for entry in self.simulated.values():
+            mean = means.get(len(entry.parts), 0.0)
+            errors.append(_mean(entry.parts) * (means[n_parts] / mean if mean > 0 else 1.0))
         return np.array(list(self.simulated)), np.array(errors)
 
 
 def total_of(parts: Sequence[Accuracy]) -> Accuracy:
-    """Join parts of the images."""
+    """Return the accuracy over several parts of the images."""
     return sum(parts[1:], parts[0])
 
 
@@ -103,12 +104,12 @@ def _mean(parts: Sequence[Accuracy]) -> float:
 
 
 def simulate_allocation(evaluator: Evaluator, assignment: Decisions, name: str, run: RunDir | None) -> Accuracy:
-    """Simulate an allocation on all images, taking from and adding to the journal, there under ``name``."""
+    """Simulate an allocation on all images; the journal stores it under ``name``, and what it has is not simulated again."""
     return total_of([simulate_part(evaluator, assignment, name, part, run) for part in range(len(evaluator.parts))])
 
 
 def simulate_part(evaluator: Evaluator, assignment: Decisions, name: str, part: int, run: RunDir | None) -> Accuracy:
-    """Simulate an allocation on a part of the images, or take what the journal has of it."""
+    """Simulate an allocation on a part of the images, or return the result that the journal has."""
     key = f"simulation/{name}/{part}"
     known = run.recall(key) if run else None
     if known is not None:

@@ -1,4 +1,4 @@
-"""Where the time of a search goes."""
+"""The duration of each step of a search."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pmq.pipeline.search.loop import Round
 
 
 class Clock:
-    """Seconds each part of a run took."""
+    """Stopwatch of the steps of a search, in seconds."""
 
     def __init__(self) -> None:
         self._start = self._last = time.perf_counter()
         self.seconds: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
-        """Name what was done since the last call."""
+        """Record the time since the last call under ``name``."""
         now = time.perf_counter()
         self.seconds[name], self._last = now - self._last, now
 
     def done(self, rounds: list[Round]) -> dict[str, float]:
-        """All of it; rounds by what was done in them."""
+        """Return the seconds of each step, those of the rounds by activity, and the total."""
         parts = {
             "sensitivity": sum(r.measuring_s for r in rounds),
             "solving": sum(r.solving_s for r in rounds),

@@ -1,4 +1,4 @@
-"""From tables to judged points: explore the space, simulate what is promising, lay everything out."""
+"""The exploration of the tables: the front, the promising candidates simulated, and the table of all points."""
 
 from __future__ import annotations
 
@@ -28,16 +28,22 @@ from pmq.pipeline.search.candidate_pool import CandidatePool, simulate_allocatio
 
 #: uniform allocations that every run simulates for comparison
 UNIFORM = (8, 6, 4)
-#: budgets between the cheapest and the dearest point at which the front is solved exactly
+#: budgets between the lower and the upper bound of the costs at which the front is solved exactly
 SWEEP = 10
-#: points of the evolved front around the budget that are simulated
+#: points of the evolved front near the budget that are simulated
 NEARBY = 4
 METRICS = ["kl", "agreement", "feature_error"]
 
 
 @dataclass(frozen=True)
 class Archive:
-    """Every genome looked at ``(B, D)``, and its error and costs ``(B, 1 + costs)``, the latter by ``names``."""
+    """Every explored genome, with its predicted error and costs.
+
+    Attributes:
+        genomes: genomes ``(B, D)``.
+        costs: predicted error and costs ``(B, 1 + n_costs)``.
+        names: names of the costs.
+    """
 
     genomes: Genomes
     costs: Floats
@@ -45,17 +51,17 @@ class Archive:
 
 
 def compared_candidates(space: Space, tables: Tables, limits: Limits) -> list[Candidate]:
-    """Uniform allocations that a search simulates: those every run does, each mode, and the largest within the budget."""
-    found = uniform_candidates(space)
+    """Return the uniform allocations that every run simulates, one for each mode, and the largest within the budget."""
+    by_bits = uniform_candidates(space)
     largest = largest_uniform(space, tables, limits)
-    uniform = [found[b] for b in UNIFORM if b in found] + mode_candidates(space)
+    uniform = [by_bits[b] for b in UNIFORM if b in by_bits] + mode_candidates(space)
     return list(dict.fromkeys(uniform + ([largest] if largest else [])))
 
 
 def explore(space: Space, tables: Tables, limits: Limits, pool: CandidatePool, seed: int) -> Archive:
-    """Search the tables: exact solutions over a sweep of budgets, NSGA-II from those and from what was simulated.
+    """Explore the tables by exact solutions over a sweep of budgets and by NSGA-II, and simulate promising candidates.
 
-    What is most promising of it and not yet simulated is.
+    NSGA-II starts from the exact solutions and from all candidates simulated so far.
     """
     sweep = sweep_candidates(solver_for(tables), _sweep(tables))
     seeds = np.array([*(c.genome for c in sweep), *pool.simulated])
@@ -70,9 +76,10 @@ def explore(space: Space, tables: Tables, limits: Limits, pool: CandidatePool, s
 
 
 def _sweep(tables: Tables) -> list[tuple[str, Limits]]:
-    """Budgets from the cheapest point to the dearest: in equal ratios, or in equal steps of milliseconds that begin below zero.
+    """Return budgets from the lower to the upper bound of the costs, in equal ratios.
 
-    Those of a layer are the difference of two measurements, of which noise may make anything.
+    Milliseconds are in equal steps where the lower bound is not positive: a layer's latency is the difference of two
+    measurements, which noise may make negative.
     """
     low, high = np.array(tables.lower_bound(), float), np.array(tables.upper_bound(), float)
     ratios = np.divide(high, low, out=np.ones_like(low), where=low > 0)
@@ -83,7 +90,7 @@ def _sweep(tables: Tables) -> list[tuple[str, Limits]]:
 
 
 def lay_out(archive: Archive, pool: CandidatePool, space: Space, limits: Limits, run: RunDir | None) -> pd.DataFrame:
-    """Make a table of every point, simulated or not."""
+    """Return a table with a row for every explored point, simulated or not."""
     index = {tuple(map(int, g)): i for i, g in enumerate(archive.genomes)}
     points = pd.DataFrame(archive.costs, columns=["predicted_error", *archive.names])
     points.insert(0, "source", "nsga2")
@@ -94,12 +101,12 @@ def lay_out(archive: Archive, pool: CandidatePool, space: Space, limits: Limits,
         points[name] = np.nan
     points["n_images"] = 0
     complete = pool.complete()
-    for genome, trial in pool.simulated.items():
+    for genome, candidate in pool.simulated.items():
         at = index[genome]
-        points.loc[at, "source"] = trial.source
-        points.loc[at, "n_images"] = trial.total.n_images
-        if genome in complete:  # of the others a part of the images says too little to draw
-            points.loc[at, METRICS] = _figures(trial.total.compute())
+        points.loc[at, "source"] = candidate.source
+        points.loc[at, "n_images"] = candidate.total.n_images
+        if genome in complete:  # a part of the images is too few to draw a point from
+            points.loc[at, METRICS] = _figures(candidate.total.compute())
     foreign = _foreign_uniform(pool, space, index, limits, run)
     return pd.concat([points, foreign], ignore_index=True) if len(foreign) else points
 
@@ -111,31 +118,31 @@ def _figures(metrics: dict[str, float | None]) -> list[float]:
 def _foreign_uniform(
     pool: CandidatePool, space: Space, index: dict[tuple[int, ...], int], limits: Limits, run: RunDir | None
 ) -> pd.DataFrame:
-    """FP32 and the uniform allocations that the space does not hold: for comparison, never to be chosen."""
+    """Return rows of FP32 and of the uniform allocations outside the space, which are compared but never chosen."""
     costs, rows = CostModel(space.inventory, space.latency), []
     assignments: dict[str, Assignment] = {"fp32": dict.fromkeys(space.inventory.names, FLOAT)}
-    if not space.file.modes and space.latency is None:  # what no kernel computes would be no fair comparison there
+    if not space.file.modes and space.latency is None:  # a comparison with bits that no kernel computes would be unfair
         assignments |= {f"uniform w{bits}a{bits}": space.uniform(bits, bits) for bits in UNIFORM}
     for source, assignment in assignments.items():
         genome = space.genome(assignment)
         if genome is not None and tuple(genome) in index:
             continue
-        spent = costs.costs(assignment)
+        cost = costs.costs(assignment)
         total = simulate_allocation(pool.evaluator, assignment, source, run)
-        row: dict[str, Any] = {"source": source, "n_images": total.n_images} | spent
-        row |= {"within": limits.allow(*spent.values()), "front": False, "genome_id": -1, "predicted_error": np.nan}
+        row: dict[str, Any] = {"source": source, "n_images": total.n_images} | cost
+        row |= {"within": limits.allow(*cost.values()), "front": False, "genome_id": -1, "predicted_error": np.nan}
         rows.append(row | dict(zip(METRICS, _figures(total.compute()), strict=True)))
     return pd.DataFrame(rows)
 
 
 def prediction_quality(points: pd.DataFrame, task: Task, limits: Limits) -> dict[str, dict[str, float]]:
-    """How well predictions rank what was simulated: all of it, and what is within the budget and close to it."""
+    """Return the rank correlation of prediction and simulation: over all points, and over those within and near the budget."""
     error = task.error_name
     known = points[points[error].notna() & points["predicted_error"].notna()]
-    # What a search really faces is telling apart allocations that all cost about the budget.
+    # The task of a search is to rank allocations that all cost about as much as the budget allows.
     bounds = {name: limit for name, limit in asdict(limits).items() if limit is not None}
-    spent = pd.concat([known[name] / limit for name, limit in bounds.items()], axis=1).max(axis=1)
-    near = known[known["within"] & (spent > 0.95 * spent[known["within"]].max())]
-    found = {"all": known, "near_budget": near}
-    ranked = {n: rank_correlation(k["predicted_error"].to_numpy(), k[error].to_numpy()) for n, k in found.items()}
+    share = pd.concat([known[name] / limit for name, limit in bounds.items()], axis=1).max(axis=1)
+    near = known[known["within"] & (share > 0.95 * share[known["within"]].max())]
+    subsets = {"all": known, "near_budget": near}
+    ranked = {n: rank_correlation(k["predicted_error"].to_numpy(), k[error].to_numpy()) for n, k in subsets.items()}
     return {name: asdict(ranking) for name, ranking in ranked.items() if ranking is not None}

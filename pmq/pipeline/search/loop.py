@@ -1,4 +1,4 @@
-"""Search by rounds: measure around the best so far, solve, simulate, correct, and again."""
+"""The rounds of a search: measure sensitivities around the best allocation, solve, simulate, update the tables, repeat."""
 
 from __future__ import annotations
 
@@ -24,24 +24,25 @@ from pmq.optimize.tables import Genomes
 from pmq.pipeline.measure import measure
 from pmq.pipeline.search.candidate_pool import CandidatePool
 
-#: gain of error and of hypervolume below which another round is not worth its time
+#: relative gain of error or hypervolume below which the search stops
 GAIN = 0.01
-#: rounds that pay even where nothing seems gained: tables of several have less noise than that of one
+#: fewest rounds: the mean of several tables has less noise than one table
 LEAST = 3
-#: metric of the last round, which looks at what may be of the optimum alone, and the most images it does so on
+#: metric of the last round, which remeasures near-optimal choices only, and the most images it uses
 CONFIRM = "measured"
 CONFIRM_IMAGES = 48
 
 
 @dataclass
 class Round:
-    """What a round cost and gained.
+    """Duration and result of one round.
 
     Attributes:
-        measuring_s, solving_s, simulating_s: seconds.
-        simulated: allocations simulated so far, on some images or all.
-        error: the least within the budget of those judged on all images.
-        hypervolume: of those: error as a logarithm to base ten, up to the first round's worst; cost as share of the budget.
+        measuring_s, solving_s, simulating_s: seconds spent on each step.
+        simulated: number of candidates simulated so far, on some images or on all.
+        error: least error within the budget among the candidates simulated on all images.
+        hypervolume: hypervolume of those candidates in log10(error), up to the first round's worst, and cost as a share of
+            the budget.
     """
 
     measuring_s: float
@@ -53,12 +54,12 @@ class Round:
 
 
 class Rounds:
-    """The loop and what it knows.
+    """The rounds of a search, with their tables and candidates.
 
     Attributes:
-        table: mean of the errors measured in all rounds, near the optimum joined with those of the last.
-        tables: that, with the simulations' correction.
-        history: of each round.
+        table: mean sensitivities of all rounds; near-optimal choices also include the last round's second metric.
+        tables: the solver's tables, with the posterior update by the simulated candidates.
+        history: duration and result of each round.
     """
 
     def __init__(
@@ -79,16 +80,16 @@ class Rounds:
         self._worst: float | None = None
 
     def run(self, compared: Iterable[Candidate]) -> None:
-        """Go round until the effort is spent or nothing is gained; a keyboard interrupt ends it with what there is.
+        """Run rounds until a stopping criterion is met or a round gains nothing; an interrupt ends them with the results so far.
 
-        ``compared`` are simulated in the first round whatever they promise.
+        The candidates ``compared`` are simulated in the first round regardless of their predicted error.
         """
         compared, stopping = list(compared), self.pool.stopping
         try:
             for index in range(stopping.rounds):
                 if index and stopping.over(len(self.pool.simulated)):
                     return
-                last = self._stands_still() or index == stopping.rounds - 1
+                last = self._has_converged() or index == stopping.rounds - 1
                 self._round(index, compared if index == 0 else [], last)
                 if last:
                     return
@@ -99,21 +100,21 @@ class Rounds:
             stopping.interrupted = True
 
     def _round(self, index: int, compared: list[Candidate], last: bool) -> None:
-        start, renewed = time.perf_counter(), METRICS[self.metric_name].renewed
-        if index == 0 or (renewed and not last):
+        start, remeasures = time.perf_counter(), METRICS[self.metric_name].remeasured_each_round
+        if index == 0 or (remeasures and not last):
             self._measure(index)
-        elif renewed:
+        elif remeasures:
             self._confirm()
         measured = time.perf_counter()
         solver, best = solver_for(self.tables), self._best()
         candidates = exact_candidates(self.tables, solver, self.limits)
-        if best is not None:  # what was measured around the best so far holds near it
+        if best is not None:  # sensitivities measured around the best allocation are valid near it
             near = solver.solve(self.limits, near=trust_region(best))
             candidates += [] if near is None else [Candidate(tuple(map(int, near)), "exact near the best")]
         solved = time.perf_counter()
         self.pool.simulate(compared)
         self.pool.successive_halving(candidates)
-        self._correct()
+        self._update()
         simulated = time.perf_counter()
         least, volume = self._standing()
         times = (measured - start, solved - measured, simulated - solved)
@@ -121,7 +122,7 @@ class Rounds:
 
     def _measure(self, index: int) -> None:
         metric = METRICS[self.metric_name]
-        base = self._context() if metric.renewed else {}
+        base = self._context() if metric.remeasured_each_round else {}
         probe = replace(self.probe, base=base, seed=self.probe.seed + index)
         table = measure(probe, self.space.choices, self.metric_name, self._run, f"round{index}/")
         if index == 0:
@@ -133,18 +134,18 @@ class Rounds:
             for name, choice, error in table:
                 mean = (self.table.get(name, choice) * index + error) / (index + 1)
                 self.table.put(name, choice, mean)
-        self._correct()
+        self._update()
 
     def _confirm(self) -> None:
-        """Measure what may be of the optimum by another metric."""
-        unclear = near_optimal_choices(self.space, self.tables, self.limits, self.probe.seed)
+        """Remeasure the near-optimal choices with a second metric."""
+        choices = near_optimal_choices(self.space, self.tables, self.limits, self.probe.seed)
         probe = replace(self.probe, base={}, images=self.probe.images[:CONFIRM_IMAGES])
-        measured = measure(probe, unclear, CONFIRM, self._run, "confirm/")
+        measured = measure(probe, choices, CONFIRM, self._run, "confirm/")
         self.table = confirmed(self.table, measured)
-        self._correct()
+        self._update()
 
     def _context(self) -> Decisions:
-        """The allocation to measure around: the best so far; at first the largest uniform one within the budget."""
+        """Return the allocation to measure around: the best so far, or at first the largest uniform one within the budget."""
         best = self._best()
         if best is not None:
             return self.space.decided(best)
@@ -158,24 +159,24 @@ class Rounds:
     def _inside(self, genome: tuple[int, ...]) -> bool:
         return bool(within(self.limits, self.tables.evaluate(np.array([genome])))[0])
 
-    def _correct(self) -> None:
+    def _update(self) -> None:
         self.tables = posterior_update(Tables.build(self.space, self.table), self.space, *self.pool.estimates())
 
     def _standing(self) -> tuple[float, float]:
-        whole = self.pool.complete()
-        genomes: Genomes = np.array(list(whole))
-        errors = np.array([t.total.error / t.total.n_images for t in whole.values()])
+        complete = self.pool.complete()
+        genomes: Genomes = np.array(list(complete))
+        errors = np.array([t.total.error / t.total.n_images for t in complete.values()])
         costs = self.tables.evaluate(genomes)
         inside = within(self.limits, costs)
         limits = dict(self.limits.bounds)
-        spent = [costs[:, 1 + i] / limits.get(i, most) for i, most in enumerate(self.tables.upper_bound())]
-        points = np.stack([np.log10(np.maximum(errors, 1e-12)), np.max(spent, axis=0)], 1)
+        shares = [costs[:, 1 + i] / limits.get(i, most) for i, most in enumerate(self.tables.upper_bound())]
+        points = np.stack([np.log10(np.maximum(errors, 1e-12)), np.max(shares, axis=0)], 1)
         if self._worst is None:
             self._worst = float(points[:, 0].max())
         least = float(errors[inside].min()) if inside.any() else float("nan")
         return least, float(hypervolume(points, ref=np.array([self._worst, 1.001])))
 
-    def _stands_still(self) -> bool:
+    def _has_converged(self) -> bool:
         if len(self.history) < LEAST:
             return False
         before, now = self.history[-2:]

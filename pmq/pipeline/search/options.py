@@ -1,4 +1,4 @@
-"""What a search can be told beside a model, images and a budget; everything has a default."""
+"""Option classes of a search; every option has a default."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from pmq.core.recipe import Recipe
 from pmq.core.task import AUTO, Loss
 from pmq.cost import LatencyTable
 from pmq.optimize.constraints import Constraints
+from pmq.pipeline.image_split import CALIB_IMAGES, HELD_OUT
 from pmq.pipeline.search.stopping import ROUNDS
-from pmq.pipeline.subject import CALIB_IMAGES, HELD_OUT
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How the model is quantized, what is searched beside bits, and when the search stops.
+    """How the model is quantized, what is searched besides bits, and when the search stops.
 
     Attributes:
-        recipe: how the model is quantized: ``minmax``, ``percentile``, ``mse``, ``fast`` or ``best``. Tables and candidates
-            quantize each component by itself; the steps of ``best`` that go layer by layer finish the best of them.
+        recipe: recipe that quantizes the model: ``minmax``, ``percentile``, ``mse``, ``fast`` or ``best``. The tables and the
+            candidates quantize each component separately; the layer-by-layer steps of ``best`` are applied to the finalists.
         reconstruct: learn rounding and scales of the chosen allocation, block by block.
-        patches: give each patch bits of its own in the chosen allocation, ``static`` or ``dynamic`` ones
-            (:func:`pmq.reallocate`); the budget counts the map.
-        prune: decide beside bits how much is kept of each block: hidden channels, the rank of heads, and heads.
-        wishes: constraints of the user: bits to keep, layers to leave out, the fewest and most bits.
+        patches: give each patch of the chosen allocation bits of its own, ``static`` or ``dynamic`` (:func:`pmq.reallocate`);
+            the budget includes the size of the map.
+        prune: search the width of each block too: hidden channels, the rank of heads, and the number of heads.
+        constraints: fixed bits, excluded layers, and the fewest and most bits.
         metric: sensitivity metric, see :mod:`pmq.metrics`.
-        n_rounds: rounds at most; the search stops sooner if nothing is gained.
-        max_evals: allocations to simulate in rounds.
+        n_rounds: most rounds; the search stops earlier when a round gains nothing.
+        max_evals: most candidates to simulate in rounds.
         time_limit: seconds after which no round begins and no further candidate is simulated.
-        latency: measured milliseconds of the space's choices (:func:`pmq.profile`), for ``latency=12ms``.
-        task: what outputs mean: a name of :class:`pmq.core.task.Task`; ``auto`` goes by their number.
-        loss: ``loss(reference, output)``, what errors are measured by in place of the task's own figure: outputs ``(B, ...)``
-            of FP32 and of a candidate -> ``(B,)``, twice differentiable and least where the two are the same.
-        partial: go on though less than half of the model can be quantized.
-        reference: FP32 model that candidates are to agree with, where that is not the model: that before pruning.
-        crop_pct: how the images were cropped, for the record, where the model's data config says otherwise.
-        data_config: how images were prepared, for the record, where the model does not say, or otherwise: ``mean``, ``std``,
+        latency: latency table of the space's choices (:func:`pmq.profile`), for budgets such as ``latency=12ms``.
+        task: meaning of the outputs, a name of :class:`pmq.core.task.Task`; ``auto`` derives it from their number.
+        loss: ``loss(reference, output)`` that replaces the task's own error: outputs ``(B, ...)`` of FP32 and of a candidate
+            -> ``(B,)``, twice differentiable and least where the two are equal.
+        partial: continue although less than half of the model can be quantized.
+        reference: FP32 model that candidates are compared with, where it is not the model itself: that before pruning.
+        crop_pct: crop of the images, where it differs from the model's data config.
+        data_config: preprocessing of the images, where the model does not define it or it differs: ``mean``, ``std``,
             ``interpolation``, ``crop_pct``.
     """
 
@@ -65,11 +65,11 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class DataSplit:
-    """How many images do what.
+    """How many images calibrate, and how many are held out.
 
     Attributes:
-        n_calibration: the first images, which calibrate.
-        n_held_out: the next ones, of which some measure sensitivity and the rest judge candidates.
+        n_calibration: number of calibration images, which come first.
+        n_held_out: number of images after them; a third measures sensitivity, the rest evaluate candidates.
     """
 
     n_calibration: int = CALIB_IMAGES
@@ -78,15 +78,15 @@ class DataSplit:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How the work is done and what is kept of it.
+    """How the search runs, and where its results are stored.
 
     Attributes:
-        seed: of every random draw.
-        batch_size: images at once.
-        device: where to run.
-        results: a folder in which a run directory is named after model and budget, where none is given.
-        resume: go on with a killed run.
-        command: what the manifest should remember of how the run was started.
+        seed: seed of every random draw.
+        batch_size: images in a forward pass.
+        device: device to run on, such as ``cuda``.
+        results: folder in which the run directory is named after model and budget, where ``out`` names none.
+        resume: resume a killed run.
+        command: facts about how the run was started, which the manifest stores.
     """
 
     seed: int = 0

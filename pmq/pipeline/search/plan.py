@@ -1,4 +1,4 @@
-"""A search before any measurement: what is asked for is read, checked, and laid over the model."""
+"""The first step of a search: read and check the inputs, and lay the search space over the model, before any measurement."""
 
 from __future__ import annotations
 
@@ -18,22 +18,30 @@ from pmq.core.run_files import MANIFEST
 from pmq.core.rundir import RunDir
 from pmq.metrics import METRICS
 from pmq.optimize import Space, SpaceFile, read_space
+from pmq.pipeline.image_split import divide_images
 from pmq.pipeline.images import gather_images
 from pmq.pipeline.measure import check_quantizers
 from pmq.pipeline.patches.map_size import map_bytes
 from pmq.pipeline.patches.reallocator import check_possible
 from pmq.pipeline.search.agreement import Goal
-from pmq.pipeline.search.budget import resolve_budget, tell_limits
+from pmq.pipeline.search.budget import report_limits, resolve_budget
 from pmq.pipeline.search.options import DataSplit, RunOptions, SearchOptions
 from pmq.pipeline.search.settings import named_after, search_settings
 from pmq.pipeline.search.width_options import groups_of
 from pmq.pipeline.search.width_search import Joint
-from pmq.pipeline.subject import Subject, divide_images, take_in
+from pmq.pipeline.subject import Subject, take_in
 
 
 @dataclass(frozen=True)
 class SearchImages:
-    """The images of a search ``(N, C, H, W)``: all of them, and those that calibrate, measure sensitivity, and judge."""
+    """The images of a search, each ``(N, C, H, W)``.
+
+    Attributes:
+        all: all images.
+        calibration: images that calibrate.
+        probed: images that measure sensitivity.
+        evaluated: images that evaluate candidates.
+    """
 
     all: Tensor
     calibration: Tensor
@@ -42,28 +50,29 @@ class SearchImages:
 
     @property
     def held_out(self) -> Tensor:
-        """Those that measure and those that judge, which lie behind one another."""
+        """The probed and the evaluated images, which follow one another."""
         first = len(self.calibration)
         return self.all[first : first + len(self.probed) + len(self.evaluated)]
 
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """What the steps of a search work on.
+    """Everything that the steps of a search need.
 
     Attributes:
-        budget: as asked for.
-        limits: the budget in figures; of a budget of agreement those that are measured at first.
-        goal: of a budget of agreement, what is sought.
-        recipe: how the model is quantized.
-        space: the search space laid over the model's components.
-        subject: the model as captured.
-        images: what does what.
-        widths: the model whose widths are searched beside bits, if they are.
-        reference: FP32 model that candidates are to agree with, where that is another one.
-        coverage: how much of the model is searched.
-        options, how: what the search was told.
-        run: the run directory, if one is written.
+        budget: the budget as given.
+        limits: cost limits of the budget; of a budget of agreement, the limits at which the search measures first.
+        goal: the required agreement of a budget of agreement, otherwise ``None``.
+        recipe: recipe that quantizes the model.
+        space: search space laid over the model's components.
+        subject: the captured model with its components.
+        images: the images and what each of them does.
+        widths: the model whose widths are searched too, or ``None``.
+        reference: FP32 model that candidates are compared with, where it is another one.
+        coverage: share of the model that is searched.
+        options: options of the search.
+        run_options: options of the run.
+        run: run directory, or ``None`` if nothing is written.
     """
 
     budget: Budget
@@ -77,12 +86,12 @@ class SearchPlan:
     reference: nn.Module | None
     coverage: Coverage
     options: SearchOptions
-    how: RunOptions
+    run_options: RunOptions
     run: RunDir | None
 
     @property
     def path(self) -> Path | None:
-        """Of the run directory."""
+        """Path of the run directory, or ``None``."""
         return None if self.run is None else self.run.path
 
 
@@ -94,66 +103,67 @@ def plan_search(
     out: Path | str | None,
     options: SearchOptions,
     split: DataSplit,
-    how: RunOptions,
+    run_options: RunOptions,
 ) -> SearchPlan:
-    """Read and check what a search is asked for; see :func:`pmq.search` for the arguments.
+    """Read and check the inputs of a search; see :func:`pmq.search` for the arguments.
 
     Raises:
-        PmqError: bad input, told in one line.
+        PmqError: an input is wrong; the message names it in one line.
     """
     budget = budget if isinstance(budget, Budget) else Budget.parse(budget)
-    METRICS[options.metric]  # an unknown name is told before any work
+    METRICS.check(options.metric)  # an unknown name is reported before any work
     out = None if out is None else check_target(named_path(out, "run directory") / MANIFEST).parent
     recipe = find_recipe(options.recipe, options.reconstruct)
     space_file = space if isinstance(space, SpaceFile) else read_space(space)
     gathered = gather_images(images, split.n_calibration + split.n_held_out)
     divided = SearchImages(gathered, *divide_images(gathered, split.n_calibration, split.n_held_out))
-    subject = _subject(model, divided.calibration, options, how)
+    subject = _subject(model, divided.calibration, options, run_options)
     constraints, target = options.constraints, None if options.latency is None else options.latency.target
     space_file = space_file if constraints is None else constraints.applied(space_file, subject.inventory)
-    reference = None if options.reference is None else take_in(options.reference, how.device, divided.calibration)
+    reference = None if options.reference is None else take_in(options.reference, run_options.device, divided.calibration)
     groups = groups_of(space_file, target)
-    widths = Joint(subject, divided.calibration, recipe, how.seed, groups) if options.prune else None
-    laid_out = Space(space_file, subject.inventory, recipe.estimator, options.latency, widths.widths if widths else ())
-    check_quantizers(laid_out)
+    widths = Joint(subject, divided.calibration, recipe, run_options.seed, groups) if options.prune else None
+    searched_space = Space(space_file, subject.inventory, recipe.estimator, options.latency, widths.widths if widths else ())
+    check_quantizers(searched_space)
     if options.patches is not None:
         _check_patches(options, subject, target)
-    goal = _goal(budget, laid_out, subject, options)
-    reserved = 0 if options.patches is None else map_bytes(laid_out, options.patches)
-    limits = goal.guess if goal else resolve_budget(budget, laid_out, reserved)
+    goal = _goal(budget, searched_space, subject, options)
+    reserved = 0 if options.patches is None else map_bytes(searched_space, options.patches)
+    limits = goal.guess if goal else resolve_budget(budget, searched_space, reserved)
     if constraints is not None and constraints.any:
-        tell_limits(budget, Limits() if goal else limits, constraints.told())
-    covered = coverage(subject.inventory, laid_out.choices)
+        report_limits(budget, Limits() if goal else limits, constraints.describe())
+    covered = coverage(subject.inventory, searched_space.choices)
     check_coverage(covered, options.partial)
-    images_of = (divided.calibration, divided.held_out)
-    settings = search_settings(budget, space_file, laid_out, recipe, subject, *images_of, options, how)
-    path = out if out is not None else None if how.results is None else named_after(Path(how.results), settings)
-    run = None if path is None else RunDir(path, settings, how.resume)
+    split_images = (divided.calibration, divided.held_out)
+    settings = search_settings(budget, space_file, searched_space, recipe, subject, *split_images, options, run_options)
+    path = out if out is not None else None if run_options.results is None else named_after(Path(run_options.results), settings)
+    run = None if path is None else RunDir(path, settings, run_options.resume)
     return SearchPlan(
         budget=budget,
         limits=limits,
         goal=goal,
         recipe=recipe,
-        space=laid_out,
+        space=searched_space,
         subject=subject,
         images=divided,
         widths=widths,
         reference=reference,
         coverage=covered,
         options=options,
-        how=how,
+        run_options=run_options,
         run=run,
     )
 
 
-def _subject(model: nn.Module | str | None, calibration: Tensor, options: SearchOptions, how: RunOptions) -> Subject:
-    subject = Subject.of(model, how.device, calibration, options.crop_pct, options.task, data_config=options.data_config)
-    return subject.scaled(calibration).judged_by(options.loss, calibration)
+def _subject(model: nn.Module | str | None, calibration: Tensor, options: SearchOptions, run_options: RunOptions) -> Subject:
+    device = run_options.device
+    subject = Subject.of(model, device, calibration, options.crop_pct, options.task, data_config=options.data_config)
+    return subject.scaled(calibration).with_loss(options.loss, calibration)
 
 
 def _check_patches(options: SearchOptions, subject: Subject, target: str | None) -> None:
     if options.loss is not None:
-        raise PmqError("patches are given bits by the task's own figure; search with a loss of your own without patches")
+        raise PmqError("the bits of patches are chosen by the task's own error; search with a custom loss without `patches`")
     assert options.patches is not None
     check_possible(options.patches, subject.inventory, target)
 

@@ -1,4 +1,4 @@
-"""What a search found."""
+"""The result of a search."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from pmq.pipeline.search.steps import Chosen, Explored
 
 @dataclass
 class SearchResult:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
-        allocation: the chosen one.
-        points: every allocation looked at: predicted error, ``size_bytes``, ``bit_ops``, whether it is ``within`` the
-            budget and on the ``front`` of the three; ``kl`` and ``agreement`` (percent) where it was simulated.
-        sensitivity: the table the search ran on.
-        rounds: what each round cost and gained.
-        ranking: how well predictions ranked what was simulated: Kendall's tau over ``all`` and ``near_budget``.
-        limits: the budget in figures.
-        without_patches: the chosen one before its patches had bits of their own, if they have.
-        run: the run directory, if one was asked for.
-        seconds: what each part of the search took.
-        coverage: percent of multiply-accumulates and of weight bytes that were searched, and what is outside.
+        allocation: the chosen allocation.
+        points: every explored allocation: predicted error, ``size_bytes``, ``bit_ops``, whether it is ``within`` the budget and
+            on the ``front`` of the three; ``kl`` and ``agreement`` (percent) where it was simulated.
+        sensitivity: the sensitivity table that the search used.
+        limits: cost limits of the budget.
+        rounds: duration and result of each round.
+        ranking: Kendall's tau between prediction and simulation, over ``all`` points and over those ``near_budget``.
+        run: run directory, or ``None``.
+        seconds: duration of each step of the search.
+        without_patches: the chosen allocation before its patches got bits of their own, or ``None``.
         rewritings: the recipe's transforms, the relative error of the outputs after each, and whether it was kept.
+        coverage: percent of multiply-accumulates and of weight bytes that were searched, and the operators outside.
     """
 
     allocation: Allocation
@@ -50,7 +50,7 @@ class SearchResult:
 
     @property
     def front(self) -> pd.DataFrame:
-        """The Pareto front, cheapest first."""
+        """The Pareto front, in order of rising bit operations."""
         return self.points[self.points["front"]].sort_values(["bit_ops", "size_bytes"]).reset_index(drop=True)
 
 
@@ -66,12 +66,12 @@ def result_of(
     return SearchResult(
         allocation=chosen.allocation if with_patches is None else with_patches,
         points=explored.points,
-        sensitivity=explored.loop.table,
+        sensitivity=explored.rounds.table,
         limits=chosen.limits,
-        rounds=pd.DataFrame([asdict(each) for each in explored.loop.history]),
+        rounds=pd.DataFrame([asdict(each) for each in explored.rounds.history]),
         ranking=prediction_quality(explored.points, plan.subject.task, chosen.limits),
         run=plan.path,
-        seconds=clock.done(explored.loop.history),
+        seconds=clock.done(explored.rounds.history),
         without_patches=None if with_patches is None else chosen.allocation,
         rewritings=rewritings,
         coverage=plan.coverage,

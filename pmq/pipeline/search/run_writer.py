@@ -1,4 +1,4 @@
-"""What a finished search leaves in its run directory."""
+"""The files that a finished search writes to its run directory."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from pmq.reporting.page import write_page
 
 
 def publish(plan: SearchPlan, explored: Explored, chosen: Chosen, result: SearchResult, model: nn.Module | str | None) -> None:
-    """Write the run directory, if one was asked for: tables, allocations, pictures of patches, and the page.
+    """Write the run directory, if there is one: tables, allocations, pictures of patches, and the report.
 
-    ``model`` is what the user gave.
+    ``model`` is the user's model, which the pictures of patches need.
     """
     if plan.run is None:
         return
-    write_run(plan.run, result, plan.subject, chosen.subject, plan.space, explored.archive, dict(plan.how.command or {}))
+    write_run(plan.run, result, plan.subject, chosen.subject, plan.space, explored.archive, dict(plan.run_options.command or {}))
     if plan.options.patches is not None:
         draw_patches(model, result.allocation, plan.images.calibration, plan.run.path / "plots", plan.options.crop_pct)
     write_page([plan.run.path])
@@ -49,7 +49,7 @@ def write_run(
     archive: Archive,
     command: dict[str, Any],
 ) -> None:
-    """Write tables, points, the chosen allocation with its schema, and at last the manifest that calls the run done.
+    """Write the tables, the points, the chosen allocation with its schema, and last the manifest that marks the run finished.
 
     ``chosen`` is the model of the chosen allocation, which may be narrower than the ``subject`` of the search.
     """
@@ -80,7 +80,7 @@ def write_run(
         chosen=str(CHOSEN),
         limits=asdict(result.limits),
         ranking=result.ranking,
-        seconds=result.seconds,  # of the process that finished; where a run was resumed not of the whole
+        seconds=result.seconds,  # of the process that finished; a resumed run took longer in total
         resumed=run.resumed,
         transforms=[asdict(rewriting) for rewriting in result.rewritings],
         macs_searched=result.coverage.macs_searched,
@@ -90,12 +90,12 @@ def write_run(
 
 
 def _digits(genome: Any) -> str:
-    """A genome as text: a letter or digit for each decision's choice."""
+    """Return a genome as text, a digit or letter for each decision's choice."""
     return "".join("0123456789abcdefghijklmnopqrstuvwxyz"[int(i)] for i in genome)
 
 
 def _decisions(space: Space) -> list[dict[str, Any]]:
-    """What each digit of a genome stands for, so that a reader without the space knows its allocations."""
+    """Return the choices that each digit of a genome stands for, so that genomes can be read without the search space."""
     return [
         {
             "components": decision.components,

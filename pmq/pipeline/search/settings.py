@@ -1,4 +1,4 @@
-"""What determines the result of a search: what ``resume`` compares, and what a run is named by."""
+"""The settings that determine the result of a search: ``resume`` compares them, and the run directory is named by them."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def search_settings(
     calibration: Tensor,
     held_out: Tensor,
     options: SearchOptions,
-    how: RunOptions,
+    run_options: RunOptions,
 ) -> dict[str, Any]:
-    """Everything that the result depends on, as the manifest keeps it."""
+    """Return everything that the result depends on, as the manifest stores it."""
     plan = plan_of(subject.module)
     settings = {
         "model": subject.info.model_dump(),
@@ -49,8 +49,8 @@ def search_settings(
         "latency": options.latency and options.latency.sha256,
         "calibration": {"sha256": images_sha256(calibration), "n_images": len(calibration)},
         "held_out": {"sha256": images_sha256(held_out), "n_images": len(held_out)},
-        "seed": how.seed,
-        "batch_size": how.batch_size,
+        "seed": run_options.seed,
+        "batch_size": run_options.batch_size,
         "threads": torch.get_num_threads(),
         "device": next(subject.model.parameters()).device.type,
         "versions": {"pmq": pmq_version(), "torch": torch.__version__},
@@ -59,7 +59,7 @@ def search_settings(
 
 
 def named_after(results: Path, settings: dict[str, Any]) -> Path:
-    """The run directory in ``results`` that is named after model and budget, and by what else determines its result."""
+    """Return the run directory below ``results``: named by model and budget, and by a digest of all settings."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     budget = settings["budget"].replace(",", "_").replace(">", "")
     return results / architecture(settings["model"]["name"]) / f"{budget}-{digest}"

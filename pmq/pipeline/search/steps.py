@@ -1,4 +1,4 @@
-"""The steps of a search after it is planned: calibrate, go round, lay out the front, choose."""
+"""The steps of a search after its plan: calibrate, explore the space in rounds, and choose an allocation."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from pmq.quant import Prepared, prepare
 
 @dataclass(frozen=True)
 class Explored:
-    """What was looked at.
+    """The explored space.
 
     Attributes:
-        loop: the rounds, with the table that they measured.
-        archive: every genome looked at.
+        rounds: the rounds, with the sensitivity table that they measured.
+        archive: every explored genome.
         points: the same as a table.
-        judge: with all held-out images.
-        effort: what was spent.
-        limits: the budget in figures.
+        evaluator: evaluator with all held-out images.
+        stopping: the stopping criteria and whether they were met.
+        limits: cost limits of the budget.
     """
 
-    loop: Rounds
+    rounds: Rounds
     archive: Archive
     points: pd.DataFrame
     evaluator: Evaluator
@@ -50,12 +50,12 @@ class Explored:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The chosen point carried out.
+    """The chosen point as a quantized model.
 
     Attributes:
-        subject: its model, which may be narrower than the one that was searched.
-        allocation: with its tensors, its predicted error, and what the judge says.
-        limits: the budget in figures; of a budget of agreement the limits that were found.
+        subject: its model, which may be narrower than the searched one.
+        allocation: the allocation with its tensors, its predicted error and its metrics.
+        limits: cost limits of the budget; of a budget of agreement, the limits of the chosen rung.
     """
 
     subject: Subject
@@ -64,35 +64,37 @@ class Chosen:
 
 
 def calibrate(plan: SearchPlan) -> Prepared:
-    """The model rewritten by the recipe's transforms, and calibrated."""
+    """Return the model after the recipe's transforms and calibration."""
     subject, images = plan.subject, plan.images
     if plan.widths is not None:
         return plan.widths.prepared(len(images.held_out))
-    calibration, seed = images.calibration, plan.how.seed
+    calibration, seed = images.calibration, plan.run_options.seed
     return prepare(subject.model, subject.inventory, calibration, plan.recipe, seed, len(images.held_out), subject.task)
 
 
 def explore_space(plan: SearchPlan, prepared: Prepared, clock: Clock) -> Explored:
-    """Measure, solve and simulate in rounds; then lay out the front."""
-    options, how, subject = plan.options, plan.how, plan.subject
+    """Measure, solve and simulate in rounds; then explore the front."""
+    options, run_options, subject = plan.options, plan.run_options, plan.subject
     stopping = StoppingCriteria(options.time_limit, options.max_evals, options.n_rounds)
     with prepared.simulator(WidthMasks(prepared, plan.widths.widths) if plan.widths else None) as simulator:
-        evaluator = Evaluator(simulator, plan.images.evaluated, subject.task, how.batch_size, plan.reference)
+        evaluator = Evaluator(simulator, plan.images.evaluated, subject.task, run_options.batch_size, plan.reference)
         pool = CandidatePool(evaluator, plan.space, plan.run, stopping)
-        probe = Probe(simulator, plan.images.probed, subject.task, {}, how.batch_size, how.seed)
+        probe = Probe(simulator, plan.images.probed, subject.task, {}, run_options.batch_size, run_options.seed)
         widths = measure_widths(probe, plan.space, plan.run) if plan.widths else None
-        loop = Rounds(probe, options.metric, plan.space, plan.limits, pool, plan.run, widths)
-        loop.run(compared_candidates(plan.space, loop.tables, plan.limits))
+        rounds = Rounds(probe, options.metric, plan.space, plan.limits, pool, plan.run, widths)
+        rounds.run(compared_candidates(plan.space, rounds.tables, plan.limits))
         clock.lap("rounds")
-        limits = plan.limits if plan.goal is None else plan.goal.approach(loop)
-        archive = explore(plan.space, loop.tables, limits, pool, how.seed)
+        limits = plan.limits if plan.goal is None else plan.goal.approach(rounds)
+        archive = explore(plan.space, rounds.tables, limits, pool, run_options.seed)
         points = lay_out(archive, pool, plan.space, limits, plan.run)
         clock.lap("front")
-        return Explored(loop, archive, points, pool.evaluator.extended(plan.images.probed, how.batch_size), stopping, limits)
+        return Explored(
+            rounds, archive, points, pool.evaluator.extended(plan.images.probed, run_options.batch_size), stopping, limits
+        )
 
 
 def choose(plan: SearchPlan, prepared: Prepared, explored: Explored) -> Chosen:
-    """Carry the most promising points out by the whole recipe, and take the best; its row is marked in the points."""
+    """Quantize the most promising points by the whole recipe and take the best; ``chosen`` marks its row in the points."""
     points, archive = explored.points, explored.archive
     models = plan.widths or Whole(plan.subject, prepared)
     learned: Path | None = None if plan.path is None else plan.path / "learned"
@@ -119,8 +121,8 @@ def choose(plan: SearchPlan, prepared: Prepared, explored: Explored) -> Chosen:
 
 
 def reallocate_chosen(plan: SearchPlan, allocation: Allocation, model: nn.Module | str | None) -> Allocation:
-    """The chosen allocation with bits of single patches, within the same bit operations; ``model`` is what the user gave."""
+    """Return the chosen allocation with bits of single patches, within the same bit operations; ``model`` is the user's model."""
     options = plan.options
     assert options.patches is not None
-    reallocator = Reallocator(model, allocation, plan.images.all, options.crop_pct, plan.how.seed, options.latency)
+    reallocator = Reallocator(model, allocation, plan.images.all, options.crop_pct, plan.run_options.seed, options.latency)
     return reallocator.allocate(options.patches, 1.0, SCORE)

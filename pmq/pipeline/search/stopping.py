@@ -1,22 +1,24 @@
-"""What a search may spend on rounds."""
+"""Stopping criteria of a search."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
 
-#: rounds of a search at most
+#: most rounds of a search
 ROUNDS = 4
 
 
 @dataclass
 class StoppingCriteria:
-    """What a search may spend, and whether it is spent.
+    """Limits of time, simulations and rounds, and whether one is reached.
 
     Args:
-        seconds: no round begins, and no further candidate is simulated, after that long.
-        evaluations: allocations to simulate in rounds.
-        rounds: rounds.
+        seconds: time after which no round begins and no further candidate is simulated.
+        evaluations: most candidates to simulate in rounds.
+        rounds: most rounds.
+        interrupted: whether the user asked to stop.
+        started: monotonic time of the start, in seconds.
     """
 
     seconds: float | None = None
@@ -26,6 +28,6 @@ class StoppingCriteria:
     started: float = field(default_factory=time.monotonic)
 
     def over(self, simulated: int = 0) -> bool:
-        """Whether to stop."""
+        """Return whether to stop after ``simulated`` candidates."""
         late = self.seconds is not None and time.monotonic() - self.started > self.seconds
         return self.interrupted or late or (self.evaluations is not None and simulated >= self.evaluations)

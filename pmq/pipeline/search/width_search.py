@@ -1,4 +1,4 @@
-"""Widths beside bits: a model of which a search decides how much is kept, and the models that come of it."""
+"""A model whose widths are searched together with its bits, and the pruned models of the chosen widths."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pmq.pruning import Reconstruction, plan_of, provable_units, rotate_to_princ
 from pmq.pruning.losses import row_weights
 from pmq.quant import Prepared, prepare
 
-#: transforms that mix what is removed one by one
+#: transforms that mix channels which widths remove one by one
 MIXING = ("rotate_heads",)
 
 
 class Joint:
-    """A model whose widths are searched.
+    """A model whose widths are searched together with its bits.
 
     Heads are first rotated to their principal axes (:func:`pmq.pruning.rotate_to_principal_axes`), which leaves the output
     unchanged and allows their rank to be lowered; channels are ordered by the error that reconstruction cannot remove.
@@ -31,29 +31,31 @@ class Joint:
     really pruned, reconstructed and quantized.
 
     Args:
-        subject: the model, which is left as it is.
-        images: those that calibrate ``(N, C, H, W)``.
-        recipe: by which it will be quantized.
-        seed: of drawn labels.
-        whole_groups: widths are multiples of it.
+        subject: the model, which is left unchanged.
+        images: calibration images ``(N, C, H, W)``.
+        recipe: recipe that will quantize the model.
+        seed: seed of drawn labels.
+        whole_groups: widths are multiples of this.
 
     Raises:
-        PmqError: the recipe knows no gradients, the model is pruned already, or nothing of it can be pruned.
+        PmqError: the recipe uses no gradients, the model is pruned already, or nothing of it can be pruned.
     """
 
     def __init__(self, subject: Subject, images: Tensor, recipe: Recipe, seed: int, whole_groups: int = 1) -> None:
         if not recipe.gradients:
-            raise PmqError(f"recipe {recipe.name!r} knows no gradients, which widths need; search with --recipe best or fast")
+            raise PmqError(
+                f"recipe {recipe.name!r} uses no gradients, which widths need; search with `recipe=best` or `recipe=fast`"
+            )
         if plan_of(subject.module) is not None:
-            raise PmqError("this model is pruned already; search the one that it was made of with --prune")
+            raise PmqError("this model is pruned already; search the model that it was built from with `prune`")
         self._subject, self._images, self._recipe, self._seed = subject, images, recipe, seed
-        known = provable_units(subject.module)
-        known.say()
-        units = known.found
+        provable = provable_units(subject.module)
+        provable.report_refused()
+        units = provable.units
         if not units:
             raise PmqError(
-                f"model {subject.info.name!r} has nothing to prune: it has no MLP of linear layers and no attention between such "
-                "that can be cut; drop --prune"
+                f"model {subject.info.name!r} has nothing to prune: it has no MLP of linear layers and no attention between "
+                "linear layers whose channels can be removed; search with `prune=False`"
             )
         self._mixed = copy.deepcopy(subject.module)
         self._weights = row_weights(self._mixed, [unit.last for unit in units], images, subject.task, seed)
@@ -65,19 +67,19 @@ class Joint:
         self._built: dict[tuple[str, ...], tuple[Subject, Prepared]] = {}
 
     def prepared(self, n_held_out: int) -> Prepared:
-        """The whole model rewritten and calibrated, its channels in the order that widths name."""
+        """Return the full-width model after transforms and calibration, its channels in the order that widths refer to."""
         subject = self._subject
-        kept = tuple(name for name in self._recipe.transforms if name not in MIXING)
-        recipe = self._recipe.model_copy(update={"transforms": kept})
+        transforms = tuple(name for name in self._recipe.transforms if name not in MIXING)
+        recipe = self._recipe.model_copy(update={"transforms": transforms})
         model = self._subject.of_module(copy.deepcopy(self._mixed)).model
         return prepare(model, subject.inventory, self._images, recipe, self._seed, n_held_out, subject.task)
 
     def built(self, assignment: Decisions) -> tuple[Subject, Prepared]:
-        """The model pruned by an allocation's widths and recovered, in FP32; and the same made ready for its bits."""
-        kept = widths_of(assignment)
-        key = tuple(choice.label for choice in kept.values())
+        """Return the model pruned to an allocation's widths and reconstructed, in FP32, and the same prepared for its bits."""
+        widths = widths_of(assignment)
+        key = tuple(choice.label for choice in widths.values())
         if key not in self._built:
-            units = {name: choice.unit for name, choice in kept.items()}
+            units = {name: choice.unit for name, choice in widths.items()}
             plan = PruningPlan(importance=Reconstruction.name, ranked=True, recovered=True, units=units)
             pruned = carved(self._mixed, plan, self._subject.info.weights_sha256, self._images, self._weights)
             subject, task = self._subject.of_module(pruned), self._subject.task
@@ -89,11 +91,11 @@ class Joint:
 
 @dataclass(frozen=True)
 class Whole:
-    """The same questions where no widths are searched."""
+    """A model whose widths are not searched, with the interface of :class:`Joint`."""
 
     subject: Subject
     model: Prepared
 
     def built(self, assignment: Decisions) -> tuple[Subject, Prepared]:
-        """The model, whatever the allocation."""
+        """Return the full-width model for every allocation."""
         return self.subject, self.model

@@ -22,7 +22,7 @@ def logit_scale(reference: Tensor, logits: Tensor) -> float:
     1.5
     """
     reference, logits = reference.double(), logits.double()
-    found = minimize_scalar(
+    optimum = minimize_scalar(
         lambda t: float(kl_divergence(reference, t * logits).mean()), bounds=(LOWEST, HIGHEST), method="bounded"
     )
-    return float(found.x)
+    return float(optimum.x)

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor
 
 from pmq.core.errors import PmqError
 from pmq.core.registry import Registry
-from pmq.quant.quantizers import Quantizer
-
-Range = tuple[Tensor, Tensor]
-#: makes the quantizer whose error an estimator may look at
-Fit = Callable[[Tensor, Tensor], Quantizer]
+from pmq.quant.ranges import Fit, Range
 
 
 class RangeEstimator(ABC):

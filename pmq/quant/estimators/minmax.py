@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pmq.quant.estimators.base import Fit, Range, RangeEstimator, register
+from pmq.quant.estimators.base import RangeEstimator, register
+from pmq.quant.ranges import Fit, Range
 
 
 @register

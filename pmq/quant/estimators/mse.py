@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pmq.quant.estimators.base import Fit, Range, RangeEstimator, register
-from pmq.quant.quantizers.base import squared_error
+from pmq.quant.estimators.base import RangeEstimator, register
+from pmq.quant.ranges import Fit, Range, squared_error
 
 #: factors by which both ends shrink; at two bits the best range of a long-tailed tensor is a small part of the whole
 _TOGETHER = tuple(0.96**i for i in range(60))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pmq.quant.estimators.base import Fit, Range, RangeEstimator, register
+from pmq.quant.estimators.base import RangeEstimator, register
+from pmq.quant.ranges import Fit, Range
 
 TAIL = 1e-4
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from pmq.quant.quantizers.base import Parameters, Quantizer, positive, register, scalar
-
-if TYPE_CHECKING:
-    from pmq.quant.estimators.base import Fit
 
 
 @register
@@ -60,7 +56,7 @@ class Affine(Quantizer):
         return cls({"scale": scale, "zero_point": torch.round(-low / scale).clamp(0.0, 2.0**bits - 1) + 0.0}, bits)
 
     @classmethod
-    def variants(cls, bits: int, symmetric: bool) -> Sequence[Fit]:
+    def variants(cls, bits: int, symmetric: bool) -> Sequence[Callable[[Tensor, Tensor], Quantizer]]:
         """One."""
         return [lambda low, high: cls.from_range(low, high, bits, symmetric)]
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from pmq.core.registry import Registry
-
-if TYPE_CHECKING:
-    from pmq.quant.estimators.base import Fit, RangeEstimator
+from pmq.quant.ranges import EstimatesRanges, squared_error
 
 Parameters = Mapping[str, Tensor]
 
@@ -60,12 +58,12 @@ class Quantizer(ABC):
         return type(self)(grown, self.bits)
 
     @classmethod
-    def variants(cls, bits: int, symmetric: bool) -> Sequence[Fit]:
+    def variants(cls, bits: int, symmetric: bool) -> Sequence[Callable[[Tensor, Tensor], Quantizer]]:
         """Ways to make a quantizer of a range ``low, high``; :meth:`fit` takes the one with the least error."""
         raise NotImplementedError
 
     @classmethod
-    def fit(cls, x: Tensor, bits: int, symmetric: bool, estimator: RangeEstimator, weight: Tensor | None = None) -> Quantizer:
+    def fit(cls, x: Tensor, bits: int, symmetric: bool, estimator: EstimatesRanges, weight: Tensor | None = None) -> Quantizer:
         """Fit to samples ``(R, K)``, a scale for each row, errors weighed by ``weight`` ``(R, K)``."""
         fitted = []
         for variant in cls.variants(bits, symmetric):
@@ -104,16 +102,10 @@ class Unfitted(Quantizer):
         return {}
 
     @classmethod
-    def fit(cls, x: Tensor, bits: int, symmetric: bool, estimator: RangeEstimator, weight: Tensor | None = None) -> Quantizer:
+    def fit(cls, x: Tensor, bits: int, symmetric: bool, estimator: EstimatesRanges, weight: Tensor | None = None) -> Quantizer:
         """Check the samples."""
         estimator.check(x)
         return cls({}, bits)
-
-
-def squared_error(x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean squared error of each row, weighed: ``(R, K)``, ``(R, K)`` -> ``(R, 1)``."""
-    error = (y - x).square_()
-    return (error if weight is None else error.mul_(weight)).mean(1, keepdim=True)
 
 
 def positive(scale: Tensor) -> Tensor:

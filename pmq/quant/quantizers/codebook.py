@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from pmq.quant.quantizers.base import Parameters, Quantizer, positive, register
-
-if TYPE_CHECKING:
-    from pmq.quant.estimators.base import RangeEstimator
+from pmq.quant.ranges import EstimatesRanges
 
 #: samples are merged into so many neighbouring groups before the levels are placed
 ATOMS = 512
@@ -66,7 +62,7 @@ class Codebook(Quantizer):
         return self._values[0], self._values[-1]
 
     @classmethod
-    def fit(cls, x: Tensor, bits: int, symmetric: bool, estimator: RangeEstimator, weight: Tensor | None = None) -> Codebook:
+    def fit(cls, x: Tensor, bits: int, symmetric: bool, estimator: EstimatesRanges, weight: Tensor | None = None) -> Codebook:
         """Place the levels for all rows together; the estimator only checks the samples."""
         estimator.check(x)
         weight = torch.ones_like(x) if weight is None else weight

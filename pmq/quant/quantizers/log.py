@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pmq.quant.quantizers.base import Parameters, Quantizer, register, scalar
 from pmq.quant.quantizers.roots import ROOTS, root_, to_power_
-
-if TYPE_CHECKING:
-    from pmq.quant.estimators.base import Fit
 
 #: mantissa of sqrt(2): where the logarithm of a float rounds up
 _SQRT2 = 0x3504F3
@@ -68,7 +64,7 @@ class Log(Quantizer):
         return cls({"scale": scale, "root": torch.tensor(float(root))}, bits)
 
     @classmethod
-    def variants(cls, bits: int, symmetric: bool) -> Sequence[Fit]:
+    def variants(cls, bits: int, symmetric: bool) -> Sequence[Callable[[Tensor, Tensor], Quantizer]]:
         """One for each root."""
         return [partial(cls.from_range, bits=bits, root=root) for root in ROOTS]
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pmq.quant.quantizers.base import Parameters, Quantizer, positive, register, scalar
 from pmq.quant.quantizers.roots import ROOTS, root_, to_power_
-
-if TYPE_CHECKING:
-    from pmq.quant.estimators.base import Fit
 
 #: rounds to zero after a root of it was taken
 _ZERO = 1e-6
@@ -63,7 +59,7 @@ class Power(Quantizer):
         return cls({"low": low, "high": high, "root": torch.tensor(float(root))}, bits)
 
     @classmethod
-    def variants(cls, bits: int, symmetric: bool) -> Sequence[Fit]:
+    def variants(cls, bits: int, symmetric: bool) -> Sequence[Callable[[Tensor, Tensor], Quantizer]]:
         """One for each root."""
         return [partial(cls.from_range, bits=bits, root=root) for root in ROOTS]
 

@@ -42,13 +42,12 @@ def learn_block(
         steps: of gradient descent.
         checkpoints: where learned stages are.
     """
-    instrument = simulator.instrument
-    originals = {n: instrument.weights[n].detach() for n in weights}
+    originals = {n: simulator.original_weight(n) for n in weights}
     learner = Learner(
         simulator,
         stage,
         {n: LearnedWeight(originals[n], w, choices[n]) for n, w in weights.items()},
-        {n: LearnedActivation(q, partial(simulator.spread, n), partial(instrument.spread, n)) for n, q in quantizers.items()},
+        {n: LearnedActivation(q, partial(simulator.spread, n), partial(simulator.by_scale, n)) for n, q in quantizers.items()},
     )
     saved = checkpoints.load(stage)
     if saved is None:
@@ -63,9 +62,9 @@ def learn_block(
         except (KeyError, RuntimeError, ValueError) as error:  # of tensors that are missing, or of other shapes
             raise PmqError(f"what was learned of stage {stage} is damaged: {one_line(error)}; remove its file") from None
     for name, weight in learned.weights.items():
-        instrument.set_weight(name, weight.dequantize().to(originals[name].device))
+        simulator.set_weight(name, weight.dequantize().to(originals[name].device))
     for name, quantizer in learned.quantizers.items():
-        instrument.set_activation(name, simulator.spread(name, quantizer))
+        simulator.set_activation(name, simulator.spread(name, quantizer))
     return learned
 
 

@@ -1,4 +1,4 @@
-"""Learned stages on disk, so that a killed run goes on at the next one."""
+"""Checkpoints of learned stages, from which a killed run resumes at the next stage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pmq.core.tensors import TensorFile
 from pmq.quant.quantizers import QUANTIZERS, Quantizer
 from pmq.quant.weights import QuantizedWeight
 
-KEPT = "learned", "the same command goes on from there"
+RESUMABLE = "learned", "the same command resumes from there"
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Learned:
 
     def to_file(self) -> TensorFile:
         """Write as tensors."""
-        found = {f"{n}/codes": w.codes for n, w in self.weights.items()}
+        tensors = {f"{n}/codes": w.codes for n, w in self.weights.items()}
         for name, quantizer in [*((n, w.quantizer) for n, w in self.weights.items()), *self.quantizers.items()]:
-            found |= {f"{name}/{k}": v for k, v in quantizer.parameters.items()}
-        found |= {f"rest/{i}": p.detach() for i, p in enumerate(self.rest)}
-        return TensorFile.of({n: t.cpu().contiguous().numpy() for n, t in found.items()})
+            tensors |= {f"{name}/{k}": v for k, v in quantizer.parameters.items()}
+        tensors |= {f"rest/{i}": p.detach() for i, p in enumerate(self.rest)}
+        return TensorFile.of({n: t.cpu().contiguous().numpy() for n, t in tensors.items()})
 
     @classmethod
     def from_file(cls, file: TensorFile, choices: Mapping[str, Choice], shapes: Mapping[str, torch.Size]) -> Learned:
@@ -65,7 +65,7 @@ class Checkpoints:
         path = self._path(stage)
         if path is None or not is_file(path):
             return None
-        keep(path.parent, *KEPT)
+        keep(path.parent, *RESUMABLE)
         return TensorFile.read(path)
 
     def save(self, stage: int, file: TensorFile) -> None:
@@ -73,4 +73,4 @@ class Checkpoints:
         path = self._path(stage)
         if path is not None:
             write_bytes(path, file.data)
-            keep(path.parent, *KEPT)
+            keep(path.parent, *RESUMABLE)

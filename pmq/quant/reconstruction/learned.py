@@ -33,10 +33,10 @@ class LearnedWeight(nn.Module):
         super().__init__()
         self._start, self._top = quantized, 2**choice.bits - 1
         grid, codes = quantized.quantizer.parameters, quantized.codes.float()
-        wanted = to_rows(weight, choice) / grid["scale"] + grid["zero_point"]
-        wanted = torch.minimum(torch.maximum(wanted, codes - _REACH), codes + _REACH).clamp(0, self._top)
-        self._floor = wanted.floor()
-        self.up = nn.Parameter(torch.logit((wanted - self._floor - _BELOW) / (_ABOVE - _BELOW), eps=1e-4))
+        position = to_rows(weight, choice) / grid["scale"] + grid["zero_point"]
+        position = torch.minimum(torch.maximum(position, codes - _REACH), codes + _REACH).clamp(0, self._top)
+        self._floor = position.floor()
+        self.up = nn.Parameter(torch.logit((position - self._floor - _BELOW) / (_ABOVE - _BELOW), eps=1e-4))
         self.gain = nn.Parameter(torch.ones_like(grid["scale"]))
 
     def _rise(self) -> Tensor:

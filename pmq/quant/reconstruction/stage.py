@@ -41,7 +41,7 @@ class Streams:
 
     exact: Spill
     rounded: Spill
-    wanted: Spill
+    references: Spill
 
 
 class Learner:
@@ -62,22 +62,21 @@ class Learner:
         activations: Mapping[str, LearnedActivation],
     ) -> None:
         self.simulator, self.stage, self.weights, self.activations = simulator, stage, weights, activations
-        learned = {id(simulator.instrument.layer(n).weight) for n in weights}
+        learned = {id(simulator.layer(n).weight) for n in weights}
         self.rest = [p for p in simulator.block_parameters(stage) if id(p) not in learned]
 
     def __enter__(self) -> Learner:
-        instrument = self.simulator.instrument
         for name, weight in self.weights.items():
-            instrument.layer(name).learned = weight.forward
+            self.simulator.layer(name).learned = weight.forward
         for name, activation in self.activations.items():
-            instrument.set_activation(name, activation.forward)
+            self.simulator.set_activation(name, activation.forward)
         for parameter in self.rest:
             parameter.requires_grad_(True)
         return self
 
     def __exit__(self, *_: object) -> None:
         for name in self.weights:
-            self.simulator.instrument.layer(name).learned = None
+            self.simulator.layer(name).learned = None
         for parameter in self.rest:
             parameter.requires_grad_(False)
 
@@ -112,13 +111,13 @@ def learn(learner: Learner, streams: Streams, rows: Sequence[Tensor] | None, sch
     with learner, torch.enable_grad():
         for step in range(schedule.steps):
             i = step % len(streams.rounded)
-            x, wanted = streams.rounded[i].to(device), streams.wanted[i].to(device)
+            x, reference = streams.rounded[i].to(device), streams.references[i].to(device)
             mix = (torch.rand(x.shape, generator=generator) < schedule.exact).to(device)
             x = torch.where(mix, streams.exact[i].to(device), x)
             # Products alone are in half precision: gradients need no more, and it halves the time.
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type in ("cpu", "cuda")):
                 output = learner.simulator.run(x, learner.stage, learner.stage + 1)
-            error = (output.float() - wanted).square().mean(-1)
+            error = (output.float() - reference).square().mean(-1)
             loss = (error if rows is None else error * rows[i].to(device)).mean()
             first = first or max(float(loss.detach()), 1e-30)
             objective, done = loss / first, step / schedule.steps

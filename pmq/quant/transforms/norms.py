@@ -53,9 +53,9 @@ def center_channels(model: CapturedModel, setting: Setting) -> None:
 def _with_statistics(model: CapturedModel, setting: Setting) -> list[tuple[NormPair, tuple[Tensor, Tensor]]]:
     """Pairs whose first reader reads each channel once, with mean and spread of the channels there."""
     pairs = [pair for pair in norm_pairs(model) if sorted(pair.readers[0].index.tolist()) == list(range(len(pair.norm.weight)))]
-    found = channel_statistics(model, [pair.readers[0].layer for pair in pairs], setting)
+    statistics = channel_statistics(model, [pair.readers[0].layer for pair in pairs], setting)
     places = [pair.readers[0].index.argsort() for pair in pairs]
-    return [(pair, (mean[at], spread[at])) for pair, at, (mean, spread) in zip(pairs, places, found, strict=True)]
+    return [(pair, (mean[at], spread[at])) for pair, at, (mean, spread) in zip(pairs, places, statistics, strict=True)]
 
 
 def _divide(pair: NormPair, shift: Tensor, scale: Tensor) -> None:

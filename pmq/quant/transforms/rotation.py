@@ -43,7 +43,7 @@ def rotate_residual(model: CapturedModel, setting: Setting) -> None:
             set_(tensor, turn_tensor(tensor.data, axis, index, turn))
         for reader in stream.readers:
             reader.turn(turn)
-    _tell("residual streams are not rotated where", reasons)
+    _report("residual streams are not rotated where", reasons)
 
 
 @register("rotate_heads")
@@ -75,11 +75,11 @@ def rotate_heads(model: CapturedModel, setting: Setting) -> None:
             heads.v.turn(turn)
             heads.mixed.turn(turn)
     for part, names in apart.items():
-        _tell(f"{part} are not rotated where something lies between their layer and their product:", names)
+        _report(f"{part} are not rotated where something lies between their layer and their product:", names)
 
 
-def _tell(what: str, reasons: Sequence[str]) -> None:
-    """Say in one line what is left as it is, and why."""
+def _report(what: str, reasons: Sequence[str]) -> None:
+    """Print in one line what is not transformed, and why."""
     if reasons:
         others = f", and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
         message(f"{what} {'; '.join(reasons[:_NAMED])}{others}")
@@ -89,7 +89,7 @@ def _tell(what: str, reasons: Sequence[str]) -> None:
 def center_values(model: CapturedModel, setting: Setting) -> None:
     """Subtract from each channel of v its mean; rows of softmax sum to one, so the bias of the layer behind adds it again.
 
-    What is left of v is smaller, and an error in the sum of a quantized softmax row multiplies less.
+    The centred v is smaller, and an error in the sum of a quantized softmax row multiplies less.
     """
     values = [(v, mixed) for v, mixed in each_value(model) if v.layer.bias is not None and mixed.layer.bias is not None]
     statistics = channel_statistics(model, [v.layer for v, _ in values], setting, of_output=True)

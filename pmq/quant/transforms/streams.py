@@ -63,10 +63,10 @@ class _Search:
         self.stream = ResidualStream(width)
         self._join(node, self.follower.start(node, -1, width))
         while self.left:
-            found = self.left.pop()
-            self._written(found, self.channels[found])
-            for reader in list(found.users):
-                self._read(reader, found, self.channels[found])
+            node = self.left.pop()
+            self._written(node, self.channels[node])
+            for reader in list(node.users):
+                self._read(reader, node, self.channels[node])
         if not self.stream.writers or not self.stream.norms:
             raise _Unknown(f"{_named(node)} is written by no layer")
         return self.stream
@@ -75,7 +75,7 @@ class _Search:
         if channels is None or not isinstance(node, fx.Node):
             raise _Unknown(f"{_named(node)} mixes channels")
         if node in self.channels:
-            if not torch.equal(self.channels[node].whole(), channels.whole()):
+            if not torch.equal(self.channels[node].expanded(), channels.expanded()):
                 raise _Unknown(f"channels meet in two orders at {_named(node)}")
             return
         self.channels[node] = channels
@@ -100,7 +100,7 @@ class _Search:
         elif operator is aten.mul and self._is_one(node.args[1]):
             self._join(node.args[0], channels)
         elif (moves(node) and operator is not getitem) or operator in POOLS:
-            self._join(node.args[0], self.follower.came(node, node.args[0], channels))  # type: ignore[arg-type]
+            self._join(node.args[0], self.follower.propagate_back(node, node.args[0], channels))  # type: ignore[arg-type]
         else:
             raise _Unknown(f"{_named(node)} writes to it")
 
@@ -118,8 +118,8 @@ class _Search:
         parts: Any = node.args[0]
         axis = int(node.args[1]) if len(node.args) > 1 else 0  # type: ignore[arg-type]
         sizes = [self.follower.shape(part)[axis] for part in parts]
-        for part, own in zip(parts, channels.whole().split(sizes, axis), strict=True):
-            self._join(part, Channels.of(own, channels.padded))
+        for part, indices in zip(parts, channels.expanded().split(sizes, axis), strict=True):
+            self._join(part, Channels.of(indices, channels.padded))
 
     def _parameter(self, node: fx.Node, channels: Channels) -> None:
         if any(user not in self.channels and user not in self.left for user in node.users) and len(node.users) != 1:
@@ -156,12 +156,12 @@ class _Search:
         elif operator is aten.mul and node is reader.args[0] and self._is_one(reader.args[1]):
             self._join(reader, channels)
         elif moves(reader) or operator in POOLS:
-            found = self.follower.passed(reader, node, channels)
-            if isinstance(found, list):
+            result = self.follower.propagate(reader, node, channels)
+            if isinstance(result, list):
                 for user in reader.users:
-                    self._join(user, found[user.args[1]])  # type: ignore[index]
+                    self._join(user, result[user.args[1]])  # type: ignore[index]
             else:
-                self._join(reader, found)
+                self._join(reader, result)
         else:
             direct = reader_at(self.model, reader, node, channels, kernels=True)
             if direct is None:
@@ -178,5 +178,5 @@ class _Search:
 
 def turn_tensor(tensor: Tensor, axis: int, index: Tensor, rotation: Tensor) -> Tensor:
     """Rotate a parameter's channels, which lie along ``axis``: double."""
-    own = rotation[index][:, index]
-    return torch.tensordot(tensor.double(), own, ([axis], [0])).movedim(-1, axis)
+    block = rotation[index][:, index]
+    return torch.tensordot(tensor.double(), block, ([axis], [0])).movedim(-1, axis)

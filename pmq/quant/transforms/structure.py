@@ -32,8 +32,8 @@ class Reader:
         weight = self.layer.weight.double()
         turned = weight.clone()
         for columns in _parts(self.index, len(rotation)):
-            own = rotation[self.index[columns]][:, self.index[columns]]
-            turned[:, columns] = torch.tensordot(weight[:, columns], own, ([1], [0])).movedim(-1, 1)
+            block = rotation[self.index[columns]][:, self.index[columns]]
+            turned[:, columns] = torch.tensordot(weight[:, columns], block, ([1], [0])).movedim(-1, 1)
         set_(self.layer.weight, turned)
 
 
@@ -46,10 +46,10 @@ class Writer:
 
     def turn(self, rotation: Tensor) -> None:
         """Make the layer give ``y @ rotation`` in place of ``y``."""
-        own = rotation[self.index][:, self.index]
-        set_(self.layer.weight, torch.tensordot(own.T, self.layer.weight.double(), 1))
+        block = rotation[self.index][:, self.index]
+        set_(self.layer.weight, torch.tensordot(block.T, self.layer.weight.double(), 1))
         if self.layer.bias is not None:
-            set_(self.layer.bias, self.layer.bias.double() @ own)
+            set_(self.layer.bias, self.layer.bias.double() @ block)
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,13 @@ def _norm(model: CapturedModel, node: fx.Node) -> Norm | None:
     """The affine parameters of a norm over the last axis, which no other node uses."""
     if packet(node) not in NORMS or len(node.args[1]) != 1:  # type: ignore[arg-type]
         return None
-    given = list(node.args[2 : 4 if packet(node) is aten.layer_norm else 3])
-    named = [parameter_of(model, part) if part is not None else None for part in given]
-    if not named or named[0] is None or any(part is not None and name is None for part, name in zip(given, named, strict=True)):
+    operands = list(node.args[2 : 4 if packet(node) is aten.layer_norm else 3])
+    named = [parameter_of(model, part) if part is not None else None for part in operands]
+    if (
+        not named
+        or named[0] is None
+        or any(part is not None and name is None for part, name in zip(operands, named, strict=True))
+    ):
         return None
     centers = packet(node) is aten.layer_norm
     return Norm(node, named[0], named[1] if len(named) > 1 else None, centers)
@@ -170,7 +174,7 @@ def scaled_layers(model: CapturedModel) -> Iterator[tuple[Writer, nn.Parameter, 
         gain = next((parameter_of(model, a) for a in product.args if a is not source), None)
         if gain is None or channels.padded:
             continue
-        by_value, shape = channels.whole().reshape(-1), follower.shape(product)
+        by_value, shape = channels.expanded().reshape(-1), follower.shape(product)
         if shape != channels.shape:
             continue
         gains = torch.zeros(layer.outputs, dtype=torch.float64, device=gain.device)

@@ -1,4 +1,4 @@
-"""The page of a run, or of several side by side: one file that needs no network."""
+"""Report page of a run or of several runs side by side: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from pmq.reporting.page.payload import payload
 from pmq.reporting.run_data import RunData
 
 NAME, COMPARED = "report.html", "compare.html"
-#: scripts in the order in which they need one another
+#: scripts in the order of their dependencies
 SCRIPTS = ("format", "front", "allocation", "why", "patches", "trust", "deploy", "compare", "main")
 
 
 def write_page(runs: Sequence[Path | str], out: Path | str | None = None) -> Path:
-    """Write ``report.html``; of several runs one that compares them.
+    """Write ``report.html`` for a run, or a page that compares several runs, and return its path.
 
     Args:
         runs: run directories.
-        out: file to write; by default ``report.html`` in the run, or ``compare.html`` in the first of several.
+        out: file to write; by default ``report.html`` in the run, or ``compare.html`` in the first of several runs.
 
     Raises:
-        PmqError: one of them is no finished run, or the file cannot be written.
+        PmqError: one of the runs is not finished, or the file cannot be written.
     """
-    found = [RunData(Path(run)) for run in runs]
-    if not found:
-        raise PmqError("no run to report on; name its directory")
-    name = NAME if len(found) == 1 else COMPARED
-    target = check_output(Path(out) if out is not None else found[0].path / name, ".html")
-    return write_text(target, render([payload(run, alone=len(found) == 1) for run in found]))
+    contents = [RunData(Path(run)) for run in runs]
+    if not contents:
+        raise PmqError("no run to report on; pass its directory")
+    name = NAME if len(contents) == 1 else COMPARED
+    target = check_output(Path(out) if out is not None else contents[0].path / name, ".html")
+    return write_text(target, render([payload(run, alone=len(contents) == 1) for run in contents]))
 
 
 def render(payloads: Sequence[dict[str, object]]) -> str:
-    """Fill the page with what :func:`pmq.reporting.page.payload.payload` gives of each run."""
+    """Render the page from the payload of each run, see :func:`pmq.reporting.page.payload.payload`."""
     from jinja2 import Environment
     from plotly.offline import get_plotlyjs
 
     parts = files("pmq.reporting.page") / "parts"
-    # A text such as "</script>" in the data would end the element that holds it.
+    # Escaped, because "</script>" in the data would end its script element.
     data = json.dumps(list(payloads), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     template = Environment(autoescape=True, trim_blocks=True).from_string((parts / "page.html").read_text("utf-8"))
     return template.render(

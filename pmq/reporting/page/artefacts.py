@@ -1,4 +1,4 @@
-"""What other commands add to a run: deployed files and maps of patches, checked before they are shown."""
+"""Artefacts that other commands add to a run: deployed files and maps of patches, validated before they are shown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class _Shown(BaseModel):
-    """What is not shown may be whatever it is."""
+    """Base of models that validate only the fields a page shows."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
@@ -28,7 +28,7 @@ class _Check(_Shown):
 
 
 class _Deployed(_Shown):
-    """What a page shows of a deployed file; older ones do not tell all of it."""
+    """Fields of a deployment that a page shows; deployments of older versions lack some."""
 
     target: str
     size_bytes: Count
@@ -49,7 +49,7 @@ class _Deployed(_Shown):
 
 
 class _Map(_Shown):
-    """Bits of the patches of some images, by activation."""
+    """Map of patches: bit-widths of the tokens of some images, by activation."""
 
     label: str
     prefix: Count
@@ -58,16 +58,16 @@ class _Map(_Shown):
 
 
 def deployments(folder: Path) -> list[dict[str, Any]]:
-    """Every deployed file below a run."""
-    found = []
+    """Return all deployments below the directory of a run."""
+    entries = []
     for path in sorted(folder.glob(f"**/{DEPLOYMENT}")):
         deployed = validated(_Deployed, read_json(path, "deployment"), f"deployment {quoted(path)}")
-        found.append(deployed.model_dump() | {"folder": str(path.parent.relative_to(folder))})
-    return found
+        entries.append(deployed.model_dump() | {"folder": str(path.parent.relative_to(folder))})
+    return entries
 
 
 def patch_maps(folder: Path) -> list[dict[str, Any]]:
-    """Every map of patches of a run, over the images that it is for."""
+    """Return all maps of patches of a run, with their images."""
     return [
         _patch_map(path)
         for pattern in (f"plots/{PATCHES}", f"allocations/*-plots/{PATCHES}")
@@ -76,9 +76,9 @@ def patch_maps(folder: Path) -> list[dict[str, Any]]:
 
 
 def _patch_map(path: Path) -> dict[str, Any]:
-    what = f"map of patches {quoted(path)}"
-    found = validated(_Map, read_json(path, "map of patches"), what)
-    for name, rows in found.bits.items():
-        if len(rows) != len(found.images) or len({len(row) for row in rows}) != 1 or len(rows[0]) <= found.prefix:
-            raise PmqError(f"{what}: {name!r} does not have bits of the patches of each image; draw it anew with `pmq patches`")
-    return found.model_dump()
+    label = f"map of patches {quoted(path)}"
+    patch_map = validated(_Map, read_json(path, "map of patches"), label)
+    for name, rows in patch_map.bits.items():
+        if len(rows) != len(patch_map.images) or len({len(row) for row in rows}) != 1 or len(rows[0]) <= patch_map.prefix:
+            raise PmqError(f"{label}: {name!r} lacks bit-widths of some images or patches; run `pmq patches` again")
+    return patch_map.model_dump()

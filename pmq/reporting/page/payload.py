@@ -1,4 +1,4 @@
-"""Everything a page shows of a run, as plain JSON values: read from its directory alone."""
+"""Payload of a report page: all data of a run as plain JSON values, read from its directory."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ import pandas as pd
 from pmq.core.manifest import Command
 from pmq.reporting.axes import AXES, evenly
 from pmq.reporting.page.artefacts import deployments, patch_maps
-from pmq.reporting.page.facts import executing_environment, facts
-from pmq.reporting.page.highlights import picks
+from pmq.reporting.page.facts import evaluate_command, facts
+from pmq.reporting.page.highlights import find_highlights
 from pmq.reporting.run_data import RunData, place
 
 FIGURES = ("predicted_error", "kl", "feature_error", "agreement", "size_bytes", "bit_ops", "latency_ms")
 
 
 def payload(run: RunData, alone: bool = True) -> dict[str, Any]:
-    """Give all sections that a run has the files for; where it is not ``alone`` on the page, what is compared.
+    """Return the data of all sections that a run has files for, or only what is compared if it is not ``alone`` on the page.
 
     Raises:
-        PmqError: the run did not finish, or one of its files is missing or damaged.
+        PmqError: the run is not finished, or one of its files is missing or damaged.
     """
     manifest, allocation = run.manifest, run.allocation
     command = manifest.command or Command()
     budget = allocation.budget
-    found: dict[str, Any] = {
+    data: dict[str, Any] = {
         "name": run.path.name,
         "title": run.heading,
         "command": command.line,
         "facts": facts(run),
         "seconds": manifest.seconds,
         "resumed": manifest.resumed,
-        "recalibrate": executing_environment(command),
+        "recalibrate": evaluate_command(command),
         "allocation": allocation.model_dump(mode="json"),
         "places": {name: place(name) for name in allocation.components},
         "achieved": {} if budget is None else budget.achieved,
@@ -44,19 +44,19 @@ def payload(run: RunData, alone: bool = True) -> dict[str, Any]:
         "ranking": {name: ranking.model_dump() for name, ranking in manifest.ranking.items()},
     }
     if not run.pruned:
-        found |= _searched(run, found["limits"], alone)
-    rounded: dict[str, Any] = _plain(found)
+        data |= _search_data(run, data["limits"], alone)
+    rounded: dict[str, Any] = _plain(data)
     return rounded
 
 
-def _searched(run: RunData, limits: dict[str, float | None], alone: bool) -> dict[str, Any]:
-    """What a search leaves, and a pruned model does not have."""
+def _search_data(run: RunData, limits: dict[str, float | None], alone: bool) -> dict[str, Any]:
+    """Return the data that only searches have, unlike pruned models."""
     points = _points(run.points, alone)
     error = "kl" if points["kl"].notna().any() else "feature_error"
-    points.loc[points[error] == 0, "source"] = "fp32"  # in whichever way a space spells it
+    points.loc[points[error] == 0, "source"] = "fp32"  # whatever the search space calls it
     axes = [axis for axis in AXES if axis[0] in points]
     cost = next((name for name, _, _ in axes if limits.get(name) is not None), "size_bytes")
-    found = {
+    data = {
         "axes": [{"key": key, "unit": unit, "label": label} for key, unit, label in axes],
         "error": error,
         "cost": cost,
@@ -64,23 +64,23 @@ def _searched(run: RunData, limits: dict[str, float | None], alone: bool) -> dic
         "points": _columns(points),
     }
     if not alone:
-        return found
-    return found | {
-        "picks": picks(points, cost, error),
+        return data
+    return data | {
+        "picks": find_highlights(points, cost, error),
         "decisions": None if run.decisions is None else [decision.model_dump(mode="json") for decision in run.decisions],
         "sensitivity": _columns(run.sensitivity),
-        "spent": None if run.cost_breakdown is None else _columns(run.cost_breakdown),
+        "cost_breakdown": None if run.cost_breakdown is None else _columns(run.cost_breakdown),
         "rounds": _columns(run.rounds),
     }
 
 
 def _plain(value: Any) -> Any:
-    """Round to six significant digits, which is more than a page needs; JSON has no NaN."""
+    """Round floats to six significant digits, which suffice for a page, and replace NaN, which JSON lacks, by None."""
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _plain(of) for key, of in value.items()}
-    return [_plain(of) for of in value] if isinstance(value, list | tuple) else value
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _columns(table: pd.DataFrame) -> dict[str, list[Any]]:
@@ -88,12 +88,12 @@ def _columns(table: pd.DataFrame) -> dict[str, list[Any]]:
 
 
 def _points(points: pd.DataFrame, alone: bool) -> pd.DataFrame:
-    """All that was simulated, the whole front, and some of the cloud, evenly; of the cloud nothing where runs are compared."""
+    """Return the simulated points, the whole front and, for a run that is ``alone``, an even sample of the dominated points."""
     points = points.copy()
     points["source"] = points["source"].fillna("nsga2")
     points["genome"] = points["genome"].fillna("")
     shown = points["front"].astype(bool) | (points["n_images"] > 0) | points["chosen"]
-    kept = pd.concat([points[shown], evenly(points[~shown])]) if alone else points[shown]
-    names = [name for name in FIGURES if name in kept]
+    selection = pd.concat([points[shown], evenly(points[~shown])]) if alone else points[shown]
+    names = [name for name in FIGURES if name in selection]
     genome = ["genome"] if alone else []
-    return kept[["source", "n_images", "front", "within", "chosen", *genome, *names]].reset_index(drop=True)
+    return selection[["source", "n_images", "front", "within", "chosen", *genome, *names]].reset_index(drop=True)

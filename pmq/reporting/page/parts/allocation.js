@@ -1,11 +1,11 @@
-// The selected allocation: its figures, its bits block by block, its file.
+// The selected allocation: metrics and costs, bit-widths by block, and its file.
 
 const DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz";
-// viridis, from few bits to many
+// viridis, from low to high bit-widths
 const BITS = { 2: "#440154", 3: "#46327e", 4: "#365c8d", 5: "#277f8e", 6: "#1fa187", 7: "#2fb47c", 8: "#4ac16d", 16: "#a0da39", 32: "#fde725" };
-const wide = (choice) => (choice.bits === 32 ? "fp32" : choice.bits === 16 ? (choice.quantizer === "bfloat16" ? "bf16" : "fp16") : String(choice.bits));
+const bitsLabel = (choice) => (choice.bits === 32 ? "fp32" : choice.bits === 16 ? (choice.quantizer === "bfloat16" ? "bf16" : "fp16") : String(choice.bits));
 
-// Choices by component, and what is kept by unit, of a point; nothing where its bits are not known.
+// The choices of a point by component and its pruned units, or null where they are unknown.
 function choicesOf(run, point) {
   if (point.chosen) return { components: run.allocation.components, units: run.allocation.pruning?.units ?? {} };
   if (!run.decisions || !point.genome) return null;
@@ -21,17 +21,17 @@ function choicesOf(run, point) {
   return { components, units };
 }
 
-// The allocation file of a point: to be carried out by `pmq evaluate FILE --recalibrate`.
+// The allocation file of a point, for `pmq evaluate FILE --recalibrate`.
 function allocationOf(run, point) {
   if (point.chosen) return run.allocation;
-  const found = choicesOf(run, point), base = run.allocation;
-  if (!found) return null;
+  const choices = choicesOf(run, point), base = run.allocation;
+  if (!choices) return null;
   const metrics = Object.fromEntries(["predicted_error", "kl", "agreement", "feature_error"].map((key) => [key, point[key] ?? null]));
-  const searched = run.decisions.some((decision) => decision.choices[0][0].unit);
+  const searchedWidths = run.decisions.some((decision) => decision.choices[0][0].unit);
   const achieved = Object.fromEntries(run.axes.map((a) => [a.key, point[a.key]]));
-  const components = Object.fromEntries(Object.keys(base.components).map((name) => [name, { ...found.components[name], parameters: null }]));
-  const pruning = searched ? { ...base.pruning, units: found.units, weights_sha256: null, parameters: null } : base.pruning;
-  const inventory = searched ? null : base.inventory; // of a model as wide as the chosen one
+  const components = Object.fromEntries(Object.keys(base.components).map((name) => [name, { ...choices.components[name], parameters: null }]));
+  const pruning = searchedWidths ? { ...base.pruning, units: choices.units, weights_sha256: null, parameters: null } : base.pruning;
+  const inventory = searchedWidths ? null : base.inventory; // the inventory holds for the widths of the chosen allocation only
   return { ...base, components, inventory, pruning, patches: null, metrics, tensors_sha256: null, budget: { ...base.budget, achieved } };
 }
 
@@ -50,11 +50,11 @@ function bitsTable(run, components, role, differs = () => false) {
   const cell = (block, part) => {
     const name = at[`${block}\n${part}`];
     if (!name) return element("td", {});
-    const choice = components[name], said = wide(choice), dark = choice.bits < 6;
+    const choice = components[name], dark = choice.bits < 6;
     const style = `background:${BITS[choice.bits] ?? "#ccc"};color:${dark ? "#fff" : "#111"}`;
-    return element("td", { style, title: choice.bits === 32 ? `${name}: FP32` : `${name}: ${choice.bits} bit, ${choice.quantizer}, a scale a ${choice.granularity}`, "data-component": name, class: differs(name) ? "differs" : null }, said);
+    return element("td", { style, title: choice.bits === 32 ? `${name}: FP32` : `${name}: ${choice.bits} bit, ${choice.quantizer}, one scale per ${choice.granularity}`, "data-component": name, class: differs(name) ? "differs" : null }, bitsLabel(choice));
   };
-  const short = (part) => part.replace(/\.(weight|input)$/, "").replace(/[._]/g, " "); // at which a heading wraps
+  const short = (part) => part.replace(/\.(weight|input)$/, "").replace(/[._]/g, " "); // spaces allow headings to wrap
   const body = rows.map((block) => element("tr", {}, element("th", {}, block.replace(/^(blocks|layers)\./, "")), ...parts.map((part) => cell(block, part))));
   return element("div", { class: "scroll" }, element("table", { class: "bits" },
     element("thead", {}, element("tr", {}, element("th", {}, "block"), ...parts.map((p) => element("th", {}, short(p))))), element("tbody", {}, ...body)));
@@ -66,30 +66,30 @@ function bitsLegend(components) {
 }
 
 function heatMaps(run, components, differs) {
-  return [element("h3", {}, "Bits of weights"), bitsTable(run, components, "weight", differs),
-    element("h3", {}, "Bits of activations"), bitsTable(run, components, "activation", differs), bitsLegend(components)];
+  return [element("h3", {}, "Bit-widths of weights"), bitsTable(run, components, "weight", differs),
+    element("h3", {}, "Bit-widths of activations"), bitsTable(run, components, "activation", differs), bitsLegend(components)];
 }
 
-// Channels kept of each unit.
-function keptOf(units) {
+// Number of channels that remain in each pruned unit.
+function keptChannels(units) {
   const length = (range) => { const [low, high] = range.split("-").map(Number); return (high ?? low) - low + 1; };
   return Object.entries(units).map(([name, unit]) => ({ name, kind: unit.kind, size: unit.size, kept: unit.kept.split(",").reduce((sum, range) => sum + length(range), 0) }));
 }
 
 function renderAllocation(run, points) {
   const body = element("div", { id: "allocation-body" });
-  section("allocation", "The allocation", body);
+  section("allocation", "Allocation", body);
   const select = (point) => {
-    const found = choicesOf(run, point), file = allocationOf(run, point), patched = point.chosen && run.allocation.patches;
-    const own = point.chosen ? { ...point, ...run.achieved } : point, x = run.axes.find((a) => a.key === run.cost);
-    const button = element("button", { id: "download", disabled: !file, onclick: () => download(fileName(point, x), JSON.stringify(file, null, 1)) }, "download its JSON");
-    const finished = point.chosen ? [element("h3", {}, `Carried out layer by layer by recipe ${run.allocation.recipe.name}${patched ? ", with bits of patches" : ""}`), table([], told(run.metrics, run).filter(([name]) => name !== "predicted error"))] : [];
-    const unknown = point.genome ? "This run does not say what its genomes stand for: it was made by an older version." : "This one is outside the search space: it is there to be compared with.";
-    body.replaceChildren(element("p", {}, element("b", { id: "selected" }, nameOf(point)), " ", button), table([], told(own, run)), ...finished,
-      ...(patched ? [note("Bits of layers are shown; activations that the section Patches has are given other bits token by token.")] : []),
-      ...(found ? heatMaps(run, found.components) : [note(unknown)]),
-      ...(file ? [note("The file holds choices alone. This carries them out:"), element("pre", {}, run.recalibrate)] : []));
-    renderKept(found ? found.units : {}, found ? "" : unknown);
+    const choices = choicesOf(run, point), file = allocationOf(run, point), patched = point.chosen && run.allocation.patches;
+    const figures = point.chosen ? { ...point, ...run.achieved } : point, x = run.axes.find((a) => a.key === run.cost);
+    const button = element("button", { id: "download", disabled: !file, onclick: () => download(fileName(point, x), JSON.stringify(file, null, 1)) }, "Download allocation (JSON)");
+    const finished = point.chosen ? [element("h3", {}, `Quantized layer by layer with recipe ${run.allocation.recipe.name}${patched ? " and bit-widths of patches" : ""}`), table([], figureRows(run.metrics, run).filter(([name]) => name !== "predicted error"))] : [];
+    const unknown = point.genome ? "The bit-widths of this allocation are unknown, because an older version wrote the run without its decisions." : "This allocation is outside the search space and is shown for comparison only.";
+    body.replaceChildren(element("p", {}, element("b", { id: "selected" }, nameOf(point)), " ", button), table([], figureRows(figures, run)), ...finished,
+      ...(patched ? [note("The tables show bit-widths of whole layers. Activations in the section Patches have a bit-width for each token instead.")] : []),
+      ...(choices ? heatMaps(run, choices.components) : [note(unknown)]),
+      ...(file ? [note("This command quantizes the model with a downloaded allocation file and evaluates it:"), element("pre", {}, run.recalibrate)] : []));
+    renderKept(choices ? choices.units : {}, choices ? "" : unknown);
   };
   const chosen = points.find((p) => p.chosen);
   if (chosen) select(chosen);

@@ -1,17 +1,17 @@
-// Figures with their units, elements, tables: what every section uses.
+// Helpers of all sections: values with units, DOM elements, tables and plots.
 
 const BLUE = "#0072b2", ORANGE = "#e69f00", GREEN = "#009e73", RED = "#d55e00", GREY = "#999999", PINK = "#cc79a7", SKY = "#56b4e9";
 const SEVERAL = [BLUE, ORANGE, GREEN, PINK, SKY, RED];
 const NARROW = window.matchMedia("(max-width: 600px)");
 
 function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
+  const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (value !== null && value !== undefined && value !== false) made.setAttribute(name, value);
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value);
   }
-  made.append(...children.filter((child) => child !== null && child !== undefined));
-  return made;
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
 }
 
 const missing = (value) => value === null || value === undefined;
@@ -28,17 +28,17 @@ const billions = (ops) => (missing(ops) ? "–" : `${figure(ops / 1e9, 4)} G`);
 const milliseconds = (ms) => (missing(ms) ? "–" : `${figure(ms)} ms`);
 const percent = (share) => (missing(share) ? "–" : `${share.toFixed(1)} %`);
 
-// What a run's figures are called, and how each is written with its unit.
+// The label of each metric and cost, and the function that formats its value with its unit.
 const FIGURES = {
-  size_bytes: ["size", megabytes], bit_ops: ["bit operations an image", billions], latency_ms: ["predicted latency", milliseconds],
+  size_bytes: ["size", megabytes], bit_ops: ["bit operations per image", billions], latency_ms: ["predicted latency", milliseconds],
   agreement: ["agreement with FP32", percent], top1: ["top-1", percent], kl: ["KL to FP32", (value) => withUnit(value, "nats")],
-  feature_error: ["error of features", (value) => withUnit(value, "of their norm")], predicted_error: ["predicted error", (value, run) => withUnit(value, unitOf(run))],
+  feature_error: ["feature error", (value) => withUnit(value, "of their norm")], predicted_error: ["predicted error", (value, run) => withUnit(value, unitOf(run))],
 };
 const withUnit = (value, unit) => (missing(value) ? "–" : `${figure(value)} ${unit}`);
 const unitOf = (run) => (run.error === "feature_error" ? "of the features' norm" : "nats");
 
-// Lines of name and figure, of those that are there.
-function told(figures, run) {
+// Table rows of label and value for the metrics and costs that are known.
+function figureRows(figures, run) {
   return Object.entries(FIGURES).filter(([key]) => !missing(figures[key])).map(([key, [name, write]]) => [name, write(figures[key], run)]);
 }
 
@@ -55,14 +55,14 @@ function table(columns, rows, attributes = {}) {
 
 function section(id, title, ...children) {
   document.getElementById("sections").append(element("a", { href: `#${id}` }, title));
-  const made = element("section", { id }, element("h2", {}, title), ...children);
-  document.getElementById("main").append(made);
-  return made;
+  const node = element("section", { id }, element("h2", {}, title), ...children);
+  document.getElementById("main").append(node);
+  return node;
 }
 
 const note = (text) => element("p", { class: "note" }, text);
 
-// The rows of a table that is held by columns.
+// The rows of a table that is stored by column.
 function rowsOf(columns) {
   const names = Object.keys(columns);
   return (columns[names[0]] ?? []).map((_, i) => Object.fromEntries(names.map((name) => [name, columns[name][i]])));
@@ -73,7 +73,7 @@ function plot(holder, traces, layout) {
   const shared = {
     margin: { l: narrow ? 52 : 70, r: 12, t: 12, b: narrow ? 100 : 60 },
     font: { family: "system-ui, sans-serif", size: narrow ? 11 : 13 },
-    hovermode: "closest", dragmode: narrow ? false : "zoom", // a finger on a chart goes on scrolling the page
+    hovermode: "closest", dragmode: narrow ? false : "zoom", // dragging a finger on a chart scrolls the page
     paper_bgcolor: "#fff", plot_bgcolor: "#fff",
     legend: { orientation: "h", y: narrow ? -0.28 : -0.2, font: { size: 11 } },
   };
@@ -81,7 +81,7 @@ function plot(holder, traces, layout) {
   return Plotly.react(holder, traces, { ...shared, ...layout }, config);
 }
 
-// Logarithms of less than two decades need more than powers of ten to be read by.
+// A logarithmic axis of less than two decades needs more ticks than the powers of ten.
 function costAxis(title, values) {
   const low = Math.min(...values), high = Math.max(...values), ticks = [];
   for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e++) ticks.push(...[1, 1.5, 2, 3, 5, 7].map((m) => m * 10 ** e));

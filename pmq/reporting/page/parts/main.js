@@ -1,11 +1,11 @@
-// Read the data and show what it has.
+// Read the data of the page and render its sections.
 
 function cards(run) {
-  const fp32 = run.points ? rowsOf(run.points).find((p) => p.source === "fp32") : null, own = { ...run.achieved, ...run.metrics };
-  const cheaper = (key) => (key in (run.achieved ?? {}) && fp32?.[key] && own[key] ? `${figure(fp32[key] / own[key], 2)}x less than FP32` : "");
-  const found = Object.keys(FIGURES).filter((key) => key !== "predicted_error" && !missing(own[key]));
-  const card = (key) => { const [name, write] = FIGURES[key], more = cheaper(key); return element("div", { class: "card" }, element("b", {}, write(own[key], run)), element("span", {}, more ? `${name}, ${more}` : name)); };
-  return element("div", { class: "cards" }, ...found.map(card));
+  const fp32 = run.points ? rowsOf(run.points).find((p) => p.source === "fp32") : null, figures = { ...run.achieved, ...run.metrics };
+  const cheaper = (key) => (key in (run.achieved ?? {}) && fp32?.[key] && figures[key] ? `${figure(fp32[key] / figures[key], 2)}x less than FP32` : "");
+  const keys = Object.keys(FIGURES).filter((key) => key !== "predicted_error" && !missing(figures[key]));
+  const card = (key) => { const [name, write] = FIGURES[key], more = cheaper(key); return element("div", { class: "card" }, element("b", {}, write(figures[key], run)), element("span", {}, more ? `${name}, ${more}` : name)); };
+  return element("div", { class: "cards" }, ...keys.map(card));
 }
 
 function renderRun(run) {
@@ -16,7 +16,7 @@ function renderRun(run) {
     select = renderAllocation(run, points);
     renderWhy(run);
   } else {
-    section("allocation", "The model", note("A pruned model in FP32: search, deploy or evaluate it like any other."));
+    section("allocation", "Model", note("This run is a pruned model in FP32. It can be searched, deployed and evaluated like any other model."));
     renderKept(run.allocation.pruning?.units ?? {}, "");
   }
   if (run.patches.length) renderPatches(run);

@@ -1,25 +1,25 @@
-// Bits of single patches over the images that they are for, layer by layer.
+// Bit-widths of patches, drawn over the images, layer by layer.
 
-// plasma, from what is not computed to FP32
+// black for tokens that are not computed, then plasma up to FP32
 const TOKENS = { 0: "#101010", 2: "#3a049a", 3: "#7e03a8", 4: "#b52f8c", 5: "#dd5e66", 6: "#f48849", 8: "#fdc527", f: "#f0f921" };
 
 function renderPatches(run) {
   for (const [i, map] of run.patches.entries()) {
-    const names = Object.keys(map.bits), figures = element("div", { class: "maps" }), said = element("b", {});
+    const names = Object.keys(map.bits), figures = element("div", { class: "maps" }), label = element("b", {});
     const images = map.images.map((data) => Object.assign(new Image(), { src: `data:image/png;base64,${data}` }));
-    const canvases = images.map((_, k) => element("canvas", { role: "img", "aria-label": `bits of the patches of image ${k + 1}` }));
+    const canvases = images.map((_, k) => element("canvas", { role: "img", "aria-label": `bit-widths of the patches of image ${k + 1}` }));
     figures.append(...canvases.map((canvas, k) => element("figure", {}, canvas, element("figcaption", {}, `image ${k + 1}`))));
     const draw = () => {
       const name = names[Number(slider.value)];
-      said.textContent = name;
+      label.textContent = name;
       slider.setAttribute("aria-valuetext", name);
       canvases.forEach((canvas, k) => overlay(canvas, images[k], map.bits[name][k], map));
     };
     const slider = element("input", { type: "range", min: 0, max: names.length - 1, value: Math.floor(names.length / 2), "aria-label": "activation", oninput: draw, class: "layer" });
     const widths = [...new Set(names.flatMap((n) => map.bits[n].flatMap((row) => [...row])))].sort();
     const legend = element("div", { class: "legend" }, ...widths.map((d) => element("span", {}, element("i", { style: `background:${TOKENS[d]}` }), d === "0" ? "not computed" : d === "f" ? "FP32" : `${d} bit`)));
-    const about = `Bits of each patch (${map.label}). Squares above an image: class and distillation tokens.`;
-    const parts = [note(about), element("div", { class: "controls" }, slider, said), figures, legend];
+    const about = `Bit-width of each patch (${map.label}). The squares above an image are its class and distillation tokens.`;
+    const parts = [note(about), element("div", { class: "controls" }, slider, label), figures, legend];
     if (i === 0) section("patches", "Patches", ...parts);
     else document.getElementById("patches").append(element("h3", {}, map.label), ...parts);
     Promise.all(images.map((image) => image.decode())).then(draw);
