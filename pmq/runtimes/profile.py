@@ -75,9 +75,9 @@ def profile_layers(
     mixtures = _mixtures(choices, fastest, FEW if target.slow else MIXTURES)
     models = uniform | {f"mixture {i}": mixture for i, mixture in enumerate(mixtures)}
     times = bench.times(models)
-    whole, spread = median_spread(times[PLAIN]) if target.slow else bench.whole
+    fp32_ms, spread = median_spread(times[PLAIN]) if target.slow else bench.whole
     measured = [(models[model], float(np.median(timings))) for model, timings in times.items()]
-    prior = (groups, rows, whole - _sum(groups, rows, PLAIN))
+    prior = (groups, rows, fp32_ms - _sum(groups, rows, PLAIN))
     margin = _margin(*prior, measured, len(mixtures))
     rows, rest = _posterior(*prior, measured)
     layers = {layer: row for members, row in zip(groups, rows, strict=True) for layer in members}
@@ -132,8 +132,8 @@ def _margin(
     """Return twice the root mean square relative error when each of the last ``mixtures`` is predicted from all others."""
     off = []
     for m in range(len(measured) - mixtures, len(measured)):
-        others = [one for i, one in enumerate(measured) if i != m]
-        updated, rest_ms = _posterior(groups, rows, rest, others)
+        remaining = [model for i, model in enumerate(measured) if i != m]
+        updated, rest_ms = _posterior(groups, rows, rest, remaining)
         keys, ms = measured[m]
         predicted = rest_ms + sum(updated[g][keys[layer]] for g, members in enumerate(groups) for layer in members)
         off.append(ms / predicted - 1)

@@ -150,12 +150,12 @@ def fill(skeleton: onnx.ModelProto, layers: list[DeployLayer], emit: Emit) -> on
     return _with_domains(model)
 
 
-def _rename(nodes: list[onnx.NodeProto], kept: set[str], suffix: str) -> None:
-    """Append a suffix to the names of nodes and of all tensors except those in ``kept``."""
+def _rename(nodes: list[onnx.NodeProto], unchanged: set[str], suffix: str) -> None:
+    """Append a suffix to the names of nodes and of all tensors except those in ``unchanged``."""
     for node in nodes:
         node.name += suffix if node.name else ""
         for names in (node.input, node.output):
-            names[:] = [name if not name or name in kept else name + suffix for name in names]
+            names[:] = [name if not name or name in unchanged else name + suffix for name in names]
 
 
 def _shorten(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
@@ -173,9 +173,9 @@ def _shorten(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
 
 def _with_domains(model: onnx.ModelProto) -> onnx.ModelProto:
     used = {node.domain for node in model.graph.node}
-    kept = [o for o in model.opset_import if o.domain != DOMAIN]
-    kept += [onnx.helper.make_opsetid(d, 1) for d in sorted(used) if d not in {o.domain for o in kept}]
+    imports = [o for o in model.opset_import if o.domain != DOMAIN]
+    imports += [onnx.helper.make_opsetid(d, 1) for d in sorted(used) if d not in {o.domain for o in imports}]
     del model.opset_import[:]
-    model.opset_import.extend(kept)
+    model.opset_import.extend(imports)
     model.producer_name = "pmq"
     return model

@@ -15,13 +15,13 @@ def leave_out_tokens(model: CapturedModel, inventory: Inventory, patches: PatchM
     Raises:
         PmqError: activations of a module skip different tokens, or a file cannot skip the tokens of an activation.
     """
-    kept = {name: bits.kept for name, bits in patches.components.items() if "0" in bits.bits}
+    kept_tokens = {name: bits.kept for name, bits in patches.components.items() if "0" in bits.bits}
     for unit in tokenwise_units(model, inventory):
-        tokens_of_activations = [kept.pop(name, list(range(unit.n_tokens))) for name in unit.activations]
+        tokens_of_activations = [kept_tokens.pop(name, list(range(unit.n_tokens))) for name in unit.activations]
         tokens = tokens_of_activations[0]
         if any(other != tokens for other in tokens_of_activations):
             raise PmqError(f"activations of {unit.module!r} skip different tokens; run `pmq patches` again")
         if len(tokens) < unit.n_tokens:
             skip_tokens(model, unit, tokens)
-    if kept:
-        raise PmqError(f"tokens of {', '.join(sorted(kept)[:3])} cannot be skipped in a file; run `pmq patches` again")
+    if kept_tokens:
+        raise PmqError(f"tokens of {', '.join(sorted(kept_tokens)[:3])} cannot be skipped in a file; run `pmq patches` again")

@@ -15,7 +15,7 @@ from pmq.runtimes.timing import interleaved, median_spread
 def latencies(
     sessions: Mapping[str, Session],
     fed: Floats,
-    others: Mapping[str, Floats],
+    other_inputs: Mapping[str, Floats],
     model: nn.Module,
     image: Tensor,
     threads: int,
@@ -25,8 +25,8 @@ def latencies(
 
     Args:
         sessions: name -> session; that of the deployed file is named ``file``.
-        fed: input of all sessions that are not in ``others``.
-        others: name -> input of sessions that take another one.
+        fed: input of all sessions that are not in ``other_inputs``.
+        other_inputs: name -> input of sessions that take another one.
         model: model that eager PyTorch runs.
         image: input of eager PyTorch, ``(1, C, H, W)``.
         threads: number of threads of PyTorch.
@@ -43,7 +43,7 @@ def latencies(
 
     torch.set_num_threads(threads)
     try:
-        calls: dict[str, Callable[[], object]] = {n: partial(run, others.get(n, fed)) for n, run in sessions.items()}
+        calls: dict[str, Callable[[], object]] = {n: partial(run, other_inputs.get(n, fed)) for n, run in sessions.items()}
         calls["torch"] = eager
         times = {name: median_spread(timings) for name, timings in interleaved(calls, rounds).items()}
     finally:

@@ -34,7 +34,7 @@ class _Composite(Marker):
 
         builder = StableHLOCompositeBuilder(name=LAYER, attr={NAME: self.name})
         x = builder.mark_inputs(x)
-        corner = x[..., :1] if self.patch is None else x[:, :1, :1, :1]
+        corner = x[..., :1] if self.convolution is None else x[:, :1, :1, :1]
         return builder.mark_outputs(2 * corner.expand(self.shape(x)))
 
 

@@ -115,10 +115,10 @@ class WidthBench:
             saved.append(float(np.median(times["whole"] - times["mixture"])))
             mixture_ms.append(float(np.median(times["mixture"])))
             rows.append([_savings(table, shape, keys, column) for column in columns])
-        x, y, whole = np.array(rows), np.array(saved), np.array(mixture_ms)
-        scale = _fitted(x, y, NOISE * whole)
-        others = [_fitted(np.delete(x, i, 0), np.delete(y, i), NOISE * np.delete(whole, i)) for i in range(len(y))]
-        off = [(x[i] @ f - y[i]) / whole[i] for i, f in enumerate(others)]
+        x, y, latencies = np.array(rows), np.array(saved), np.array(mixture_ms)
+        scale = _fitted(x, y, NOISE * latencies)
+        factors_without = [_fitted(np.delete(x, i, 0), np.delete(y, i), NOISE * np.delete(latencies, i)) for i in range(len(y))]
+        off = [(x[i] @ f - y[i]) / latencies[i] for i, f in enumerate(factors_without)]
         margin = float(np.hypot(table.margin, 2 * np.sqrt(np.mean(np.square(off)))))
         factors = dict(zip(columns, scale, strict=True))
         units = {
@@ -140,8 +140,8 @@ class WidthBench:
             layers_ms = {key: sum(row.get(key, row[PLAIN]) for row in layers) for key in self.keys}
             units[name] = {}
             for label, row in by_label.items():
-                kept, _, size = label.partition(":")[0].partition("/")
-                removed = {key: (1 - int(kept) / int(size)) * layers_ms[key] for key in self.keys}
+                remaining, _, size = label.partition(":")[0].partition("/")
+                removed = {key: (1 - int(remaining) / int(size)) * layers_ms[key] for key in self.keys}
                 outside = float(np.mean([max(0.0, row[key] - removed[key]) for key in floats]))
                 units[name][label] = {key: min(ms, removed[key] + outside) for key, ms in row.items()}
         return table.model_copy(update={"units": units})
