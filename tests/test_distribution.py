@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -20,7 +21,8 @@ SEARCH += ["--calib-images", "4", "--held-out", "8", "--metric", "sqnr"]
 
 
 def run(line: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     return done
 
