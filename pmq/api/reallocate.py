@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from pmq.core import Allocation
 from pmq.cost import LatencyTable
 from pmq.pipeline.modes import undisturbed
-from pmq.pipeline.patches.reallocator import SCORE, Reallocator
+from pmq.pipeline.patches.kinds import SCORE
+from pmq.pipeline.patches.reallocator import Reallocator
 
 
 @undisturbed

@@ -14,7 +14,7 @@ from pmq.graph import analyse
 from pmq.metrics import METRICS
 from pmq.optimize import Space, read_space
 from pmq.patches import token_errors
-from pmq.pipeline.patches.reallocator import SCORE
+from pmq.pipeline.patches.kinds import SCORE
 from pmq.quant.token_scores import Ranker
 from pmq.runtimes.timing import interleaved, median_spread
 

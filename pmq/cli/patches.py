@@ -43,7 +43,7 @@ def patches(
     from pmq.core.spec import read_what
     from pmq.pipeline.image_split import CALIB_IMAGES, HELD_OUT
     from pmq.pipeline.patches.figures import draw_patches
-    from pmq.pipeline.patches.reallocator import SCORE, check_kind
+    from pmq.pipeline.patches.kinds import SCORE, check_kind
 
     check_kind(kind, score)
     name = str(latest_or(None, results)) if what == "latest" else what

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from pmq.core import Allocation, PmqError
 from pmq.core.checkpoints import keep
-from pmq.core.errors import one_line
-from pmq.core.files import is_file, quoted, write_bytes
+from pmq.core.files import write_bytes
 from pmq.core.progress import message, track
 from pmq.core.rundir import RunDir
 from pmq.core.task import AUTO, Task
@@ -23,15 +22,12 @@ from pmq.core.tensors import TensorFile
 from pmq.graph import captured
 from pmq.models import model_info
 from pmq.models.weights import both_file, parameters_file, weights_sha256
+from pmq.pipeline.distillation_state import RESUMABLE, STATE, restored
 from pmq.pipeline.images import as_images
 from pmq.pipeline.pruned_model import load_pruned
 from pmq.pipeline.subject import take_in
-from pmq.pruning.distil import Distiller, augment, check_like
+from pmq.pruning.distil import Distiller, augment
 from pmq.quant import output_error
-
-#: file below the run directory with everything that a killed run resumes from
-STATE = "state.safetensors"
-RESUMABLE = "learned", "go on with the same command and `resume`"
 
 
 class Images(Protocol):
@@ -186,27 +182,6 @@ def best_student(distillation: Distillation) -> Allocation:
     plan = pruned.pruning.model_copy(update={"weights_sha256": weights_sha256(student)})
     image = distillation.held_out[:1].to(next(student.parameters()).device)
     return pruned.model_copy(update={"pruning": plan}).with_tensors(both_file(student, captured(student, image)))
-
-
-def restored(state: Path, distiller: Distiller, student: nn.Module) -> tuple[list[float], TensorFile]:
-    """Restore the optimizer from the state of a killed run, and return its history and best parameters; both empty if none.
-
-    Raises:
-        PmqError: the state is of another model.
-    """
-    if not is_file(state):
-        return [], TensorFile.of({})
-    arrays = TensorFile.read(state).arrays()
-    keep(state.parent, *RESUMABLE)
-    try:
-        distiller.restore(arrays)
-        history = [float(error) for error in arrays["history"]]
-        for name, parameter in student.named_parameters():
-            check_like(f"best/{name}", arrays[f"best/{name}"], parameter)
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:  # tensors are missing, or have other shapes
-        raise PmqError(f"{quoted(state)} is not of this model: {one_line(error)}; remove it to begin again") from None
-    best = {name.removeprefix("best/"): array for name, array in arrays.items() if name.startswith("best/")}
-    return history, TensorFile.of(best)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Quantizers, ranges, transforms and compensation, and the simulator that applies an allocation to a model."""
+"""Quantizers, range estimators, transforms and compensation, and the simulator that applies an allocation to a model."""
 
 from pmq.models.finite import check_outputs
 from pmq.models.outputs import to_logits, unit_norm

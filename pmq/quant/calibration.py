@@ -1,4 +1,4 @@
-"""Calibration: what activations look like on a few images, and the quantizers that follow from it."""
+"""Calibration: statistics of activations on a few images, and the quantizers that are fitted to them."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ from pmq.quant.quantizers import QUANTIZERS, Quantizer
 from pmq.quant.samples import Samples
 from pmq.quant.weights import fit
 
+#: number of images in a forward pass
 BATCH = 8
-#: labels drawn for each image: these gradients weigh all errors of a model for good, so they may cost a little
+#: number of labels drawn for each image; higher than elsewhere, as these gradients weight all later errors of the model
 DRAWS = 4
 
 
 class Calibration:
-    """Quantizers of activations, fitted when first asked for, or known beforehand; and statistics of layers.
+    """Quantizers of activations, either fitted at their first use or known in advance, and statistics of layers.
 
     Attributes:
         samples: values of each activation.
         known: parameters of activations that need no samples, by component.
-        info: which images the samples are from.
-        moments: second moments of each layer's input rows, by module, of layers that have rows; with gradients only.
-        order: components in the order in which a forward pass meets them.
-        row_weights: squared gradient at each row of each layer's output ``(N, T)``, by module; with gradients only.
+        info: description of the images from which the samples are.
+        moments: second moment of the input rows of each layer that has rows, by module; only with gradients.
+        order: components in the order in which a forward pass reaches them.
+        row_weights: squared gradient at each row of each layer's output ``(N, T)``, by module; only with gradients.
     """
 
     def __init__(
@@ -54,23 +55,24 @@ class Calibration:
         self._cache: dict[tuple[str, str], Quantizer] = {}
 
     def quantizer(self, name: str, choice: Choice) -> Quantizer:
-        """Quantizer of activation ``name`` under ``choice``, with parameters ``(R, 1)``, a row for each scale.
+        """Return the quantizer of activation ``name`` for ``choice``, with parameters ``(R, 1)``, a row for each scale.
 
         Raises:
-            PmqError: its parameters are neither known nor was it sampled.
+            PmqError: the activation was not sampled, and its parameters are not known.
         """
         if name in self.known:
             return _known(self.known[name], choice)
         key = (name, choice.key())
         if key not in self._cache:
             if name not in self.samples:
-                raise PmqError(f"activation {name!r} was not calibrated: pass images, or an allocation that has its range")
+                raise PmqError(f"activation {name!r} was not calibrated; pass images, or an allocation that contains its range")
             values, weights = self.samples[name].compute(heads=choice.granularity == "head")
             self._cache[key] = fit(values, choice, weights)
         return self._cache[key]
 
 
 def _known(parameters: Mapping[str, list[float]], choice: Choice) -> Quantizer:
+    """Build a quantizer from parameters that are known in advance."""
     cls = QUANTIZERS[choice.quantizer]
     tensors = {k: torch.tensor(v) for k, v in parameters.items()}
     rows = {k: t if k in cls.shared else t.reshape(-1, 1) for k, t in tensors.items()}
@@ -86,12 +88,14 @@ def calibrate(
     gradients: bool = False,
     task: Task = CLASSIFICATION,
 ) -> Calibration:
-    """Run ``images`` ``(N, C, H, W)`` through the FP32 model and keep a sample of every activation.
+    """Run ``images`` ``(N, C, H, W)`` through the FP32 model and store a sample of every activation.
 
-    With ``gradients``, backward passes measure how much an error of each value matters, and the second moments of every
-    layer's input are summed. Memory does not grow with ``N`` but for a few bytes a token. ``n_held_out`` is remembered:
-    how many further images, drawn by the same seed, a search has judged on. Raises :class:`PmqError` for activations
-    that are not finite.
+    With ``gradients``, backward passes measure how much an error of each value affects the output, and the second moments of
+    every layer's input are accumulated. Memory grows with ``N`` by only a few bytes per token. ``n_held_out`` is recorded in
+    the calibration's ``info``: the number of further images, drawn with the same seed, on which a search evaluates.
+
+    Raises:
+        PmqError: an activation is not finite.
     """
     info = CalibrationInfo(sha256=images_sha256(images), n_images=len(images), n_held_out=n_held_out, seed=seed)
     calibration = Calibration({c.name: Samples() for c in inventory if c.role == "activation"}, info=info)
@@ -101,23 +105,23 @@ def calibrate(
     with freed_at_once(), Instrument(model, inventory) as instrument, torch.set_grad_enabled(gradients):
         for batch in track(images.split(BATCH), "calibrating"):
             share, x = len(batch) / len(images), batch.to(device).clone().requires_grad_(gradients)
-            seen = _Seen(instrument, calibration.samples, share, generator)
-            with seen:
+            recorder = _PassRecorder(instrument, calibration.samples, share, generator)
+            with recorder:
                 output = model(x)
-            calibration.order = calibration.order or seen.order
+            calibration.order = calibration.order or recorder.order
             if gradients:
                 losses = log_likelihoods(output, task, generator, DRAWS)
-                for module, weights in seen.weigh(losses, calibration.moments, len(batch)).items():
+                for module, weights in recorder.weigh(losses, calibration.moments, len(batch)).items():
                     row_weights.setdefault(module, []).append(weights)
                 del losses
-            seen.forget()
+            recorder.clear()
             del output
     calibration.row_weights = {module: torch.cat(parts) for module, parts in row_weights.items()}
     return calibration
 
 
-class _Seen:
-    """What one forward pass shows: activations and the inputs and outputs of layers."""
+class _PassRecorder:
+    """Recorder of one forward pass: the activations, and the inputs and outputs of layers."""
 
     def __init__(self, instrument: Instrument, samples: dict[str, Samples], share: float, generator: torch.Generator) -> None:
         self.instrument, self.samples, self.share, self.generator = instrument, samples, share, generator
@@ -132,7 +136,7 @@ class _Seen:
             self.order += [name, weight] if weight in self.instrument.weights else [name]
             self.samples[name].add(self.instrument.by_head(name, x.detach()), self.share, self.generator)
             if not self.samples[name].finite():
-                raise PmqError(f"activation {name!r} is not finite on the calibration images: check checkpoint and data")
+                raise PmqError(f"activation {name!r} is not finite on the calibration images; check the checkpoint and the data")
             if torch.is_grad_enabled():
                 self.activations[name] = x
             return x
@@ -145,7 +149,7 @@ class _Seen:
 
         return hook
 
-    def __enter__(self) -> _Seen:
+    def __enter__(self) -> _PassRecorder:
         for name in self.samples:
             self.instrument.set_activation(name, self._recorder(name))
         self._handles = [
@@ -160,13 +164,16 @@ class _Seen:
         for handle in self._handles:
             handle.remove()
 
-    def forget(self) -> None:
-        """Let the graph of the pass go now: hooks refer to us and we to them, which waits for the garbage collector."""
+    def clear(self) -> None:
+        """Release the autograd graph of the pass.
+
+        The recorder and its hooks refer to each other, so the graph would otherwise be in memory until garbage collection.
+        """
         self.activations.clear()
         self.layers.clear()
 
     def weigh(self, losses: list[Tensor], moments: dict[str, SecondMoment], n_images: int) -> dict[str, Tensor]:
-        """Add weights to samples and moments; give the weights of each layer's output rows ``(B, T)``."""
+        """Add weights to samples and moments, and return the weights of each layer's output rows ``(B, T)`` by module."""
         names, modules = list(self.activations), list(self.layers)
         observed = [self.activations[n] for n in names] + [self.layers[m][1] for m in modules]
         squares = squared_gradients(losses, observed)
@@ -184,5 +191,5 @@ class _Seen:
 
 
 def images_sha256(images: Tensor) -> str:
-    """Hash of preprocessed images, in order."""
+    """Return the SHA-256 hash of preprocessed images, which depends on their order."""
     return hashlib.sha256(images.detach().cpu().contiguous().numpy().data).hexdigest()

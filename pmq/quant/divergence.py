@@ -1,4 +1,4 @@
-"""How far a model's output is from the reference: the yardstick of sensitivity, search and evaluation."""
+"""Error of a model's output against the reference, the metric of sensitivity, search and evaluation."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ from pmq.quant.custom_loss import excess
 
 
 def kl_divergence(reference: Tensor, logits: Tensor) -> Tensor:
-    """KL(reference || logits) of the softmax, in nats, for each decision: ``(..., C)``, ``(..., C)`` -> ``(...)``.
+    """Return KL(reference || logits) of the softmax in nats, for each decision: ``(..., C)``, ``(..., C)`` -> ``(...)``.
 
     >>> kl_divergence(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]]))
     tensor([0.3278])
     """
     p, q = torch.log_softmax(reference.float(), -1), torch.log_softmax(logits.float(), -1)
-    # In doubles: the terms cancel almost entirely where the two are close.
+    # In double precision, as the terms cancel almost entirely where the two distributions are close.
     return (p.double().exp() * (p.double() - q.double())).sum(-1).clamp(min=0).float()
 
 
 def output_error(reference: Tensor, output: Tensor, task: Task) -> Tensor:
-    """KL of logits, relative squared error of values and of features, or a loss of one's own: two ``(B, ...)`` -> ``(B,)``."""
+    """Return the error of each image's output: two tensors ``(B, ...)`` -> ``(B,)``.
+
+    The error is the excess of the task's custom loss if it has one, the KL divergence of logits, or the relative squared error
+    of values and features.
+    """
     if task.loss is not None:
         return excess(task.loss, reference, output)
     if task.decides:

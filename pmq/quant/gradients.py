@@ -1,4 +1,4 @@
-"""Gradients of a model's own log-likelihood: the weight of an error, from a few backward passes and no labels."""
+"""Gradients of a model's log-likelihood, which weight errors; they need a few backward passes and no labels."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pmq.models.outputs import drawn, joined, likelihood, to_logits, to_unit
 from pmq.quant.custom_loss import directions
 from pmq.quant.divergence import output_error
 
-#: labels drawn from the model's own softmax for each image
+#: number of labels drawn from the model's softmax for each image
 DRAWS = 2
 
 
 def log_likelihoods(output: Tensor, task: Task, generator: torch.Generator, draws: int = DRAWS) -> list[Tensor]:
-    """Log-likelihoods of ``draws`` labels drawn for each image, each summed over the batch.
+    """Return the log-likelihoods of ``draws`` labels drawn for each image, each summed over the batch.
 
-    The mean of their gradient's outer product is the Fisher information, which is the Hessian of the KL divergence. Values
-    and features ``(B, ...)`` have no labels: random directions in their space take their place, and for a loss of one's own
-    such as its Hessian is the covariance of.
+    The mean outer product of their gradients is the Fisher information, which is the Hessian of the KL divergence. Values and
+    features ``(B, ...)`` have no labels, so they are projected onto random directions instead. For a custom loss these are
+    directions whose covariance is the Hessian of the loss.
     """
     if task.loss is not None:
         return [(d * output).sum() for d in directions(task.loss, output, generator, draws)]
@@ -28,14 +28,15 @@ def log_likelihoods(output: Tensor, task: Task, generator: torch.Generator, draw
         labels = drawn(logits, draws, generator)
         return [likelihood(logits, labels[..., i], task).sum() for i in range(draws)]
     unit = to_unit(output, task)
-    # The relative squared error is |J d|^2; twice the half of its expectation over directions.
+    # The relative squared error is |J d|^2, whose Hessian is twice the mean outer product of the gradients without the factor.
     return [2**0.5 * (unit * torch.randn(unit.shape, generator=generator).to(unit)).sum() for _ in range(draws)]
 
 
 def output_loss(reference: Tensor, output: Tensor, task: Task) -> Tensor:
-    """The error of an output for each image, but for what does not depend on it: gradients and curvature are the error's.
+    """Return the error of each image's output up to terms that do not depend on the output.
 
-    The cross-entropy in place of the KL divergence, which is cut off at zero, where FP32 is.
+    Gradients and curvature are those of the error. The KL divergence is replaced by the cross-entropy, as
+    :func:`pmq.quant.divergence.kl_divergence` is clamped at zero, its value for FP32's outputs.
     """
     if task.loss is not None or not task.decides:
         return output_error(reference, output, task)
@@ -44,7 +45,7 @@ def output_loss(reference: Tensor, output: Tensor, task: Task) -> Tensor:
 
 
 def squared_gradients(losses: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:
-    """Mean over ``losses`` of the squared gradient at each of ``tensors``."""
+    """Return the squared gradient with respect to each of ``tensors``, averaged over ``losses``."""
     total: list[Tensor] = []
     for loss in losses:
         gradients = torch.autograd.grad(loss, tensors, retain_graph=loss is not losses[-1])

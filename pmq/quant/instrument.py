@@ -1,4 +1,4 @@
-"""Reach every component of a captured model by name: replace weights, look at activations or change them."""
+"""Access to every component of a captured model by name, to replace weights and to observe or change activations."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pmq.graph import Attention, CapturedModel, Layer, TapFunction, Tapped, comp
 
 
 class Instrument:
-    """All components of a model. A context manager: leaving it restores the model.
+    """Context manager that gives access to all components of a model; leaving it restores the model.
 
     Args:
-        model: captured; it is changed in place.
+        model: captured model, which is changed in place.
         inventory: its components.
     """
 
     def __init__(self, model: CapturedModel, inventory: Inventory) -> None:
         self.model, self.inventory = model, inventory
-        self._places: dict[str, tuple[Tapped, str]] = {}
+        self._slots: dict[str, tuple[Tapped, str]] = {}
         self._heads = {component.name: component.heads for component in inventory}
         tapped = model.tapped
         self._attentions = [module for module in tapped.values() if isinstance(module, Attention)]
@@ -26,19 +26,19 @@ class Instrument:
             attention.written_out = True
         for path, module in tapped.items():
             for slot in (*(["weight"] if isinstance(module, Layer) else []), *module.slots):
-                self._places[f"{component_of(path, slot)}.{slot}"] = (module, slot)
-        #: weights as they were, by component
+                self._slots[f"{component_of(path, slot)}.{slot}"] = (module, slot)
+        #: original weights, by component
         self.weights = {c.name: self.layer(c.name).weight for c in inventory if c.slot == "weight"}
 
     def set_weight(self, name: str, weight: Tensor | None) -> None:
-        """Compute with ``weight`` in place of component ``name``; ``None`` restores it."""
+        """Replace the weight of component ``name`` by ``weight``, or restore the original with ``None``."""
         layer = self.layer(name)
         layer.weight = self.weights[name] if weight is None else nn.Parameter(weight, requires_grad=False)
         layer.product = None
 
     def set_activation(self, name: str, function: TapFunction | None) -> None:
-        """Pass activation ``name`` through ``function``; ``None`` lets it through untouched."""
-        module, slot = self._places[name]
+        """Pass activation ``name`` through ``function``, or leave it unchanged with ``None``."""
+        module, slot = self._slots[name]
         if function is None:
             module.functions.pop(slot, None)
         else:
@@ -47,28 +47,28 @@ class Instrument:
             module.product = None
 
     def by_head(self, name: str, x: Tensor) -> Tensor:
-        """Lay activation ``name`` out as ``(heads, K)``, the samples of each attention head in a row."""
+        """Return the values ``x`` of activation ``name`` as ``(heads, K)``, a row for each attention head."""
         heads = self._heads[name]
         return x.reshape(1, -1) if heads == 1 else x.movedim(-3, 0).reshape(heads, -1)
 
     def spread(self, name: str, parameter: Tensor) -> Tensor:
-        """Shape a quantizer's parameter ``(R, 1)`` so that it broadcasts against activation ``name``."""
+        """Reshape a quantizer's parameter ``(R, 1)`` so that it broadcasts against activation ``name``."""
         return parameter.reshape(()) if parameter.numel() == 1 else parameter.reshape(-1, 1, 1)
 
     def images_first(self, name: str, x: Tensor) -> Tensor:
-        """Move the axis along which images lie to the front of activation ``name``."""
-        module, slot = self._places[name]
+        """Return the values ``x`` of activation ``name`` with the batch axis first."""
+        module, slot = self._slots[name]
         return module.images_first(slot, x)
 
     def layer(self, name: str) -> Layer:
-        """The module that computes with component ``name``, a weight or a layer's input."""
-        module, _ = self._places[name]
+        """Return the layer of component ``name``, which is a weight or the input of a layer."""
+        module, _ = self._slots[name]
         assert isinstance(module, Layer)
         return module
 
     def remove(self) -> None:
-        """Let the model be as it was."""
-        for module, _ in self._places.values():
+        """Restore the model."""
+        for module, _ in self._slots.values():
             module.untapped()
         for attention in self._attentions:
             attention.written_out = False

@@ -1,4 +1,4 @@
-"""Finish an allocation layer by layer, each seeing the error of all before it."""
+"""Layer-by-layer quantization, in which each layer accounts for the quantization error of all earlier layers."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ from pmq.quant.weights import QuantizedWeight, fit, quantize_weight
 
 
 class LayerwiseQuantizer:
-    """Quantizes a model stage by stage, with two streams of activations side by side: FP32 and quantized.
+    """Quantizer of a model, stage by stage, with two parallel streams of activations: FP32 and quantized.
 
     In call order, each activation's quantizer is refitted to the quantized stream, each weight is rounded with compensation on
     its quantized inputs, and each bias is set so that the mean of the layer's output equals that of FP32; at the end the
-    logits are scaled. Rows are weighted by their squared gradient. Everything but that scale is a closed-form function of
+    logits are scaled. Rows are weighted by their squared gradient. Everything except that scale is a closed-form function of
     streamed sums; activations between stages are stored on disk.
 
     Args:
-        simulator: simulator on a copy of the model, calibrated with gradients; it is left quantized, including its biases.
+        simulator: simulator on a copy of the model, calibrated with gradients; the model remains quantized, including its biases.
         images: calibration images ``(N, C, H, W)`` in the order of the calibration.
         recipe: recipe that selects the steps.
         checkpoints: folder for finished blocks of reconstruction, or ``None``.
-        patches: bits of single tokens, or ``None``. Each bit-width gets a grid of its own; nothing is learned then.
+        patches: bits of single tokens, or ``None``. Each bit-width gets a separate grid, and blocks are not reconstructed.
         task: meaning of the model's outputs.
     """
 
@@ -75,13 +75,16 @@ class LayerwiseQuantizer:
         self.by_bits: dict[str, dict[int, Quantizer]] = {}
 
     @torch.no_grad()
-    def finish(self, assignment: Mapping[str, Choice]) -> None:
-        """Quantize by ``assignment``; ``weights``, ``quantizers`` and, of single tokens, ``by_bits`` hold the results."""
+    def quantize(self, assignment: Mapping[str, Choice]) -> None:
+        """Quantize the model with ``assignment``.
+
+        The results are in ``weights`` and ``quantizers``, and in ``by_bits`` for activations with bits of single tokens.
+        """
         simulator = self.simulator
         simulator.apply({})
         exact_stream, rounded_stream = Stream(simulator, self.images), Stream(simulator, self.images, self._taps.ranker)
         with exact_stream as exact, rounded_stream as rounded, Spill() as before:
-            for stage in track(range(simulator.n_stages), "finishing stages"):
+            for stage in track(range(simulator.n_stages), "quantizing stages"):
                 learns = self._learns and bool(simulator.block_parameters(stage))
                 if learns:
                     before.take(exact.spill)
@@ -99,9 +102,10 @@ class LayerwiseQuantizer:
             self._scale_logits(torch.cat(list(exact.spill)), torch.cat(list(rounded.spill)))
 
     def _learn(self, stage: int, components: list[Component], assignment: Mapping[str, Choice], streams: Streams) -> None:
+        """Reconstruct a block and store its learned weights and quantizers."""
         weights = {c.name: self.weights[c.name] for c in components if _learnable(c.name, assignment, self.weights)}
         quantizers = {c.name: self.quantizers[c.name] for c in components if _learnable(c.name, assignment, self.quantizers)}
-        # A block adds its last layer's output to its own, which so has the same gradient.
+        # The output of a block's last layer is added to the block's output, so both have the same gradient.
         last = next((c.module for c in reversed(components) if c.role == "weight"), None)
         squares = None if last is None else self.calibration.row_weights[last]
         rows = row_weights(squares, [x.shape for x in streams.references], EVEN)
@@ -111,7 +115,7 @@ class LayerwiseQuantizer:
         self.quantizers |= learned.quantizers
 
     def _scale_logits(self, reference: Tensor, logits: Tensor) -> None:
-        """Make the model as sure of itself as it was, by the last layer's weight; not where that gives no logits."""
+        """Restore the FP32 model's confidence by scaling the last layer, if that layer computes the logits."""
         name = next(n for n in reversed(self.calibration.order) if self.simulator.inventory[n].role == "weight")
         layer = self.simulator.layer(name)
         custom = self.task.loss is not None or not self.task.once
@@ -127,7 +131,7 @@ class LayerwiseQuantizer:
             layer.bias.data.mul_(factor)
 
     def _exact_means(self, stage: int, components: list[Component], exact: Stream) -> dict[str, Tensor]:
-        """Mean output of each layer in FP32; the FP32 stream moves on."""
+        """Return the mean FP32 output of each layer by module, and advance the FP32 stream by one stage."""
         modules = [c.module for c in components if c.slot == "weight"]
         means = {module: RowMean() for module in modules}
 
@@ -147,6 +151,7 @@ class LayerwiseQuantizer:
         return {module: mean.compute() for module, mean in means.items()}
 
     def _activation(self, component: Component, choice: Choice, stage: int, stream: Stream) -> None:
+        """Refit the quantizer of an activation to the quantized stream, and apply it."""
         simulator, name, taps = self.simulator, component.name, self._taps
         if choice.is_fp32:
             if component.slot == "softmax" and taps.ranker is not None:
@@ -157,7 +162,7 @@ class LayerwiseQuantizer:
             taps.set(component, taps.quantizer(component, self.by_bits[name]))
             return
         samples = self.calibration.samples[name].again()
-        generator = torch.Generator()  # places are drawn already
+        generator = torch.Generator()  # not used: the sampled positions are already drawn
 
         def record(x: Tensor) -> Tensor:
             samples.add(simulator.by_head(name, x), 1.0, generator)
@@ -170,9 +175,9 @@ class LayerwiseQuantizer:
         taps.set(component, simulator.spread(name, self.quantizers[name]))
 
     def _tokens(self, component: Component, choice: Choice, stage: int, stream: Stream) -> None:
-        """Fit a grid to the tokens of each bit-width, or to all tokens at the activation's own bits where no token has those."""
+        """Fit a grid to the tokens of each bit-width, and to all tokens if none has the bit-width of the activation."""
         simulator, name = self.simulator, component.name
-        others = {bits: other.choice for bits, other in self._taps.tokens[name].others.items()}
+        choices = {choice.bits: choice} | {bits: other.choice for bits, other in self._taps.tokens[name].others.items()}
         bits_of, by_head = self._taps.quantizer(component, {}).bits_of, simulator.by_head
         samples = TokenSamples(self.calibration.samples[name])
 
@@ -182,10 +187,11 @@ class LayerwiseQuantizer:
 
         simulator.set_activation(name, record)
         stream.listen(stage)
-        self.by_bits[name] = grids = samples.fit({choice.bits: choice} | others)
+        self.by_bits[name] = grids = samples.fit(choices)
         self.quantizers[name] = grids[choice.bits] if choice.bits in grids else samples.fit_all(choice)
 
     def _weight(self, component: Component, choice: Choice, stage: int, stream: Stream, target_mean: Tensor) -> None:
+        """Round a weight with compensation on its quantized inputs, and set the bias so that the output keeps its mean."""
         layer = self.simulator.layer(component.name)
         if not has_rows(layer):
             self._rowless_weight(component, choice, stage, stream, target_mean)
@@ -196,11 +202,11 @@ class LayerwiseQuantizer:
             rows = rows_of(layer, layer.tapped("input", args[0]))
             weights = self._row_weights(component.module, stream.batch, rows)
             mean.update(rows, weights)
-            if self.recipe.ridge:  # beside them the inputs before they were quantized
+            if self.recipe.ridge:  # the correction needs the joint moment of quantized and unquantized inputs
                 rows = torch.cat([rows, rows_of(layer, args[0])], 1)
             moment.update(rows, weights)
 
-        _listen(layer, add, stage, stream)
+        _run_with_hook(layer, add, stage, stream)
         original, second = self.simulator.original_weight(component.name), moment.compute()
         if self.recipe.ridge:
             inputs = len(second) // 2
@@ -212,7 +218,7 @@ class LayerwiseQuantizer:
             layer.bias.data.copy_(target_mean - weight.flatten(1) @ mean.compute())
 
     def _rowless_weight(self, component: Component, choice: Choice, stage: int, stream: Stream, target_mean: Tensor) -> None:
-        """Round a weight that multiplies no rows to the nearest level, and make the mean of its layer's output that of FP32."""
+        """Round a weight that does not multiply rows to nearest, and correct the bias so that the output keeps its mean."""
         layer, mean = self.simulator.layer(component.name), RowMean()
         original = self.simulator.original_weight(component.name)
         self.weights[component.name] = quantized = quantize_weight(original, choice)
@@ -223,17 +229,18 @@ class LayerwiseQuantizer:
         def add(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
             mean.update(output_rows(layer, output), self._row_weights(component.module, stream.batch, output))
 
-        _listen(layer, add, stage, stream)
+        _run_with_hook(layer, add, stage, stream)
         layer.bias.data.add_(target_mean - mean.compute())
 
     def _row_weights(self, module: str, batch: int, like: Tensor) -> Tensor:
+        """Return the weights of a batch's output rows ``(T,)`` on the device of ``like``."""
         weights = self.calibration.row_weights[module][batch * BATCH : (batch + 1) * BATCH]
         return weights.reshape(-1).to(like.device)
 
 
-def _listen(layer: Layer, hear: Callable[..., None], stage: int, stream: Stream) -> None:
-    """Run a stage for what a hook hears of a layer."""
-    handle = layer.register_forward_hook(hear)
+def _run_with_hook(layer: Layer, hook: Callable[..., None], stage: int, stream: Stream) -> None:
+    """Run a stage with a forward hook on a layer."""
+    handle = layer.register_forward_hook(hook)
     try:
         stream.listen(stage)
     finally:
@@ -241,5 +248,5 @@ def _listen(layer: Layer, hear: Callable[..., None], stage: int, stream: Stream)
 
 
 def _learnable(name: str, assignment: Mapping[str, Choice], grids: Mapping[str, object]) -> bool:
-    """Whether a component has a grid, or codes on one, that could be learned."""
+    """Return whether a component has a grid, or codes on a grid, that reconstruction can learn."""
     return name in grids and assignment[name].quantizer not in FLOATS

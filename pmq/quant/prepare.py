@@ -1,4 +1,4 @@
-"""From a recipe to a model that is ready to be quantized: rewritten, calibrated, with its way of rounding."""
+"""Preparation of a model for quantization by a recipe: rewriting by transforms, calibration and choice of rounding."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pmq.quant.weights import QuantizedWeight, quantize_weight
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model rewritten by a recipe's transforms, and its calibration on ``images``."""
+    """Model that a recipe's transforms have rewritten, and its calibration on ``images``."""
 
     model: CapturedModel
     inventory: Inventory
@@ -32,15 +32,15 @@ class Prepared:
     calibration: Calibration
     images: Tensor
     task: Task = CLASSIFICATION
-    #: what came of each of the recipe's transforms
+    #: results of the recipe's transforms, in order
     rewritings: tuple[Rewriting, ...] = ()
 
     def simulator(self, masker: WeightMasker | None = None) -> Simulator:
-        """A simulator on the model, which is changed in place until the simulator is closed."""
+        """Return a simulator of the model, which is changed in place until the simulator is closed."""
         return Simulator(self.model, self.inventory, self.calibration, self.rounding(), masker=masker)
 
     def rounding(self) -> Rounding:
-        """How the recipe rounds weights, each layer by itself."""
+        """Return the rounding by which the recipe quantizes the weight of one layer, independently of other layers."""
         return Compensating(self.calibration.moments) if self.recipe.compensate else nearest
 
 
@@ -56,7 +56,10 @@ def prepare(
 ) -> Prepared:
     """Rewrite ``model`` in place and calibrate it on ``images`` ``(N, C, H, W)``.
 
-    Transforms that would change what this model computes are undone, see :class:`pmq.models.equivalence.Equivalence`.
+    Transforms that would change the outputs of this model are undone, see :class:`pmq.models.equivalence.Equivalence`.
+
+    Raises:
+        PmqError: intercepting the model's components changes its outputs, or an activation is not finite.
     """
     equivalence = Equivalence(model, images)
     rewritings = apply_transforms(model, recipe.transforms, Setting(images, seed), equivalence)
@@ -66,7 +69,7 @@ def prepare(
 
 
 def _check_instrument(model: CapturedModel, inventory: Inventory, equivalence: Equivalence) -> None:
-    """Raise unless the model computes what it is with every component reached and nothing quantized."""
+    """Raise if intercepting every component of the model, without quantizing any, changes its outputs."""
     with Instrument(model, inventory) as instrument:
         for component in inventory:
             if component.role == "activation":
@@ -74,8 +77,8 @@ def _check_instrument(model: CapturedModel, inventory: Inventory, equivalence: E
         error = equivalence.error(model)
     if error > TOLERANCE:
         raise PmqError(
-            f"this model cannot be simulated: reaching its components alone changes its outputs (relative error {error:.2g}); "
-            "its modules compute something that is not known here"
+            "this model cannot be simulated: intercepting its components changes its outputs even without quantization "
+            f"(relative error {error:.2g}); its modules compute something that the simulator does not support"
         )
 
 
@@ -84,14 +87,14 @@ def _unchanged(x: Tensor) -> Tensor:
 
 
 class Compensating:
-    """Rounds a weight with compensation on the FP32 inputs of its layer: one solve for each choice."""
+    """Rounding of weights with compensation on the FP32 inputs of their layer: one linear solve for each choice."""
 
     def __init__(self, moments: dict[str, SecondMoment]) -> None:
         self._moments = moments
 
     def __call__(self, component: Component, weight: Tensor, choice: Choice, columns: Tensor | None = None) -> QuantizedWeight:
-        """Quantize."""
-        if component.module not in self._moments:  # of a convolution in groups, or a transposed one
+        """Quantize a weight, or its remaining ``columns``."""
+        if component.module not in self._moments:  # grouped and transposed convolutions have no moments
             return quantize_weight(weight, choice)
         moment = self._moments[component.module].compute()
         return gptq_quantize(weight, choice, moment if columns is None else moment[columns][:, columns])

@@ -1,4 +1,4 @@
-"""Quantized models as data, and the modules built from them."""
+"""Quantized models as data, and the models that are built from them."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ Parameters = dict[str, dict[str, list[float]]]
 
 @dataclass(frozen=True)
 class Quantized:
-    """A quantized model as data: choices, parameters of activation quantizers, and all tensors.
+    """Quantized model as data: choices, parameters of activation quantizers, and all tensors.
 
-    ``patches`` are bits of single tokens. Tensors are named as in the state dict; a quantized weight has ``.codes`` (dense
-    bits) in its place and, unless it is a float format, ``.scale`` and, unless it is symmetric, ``.zero_point``.
+    ``patches`` are bits of single tokens. Tensors are named as in the state dict; a quantized weight is replaced by ``.codes``
+    (densely packed bits), ``.scale`` unless its format is a floating-point one, and ``.zero_point`` unless it is symmetric.
     """
 
     assignment: Assignment
@@ -51,26 +51,27 @@ class Quantized:
 def quantize(
     prepared: Prepared, assignment: Assignment, checkpoints: Path | None = None, patches: PatchMap | None = None
 ) -> Quantized:
-    """Quantize a copy of the prepared model with an assignment, by its recipe.
+    """Quantize a copy of the prepared model with an assignment, using the methods of its recipe.
 
-    ``checkpoints`` is a folder in which reconstruction stores finished blocks, named by everything that determines them.
-    ``patches`` are bits of single tokens; a layer-by-layer recipe refits their grids, each to its own tokens.
+    ``checkpoints`` is a folder in which reconstruction stores finished blocks, in a subfolder named by a digest of everything
+    that determines them. ``patches`` are bits of single tokens; a layer-by-layer recipe refits the grid of each bit-width to
+    the tokens of that bit-width.
     """
     model = copy.deepcopy(prepared.model)
-    plain = dict(model.named_parameters())  # before modules are exchanged, which would rename some
+    plain = dict(model.named_parameters())  # collected before modules are replaced, which would rename some parameters
     simulator = Simulator(model, prepared.inventory, prepared.calibration, prepared.rounding())
     if prepared.recipe.sequential:
         folder = checkpoints / _digest(prepared, assignment) if checkpoints and prepared.recipe.reconstruct else None
         layerwise = LayerwiseQuantizer(simulator, prepared.images, prepared.recipe, folder, patches, prepared.task)
-        layerwise.finish(assignment)
+        layerwise.quantize(assignment)
         weights, quantizers = layerwise.weights, layerwise.quantizers
         patches = None if patches is None else _refitted(patches, layerwise.by_bits)
     else:
         named = {c.name: c for c in prepared.inventory if not assignment[c.name].is_fp32}
         if patches is not None:
             fitted = prepared.calibration.quantizer
-            others = {n: {b: fitted(n, c.choice) for b, c in t.others.items()} for n, t in patches.components.items()}
-            patches = _refitted(patches, others)
+            grids = {n: {b: fitted(n, c.choice) for b, c in t.others.items()} for n, t in patches.components.items()}
+            patches = _refitted(patches, grids)
         weights = {n: simulator.quantized_weight(c, assignment[n]) for n, c in named.items() if c.role == "weight"}
         quantizers = {n: prepared.calibration.quantizer(n, assignment[n]) for n, c in named.items() if c.role == "activation"}
     arrays: dict[str, Any] = {n: p.detach().cpu().numpy() for n, p in plain.items() if n not in weights}
@@ -85,34 +86,34 @@ def quantize(
 
 
 def _refitted(patches: PatchMap, grids: Mapping[str, Mapping[int, Quantizer]]) -> PatchMap:
-    """Return the map with other grids."""
+    """Return the map with the parameters of ``grids``, which are quantizers by component and bit-width."""
 
-    def other(choice: ComponentChoice, quantizer: Quantizer) -> ComponentChoice:
+    def with_grid(choice: ComponentChoice, quantizer: Quantizer) -> ComponentChoice:
         return choice.model_copy(update={"parameters": quantizer.numbers})
 
     components = {
-        name: tokens.model_copy(update={"others": {b: other(c, grids[name][b]) for b, c in tokens.others.items()}})
+        name: tokens.model_copy(update={"others": {b: with_grid(c, grids[name][b]) for b, c in tokens.others.items()}})
         for name, tokens in patches.components.items()
     }
     return patches.model_copy(update={"components": components})
 
 
 def _digest(prepared: Prepared, assignment: Assignment) -> str:
-    """Return a digest of everything that the quantized model depends on."""
+    """Return a digest of everything that determines the quantized model."""
     model = parameters_file(prepared.model)
     choices = {n: c.model_dump() for n, c in sorted(assignment.items())}
-    facts = [model.sha256, images_sha256(prepared.images), prepared.recipe.model_dump(), choices]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    inputs = [model.sha256, images_sha256(prepared.images), prepared.recipe.model_dump(), choices]
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
 def build_quantized_model(model: CapturedModel, inventory: Inventory, quantized: Quantized) -> Simulator:
-    """Make ``model`` compute with the quantized tensors and quantizers, in place: its weights are overwritten.
+    """Make ``model`` compute with the quantized tensors and quantizers, in place; its weights are overwritten.
 
     Returns:
         The simulator that applies the quantizers; its ``model`` is the quantized model.
 
     Raises:
-        PmqError: the tensors are of another model.
+        PmqError: the tensors belong to another model.
     """
     weights = restore(model, quantized)
     known = Calibration(known=quantized.parameters)
@@ -128,7 +129,7 @@ def restore(model: nn.Module, quantized: Quantized) -> dict[str, QuantizedWeight
     """Overwrite the parameters of ``model`` by their quantized values, and return the quantized weights by name.
 
     Raises:
-        PmqError: the tensors are of another model.
+        PmqError: the tensors belong to another model.
     """
     arrays = quantized.tensors.arrays()
     weights: dict[str, QuantizedWeight] = {}
@@ -136,7 +137,7 @@ def restore(model: nn.Module, quantized: Quantized) -> dict[str, QuantizedWeight
     for name, parameter in list(model.named_parameters()):
         known.add(name)
         if quantized.assignment.get(name, FLOAT).is_fp32:
-            value = torch.from_numpy(_take(arrays, name))
+            value = torch.from_numpy(_tensor(arrays, name))
         else:
             known |= {f"{name}.{part}" for part in ("codes", "scale", "zero_point")}
             weights[name] = _decode(arrays, name, parameter, quantized)
@@ -145,32 +146,36 @@ def restore(model: nn.Module, quantized: Quantized) -> dict[str, QuantizedWeight
             raise PmqError(f"tensor {name!r} of the allocation has shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
         parameter.data.copy_(value)
     layers: dict[str, Any] = dict(model.named_modules())
-    for name in sorted(name for name in arrays.keys() - known if not name.startswith(OF_MODULE)):  # biases that a transform added
+    for name in sorted(name for name in arrays.keys() - known if not name.startswith(OF_MODULE)):  # biases that transforms added
         owner, _, leaf = name.rpartition(".")
         layer: Any = layers.get(owner)
         like = next(model.parameters())
         if leaf != "bias" or getattr(layer, "bias", like) is not None or arrays[name].shape != layer.weight.shape[:1]:
-            raise PmqError(f"the allocation's tensors have {name!r}, which this model has not: they are of another model")
+            raise PmqError(
+                f"the allocation's tensors contain {name!r}, which this model does not have; they belong to another model"
+            )
         layer.bias = nn.Parameter(torch.from_numpy(arrays[name]).to(like), requires_grad=False)
     return weights
 
 
-def _take(arrays: Mapping[str, Any], name: str) -> Any:
+def _tensor(arrays: Mapping[str, Any], name: str) -> Any:
+    """Return a tensor of the allocation; raise if it is missing."""
     if name not in arrays:
-        raise PmqError(f"the allocation's tensors have no {name!r}: they are of another model")
+        raise PmqError(f"the allocation's tensors have no {name!r}; they belong to another model")
     return arrays[name]
 
 
 def _decode(arrays: Mapping[str, Any], name: str, parameter: Tensor, quantized: Quantized) -> QuantizedWeight:
+    """Rebuild a quantized weight from the stored tensors."""
     choice, device = quantized.assignment[name], parameter.device
     rows = rows_shape(parameter.shape, choice)
-    codes = unpack(torch.from_numpy(_take(arrays, f"{name}.codes")), choice.bits, rows.numel()).reshape(rows)
+    codes = unpack(torch.from_numpy(_tensor(arrays, f"{name}.codes")), choice.bits, rows.numel()).reshape(rows)
     grid: dict[str, Tensor] = {}
     if choice.quantizer not in FLOATS:
-        grid["scale"] = scale = torch.from_numpy(_take(arrays, f"{name}.scale")).reshape(-1, 1).to(device)
+        grid["scale"] = scale = torch.from_numpy(_tensor(arrays, f"{name}.scale")).reshape(-1, 1).to(device)
         if choice.symmetric:
             grid["zero_point"] = torch.full_like(scale, 2.0 ** (choice.bits - 1))
         else:
-            grid["zero_point"] = torch.from_numpy(_take(arrays, f"{name}.zero_point")).reshape(-1, 1).to(device)
+            grid["zero_point"] = torch.from_numpy(_tensor(arrays, f"{name}.zero_point")).reshape(-1, 1).to(device)
     quantizer = QUANTIZERS[choice.quantizer](grid, choice.bits)
     return QuantizedWeight(stored(codes, choice.bits).to(device), quantizer, parameter.shape)

@@ -1,56 +1,57 @@
-"""Samples of an activation: some of its values, always at the same places, and how much an error matters there."""
+"""Samples of an activation: values at fixed random positions, weighted by the effect of an error at each of them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-#: values kept of each activation; its smallest and largest are always among them
+#: number of values sampled from each activation; its minimum and maximum are stored in addition
 SAMPLES = 2**15
-#: weight that every sample has beside its squared gradient, relative to the mean of those: gradients of few images are noisy
+#: weight added to each sample's squared gradient, relative to their mean, as gradients of few images are noisy
 EVEN = 0.3
 
 
 class Samples:
-    """Values of an activation laid out as rows ``(heads, K)``, gathered batch by batch.
+    """Values of an activation as rows ``(heads, K)``, collected batch by batch.
 
-    The first gathering draws places; :meth:`again` starts one that takes the same places, where the weights hold too.
+    The first collection draws positions at random; :meth:`again` starts another one at the same positions, so that the
+    weights remain valid.
     """
 
-    def __init__(self, places: list[Tensor] | None = None, weights: list[Tensor] | None = None) -> None:
-        self._places = places or []
-        self._drawn = places is not None
+    def __init__(self, positions: list[Tensor] | None = None, weights: list[Tensor] | None = None) -> None:
+        self._positions = positions or []
+        self._drawn = positions is not None
         self._weights = weights or []
         self._values: list[Tensor] = []
         self._low: Tensor | None = None
         self._high: Tensor | None = None
 
     def add(self, rows: Tensor, share: float, generator: torch.Generator) -> None:
-        """Add a batch ``(heads, n)`` that is ``share`` of all images."""
+        """Add the values ``(heads, n)`` of a batch that contains the fraction ``share`` of all images."""
         heads, n = rows.shape
         batch = len(self._values)
         if not self._drawn:
             count = min(n, max(1, round(SAMPLES * share / heads)))
-            self._places.append(torch.randint(n, (count,), generator=generator))
+            self._positions.append(torch.randint(n, (count,), generator=generator))
         low, high = torch.aminmax(rows, dim=1, keepdim=True)
         self._low = low if self._low is None else torch.minimum(self._low, low)
         self._high = high if self._high is None else torch.maximum(self._high, high)
-        self._values.append(rows[:, self._places[batch].to(rows.device)].float())
+        self._values.append(rows[:, self._positions[batch].to(rows.device)].float())
 
     def weigh(self, rows: Tensor) -> None:
-        """Add the squared gradients ``(heads, n)`` of the batch added last."""
-        self._weights.append(rows[:, self._places[len(self._weights)].to(rows.device)].float())
+        """Add the squared gradients ``(heads, n)`` of the next batch that has no weights yet."""
+        self._weights.append(rows[:, self._positions[len(self._weights)].to(rows.device)].float())
 
     def again(self) -> Samples:
-        """Start another gathering at the same places with the same weights."""
-        return Samples(self._places, self._weights)
+        """Return an empty collection at the same positions with the same weights."""
+        return Samples(self._positions, self._weights)
 
     def finite(self) -> bool:
-        """Whether all values seen so far were."""
+        """Return whether all values added so far are finite."""
         return self._low is not None and self._high is not None and bool((self._low.isfinite() & self._high.isfinite()).all())
 
     def compute(self, heads: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Values and weights ``(R, K)``: a row for each head, or one for all; both ends are the last values."""
+        """Return values and weights ``(R, K)``, a row for each head or one for all; each head's minimum and maximum come last."""
         assert self._low is not None and self._high is not None
         values = torch.cat([*self._values, self._low, self._high], 1)
         weights = None

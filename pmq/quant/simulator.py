@@ -1,4 +1,4 @@
-"""The simulator: a model that computes with the bits of an allocation, in floating point."""
+"""Simulator that makes a model compute with the bit-widths of an allocation, in floating point."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from pmq.quant.integer import IntegerLinear, IntegerWeight
 from pmq.quant.quantizers import Quantizer
 from pmq.quant.weights import QuantizedWeight, quantize_weight
 
-#: quantizes the weight of a component, of whose inputs there may be some columns only
+#: function ``(component, weight, choice, columns)`` that quantizes a weight; ``columns`` are the remaining inputs, None for all
 Rounding = Callable[[Component, Tensor, Choice, Tensor | None], QuantizedWeight]
 
 
 def nearest(component: Component, weight: Tensor, choice: Choice, columns: Tensor | None = None) -> QuantizedWeight:
-    """Round to the nearest level."""
+    """Round a weight to the nearest level, whatever its component and columns are."""
     return quantize_weight(weight, choice)
 
 
 @dataclass(frozen=True)
 class MaskedWeight:
-    """A weight ``(O, I)`` with removed channels: the remaining rows or columns, all others being zero.
+    """Weight ``(O, I)`` with removed channels: the remaining rows or columns; all others are zero.
 
     Attributes:
         label: label that distinguishes the masks of one weight.
@@ -44,31 +44,31 @@ class MaskedWeight:
     columns: Tensor | None = None
 
     def embedded(self, values: Tensor, shape: torch.Size) -> Tensor:
-        """Return the full weight with ``values`` in the remaining rows or columns."""
-        whole = values.new_zeros(shape)
+        """Return the full weight of ``shape``, with ``values`` in the remaining rows or columns and zeros elsewhere."""
+        full = values.new_zeros(shape)
         if self.columns is not None:
-            whole[:, self.columns] = values
+            full[:, self.columns] = values
         elif self.rows is not None:
-            whole[self.rows] = values
-        return whole
+            full[self.rows] = values
+        return full
 
 
-#: computes the masked weights of a unit's width, by component
+#: function ``(unit, width choice)`` that returns the masked weights of a unit at a width, by component
 WeightMasker = Callable[[str, WidthChoice], Mapping[str, MaskedWeight]]
 
 
 class Simulator:
-    """Applies choices to a model and undoes them. A context manager: leaving it restores the model.
+    """Context manager that applies choices to a model; leaving it restores the model.
 
-    A weight is quantized once for each choice and cached, so that another allocation only exchanges pointers.
+    Each weight is quantized once for each choice and cached, so that applying another allocation only exchanges pointers.
 
     Args:
         model: captured model in evaluation mode; changed in place until :meth:`close`.
         inventory: its components.
         calibration: source of the activation quantizers.
         rounding: rounding of weights.
-        integers: multiply as int8 where both operands are int8; equal except for the rounding of floats, and faster.
-        masker: computes the masked weights of narrower units; needed where an allocation has widths.
+        integers: multiply as int8 where both operands are int8, which is faster and differs only by floating-point rounding.
+        masker: function that computes the masked weights of narrower units; required by allocations with width choices.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Simulator:
         masker: WeightMasker | None = None,
     ) -> None:
         self.integers, self.masker = integers, masker
-        self._kept: dict[str, tuple[WidthChoice, tuple[str, ...]]] = {}
+        self._width_choices: dict[str, tuple[WidthChoice, tuple[str, ...]]] = {}
         self._masked: dict[str, MaskedWeight] = {}
         self.model, self.inventory, self.calibration, self.rounding = model, inventory, calibration, rounding
         self._instrument = Instrument(model, inventory)
@@ -92,50 +92,51 @@ class Simulator:
         self._quantizers: dict[tuple[str, Choice], Quantizer] = {}
 
     def apply(self, assignment: Decisions) -> None:
-        """Quantize by ``assignment``; components it does not name are FP32."""
+        """Quantize the model with ``assignment``; components that it does not name are computed in FP32."""
         widths, choices = widths_of(assignment), bits_of(assignment)
-        for unit in (*(name for name in list(self._kept) if name not in widths), *widths):
-            self._keep(unit, widths.get(unit))
+        for unit in (*(name for name in list(self._width_choices) if name not in widths), *widths):
+            self._set_width(unit, widths.get(unit))
         for name in self.inventory.names:
             self.set(name, choices.get(name, FLOAT))
 
     def set(self, name: str, choice: Choice | WidthChoice) -> None:
-        """Quantize one component, or keep part of a unit, leaving the others as they are."""
+        """Apply the choice of one component, or the width choice of one unit; all others are unchanged."""
         if isinstance(choice, WidthChoice):
-            self._keep(name, choice)
+            self._set_width(name, choice)
         elif self._current[name] != choice:
             self._install(name, choice)
 
-    def _keep(self, unit: str, choice: WidthChoice | None) -> None:
-        before, names = self._kept.pop(unit, (None, ()))
+    def _set_width(self, unit: str, choice: WidthChoice | None) -> None:
+        """Apply the width choice of a unit, or restore its full width with ``None``."""
+        before, names = self._width_choices.pop(unit, (None, ()))
         if before == choice:
             if before is not None:
-                self._kept[unit] = (before, names)
+                self._width_choices[unit] = (before, names)
             return
-        cuts: Mapping[str, MaskedWeight] = {}
+        masks: Mapping[str, MaskedWeight] = {}
         if choice is not None and not choice.is_fp32:
-            assert self.masker is not None, "widths need a masker"
-            cuts = self.masker(unit, choice)
-            self._kept[unit] = (choice, tuple(cuts))
-        for name in {*names, *cuts}:
+            assert self.masker is not None, "width choices need a masker"
+            masks = self.masker(unit, choice)
+            self._width_choices[unit] = (choice, tuple(masks))
+        for name in {*names, *masks}:
             self._masked.pop(name, None)
-            if name in cuts:
-                self._masked[name] = cuts[name]
+            if name in masks:
+                self._masked[name] = masks[name]
             self._install(name, self._current[name])
 
     def current(self, name: str) -> Choice:
-        """How a component is quantized now."""
+        """Return the choice that is applied to a component."""
         return self._current[name]
 
     def reset(self, name: str) -> None:
-        """Quantize one component again as it is quantized now, after its tap was used for something else."""
+        """Apply the current choice of a component again, after its tap was used for something else."""
         self._install(name, self._current[name])
 
     def _install(self, name: str, choice: Choice) -> None:
         component = self._components[name]
         if component.role == "weight":
-            whole = choice.is_fp32 and name not in self._masked
-            self._instrument.set_weight(name, None if whole else self.weight(component, choice))
+            unchanged = choice.is_fp32 and name not in self._masked
+            self._instrument.set_weight(name, None if unchanged else self.weight(component, choice))
         else:
             self._instrument.set_activation(name, None if choice.is_fp32 else self.quantizer(component, choice))
         self._current[name] = choice
@@ -143,7 +144,7 @@ class Simulator:
             self._instrument.layer(name).product = self._product(component.module)
 
     def _product(self, module: str) -> IntegerLinear | None:
-        """The integer product of a layer whose weight and input are both quantized so that there is one."""
+        """Return the integer product of a layer, or None unless the choices of its weight and its input allow one."""
         weight, source = f"{module}.weight", f"{module}.input"
         if not self.integers or weight not in self._current or source not in self._current:
             return None
@@ -154,36 +155,39 @@ class Simulator:
         return None if integers is None or quantizer.int8_grid is None else IntegerLinear(integers, quantizer)
 
     def run(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
-        """Run stages ``start`` to ``stop`` (exclusive) of the model as it is quantized now; a component names its stage."""
+        """Run stages ``start`` to ``stop`` (exclusive) of the model with the current choices.
+
+        Stages are numbered as in :attr:`pmq.core.component.Component.stage`.
+        """
         return self.model.run(x, start, stop)
 
     @property
     def n_stages(self) -> int:
-        """How many stages :meth:`run` knows."""
+        """Return the number of stages of the model."""
         return len(self.model.program.stages)
 
     def block_parameters(self, stage: int) -> list[nn.Parameter]:
-        """Parameters of the block that a stage is; none of what comes before and after the blocks."""
+        """Return the parameters of a stage that is a block; the first and the last stage are not blocks and have none."""
         return self.model.parameters_of(stage) if 0 < stage < self.n_stages - 1 else []
 
     def prepare(self, choices: Mapping[str, Sequence[Choice]]) -> None:
-        """Quantize weights and fit quantizers for all ``choices`` now rather than when they are first used."""
+        """Quantize weights and fit activation quantizers for all ``choices`` in advance, instead of at their first use."""
         pairs = [(self._components[name], choice) for name, row in choices.items() for choice in row]
         for component, choice in track(pairs, "fitting quantizers"):
             if not choice.is_fp32:
                 (self.weight if component.role == "weight" else self.quantizer)(component, choice)
 
     def weight(self, component: Component, choice: Choice) -> Tensor:
-        """Values of a weight, quantized and cut, computed once."""
-        cut = self._masked.get(component.name)
-        key = (component.name, choice, "" if cut is None else cut.label)
+        """Return the quantized and masked values of a weight, which are computed once and cached."""
+        mask = self._masked.get(component.name)
+        key = (component.name, choice, "" if mask is None else mask.label)
         if key in self._weights:
             return self._weights[key]
-        if cut is not None:
-            values = cut.values
+        if mask is not None:
+            values = mask.values
             if not choice.is_fp32:
-                values = self.rounding(component, values, choice, cut.columns).dequantize()
-            self._weights[key] = cut.embedded(values, self._instrument.weights[component.name].shape)
+                values = self.rounding(component, values, choice, mask.columns).dequantize()
+            self._weights[key] = mask.embedded(values, self._instrument.weights[component.name].shape)
         else:
             quantized = self.quantized_weight(component, choice)
             self._weights[key] = quantized.dequantize()
@@ -191,24 +195,24 @@ class Simulator:
         return self._weights[key]
 
     def exact(self, component: Component) -> Tensor:
-        """Values of a weight in FP32, cut."""
+        """Return the FP32 values of a weight, masked where its unit has a width choice."""
         if component.name in self._masked:
             return self.weight(component, FLOAT)
         return self._instrument.weights[component.name].detach()
 
     def quantized_weight(self, component: Component, choice: Choice) -> QuantizedWeight:
-        """Codes and grid of a weight."""
+        """Quantize a weight, without its mask, and return its codes and quantizer."""
         return self.rounding(component, self._instrument.weights[component.name].detach(), choice, None)
 
     def quantizer(self, component: Component, choice: Choice) -> Quantizer:
-        """Quantizer of an activation, fitted once."""
+        """Return the quantizer of an activation, which is fitted once and cached."""
         key = (component.name, choice)
         if key not in self._quantizers:
             self._quantizers[key] = self.spread(component.name, self.calibration.quantizer(component.name, choice))
         return self._quantizers[key]
 
     def spread(self, name: str, quantizer: Quantizer) -> Quantizer:
-        """Lay the parameters of a quantizer out for the shape that its activation has."""
+        """Return a quantizer whose parameters are on the model's device and broadcast against activation ``name``."""
         instrument, bits = self._instrument, quantizer.bits
         device = next(self.model.parameters()).device
         parameters = {
@@ -217,35 +221,35 @@ class Simulator:
         return type(quantizer)(parameters, bits)
 
     def layer(self, name: str) -> Layer:
-        """Return the layer of a weight component."""
+        """Return the layer of a component, which is a weight or the input of a layer."""
         return self._instrument.layer(name)
 
     def original_weight(self, name: str) -> Tensor:
-        """Return a weight in FP32, as it was before any choice was applied."""
+        """Return the FP32 values that a weight had before any choice was applied."""
         return self._instrument.weights[name].detach()
 
     def set_weight(self, name: str, weight: Tensor | None) -> None:
-        """Replace a weight by values outside the choices, or restore it with ``None``."""
+        """Replace a weight by other values, or restore its FP32 values with ``None``; the current choice is not updated."""
         self._instrument.set_weight(name, weight)
 
     def set_activation(self, name: str, function: TapFunction | None) -> None:
-        """Pass an activation through a function, or leave it alone with ``None``; :meth:`reset` restores its choice."""
+        """Pass an activation through a function, or leave it unchanged with ``None``; :meth:`reset` restores its choice."""
         self._instrument.set_activation(name, function)
 
     def by_head(self, name: str, x: Tensor) -> Tensor:
-        """Arrange an activation's values by attention head."""
+        """Return an activation's values as ``(heads, K)``, a row for each attention head."""
         return self._instrument.by_head(name, x)
 
     def by_scale(self, name: str, parameter: Tensor) -> Tensor:
-        """Arrange a parameter with a value per scale so that it broadcasts against the activation."""
+        """Return a parameter ``(R, 1)``, a value for each scale, in a shape that broadcasts against activation ``name``."""
         return self._instrument.spread(name, parameter)
 
     def images_first(self, name: str, x: Tensor) -> Tensor:
-        """Arrange an activation's values with the images as the first axis."""
+        """Return an activation's values with its batch axis first."""
         return self._instrument.images_first(name, x)
 
     def use_calibration(self, calibration: Calibration) -> None:
-        """Take the quantizers of activations from another calibration, from their next use on."""
+        """Use another calibration for the activation quantizers that are fitted from now on; cached ones are unchanged."""
         self.calibration = calibration
 
     def close(self) -> None:

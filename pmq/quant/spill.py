@@ -1,4 +1,4 @@
-"""Batches of tensors on disk: activations of many images between two stages."""
+"""Storage of batches on disk, for the activations of many images between two stages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Spill:
-    """A list of tensors that lies in a temporary folder; only one is in memory at a time. A context manager.
+    """Context manager of a list of tensors in a temporary folder; only one tensor at a time is in memory.
 
     >>> with Spill() as spill:
     ...     spill.append(torch.ones(2))
@@ -38,12 +38,12 @@ class Spill:
         return Path(self._folder.name) / f"{index}.npy"
 
     def append(self, x: Tensor) -> None:
-        """Add a tensor."""
+        """Append a tensor."""
         self[self._count] = x
         self._count += 1
 
     def take(self, other: Spill) -> None:
-        """Hold what ``other`` holds now."""
+        """Replace the content by a copy of that of ``other``."""
         self._count = 0
         for x in other:
             self.append(x)

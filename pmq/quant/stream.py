@@ -1,4 +1,4 @@
-"""Activations of many images on their way through a model, stage by stage."""
+"""Stream of the activations of many images, which pass through a model stage by stage."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pmq.quant.token_scores import Attention, Ranker
 
 
 class Stream:
-    """Batches that lie on disk between two stages; what ranks tokens in a batch goes with it. A context manager.
+    """Context manager of batches that are stored on disk between stages, each with the attention that ranks its tokens.
 
     Attributes:
-        spill: the batches, as the next stage gets them.
-        batch: number of that which runs.
+        spill: batches of inputs of the next stage.
+        batch: index of the batch that is being computed.
     """
 
     def __init__(self, simulator: Simulator, images: Tensor, ranker: Ranker | None = None) -> None:
@@ -37,7 +37,7 @@ class Stream:
         self.spill.__exit__(*exception)
 
     def run(self, stage: int) -> Iterator[Tensor]:
-        """Give the output of a stage batch by batch, for whoever listens on the way; the stream stays where it is."""
+        """Yield the output of a stage for each batch; the stream does not advance."""
         device = next(self._simulator.model.parameters()).device
         for batch, x in enumerate(self.spill):
             self.batch = batch
@@ -46,12 +46,12 @@ class Stream:
             yield self._simulator.run(x.to(device), stage, stage + 1)
 
     def listen(self, stage: int) -> None:
-        """Run a stage for what taps and hooks see."""
+        """Run a stage for its taps and hooks only, and discard the output."""
         for _ in self.run(stage):
             pass
 
     def advance(self, stage: int) -> None:
-        """Go on to the output of a stage."""
+        """Run a stage and store its outputs as the inputs of the next one."""
         for y in self.run(stage):
             self.spill[self.batch] = y
             if self._ranker is not None:

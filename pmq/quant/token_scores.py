@@ -1,4 +1,4 @@
-"""What tells at run time, without a gradient, which tokens of an image need precision."""
+"""Scores that rank the tokens of an image by the precision they need, at run time and without gradients."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pmq.core.registry import Registry
 
 @dataclass
 class Attention:
-    """What the softmax of the block before told of each token ``(B, T)``; nothing before the first.
+    """Attention to each token ``(B, T)`` in the softmax of the previous block.
 
-    ``received``: mean over heads and queries. ``from_class``: mean over heads of what the class token attends to.
+    ``received`` is the mean over heads and queries, ``from_class`` the mean over heads of the class token's attention.
     """
 
     received: Tensor
@@ -23,48 +23,49 @@ class Attention:
 
     @classmethod
     def of(cls, softmax: Tensor) -> Attention:
-        """Read ``(B, H, T, T)``."""
+        """Compute both means from a softmax ``(B, H, T, T)``."""
         return cls(softmax.mean((1, 2)), softmax[:, :, 0].mean(1))
 
 
-#: tokens ``(B, T, C)`` and the attention before -> scores ``(B, T)``, higher for tokens to be kept precise
+#: function of tokens ``(B, T, C)`` and the previous block's attention (None in the first block) that returns scores ``(B, T)``;
+#: tokens with higher scores need more precision
 TokenScore = Callable[[Tensor, Attention | None], Tensor]
 SCORES: Registry[TokenScore] = Registry("token score")
 
 
 def value_range(x: Tensor, attention: Attention | None) -> Tensor:
-    """Largest less smallest value: the error of a grid that the token shares with others grows with what it clips."""
+    """Return the range of each token's values: the wider it is, the more a grid shared by all tokens clips of the token."""
     low, high = torch.aminmax(x, dim=-1)
     return high - low
 
 
 def norm(x: Tensor, attention: Attention | None) -> Tensor:
-    """Euclidean."""
+    """Return the Euclidean norm of each token."""
     return x.norm(dim=-1)
 
 
 def received(x: Tensor, attention: Attention | None) -> Tensor:
-    """Attention received in the block before; the norm before there is any."""
+    """Return the attention that each token receives in the previous block, or its norm in the first block."""
     return norm(x, None) if attention is None else attention.received
 
 
 def from_class(x: Tensor, attention: Attention | None) -> Tensor:
-    """Attention of the class token in the block before; the norm before there is any."""
+    """Return the class token's attention to each token in the previous block, or the token's norm in the first block."""
     return norm(x, None) if attention is None else attention.from_class
 
 
 def received_range(x: Tensor, attention: Attention | None) -> Tensor:
-    """Importance times what a squared error grows with."""
+    """Return each token's squared range, with which squared errors grow, times the attention that it receives."""
     return value_range(x, None).square() * (1 if attention is None else attention.received)
 
 
 def class_range(x: Tensor, attention: Attention | None) -> Tensor:
-    """Importance to the class token times what a squared error grows with."""
+    """Return each token's squared range, with which squared errors grow, times the class token's attention to it."""
     return value_range(x, None).square() * (1 if attention is None else attention.from_class)
 
 
 def at_random(x: Tensor, attention: Attention | None) -> Tensor:
-    """No score at all: what others must beat."""
+    """Return random scores, the baseline for the other scores."""
     return torch.rand(x.shape[:2], device=x.device)
 
 
@@ -81,11 +82,11 @@ for _name, _score in (
 
 
 class Ranker:
-    """Orders the tokens of each image by a score; keeps what it has seen of a forward pass.
+    """Ranker of the tokens of each image by a score, with the attention and the orders of the current forward pass.
 
     Args:
-        score: its name.
-        prefix: tokens at the front that keep their places.
+        score: name of the score.
+        prefix: number of leading tokens that stay at the front.
     """
 
     def __init__(self, score: str, prefix: int) -> None:
@@ -94,21 +95,21 @@ class Ranker:
         self._orders: dict[str, Tensor] = {}
 
     def saw(self, softmax: Tensor) -> None:
-        """Remember a block's softmax ``(B, H, T, T)``."""
+        """Store the attention of a block's softmax ``(B, H, T, T)`` for the next scores."""
         self.attention = Attention.of(softmax)
 
     def order(self, module: str, x: Tensor) -> Tensor:
-        """Positions of tokens ``(B, T)`` from the highest score to the lowest, and remember them for ``module``."""
+        """Return the positions of tokens ``(B, T)`` from the highest score to the lowest, and store them for ``module``."""
         scores = self._score(x, self.attention)
         scores = torch.cat([torch.full_like(scores[:, : self.prefix], torch.inf), scores[:, self.prefix :]], 1)
         self._orders[module] = order = scores.argsort(dim=1, descending=True, stable=True)
         return order
 
     def known(self, module: str) -> Tensor:
-        """What :meth:`order` said last of ``module``."""
+        """Return the last result of :meth:`order` for ``module``."""
         return self._orders[module]
 
     def forget(self) -> None:
-        """A new forward pass begins."""
+        """Clear the state before another forward pass."""
         self.attention = None
         self._orders.clear()

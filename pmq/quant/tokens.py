@@ -1,4 +1,4 @@
-"""Activations whose tokens have bits of their own (PMQ, arXiv 2305.06559: patch-wise mixed precision)."""
+"""Activations whose tokens have individual bit-widths (PMQ, arXiv 2305.06559: patch-wise mixed precision)."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from pmq.quant.token_scores import Ranker
 
 
 def by_token(component: Component, x: Tensor, tokens: int) -> Tensor:
-    """Lay an activation out so that its last axis but one is its image's ``tokens``: windows and rows side by side."""
+    """Reshape an activation so that its second-to-last axis has all ``tokens`` of an image, across windows and rows."""
     if component.slot in ("q", "k", "v", "softmax") and x.ndim == 4:
         return x
     return x.reshape(-1, tokens, x.shape[-1])
 
 
 class TokenQuantizer:
-    """Quantizes tokens at bits of their own; what has none becomes zero.
+    """Quantizer of an activation at an individual bit-width for each token; tokens with 0 bits become zero.
 
     Args:
-        component: the activation.
-        quantizers: by bits.
-        bits: of each token ``(T,)``, or of each rank if there is a ``ranker``.
+        component: activation.
+        quantizers: quantizers by bit-width.
+        bits: bit-width of each token ``(T,)``, or of each rank if there is a ``ranker``.
+        ranker: ranker of the tokens of each image, or ``None`` for bit-widths by position.
     """
 
     def __init__(
@@ -42,13 +43,13 @@ class TokenQuantizer:
         self._owner = component.module.rpartition(".")[0] if component.slot == "input" else component.module
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Quantize and dequantize."""
+        """Quantize and dequantize each token at its bit-width."""
         tokens = by_token(self._component, x, len(self._bits))
         y = torch.zeros_like(tokens)
         if self._ranker is None:
-            for width, places in self._groups.items():
+            for width, positions in self._groups.items():
                 if width:
-                    y[..., places, :] = self._at(width, tokens[..., places, :])
+                    y[..., positions, :] = self._at(width, tokens[..., positions, :])
         else:
             bits = self._ranked(tokens, self._ranker)
             for width in self._groups:
@@ -57,27 +58,28 @@ class TokenQuantizer:
         return y.reshape(x.shape)
 
     def _at(self, width: int, x: Tensor) -> Tensor:
+        """Quantize and dequantize ``x`` at one bit-width."""
         return x if width == FLOAT.bits else self._quantizers[width](x)
 
     def bits_of(self, x: Tensor) -> Tensor:
-        """Bits of each value of ``x``, shaped like it."""
+        """Return the bit-width of each value of ``x``, in the shape of ``x``."""
         tokens = by_token(self._component, x, len(self._bits))
         bits = self._bits[:, None] if self._ranker is None else self._ranked(tokens, self._ranker)
         return bits.expand_as(tokens).reshape(x.shape)
 
     def token_bits(self, n_images: int) -> Tensor:
-        """Bits of each token ``(N, T)`` in the last forward pass, of ``n_images``."""
+        """Return the bit-width of each token ``(N, T)`` in the last forward pass, which had ``n_images``."""
         return self._bits.expand(n_images, -1) if self._last is None else self._last
 
     def _ranked(self, x: Tensor, ranker: Ranker) -> Tensor:
-        """Bits of each token, ``(B, T, 1)`` or ``(B, 1, T, 1)``, by where it ranks."""
+        """Return the bit-width of each token according to its rank, ``(B, T, 1)`` or ``(B, 1, T, 1)``."""
         order = ranker.order(self._owner, x) if self._component.slot == "input" else ranker.known(self._owner)
         self._last = torch.empty_like(order).scatter_(1, order, self._bits.expand_as(order))
         return self._last[..., None] if x.ndim == 3 else self._last[:, None, :, None]
 
 
 class TokenTaps:
-    """What the activations of a simulator's model pass through under a map of patches, if there is one."""
+    """Tap functions of a simulator's activations for an optional map of patches."""
 
     def __init__(self, simulator: Simulator, patches: PatchMap | None) -> None:
         self._simulator = simulator
@@ -86,35 +88,35 @@ class TokenTaps:
         self.ranker = None if patches is None or patches.score is None else Ranker(patches.score, patches.prefix)
 
     def quantizer(self, component: Component, quantizers: Mapping[int, Quantizer]) -> TokenQuantizer:
-        """Of an activation that the map has, from its quantizers by bits, which hold for all tokens alike."""
+        """Build the token quantizer of an activation in the map, from quantizers by bit-width that are common to all tokens."""
         spread = {bits: self._simulator.spread(component.name, q) for bits, q in quantizers.items()}
         bits = torch.from_numpy(self.tokens[component.name].array)
         self.quantizers[component.name] = token_quantizer = TokenQuantizer(component, spread, bits, self.ranker)
         return token_quantizer
 
     def set(self, component: Component, function: TapFunction | None) -> None:
-        """Pass an activation through ``function``; the ranker sees what comes of a softmax."""
+        """Pass an activation through ``function``, and the result to the ranker if the activation is a softmax."""
         ranker = self.ranker
         if ranker is None or component.slot != "softmax":
             self._simulator.set_activation(component.name, function)
             return
 
-        def watched(x: Tensor) -> Tensor:
+        def observed(x: Tensor) -> Tensor:
             y = x if function is None else function(x)
             ranker.saw(y)
             return y
 
-        self._simulator.set_activation(component.name, watched)
+        self._simulator.set_activation(component.name, observed)
 
 
 def install(simulator: Simulator, patches: PatchMap) -> TokenTaps:
-    """Make a simulator compute with the bits of single tokens; those of its allocation hold for all else."""
+    """Make a simulator compute with the bits of single tokens; all other activations use the choices of the allocation."""
     taps = TokenTaps(simulator, patches)
     for component in simulator.inventory:
         name, choice = component.name, simulator.current(component.name)
         if name in patches.components:
-            others = patches.components[name].others.items()
-            quantizers = {b: Calibration(known={name: c.parameters or {}}).quantizer(name, c.choice) for b, c in others}
+            choices = patches.components[name].others.items()
+            quantizers = {b: Calibration(known={name: c.parameters or {}}).quantizer(name, c.choice) for b, c in choices}
             if not choice.is_fp32:
                 quantizers[choice.bits] = simulator.calibration.quantizer(name, choice)
             taps.set(component, taps.quantizer(component, quantizers))

@@ -1,4 +1,4 @@
-"""Weights: laid out in rows that share a scale, quantized, and packed into bytes."""
+"""Quantization of weights: rows that share a scale, quantized weights, and packing of codes into bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pmq.quant.quantizers import QUANTIZERS, Quantizer
 
 
 def to_rows(weight: Tensor, choice: Choice) -> Tensor:
-    """Lay ``(O, I, ...)`` out as ``(R, K)``, a row for each scale; a last short group is filled up with zeros."""
+    """Reshape ``(O, I, ...)`` to ``(R, K)``, a row for each scale; an incomplete last group is padded with zeros."""
     if choice.granularity == "tensor":
         return weight.reshape(1, -1)
     flat = weight.reshape(weight.shape[0], -1)
@@ -25,12 +25,12 @@ def to_rows(weight: Tensor, choice: Choice) -> Tensor:
 
 
 def rows_shape(shape: torch.Size, choice: Choice) -> torch.Size:
-    """Shape of :func:`to_rows` of a weight of ``shape``."""
+    """Return the shape that :func:`to_rows` gives to a weight of ``shape``."""
     return to_rows(torch.empty(shape, device="meta"), choice).shape
 
 
 def from_rows(rows: Tensor, shape: torch.Size) -> Tensor:
-    """Undo :func:`to_rows`."""
+    """Reshape the rows of :func:`to_rows` back to a weight of ``shape``, without the padding."""
     flat = torch.Size(shape).numel() // shape[0]
     if rows.numel() == torch.Size(shape).numel():
         return rows.reshape(shape)
@@ -38,25 +38,25 @@ def from_rows(rows: Tensor, shape: torch.Size) -> Tensor:
 
 
 def fit(rows: Tensor, choice: Choice, weight: Tensor | None = None) -> Quantizer:
-    """Fit one quantizer to ``(R, K)``, a scale for each row, errors weighed by ``weight`` ``(R, K)``."""
+    """Fit one quantizer to ``(R, K)``, with a scale for each row and errors weighted by ``weight`` ``(R, K)``."""
     estimator = ESTIMATORS[choice.estimator]
     return QUANTIZERS[choice.quantizer].fit(rows, choice.bits, choice.symmetric, estimator, weight)
 
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """A weight as it is stored: integer codes in rows ``(R, K)``, and the grid of each row."""
+    """Weight as it is stored: integer codes in rows ``(R, K)``, and the quantizer with the grid of each row."""
 
     codes: Tensor
     quantizer: Quantizer
     shape: torch.Size
 
     def dequantize(self) -> Tensor:
-        """Values ``(O, I, ...)``."""
+        """Return the values ``(O, I, ...)``."""
         return from_rows(self.quantizer.decode(self.codes), self.shape)
 
     def scaled(self, factor: float) -> QuantizedWeight:
-        """The same codes for all values times ``factor``; new ones where there is no scale."""
+        """Return the weight multiplied by ``factor``, with the same codes, or with new codes if the quantizer has no scale."""
         if not self.quantizer.lengths:
             return QuantizedWeight(self.quantizer.codes(self.quantizer.decode(self.codes) * factor), self.quantizer, self.shape)
         return QuantizedWeight(self.codes, self.quantizer.scaled(factor), self.shape)
@@ -64,19 +64,19 @@ class QuantizedWeight:
 
 @torch.no_grad()
 def quantize_weight(weight: Tensor, choice: Choice) -> QuantizedWeight:
-    """Quantize a weight, each value to its nearest level."""
+    """Quantize a weight by rounding each value to the nearest level."""
     rows = to_rows(weight, choice)
     quantizer = fit(rows, choice)
     return QuantizedWeight(stored(quantizer.codes(rows), choice.bits), quantizer, weight.shape)
 
 
 def stored(codes: Tensor, bits: int) -> Tensor:
-    """Codes in the smallest type that holds them."""
+    """Convert codes to the integer type in which they are stored: uint8 up to 8 bits, else int32."""
     return codes.to(torch.uint8 if bits <= 8 else torch.int32)
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """Pack integer codes below ``2 ** bits`` densely into bytes, little end first; ``ceil(n * bits / 8)`` of them.
+    """Pack integer codes below ``2 ** bits`` densely into ``ceil(n * bits / 8)`` bytes, least significant bits first.
 
     >>> pack(torch.tensor([1, 2, 3, 0]), 2)
     tensor([57], dtype=torch.uint8)
@@ -88,7 +88,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
-    """Undo :func:`pack`.
+    """Unpack ``count`` integer codes that :func:`pack` has packed.
 
     >>> unpack(torch.tensor([57], dtype=torch.uint8), 2, 4)
     tensor([1, 2, 3, 0])

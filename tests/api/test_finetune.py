@@ -12,7 +12,7 @@ import pmq
 from pmq.core import Allocation, PmqError
 from pmq.core.rundir import CHOSEN
 from pmq.core.tensors import TensorFile
-from pmq.pipeline.distillation import STATE
+from pmq.pipeline.distillation_state import STATE
 from pmq.pipeline.pruned_model import load_pruned
 from pmq.pruning.distil import augment
 from tests.conftest import make_tiny

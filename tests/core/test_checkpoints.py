@@ -12,7 +12,7 @@ from torch import nn
 from pmq.core import checkpoints
 from pmq.core.rundir import RunDir
 from pmq.core.tensors import TensorFile
-from pmq.pipeline.distillation import STATE, restored
+from pmq.pipeline.distillation_state import STATE, restored
 from pmq.quant.reconstruction.checkpoint import Checkpoints
 
 FILE = TensorFile.of({"history": np.zeros(1)})

@@ -146,7 +146,7 @@ def test_dynamic_has_a_grid_for_each_token(bits: int) -> None:
     assert torch.equal(y[0], q(x[0]))
     codes = q.codes(x)
     assert 0 <= int(codes.min()) <= int(codes.max()) < 2**bits
-    with pytest.raises(NotImplementedError, match="not kept"):
+    with pytest.raises(NotImplementedError, match="not stored"):
         q.decode(codes)
 
 

@@ -7,7 +7,7 @@ from pmq.core.patches import PatchMap, TokenBits
 from pmq.cost import CostModel
 from pmq.optimize import Space
 from pmq.patches import BITS, patchable
-from pmq.pipeline.patches.reallocator import SCORE, check_kind
+from pmq.pipeline.patches.kinds import SCORE, check_kind
 
 
 def map_bytes(space: Space, kind: str) -> int:

@@ -11,55 +11,25 @@ from torch import Tensor, nn
 
 from pmq.core import Allocation, PmqError
 from pmq.core.choice import Assignment, Choice, ComponentChoice
-from pmq.core.component import Inventory
 from pmq.core.patches import PatchMap, TokenBits
 from pmq.core.task import AUTO
 from pmq.cost import LatencyTable
 from pmq.graph.token_skipping import tokenwise_units
 from pmq.metrics.base import Probe
 from pmq.optimize import Space, read_space
-from pmq.patches import BITS, Patchable, TokenErrors, attends_globally, choose_left_out, patchable, token_errors
+from pmq.patches import BITS, Patchable, TokenErrors, choose_left_out, patchable, token_errors
 from pmq.patches.allocate import Reallocation, pooled, settle, shrunk
 from pmq.pipeline.allocation import load_quantized
 from pmq.pipeline.image_split import CALIB_IMAGES, divide_images
 from pmq.pipeline.images import as_images
+from pmq.pipeline.patches.kinds import SCORE, check_possible
 from pmq.pipeline.patches.map_evaluator import MapEvaluator
 from pmq.pipeline.pruned_model import pruned_like
 from pmq.pipeline.subject import Subject
 from pmq.quant import Calibration, Quantized, build_quantized_model, restore
 from pmq.quant.calibration import calibrate
 from pmq.quant.quantizers import Quantizer
-from pmq.quant.token_scores import SCORES, Ranker
-
-#: default score that ranks tokens
-SCORE = "class_range"
-
-
-def check_kind(kind: str, score: str | None = None) -> Literal["static", "dynamic"]:
-    """Return the kind of a map after checking it and the score.
-
-    Raises:
-        PmqError: the kind or the score is unknown, or a score was given for a static map.
-    """
-    if kind != "static" and kind != "dynamic":
-        raise PmqError(f"kind {kind!r} is not one of static, dynamic")
-    if score is not None:
-        if kind == "static":
-            raise PmqError(f"score {score!r} ranks patches image by image; a static map needs none; use `kind=dynamic`")
-        SCORES.check(score)
-    return "dynamic" if kind == "dynamic" else "static"
-
-
-def check_possible(kind: str, inventory: Inventory, target: str | None) -> None:
-    """Raise unless the model can have a map of this kind on the target.
-
-    Raises:
-        PmqError: the kind is unknown, the model cannot rank tokens, or the target cannot execute the map.
-    """
-    if check_kind(kind) == "dynamic" and target is not None:
-        raise PmqError(f"target {target!r} skips tokens at fixed positions only; use a static map")
-    if kind == "dynamic" and not attends_globally(inventory):
-        raise PmqError("the tokens of this model are in windows, which no score ranks; use a static map")
+from pmq.quant.token_scores import Ranker
 
 
 class _ExtendedCalibration(Calibration):

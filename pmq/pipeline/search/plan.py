@@ -21,8 +21,8 @@ from pmq.optimize import Space, SpaceFile, read_space
 from pmq.pipeline.image_split import divide_images
 from pmq.pipeline.images import gather_images
 from pmq.pipeline.measure import check_quantizers
+from pmq.pipeline.patches.kinds import check_possible
 from pmq.pipeline.patches.map_size import map_bytes
-from pmq.pipeline.patches.reallocator import check_possible
 from pmq.pipeline.search.agreement import Goal
 from pmq.pipeline.search.budget import report_limits, resolve_budget
 from pmq.pipeline.search.options import DataSplit, RunOptions, SearchOptions

@@ -13,7 +13,8 @@ from pmq.core.choice import Decisions
 from pmq.evaluation import Evaluator
 from pmq.metrics import Probe
 from pmq.pipeline.allocation import make_allocation
-from pmq.pipeline.patches.reallocator import SCORE, Reallocator
+from pmq.pipeline.patches.kinds import SCORE
+from pmq.pipeline.patches.reallocator import Reallocator
 from pmq.pipeline.search.candidate_pool import CandidatePool
 from pmq.pipeline.search.clock import Clock
 from pmq.pipeline.search.explore import Archive, compared_candidates, explore, lay_out

@@ -1,4 +1,4 @@
-"""Rounding with second-order compensation: each column's error is made good by the columns that follow."""
+"""Rounding with second-order compensation, in which later columns compensate for the error of each column."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor
 from pmq.core.choice import FLOATS, Choice
 from pmq.quant.weights import QuantizedWeight, fit, from_rows, quantize_weight, to_rows
 
-#: columns whose later neighbours are updated at once
+#: number of columns after which the remaining columns are updated together
 BLOCK = 64
-#: added to the diagonal, relative to its mean: inputs that are always zero must not divide by zero
+#: value added to the diagonal, relative to its mean, as inputs that are always zero would make the matrix singular
 DAMPING = 0.01
 
 
@@ -18,10 +18,10 @@ DAMPING = 0.01
 def gptq_quantize(weight: Tensor, choice: Choice, second_moment: Tensor) -> QuantizedWeight:
     """Quantize ``weight`` ``(O, I, ...)`` so that its product with inputs of ``second_moment`` ``(I, I)`` changes least.
 
-    Scales are those of plain rounding. Columns go in order of falling moment; the update is OBQ's in the order-free form
-    of GPTQ (2210.17323), which needs one Cholesky factor of the inverse.
+    Scales are those of rounding to nearest. Columns are processed in descending order of their moment; the update is that of
+    OBQ in the form of GPTQ (2210.17323), which has the same order for all rows and needs one Cholesky factor of the inverse.
     """
-    if choice.quantizer in FLOATS:  # next to nothing is lost that could be made good
+    if choice.quantizer in FLOATS:  # their error is too small to be worth compensating
         return quantize_weight(weight, choice)
     rows = to_rows(weight, choice)
     quantizer = fit(rows, choice)
@@ -41,7 +41,7 @@ def gptq_quantize(weight: Tensor, choice: Choice, second_moment: Tensor) -> Quan
 
 
 def _round(weight: Tensor, scale: Tensor, low: Tensor, top: int, upper: Tensor) -> Tensor:
-    """Integer codes from 0, ``(O, I)``; ``upper`` is the upper Cholesky factor of the inverse moment."""
+    """Return integer codes ``(O, I)`` from 0 to ``top``; ``upper`` is the upper Cholesky factor of the inverse moment."""
     weight, codes = weight.clone(), torch.empty_like(weight)
     for start in range(0, weight.shape[1], BLOCK):
         stop = min(start + BLOCK, weight.shape[1])

@@ -1,4 +1,4 @@
-"""The scale of the logits: quantization noise makes a network less sure of itself than it was."""
+"""Scaling of the logits, which restores the confidence that a network loses through quantization noise."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 from pmq.quant.divergence import kl_divergence
 
-#: beyond these, few images say nothing about the scale
+#: limits of the scale, beyond which few images do not determine it
 LOWEST, HIGHEST = 0.5, 2.0
 
 
 def logit_scale(reference: Tensor, logits: Tensor) -> float:
-    """Factor on ``logits`` ``(N, classes)`` with the least KL divergence from ``reference``: a convex problem of one number.
+    """Return the factor on ``logits`` ``(N, classes)`` with the least KL divergence from ``reference``, a convex problem.
 
-    Noise adds to the variance that each LayerNorm divides by, so what the layers say to the logits shrinks with it.
+    Noise adds to the variance by which each LayerNorm divides, so the layers' contributions to the logits become smaller.
 
     >>> import torch
     >>> x = torch.randn(50, 10)

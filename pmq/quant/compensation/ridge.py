@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def ridge_corrected(weight: Tensor, joint: Tensor, strength: float) -> Tensor:
-    """Weight whose product with the quantized input is nearest that of ``weight`` with the exact one.
+    """Return the weight whose product with the quantized input is closest to that of ``weight`` with the exact input.
 
-    Minimises ``E |W x - V q|^2 + strength * m * |V - W|^2`` over ``V``, where ``q`` is the quantized ``x`` and ``m`` its
-    mean square. ``joint`` is the second moment of ``(q, x)`` side by side, ``(2 I, 2 I)``; ``weight`` is ``(O, I, ...)``.
+    It minimizes ``E |W x - V q|^2 + strength * m * |V - W|^2`` over ``V``, where ``q`` is the quantized ``x`` and ``m`` its
+    mean square. ``joint`` is the second moment ``(2 I, 2 I)`` of ``q`` and ``x`` concatenated; ``weight`` is ``(O, I, ...)``.
 
-    Least squares also pulls the product towards its mean where the input says little, so that activations shrink from
-    layer to layer: at few bits a network can come out worse for it.
+    Least squares also shrinks the product towards its mean where the quantized input contains little information, so
+    activations shrink from layer to layer, and with few bits the network can become worse.
     """
     inputs = len(joint) // 2
     joint, flat = joint.double(), weight.flatten(1).double()

@@ -1,4 +1,4 @@
-"""Range estimators, one a file. A new one: a subclass of ``RangeEstimator`` with ``@register``, imported here."""
+"""Range estimators, one per file. To add one, write a subclass of ``RangeEstimator`` with ``@register`` and import it here."""
 
 from pmq.quant.estimators.base import ESTIMATORS, RangeEstimator
 from pmq.quant.estimators.minmax import MinMax

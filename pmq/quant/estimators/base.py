@@ -1,4 +1,4 @@
-"""What a range estimator is: samples in, the range to spread the levels over out."""
+"""Base class of range estimators, which compute from samples the range that the levels cover."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pmq.quant.ranges import Fit, Range
 
 
 class RangeEstimator(ABC):
-    """Estimates a range for each row of samples.
+    """Estimator of a range for each row of samples.
 
-    ``estimate(x, fit, symmetric)`` takes samples ``(R, K)`` and gives ``low`` and ``high`` of shape ``(R, 1)``, within
-    the samples' minimum and maximum; ``symmetric`` says that only the larger of the two will count, ``weight`` ``(R, K)``
-    how much an error of each sample matters. Subclasses write :meth:`_estimate`.
+    ``estimate(x, fit, symmetric, weight)`` returns ``low`` and ``high`` of shape ``(R, 1)`` for samples ``(R, K)``, within
+    their minimum and maximum. With ``symmetric``, only the larger magnitude of the two is used; ``weight`` ``(R, K)`` weights
+    the errors of the samples. Subclasses implement :meth:`_estimate`.
     """
 
     name: ClassVar[str]
 
     def estimate(self, x: Tensor, fit: Fit, symmetric: bool, weight: Tensor | None = None) -> Range:
-        """Estimate ranges; rows need finite samples.
+        """Estimate the range of each row of samples ``(R, K)``, which must be finite.
 
         Raises:
             PmqError: a sample is NaN or infinite.
@@ -32,10 +32,10 @@ class RangeEstimator(ABC):
         return self._estimate(x, low, high, fit, symmetric, weight)
 
     def check(self, x: Tensor) -> Range:
-        """Give the ends of each row; raise as :meth:`estimate` does."""
+        """Return the minimum and maximum of each row; raise as :meth:`estimate` does."""
         low, high = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
         if not bool((low.isfinite() & high.isfinite()).all()):
-            raise PmqError("the calibration values are not all finite: check the checkpoint and the images")
+            raise PmqError("the calibration values are not all finite; check the checkpoint and the images")
         return low, high
 
     @abstractmethod
@@ -46,6 +46,6 @@ ESTIMATORS: Registry[RangeEstimator] = Registry("range estimator")
 
 
 def register(cls: type[RangeEstimator]) -> type[RangeEstimator]:
-    """Make an estimator known by its name."""
+    """Register an estimator by its name."""
     ESTIMATORS.add(cls.name, cls())
     return cls

@@ -1,4 +1,4 @@
-"""The whole range, outliers included."""
+"""Range from the minimum to the maximum, including outliers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pmq.quant.ranges import Fit, Range
 
 @register
 class MinMax(RangeEstimator):
-    """Smallest and largest sample."""
+    """Estimator of the range from the smallest to the largest sample."""
 
     name = "minmax"
 

@@ -1,4 +1,4 @@
-"""The range without its extreme tails."""
+"""Range without its extreme tails."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from torch import Tensor
 from pmq.quant.estimators.base import RangeEstimator, register
 from pmq.quant.ranges import Fit, Range
 
+#: fraction of the samples that is excluded on each side
 TAIL = 1e-4
 
 
 @register
 class Percentile(RangeEstimator):
-    """Leave out one sample in ten thousand on each side."""
+    """Estimator of the range that excludes one sample in ten thousand on each side."""
 
     name = "percentile"
 

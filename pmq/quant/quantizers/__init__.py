@@ -1,4 +1,4 @@
-"""Quantizers, one a file. A new one: a subclass of ``Quantizer`` with ``@register``, imported here."""
+"""Quantizers, one per file. To add one, write a subclass of ``Quantizer`` with ``@register`` and import it here."""
 
 from pmq.quant.quantizers.affine import Affine
 from pmq.quant.quantizers.base import QUANTIZERS, Quantizer

@@ -12,11 +12,11 @@ from pmq.quant.quantizers.base import Parameters, Quantizer, positive, register,
 
 @register
 class Affine(Quantizer):
-    """``clamp(round(x / scale), low, high) * scale`` with ``2 ** bits`` integers from ``-zero_point`` upwards.
+    """Quantizer ``clamp(round(x / scale), low, high) * scale`` with ``2 ** bits`` integers from ``-zero_point`` upwards.
 
-    Asymmetric: the range is widened to hold zero, which is exactly a level. Symmetric: the integers are
-    ``-2**(b-1) .. 2**(b-1) - 1`` and the scale makes the ends of ``[-m, m]`` the outer edges of the outer levels, so
-    that two bits still have four levels.
+    Asymmetric quantizers widen the range to include zero, which is exactly a level. Symmetric ones use the integers
+    ``-2**(b-1) .. 2**(b-1) - 1`` and a scale at which the ends of ``[-m, m]`` are the outer edges of the outermost levels, so
+    that there are four levels even at two bits.
 
     >>> q = Affine.from_range(torch.tensor(-1.0), torch.tensor(2.0), bits=2, symmetric=False)
     >>> q(torch.tensor([-9.0, -0.4, 0.6, 1.2, 9.0]))
@@ -37,17 +37,17 @@ class Affine(Quantizer):
 
     @property
     def parameters(self) -> dict[str, Tensor]:
-        """Scale and zero point."""
+        """Return the scale and the zero point."""
         return {"scale": self.scale, "zero_point": self.zero_point}
 
     @property
     def ends(self) -> tuple[Tensor, Tensor]:
-        """The outermost integers, scaled."""
+        """Return the lowest and the highest level."""
         return self.low * self.scale, self.high * self.scale
 
     @classmethod
     def from_range(cls, low: Tensor, high: Tensor, bits: int, symmetric: bool) -> Affine:
-        """Fit scale and zero point to values between ``low`` and ``high``."""
+        """Build the quantizer of values between ``low`` and ``high``."""
         if symmetric:
             scale = positive(2 * torch.maximum(low.abs(), high.abs()) / (2**bits - 1))
             return cls({"scale": scale, "zero_point": torch.full_like(scale, 2.0 ** (bits - 1))}, bits)
@@ -57,25 +57,25 @@ class Affine(Quantizer):
 
     @classmethod
     def variants(cls, bits: int, symmetric: bool) -> Sequence[Callable[[Tensor, Tensor], Quantizer]]:
-        """One."""
+        """Return the only way to build the quantizer of a range."""
         return [lambda low, high: cls.from_range(low, high, bits, symmetric)]
 
     def codes(self, x: Tensor) -> Tensor:
-        """Integers from 0, exactly those that ``__call__`` uses."""
+        """Return the integers of ``__call__``, shifted to start at 0."""
         return (torch.clamp(torch.round(x * self.inverse), self.low, self.high) - self.low).to(torch.int32)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Subtract the zero point, multiply by the scale."""
+        """Return the values of codes: subtract the zero point and multiply by the scale."""
         return (codes + self.low) * self.scale
 
     def int8(self, x: Tensor) -> Tensor:
-        """Codes around the zero point, shifted where they are above 127."""
+        """Quantize to integers relative to the zero point, shifted into the int8 range at eight bits."""
         assert self.int8_grid is not None
         y = (x * self._inverse).round_().clamp_(float(self.low), float(self.high))
         return (y.sub_(self.int8_grid[1]) if self.int8_grid[1] else y).to(torch.int8)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Quantize and dequantize in four passes, three of them in place."""
+        """Quantize and dequantize in four passes over memory, three of them in place."""
         y = (x * self._inverse).round_()
         if isinstance(self._low, Tensor) or isinstance(self._high, Tensor):
             return torch.clamp(y, self.low, self.high).mul_(self._scale)

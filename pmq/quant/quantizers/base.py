@@ -1,4 +1,4 @@
-"""What a quantizer is: a pure function from tensors to tensors with few distinct values."""
+"""Base class of quantizers: pure functions from tensors to tensors with few distinct values."""
 
 from __future__ import annotations
 
@@ -16,55 +16,56 @@ Parameters = Mapping[str, Tensor]
 
 
 class Quantizer(ABC):
-    """A fitted quantizer. ``quantizer(x)`` has at most ``2 ** bits`` distinct values per scale.
+    """Fitted quantizer: ``quantizer(x)`` has at most ``2 ** bits`` distinct values per scale.
 
-    It is made of a few named parameters that broadcast against the tensors to come: of shape ``()`` for a whole tensor,
-    ``(R, 1)`` for rows ``(R, K)``. :meth:`fit` finds them, :attr:`parameters` tells them, the constructor takes them.
+    It is built from a few named parameters that broadcast against the tensors to quantize: of shape ``()`` for an entire
+    tensor, ``(R, 1)`` for rows ``(R, K)``. :meth:`fit` computes them, :attr:`parameters` returns them, and the constructor
+    accepts them.
 
-    Subclasses that have one grid for a range write :meth:`variants`; others write :meth:`fit`.
+    Subclasses whose grid is determined by a range implement :meth:`variants`; others override :meth:`fit`.
     """
 
     name: ClassVar[str]
-    #: parameters that are one for all rows
+    #: names of parameters that all rows share
     shared: ClassVar[frozenset[str]] = frozenset()
-    #: parameters that grow with the values
+    #: names of parameters that are proportional to the values
     lengths: ClassVar[tuple[str, ...]] = ("scale",)
     bits: int
-    #: ``(scale, offset)`` where every level is ``(i + offset) * scale`` for an int8 ``i``, which :meth:`int8` gives
+    #: ``(scale, offset)`` if every level is ``(i + offset) * scale`` for an int8 ``i``, which :meth:`int8` returns; else None
     int8_grid: tuple[float, int] | None = None
 
     @abstractmethod
     def __init__(self, parameters: Parameters, bits: int, symmetric: bool = False) -> None:
-        """Take fitted parameters."""
+        """Build a quantizer from fitted parameters."""
 
     @property
     @abstractmethod
     def parameters(self) -> dict[str, Tensor]:
-        """What the constructor takes."""
+        """Return the parameters, as the constructor accepts them."""
 
     @property
     def numbers(self) -> dict[str, list[float]]:
-        """Its parameters as an allocation's file has them."""
+        """Return the parameters as lists of numbers, as in the file of an allocation."""
         return {key: value.reshape(-1).tolist() for key, value in self.parameters.items()}
 
     @property
     @abstractmethod
     def ends(self) -> tuple[Tensor, Tensor]:
-        """Lowest and highest level."""
+        """Return the lowest and the highest level."""
 
     def scaled(self, factor: Tensor | float) -> Quantizer:
-        """The quantizer of values ``factor`` times as large."""
-        grown = {k: v * factor if k in self.lengths else v for k, v in self.parameters.items()}
-        return type(self)(grown, self.bits)
+        """Return the quantizer of values that are ``factor`` times as large."""
+        scaled = {k: v * factor if k in self.lengths else v for k, v in self.parameters.items()}
+        return type(self)(scaled, self.bits)
 
     @classmethod
     def variants(cls, bits: int, symmetric: bool) -> Sequence[Callable[[Tensor, Tensor], Quantizer]]:
-        """Ways to make a quantizer of a range ``low, high``; :meth:`fit` takes the one with the least error."""
+        """Return functions that build a quantizer from ``low`` and ``high``; :meth:`fit` selects the one with the least error."""
         raise NotImplementedError
 
     @classmethod
     def fit(cls, x: Tensor, bits: int, symmetric: bool, estimator: EstimatesRanges, weight: Tensor | None = None) -> Quantizer:
-        """Fit to samples ``(R, K)``, a scale for each row, errors weighed by ``weight`` ``(R, K)``."""
+        """Fit a quantizer to samples ``(R, K)``, with a scale for each row and errors weighted by ``weight`` ``(R, K)``."""
         fitted = []
         for variant in cls.variants(bits, symmetric):
             quantizer = variant(*estimator.estimate(x, variant, symmetric, weight))
@@ -73,23 +74,23 @@ class Quantizer(ABC):
 
     @abstractmethod
     def codes(self, x: Tensor) -> Tensor:
-        """Give the integer code of each value, from 0 to ``2 ** bits - 1``, same shape as ``x``."""
+        """Return the integer code of each value, from 0 to ``2 ** bits - 1``, in the shape of ``x``."""
 
     @abstractmethod
     def decode(self, codes: Tensor) -> Tensor:
-        """Give the value of each code."""
+        """Return the value of each code."""
 
     def int8(self, x: Tensor) -> Tensor:
         """Quantize to the int8 integers of :attr:`int8_grid`."""
-        raise NotImplementedError(f"levels of {self.name!r} are no integers")
+        raise NotImplementedError(f"the levels of quantizer {self.name!r} are not int8 integers")
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Quantize and dequantize; subclasses do it in fewer passes over memory."""
+        """Quantize and dequantize; subclasses override this to need fewer passes over memory."""
         return self.decode(self.codes(x))
 
 
 class Unfitted(Quantizer):
-    """A quantizer without parameters: there is nothing to fit."""
+    """Quantizer without parameters, which needs no fitting."""
 
     lengths = ()
 
@@ -98,23 +99,23 @@ class Unfitted(Quantizer):
 
     @property
     def parameters(self) -> dict[str, Tensor]:
-        """None."""
+        """Return an empty dictionary."""
         return {}
 
     @classmethod
     def fit(cls, x: Tensor, bits: int, symmetric: bool, estimator: EstimatesRanges, weight: Tensor | None = None) -> Quantizer:
-        """Check the samples."""
+        """Check that the samples are finite, and return the quantizer."""
         estimator.check(x)
         return cls({}, bits)
 
 
 def positive(scale: Tensor) -> Tensor:
-    """Replace the scale of constant values, which any scale represents, by one."""
+    """Replace scales that are zero or tiny by one; these are of constant values, which any scale represents."""
     return torch.where(scale > torch.finfo(scale.dtype).tiny, scale, torch.ones_like(scale))
 
 
 def scalar(value: Tensor) -> float | Tensor:
-    """Make a number of a 0-dim tensor: element-wise kernels are a third faster on numbers."""
+    """Convert a 0-dimensional tensor to a number, as element-wise kernels are a third faster with numbers."""
     return float(value) if value.ndim == 0 else value
 
 
@@ -122,6 +123,6 @@ QUANTIZERS: Registry[type[Quantizer]] = Registry("quantizer")
 
 
 def register(cls: type[Quantizer]) -> type[Quantizer]:
-    """Make a quantizer known by its name."""
+    """Register a quantizer class by its name."""
     QUANTIZERS.add(cls.name, cls)
     return cls

@@ -1,4 +1,4 @@
-"""Quantization to the levels that are best for the samples: a table look-up."""
+"""Quantization to the optimal levels for the samples, by table look-up."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from torch import Tensor
 from pmq.quant.quantizers.base import Parameters, Quantizer, positive, register
 from pmq.quant.ranges import EstimatesRanges
 
-#: samples are merged into so many neighbouring groups before the levels are placed
+#: number of groups of neighbouring samples from which the levels are computed
 ATOMS = 512
-#: equal cells between the lowest and the highest level, each going to one level as a whole
+#: number of equal cells between the lowest and the highest level; all values in a cell are quantized to the same level
 CELLS = 4096
+#: largest integer of the even grid under the levels
 TOP = 255
-#: how much wider than the levels the even grid under them may become to meet them more closely
+#: largest ratio of the width of the even grid to the width of the levels, in the search for a grid that fits them closely
 WIDEST = 1.5
 
 
 @register
 class Codebook(Quantizer):
-    """``2**bits`` free levels, one table for a whole tensor; a value goes to the nearest.
+    """Quantizer to the nearest of ``2**bits`` free levels, with one table for an entire tensor.
 
-    The levels minimise the weighed squared error exactly (up to the merging of neighbouring samples): in one dimension
-    that is a shortest path, where Lloyd's iteration would stop at whatever optimum is near its start. GELU outputs need
-    it: half of the values lie in ``[-0.17, 0]``, the ones that matter in a long tail.
+    The levels minimize the weighted squared error exactly (up to the merging of neighbouring samples): in one dimension this
+    is a shortest-path problem, whereas Lloyd's iteration would stop at a local optimum near its start. GELU outputs need free
+    levels: half of the values are in ``[-0.17, 0]``, and those that matter are in a long tail.
 
-    A level is ``(i - zero_point) * scale`` for an integer ``i`` from 0 to 255: beside the table a runtime needs nothing
-    that 8 bits don't need. The nearest level is looked up for one of 4096 cells, so a value nearer to the middle of two
-    levels than the width of a cell may go to either.
+    A level is ``(i - zero_point) * scale`` for an integer ``i`` from 0 to 255, so a runtime needs only the table in addition
+    to what 8 bits need. The nearest level is looked up for one of 4096 cells, so a value whose distance to the midpoint
+    of two levels is less than the width of a cell may be rounded to either.
 
     >>> q = Codebook({"levels": torch.tensor([0.0, 51.0, 76.0, 255.0]), "scale": torch.tensor(0.02),
     ...               "zero_point": torch.tensor(51.0)}, bits=2)
@@ -53,17 +54,17 @@ class Codebook(Quantizer):
 
     @property
     def parameters(self) -> dict[str, Tensor]:
-        """The levels, rising, as integers; their scale and zero point."""
+        """Return the levels as ascending integers, with their scale and zero point."""
         return {"levels": self.levels, "scale": self.scale, "zero_point": self.zero_point}
 
     @property
     def ends(self) -> tuple[Tensor, Tensor]:
-        """The outermost levels."""
+        """Return the lowest and the highest level."""
         return self._values[0], self._values[-1]
 
     @classmethod
     def fit(cls, x: Tensor, bits: int, symmetric: bool, estimator: EstimatesRanges, weight: Tensor | None = None) -> Codebook:
-        """Place the levels for all rows together; the estimator only checks the samples."""
+        """Fit the levels to all rows together; the estimator only checks the samples."""
         estimator.check(x)
         weight = torch.ones_like(x) if weight is None else weight
         levels = best_levels(x.reshape(-1), weight.reshape(-1), 2**bits)
@@ -73,19 +74,19 @@ class Codebook(Quantizer):
         return cls({"levels": integers, "scale": scale, "zero_point": zero_point}, bits)
 
     def codes(self, x: Tensor) -> Tensor:
-        """Index of the nearest level."""
+        """Return the index of the nearest level."""
         return self._look_up(self._codes, x)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Look the level up."""
+        """Return the level of each code."""
         return self._values[codes]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Quantize and dequantize: one look-up."""
+        """Quantize and dequantize by one look-up."""
         return self._look_up(self._table, x)
 
     def int8(self, x: Tensor) -> Tensor:
-        """Integers of the levels, less 128."""
+        """Return the integers of the nearest levels, minus 128."""
         return self._look_up(self._int8, x)
 
     def _look_up(self, table: Tensor, x: Tensor) -> Tensor:
@@ -94,12 +95,12 @@ class Codebook(Quantizer):
 
 
 def _nearest(x: Tensor, levels: Tensor) -> Tensor:
-    """Index of the nearest of rising levels."""
+    """Return the index of the nearest of ascending levels."""
     return torch.bucketize(x, (levels[1:] + levels[:-1]) / 2, out_int32=True)
 
 
 def grid_under(levels: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and zero point of 256 even steps on which ``levels`` change least, weighed by the ``mass`` that each holds.
+    """Return scale and zero point of the 256-step grid that moves ``levels`` least, weighted by the ``mass`` of each level.
 
     >>> scale, zero_point = grid_under(torch.tensor([0.0, 0.7, 2.0]), torch.tensor([9.0, 9.0, 1.0]))
     >>> (torch.tensor([0.7, 2.0]) / scale).round(decimals=1).tolist(), float(zero_point)
@@ -115,7 +116,7 @@ def grid_under(levels: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def best_levels(x: Tensor, weight: Tensor, count: int) -> Tensor:
-    """Levels with the least weighed squared error: ``(K,)``, ``(K,)`` -> ``(count,)``, rising.
+    """Return the ascending levels with the least weighted squared error: ``(K,)``, ``(K,)`` -> ``(count,)``.
 
     >>> best_levels(torch.tensor([0.0, 0.1, 5.0, 9.0, 9.2]), torch.ones(5), 3)
     tensor([0.0500, 5.0000, 9.1000])
@@ -141,8 +142,8 @@ def best_levels(x: Tensor, weight: Tensor, count: int) -> Tensor:
 
 
 def _atoms(x: Tensor, weight: Tensor) -> Tensor:
-    """Edges of groups of sorted samples: half of them where the optimal levels are dense, half evenly over the range."""
-    density = weight.pow(1 / 3).cumsum(0)  # Panter and Dite's density of optimal levels, roughly
+    """Return edges of groups of sorted samples: half of them where the optimal levels are dense, half evenly over the range."""
+    density = weight.pow(1 / 3).cumsum(0)  # approximates Panter and Dite's density of optimal levels
     grid = torch.linspace(0, 1, ATOMS // 2, dtype=x.dtype, device=x.device)
     dense = torch.searchsorted(density / density[-1], grid)
     even = torch.searchsorted(x, x[0] + (x[-1] - x[0]) * grid)

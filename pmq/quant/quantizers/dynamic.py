@@ -1,4 +1,4 @@
-"""Uniform affine quantization with a range of its own for each token, found when the token is there."""
+"""Uniform affine quantization with a separate range for each token, computed at run time."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pmq.quant.quantizers.base import Unfitted, register
 
 @register
 class Dynamic(Unfitted):
-    """:class:`Affine` from the smallest to the largest value along the last axis: a scale a token, nothing calibrated.
+    """Quantizer :class:`Affine` from the minimum to the maximum along the last axis: one scale per token, no calibration.
 
-    Codes alone say nothing, so there is no :meth:`decode`. What finding the ends costs is counted with the bit
-    operations.
+    The codes alone do not determine values, so :meth:`decode` is not available. The cost of computing the range is counted
+    with the bit operations.
 
     >>> q = Dynamic({}, bits=2)
     >>> q(torch.tensor([[-1.0, 0.3, 2.0], [0.0, 1.1, 3.0]]))
@@ -26,19 +26,19 @@ class Dynamic(Unfitted):
 
     @property
     def ends(self) -> tuple[Tensor, Tensor]:
-        """None that are known beforehand."""
+        """Return infinite ends, as the range is not known in advance."""
         return torch.tensor(-torch.inf), torch.tensor(torch.inf)
 
     def codes(self, x: Tensor) -> Tensor:
-        """Codes on each token's own grid."""
+        """Return codes, each on the grid of its token."""
         return self._grid(x).codes(x)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Not without the tokens."""
-        raise NotImplementedError("the scale of a token is not kept")
+        """Raise, as codes cannot be decoded without the tokens."""
+        raise NotImplementedError("the scale of a token is not stored")
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Quantize and dequantize."""
+        """Quantize and dequantize each token on its grid."""
         return self._grid(x)(x)
 
     def _grid(self, x: Tensor) -> Affine:

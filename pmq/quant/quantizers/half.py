@@ -1,4 +1,4 @@
-"""Sixteen-bit floating point: what a weight or an activation loses when it is stored or multiplied so."""
+"""Sixteen-bit floating point: the rounding of weights and activations that are stored or multiplied in these formats."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from pmq.quant.quantizers.base import Unfitted, register
 
 
 class _Float16(Unfitted):
-    """Rounds to a 16-bit format, whose bit patterns are the codes; values beyond its range become its largest."""
+    """Quantizer to a 16-bit format, whose bit patterns are the codes; values beyond its range are clamped."""
 
     dtype: ClassVar[torch.dtype]
 
     @property
     def ends(self) -> tuple[Tensor, Tensor]:
-        """Of the format."""
-        most = torch.finfo(self.dtype).max
-        return torch.tensor(-most), torch.tensor(most)
+        """Return the range of the format."""
+        largest = torch.finfo(self.dtype).max
+        return torch.tensor(-largest), torch.tensor(largest)
 
     def codes(self, x: Tensor) -> Tensor:
-        """Bit patterns as integers."""
+        """Return the bit patterns as integers."""
         return self._rounded(x).view(torch.int16).int() & 0xFFFF
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Values of bit patterns."""
+        """Return the values of bit patterns."""
         signed = torch.where(codes < 0x8000, codes, codes - 0x10000)
         return signed.to(torch.int16).view(self.dtype).float()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Round."""
+        """Round to the format and convert back to FP32."""
         return self._rounded(x).float()
 
     def _rounded(self, x: Tensor) -> Tensor:
-        most = torch.finfo(self.dtype).max
-        return x.clamp(-most, most).to(self.dtype)
+        largest = torch.finfo(self.dtype).max
+        return x.clamp(-largest, largest).to(self.dtype)
 
 
 @register
 class Half(_Float16):
-    """IEEE half precision: 11 significant bits.
+    """IEEE half precision, with 11 significant bits.
 
     >>> Half({}, 16)(torch.tensor([0.1, 1e6]))
     tensor([9.9976e-02, 6.5504e+04])
@@ -53,7 +53,7 @@ class Half(_Float16):
 
 @register
 class BFloat16(_Float16):
-    """The range of FP32 with 8 significant bits.
+    """Bfloat16, which has the range of FP32 with 8 significant bits.
 
     >>> BFloat16({}, 16)(torch.tensor([0.1]))
     tensor([0.1001])

@@ -1,14 +1,15 @@
-"""Powers and roots by repeated squaring and square roots: the only ones that cost little on every processor."""
+"""Powers and roots by repeated squaring and square roots, the only ones that are fast on every processor."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
+#: supported exponents of powers and roots
 ROOTS = (1, 2, 4)
 
 
 def to_power_(x: Tensor, power: int) -> Tensor:
-    """Raise ``x`` to a power of ``ROOTS``, in place."""
+    """Raise ``x`` to a power in ``ROOTS``, in place."""
     while power > 1:
         x.mul_(x)
         power //= 2
@@ -16,7 +17,7 @@ def to_power_(x: Tensor, power: int) -> Tensor:
 
 
 def root_(x: Tensor, root: int) -> Tensor:
-    """Take a root of ``ROOTS`` of ``x``, in place."""
+    """Replace ``x`` by its root, whose degree is in ``ROOTS``, in place."""
     while root > 1:
         x.sqrt_()
         root //= 2

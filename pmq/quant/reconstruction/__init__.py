@@ -1,4 +1,4 @@
-"""Learning: rounding and scales of one stage at a time, so that its output is again what it was."""
+"""Reconstruction: gradient descent on rounding and scales of one stage at a time, which reduces the error of its output."""
 
 from pmq.quant.reconstruction.block import learn_block, row_weights
 from pmq.quant.reconstruction.checkpoint import Checkpoints, Learned

@@ -1,4 +1,4 @@
-"""A block of a simulator: learned, or taken from what was learned before, and left in place."""
+"""Reconstruction of a block of a simulator, or its restoration from a checkpoint."""
 
 from __future__ import annotations
 
@@ -29,18 +29,24 @@ def learn_block(
     steps: int,
     checkpoints: Checkpoints,
 ) -> Learned:
-    """Learn the block that ``stage`` is, whose ``weights`` and ``quantizers`` are in place.
+    """Reconstruct the block of a stage, or load it from a checkpoint, and apply the result to the simulator.
 
     Args:
-        simulator: quantized up to and including the stage.
-        stage: which.
-        weights: as rounded, by component of the stage.
-        quantizers: as fitted, by component of the stage.
-        choices: of both.
-        streams: what comes in and should come out.
-        rows: weights of the output's rows, batch by batch.
-        steps: of gradient descent.
-        checkpoints: where learned stages are.
+        simulator: simulator that is quantized up to and including the stage.
+        stage: index of the stage.
+        weights: rounded weights that the simulator uses, by component of the stage.
+        quantizers: fitted activation quantizers that the simulator uses, by component of the stage.
+        choices: choices of both.
+        streams: inputs of the stage and its target outputs.
+        rows: weights of the output's rows for each batch, or ``None`` for equal weights.
+        steps: number of gradient steps.
+        checkpoints: checkpoints of learned stages.
+
+    Returns:
+        The learned weights, quantizers and other parameters of the stage.
+
+    Raises:
+        PmqError: the checkpoint of the stage is damaged.
     """
     originals = {n: simulator.original_weight(n) for n in weights}
     learner = Learner(
@@ -59,8 +65,8 @@ def learn_block(
             learned = Learned.from_file(saved, choices, {n: w.shape for n, w in originals.items()})
             for parameter, value in zip(learner.rest, learned.rest, strict=True):
                 parameter.data.copy_(value)
-        except (KeyError, RuntimeError, ValueError) as error:  # of tensors that are missing, or of other shapes
-            raise PmqError(f"what was learned of stage {stage} is damaged: {one_line(error)}; remove its file") from None
+        except (KeyError, RuntimeError, ValueError) as error:  # a tensor is missing or has another shape
+            raise PmqError(f"the checkpoint of stage {stage} is damaged: {one_line(error)}; remove its file") from None
     for name, weight in learned.weights.items():
         simulator.set_weight(name, weight.dequantize().to(originals[name].device))
     for name, quantizer in learned.quantizers.items():
@@ -69,7 +75,10 @@ def learn_block(
 
 
 def row_weights(squares: Tensor | None, outputs: Sequence[torch.Size], even: float) -> list[Tensor] | None:
-    """Lay squared gradients ``(N, T)`` out as batches of outputs ``(B, ..., C)`` have their rows; ``even`` of it is one for all.
+    """Return weights of the output rows of each batch from squared gradients ``(N, T)``, or None if the numbers of rows differ.
+
+    Outputs are ``(B, ..., C)`` and their weights ``(B, ...)``, with a mean of 1 over all batches. The fraction ``even`` of the
+    weight is the same for all rows; the rest is proportional to the squared gradients.
 
     >>> row_weights(torch.tensor([[0.0, 4.0]]), [torch.Size([1, 2, 8])], 0.5)
     [tensor([[0.5000, 1.5000]])]

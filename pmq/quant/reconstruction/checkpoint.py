@@ -1,4 +1,4 @@
-"""Checkpoints of learned stages, from which a killed run resumes at the next stage."""
+"""Checkpoints of learned stages, with which an interrupted run resumes at the next stage."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from pmq.core.tensors import TensorFile
 from pmq.quant.quantizers import QUANTIZERS, Quantizer
 from pmq.quant.weights import QuantizedWeight
 
+#: arguments of :func:`pmq.core.checkpoints.keep` after the folder
 RESUMABLE = "learned", "the same command resumes from there"
 
 
 @dataclass(frozen=True)
 class Learned:
-    """What learning a stage gave: its weights and quantizers by component, and its other parameters in order."""
+    """Result of learning a stage: its weights and quantizers by component, and its other parameters in order."""
 
     weights: Mapping[str, QuantizedWeight]
     quantizers: Mapping[str, Quantizer]
     rest: Sequence[Tensor]
 
     def to_file(self) -> TensorFile:
-        """Write as tensors."""
+        """Return the result as a file of tensors."""
         tensors = {f"{n}/codes": w.codes for n, w in self.weights.items()}
         for name, quantizer in [*((n, w.quantizer) for n, w in self.weights.items()), *self.quantizers.items()]:
             tensors |= {f"{name}/{k}": v for k, v in quantizer.parameters.items()}
@@ -37,7 +38,7 @@ class Learned:
 
     @classmethod
     def from_file(cls, file: TensorFile, choices: Mapping[str, Choice], shapes: Mapping[str, torch.Size]) -> Learned:
-        """Read; ``shapes`` are those of the weights, which tell them from activations."""
+        """Read the result from a file of tensors; ``shapes`` are those of the weights, by component."""
         tensors = {n: torch.from_numpy(a) for n, a in file.arrays().items()}
         weights, quantizers = {}, {}
         for name in dict.fromkeys(n.split("/")[0] for n in tensors if not n.startswith("rest/")):
@@ -52,7 +53,7 @@ class Learned:
 
 
 class Checkpoints:
-    """Learned stages in a folder; none are kept without one."""
+    """Checkpoints of learned stages in a folder; without a folder, none are stored."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
@@ -61,7 +62,7 @@ class Checkpoints:
         return None if self._folder is None else self._folder / f"stage-{stage:02d}.safetensors"
 
     def load(self, stage: int) -> TensorFile | None:
-        """Give what was saved of a stage."""
+        """Return the checkpoint of a stage, or None if there is none."""
         path = self._path(stage)
         if path is None or not is_file(path):
             return None
@@ -69,7 +70,7 @@ class Checkpoints:
         return TensorFile.read(path)
 
     def save(self, stage: int, file: TensorFile) -> None:
-        """Save a stage; it survives a kill from here on."""
+        """Write the checkpoint of a stage."""
         path = self._path(stage)
         if path is not None:
             write_bytes(path, file.data)

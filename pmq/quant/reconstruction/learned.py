@@ -1,4 +1,4 @@
-"""What can be learned of a weight and of an activation: which way to round, and how large the scale is."""
+"""Learnable quantization of weights and activations: the direction of rounding and the size of the scale."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pmq.core.choice import Choice
 from pmq.quant.quantizers import Quantizer
 from pmq.quant.weights import QuantizedWeight, from_rows, to_rows
 
-#: ends of the rectified sigmoid before it is cut to 0 and 1
+#: ends of the rectified sigmoid before it is clamped to 0 and 1
 _BELOW, _ABOVE = -0.1, 1.1
-#: how far a code may lie from the value it starts at, in steps; more would be another code
+#: largest distance of a code from its initial position in steps, below the half step at which rounding gives another code
 _REACH = 0.45
 
 
 class LearnedWeight(nn.Module):
-    """A weight whose codes may still go one up or down, and whose scales may still grow or shrink.
+    """Weight with learnable rounding, which moves codes up or down by one, and a learnable gain of each scale.
 
     Rounding is AdaRound's (2004.10568): ``floor + h`` with a rectified sigmoid ``h`` that a penalty pushes to 0 or 1. It
-    starts where the codes are, as undecided as they are far from the original weight.
+    starts at the codes, and is the more undecided the farther they are from the original weight.
 
     Args:
-        weight: the original ``(O, I, ...)``.
-        quantized: what it was rounded to.
-        choice: how.
+        weight: original weight ``(O, I, ...)``.
+        quantized: the weight as it was rounded.
+        choice: choice with which it was rounded.
     """
 
     def __init__(self, weight: Tensor, quantized: QuantizedWeight, choice: Choice) -> None:
@@ -40,48 +40,52 @@ class LearnedWeight(nn.Module):
         self.gain = nn.Parameter(torch.ones_like(grid["scale"]))
 
     def _rise(self) -> Tensor:
+        """Return the rectified sigmoid ``h``."""
         return ((_ABOVE - _BELOW) * torch.sigmoid(self.up) + _BELOW).clamp(0, 1)
 
     def forward(self) -> Tensor:
-        """Values ``(O, I, ...)``, between codes where it is undecided."""
+        """Return the values ``(O, I, ...)``, which are between two levels where rounding is undecided."""
         grid = self._start.quantizer.parameters
         codes = (self._floor + self._rise()).clamp(max=self._top)
         return from_rows((codes - grid["zero_point"]) * (grid["scale"] * self.gain), self._start.shape)
 
     def penalty(self, sharpness: float) -> Tensor:
-        """How much is undecided, from 0 to 1: the sharper, the more only for what is in the very middle."""
+        """Return the mean indecision ``1 - |2 h - 1| ** sharpness`` of the rounding, from 0 to 1.
+
+        With a large ``sharpness``, all values except those that are nearly decided have an indecision close to 1.
+        """
         return (1 - (2 * self._rise() - 1).abs().pow(sharpness)).mean()
 
     @torch.no_grad()
     def compute(self) -> QuantizedWeight:
-        """Decide."""
+        """Return the quantized weight with decided rounding and the learned scales."""
         codes = (self._floor + (self._rise() > 0.5)).clamp(max=self._top).to(torch.uint8)
         return QuantizedWeight(codes, self._start.quantizer.scaled(self.gain.detach()), self._start.shape)
 
 
 class LearnedActivation(nn.Module):
-    """A quantizer with a learned gain, ``gain * q(x / gain)``; gradients go straight through rounding (LSQ, 1902.08153).
+    """Quantizer with a learned gain, ``gain * q(x / gain)``, and straight-through gradients (LSQ, 1902.08153).
 
     Args:
-        quantizer: as fitted, with parameters ``(R, 1)``.
-        spread: lays a quantizer out for the activation.
-        shape: lays ``(R, 1)`` out for the activation.
+        quantizer: fitted quantizer with parameters ``(R, 1)``.
+        spread: function that returns a quantizer whose parameters broadcast against the activation.
+        shape: function that reshapes ``(R, 1)`` so that it broadcasts against the activation.
     """
 
     def __init__(self, quantizer: Quantizer, spread: Callable[[Quantizer], Quantizer], shape: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self._start, self._laid_out, self._shape = quantizer, spread(quantizer), shape
+        self._start, self._broadcast, self._shape = quantizer, spread(quantizer), shape
         end = quantizer.ends[1]
-        self.gain = nn.Parameter(torch.ones_like(end, device=self._laid_out.ends[1].device))
+        self.gain = nn.Parameter(torch.ones_like(end, device=self._broadcast.ends[1].device))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Quantize."""
+        """Quantize and dequantize."""
         gain = self._shape(self.gain)
         x = x.float() / gain
-        low, high = self._laid_out.ends
+        low, high = self._broadcast.ends
         inside = torch.clamp(x, low, high)
-        return (inside + (self._laid_out(x.detach()) - inside.detach())) * gain
+        return (inside + (self._broadcast(x.detach()) - inside.detach())) * gain
 
     def compute(self) -> Quantizer:
-        """The quantizer with its scale as learned."""
+        """Return the quantizer with the learned scale."""
         return self._start.scaled(self.gain.detach().to(self._start.ends[1].device))

@@ -1,4 +1,4 @@
-"""Learn one stage: minimise the error of its output with respect to rounding, scales, biases and norms."""
+"""Reconstruction of one stage: minimization of its output error over rounding, scales, biases and norms."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pmq.quant.spill import Spill
 
 @dataclass(frozen=True)
 class LearningSchedule:
-    """How long and how fast to learn. The rates are low for few images: faster ones fit those and no others.
+    """Learning schedule: number of steps and learning rates. The rates are low, as higher ones overfit few images.
 
     Attributes:
-        steps: gradient steps for each stage.
-        rounding_rate: Adam's rate for rounding.
-        scale_rate: for gains of scales.
-        bias_rate: for biases and the norms' affine parameters.
-        undecided: weight of the penalty on undecided rounding, relative to the error at the start.
-        exact: part of the stage's input values that come from the FP32 model, at random (QDrop, 2203.05740).
+        steps: number of gradient steps for each stage.
+        rounding_rate: Adam's learning rate for rounding.
+        scale_rate: learning rate for gains of scales.
+        bias_rate: learning rate for biases and the norms' affine parameters.
+        undecided: weight of the penalty on undecided rounding, relative to the initial error.
+        exact: fraction of the stage's input values that are taken from the FP32 model, at random (QDrop, 2203.05740).
     """
 
     steps: int
@@ -37,7 +37,7 @@ class LearningSchedule:
 
 @dataclass(frozen=True)
 class Streams:
-    """Batches at a stage: its input in FP32 and as the quantized stages before give it, and its output in FP32."""
+    """Batches at a stage: its FP32 inputs, its inputs from the quantized earlier stages, and its FP32 outputs."""
 
     exact: Spill
     rounded: Spill
@@ -45,13 +45,13 @@ class Streams:
 
 
 class Learner:
-    """The learnable parts of a stage, in place in a simulator while learning.
+    """Context manager of the learnable parts of a stage, which a simulator uses inside the context.
 
     Args:
-        simulator: quantized up to this stage.
-        stage: which.
-        weights: of the stage, by component.
-        activations: of the stage, by component.
+        simulator: simulator that is quantized up to this stage.
+        stage: index of the stage.
+        weights: learnable weights of the stage, by component.
+        activations: learnable activation quantizers of the stage, by component.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Learner:
             parameter.requires_grad_(False)
 
     def compute(self) -> Learned:
-        """What was learned."""
+        """Return the learned weights, quantizers and other parameters."""
         return Learned(
             {n: w.compute() for n, w in self.weights.items()},
             {n: a.compute() for n, a in self.activations.items()},
@@ -89,7 +89,7 @@ class Learner:
         )
 
     def groups(self, schedule: LearningSchedule) -> list[dict[str, object]]:
-        """Parameters with their rates, for an optimizer."""
+        """Return the parameters with their learning rates, as groups for an optimizer."""
         modules = (*self.weights.values(), *self.activations.values())
         return [
             {"params": [w.up for w in self.weights.values()], "lr": schedule.rounding_rate},
@@ -99,9 +99,9 @@ class Learner:
 
 
 def learn(learner: Learner, streams: Streams, rows: Sequence[Tensor] | None, schedule: LearningSchedule, seed: int = 0) -> None:
-    """Minimise the squared error of the stage's output, each row ``(B, T)`` of it weighed by ``rows``.
+    """Minimize the squared error of the stage's output, in which ``rows`` has the weight of each row, ``(B, T)`` per batch.
 
-    Rounding is free for the first fifth of the steps; then the penalty sets in and sharpens.
+    Rounding is free for the first fifth of the steps; from then on the penalty is applied, with a falling exponent.
     """
     optimizer = torch.optim.Adam(learner.groups(schedule))
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, schedule.steps)
@@ -114,15 +114,15 @@ def learn(learner: Learner, streams: Streams, rows: Sequence[Tensor] | None, sch
             x, reference = streams.rounded[i].to(device), streams.references[i].to(device)
             mix = (torch.rand(x.shape, generator=generator) < schedule.exact).to(device)
             x = torch.where(mix, streams.exact[i].to(device), x)
-            # Products alone are in half precision: gradients need no more, and it halves the time.
+            # Only products are in half precision, which is sufficient for gradients and halves the time.
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type in ("cpu", "cuda")):
                 output = learner.simulator.run(x, learner.stage, learner.stage + 1)
             error = (output.float() - reference).square().mean(-1)
             loss = (error if rows is None else error * rows[i].to(device)).mean()
             first = first or max(float(loss.detach()), 1e-30)
-            objective, done = loss / first, step / schedule.steps
-            if learner.weights and done > 0.2:
-                penalties = [w.penalty(20 - 18 * (done - 0.2) / 0.8) for w in learner.weights.values()]
+            objective, progress = loss / first, step / schedule.steps
+            if learner.weights and progress > 0.2:
+                penalties = [w.penalty(20 - 18 * (progress - 0.2) / 0.8) for w in learner.weights.values()]
                 objective = objective + schedule.undecided * torch.stack(penalties).mean()
             optimizer.zero_grad()
             objective.backward()

@@ -1,8 +1,8 @@
-"""Equivalent transforms: functions ``(model, setting)`` that rewrite weights in place and leave the outputs as they are.
+"""Equivalent transforms: functions ``(model, setting)`` that rewrite weights in place without changing the outputs.
 
-Each proves itself on calibration images when it is applied, and is undone where it fails.
+Each is checked on calibration images when it is applied, and is undone if the check fails.
 
-A new one: a function with ``@register("name")``, imported here, named in a recipe.
+To add one, write a function with ``@register("name")``, import it here and name it in a recipe.
 """
 
 from pmq.quant.transforms.base import TRANSFORMS, Setting, Transform, apply_transforms

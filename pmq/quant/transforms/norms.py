@@ -1,4 +1,4 @@
-"""Per-channel scale and shift at the outputs of norms, moved between the norm's affine and the layers that read it."""
+"""Transforms that move per-channel scales and shifts between the affine of a norm and the layers that read its output."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pmq.quant.transforms.base import Setting, register
 from pmq.quant.transforms.statistics import channel_statistics
 from pmq.quant.transforms.structure import NormPair, add_to_bias, norm_pairs, scaled_layers, set_
 
-#: channels whose spread differs by less than this factor are even enough
+#: ratio of the largest to the median standard deviation of channels up to which they are not scaled
 EVEN = 3.0
-#: part of the mean spread below which a channel is taken as constant: no scale may become zero
+#: lower limit of a channel's scale, relative to the mean standard deviation, as no scale may become zero
 FLOOR = 0.05
 
 
 @register("fold_norms")
 def fold_norms(model: CapturedModel, setting: Setting) -> None:
-    """Give every norm the affine ``1, 0`` and every LayerScale the gain 1; the layers beside them take it over."""
+    """Fold the affine of every norm and the gain of every LayerScale into the adjacent layers, and set them to identity."""
     for writer, gain, gains in scaled_layers(model):
         layer = writer.layer
         set_(layer.weight, layer.weight.double() * gains.reshape(-1, *[1] * (layer.weight.ndim - 1)))
@@ -27,7 +27,7 @@ def fold_norms(model: CapturedModel, setting: Setting) -> None:
         nn.init.ones_(gain)
     for pair in norm_pairs(model):
         bias, weight = pair.norm.bias, pair.norm.weight.double()
-        _readers_take(pair, torch.zeros_like(weight) if bias is None else bias.double(), weight)
+        _fold_into_readers(pair, torch.zeros_like(weight) if bias is None else bias.double(), weight)
         nn.init.ones_(pair.norm.weight)
         if bias is not None:
             nn.init.zeros_(bias)
@@ -35,41 +35,41 @@ def fold_norms(model: CapturedModel, setting: Setting) -> None:
 
 @register("scale_channels")
 def scale_channels(model: CapturedModel, setting: Setting) -> None:
-    """Divide each channel of a norm's output by its spread, so that one scale serves all (RepQ-ViT, 2212.08254)."""
-    for pair, (_, spread) in _with_statistics(model, setting):
-        relative = (spread / spread.mean().clamp(min=1e-30)).clamp(min=FLOOR)
+    """Divide each channel of a norm's output by its standard deviation, so that one scale fits all (RepQ-ViT, 2212.08254)."""
+    for pair, (_, std) in _with_statistics(model, setting):
+        relative = (std / std.mean().clamp(min=1e-30)).clamp(min=FLOOR)
         if float(relative.max() / relative.median()) > EVEN:
             _divide(pair, torch.zeros_like(relative), relative)
 
 
 @register("center_channels")
 def center_channels(model: CapturedModel, setting: Setting) -> None:
-    """Subtract from each channel of a norm's output its mean, which the readers' biases add again."""
+    """Subtract from each channel of a norm's output its mean, which is added to the biases of the layers that read it."""
     for pair, (mean, _) in _with_statistics(model, setting):
         if pair.norm.bias is not None:
             _divide(pair, mean, torch.ones_like(mean))
 
 
 def _with_statistics(model: CapturedModel, setting: Setting) -> list[tuple[NormPair, tuple[Tensor, Tensor]]]:
-    """Pairs whose first reader reads each channel once, with mean and spread of the channels there."""
+    """Return the pairs whose first reader reads each channel once, with mean and standard deviation of the channels."""
     pairs = [pair for pair in norm_pairs(model) if sorted(pair.readers[0].index.tolist()) == list(range(len(pair.norm.weight)))]
     statistics = channel_statistics(model, [pair.readers[0].layer for pair in pairs], setting)
-    places = [pair.readers[0].index.argsort() for pair in pairs]
-    return [(pair, (mean[at], spread[at])) for pair, at, (mean, spread) in zip(pairs, places, statistics, strict=True)]
+    orders = [pair.readers[0].index.argsort() for pair in pairs]
+    return [(pair, (mean[order], std[order])) for pair, order, (mean, std) in zip(pairs, orders, statistics, strict=True)]
 
 
 def _divide(pair: NormPair, shift: Tensor, scale: Tensor) -> None:
-    """Make the norm give ``(x - shift) / scale``."""
+    """Change the output ``x`` of a norm to ``(x - shift) / scale``, and compensate in the layers that read it."""
     if any(reader.layer.bias is None for reader in pair.readers):
         shift = torch.zeros_like(shift)
-    _readers_take(pair, shift, scale)
+    _fold_into_readers(pair, shift, scale)
     set_(pair.norm.weight, pair.norm.weight.double() / scale)
     if pair.norm.bias is not None:
         set_(pair.norm.bias, (pair.norm.bias.double() - shift) / scale)
 
 
-def _readers_take(pair: NormPair, shift: Tensor, scale: Tensor) -> None:
-    """Make the readers compute of ``x`` what they did of ``x * scale + shift``."""
+def _fold_into_readers(pair: NormPair, shift: Tensor, scale: Tensor) -> None:
+    """Change the readers so that their output for ``x`` is their previous output for ``x * scale + shift``."""
     for reader in pair.readers:
         layer, weight = reader.layer, reader.layer.weight.double()
         set_(layer.weight, weight * reader.columns(scale))

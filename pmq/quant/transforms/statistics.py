@@ -1,4 +1,4 @@
-"""Mean and spread of channels on the calibration images, streamed."""
+"""Streamed mean and standard deviation of channels on the calibration images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pmq.quant.transforms.base import Setting
 def channel_statistics(
     model: CapturedModel, layers: list[Layer], setting: Setting, of_output: bool = False
 ) -> list[tuple[Tensor, Tensor]]:
-    """Mean and standard deviation of each channel of the inputs (or outputs) of ``layers``: pairs of ``(C,)``, double."""
+    """Return mean and standard deviation of the channels of each layer's inputs (or outputs): pairs of ``(C,)``, double."""
     sums: dict[nn.Module, list[Any]] = {layer: [0, 0.0, 0.0] for layer in layers}
 
     def hook(layer: Any, args: tuple[Tensor], output: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Residual streams: found from a norm that reads one, by all that writes to it and all that reads it."""
+"""Search for residual streams, which starts at the norms that read them and follows all writers and readers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from pmq.quant.transforms.structure import (
 
 
 class _Unknown(Exception):
-    """Something writes to a stream, or reads it, that a rotation may not pass."""
+    """An operator that cannot be rotated writes to a stream or reads it."""
 
 
 def residual_streams(model: CapturedModel) -> tuple[list[ResidualStream], list[str]]:
-    """Give the streams that may be rotated, and why others may not: all that writes to one and reads it must be known."""
+    """Return the streams that can be rotated, as all their writers and readers are known, and reasons why others cannot."""
     pairs = {pair.norm.node: pair for pair in norm_pairs(model)}
     streams, reasons, seen = [], [], set[fx.Node]()
     for pair in pairs.values():
@@ -45,7 +45,7 @@ def residual_streams(model: CapturedModel) -> tuple[list[ResidualStream], list[s
 
 
 def _named(node: Any) -> str:
-    """What a node is, as a user may find it: a layer, a parameter, or an operator and the module that it is of."""
+    """Return a description of a node for messages: a layer, a parameter, or an operator and its module."""
     if not isinstance(node, fx.Node) or node.op in ("call_module", "get_attr"):
         return str(getattr(node, "target", node))
     path = path_of(node)
@@ -53,42 +53,45 @@ def _named(node: Any) -> str:
 
 
 class _Search:
+    """Search for the residual stream of a norm, from node to node of a captured graph."""
+
     def __init__(self, model: CapturedModel, pairs: dict[fx.Node, NormPair]) -> None:
         self.model, self.pairs, self.follower = model, pairs, Follower(model)
         self.channels: dict[fx.Node, Channels] = {}
-        self.left: list[fx.Node] = []
+        self.pending: list[fx.Node] = []
 
     def explore(self, node: fx.Node, width: int) -> ResidualStream:
-        """The stream that a node is a value of; a norm over neighbours side by side begins with what wrote these."""
+        """Return the stream that contains the value of ``node``, with ``width`` channels; raise if it cannot be rotated."""
         self.stream = ResidualStream(width)
         self._join(node, self.follower.start(node, -1, width))
-        while self.left:
-            node = self.left.pop()
+        while self.pending:
+            node = self.pending.pop()
             self._written(node, self.channels[node])
             for reader in list(node.users):
                 self._read(reader, node, self.channels[node])
         if not self.stream.writers or not self.stream.norms:
-            raise _Unknown(f"{_named(node)} is written by no layer")
+            raise _Unknown(f"no layer writes {_named(node)} or no norm reads it")
         return self.stream
 
     def _join(self, node: Any, channels: Channels | None) -> None:
+        """Add a node to the stream; raise if its channels are unknown or differ from those already recorded."""
         if channels is None or not isinstance(node, fx.Node):
             raise _Unknown(f"{_named(node)} mixes channels")
         if node in self.channels:
             if not torch.equal(self.channels[node].expanded(), channels.expanded()):
-                raise _Unknown(f"channels meet in two orders at {_named(node)}")
+                raise _Unknown(f"{_named(node)} combines the stream's channels in different orders")
             return
         self.channels[node] = channels
-        self.left.append(node)
+        self.pending.append(node)
 
     def _written(self, node: fx.Node, channels: Channels) -> None:
-        """What gives a value of the stream."""
+        """Record the writer of a value of the stream, or continue with the operands of the node."""
         operator = packet(node)
         layer = layer_at(self.model, node)
         if layer is not None:
             index = channels.along(channel_axis(layer))
             if index is None or len(index) != self.stream.width or len(index.unique()) != len(index):
-                raise _Unknown(f"{_named(node)} writes to a part of it")
+                raise _Unknown(f"{_named(node)} writes to only a part of the stream's channels")
             self.stream.writers.append(Writer(layer, index))
         elif node.op == "get_attr":
             self._parameter(node, channels)
@@ -96,7 +99,7 @@ class _Search:
             for term in node.args[:2]:
                 self._join(term, self._broadcast(term, channels))
         elif operator is aten.cat:
-            self._joined(node, channels)
+            self._concatenated(node, channels)
         elif operator is aten.mul and self._is_one(node.args[1]):
             self._join(node.args[0], channels)
         elif (moves(node) and operator is not getitem) or operator in POOLS:
@@ -105,7 +108,7 @@ class _Search:
             raise _Unknown(f"{_named(node)} writes to it")
 
     def _broadcast(self, term: Any, channels: Channels) -> Channels | None:
-        """Channels of a term of a sum, which may have fewer axes and smaller ones than the sum."""
+        """Return the channels of a term that is broadcast in a sum, or None if it is broadcast along channels."""
         if not isinstance(term, fx.Node) or term.meta.get("val") is None:
             return None
         shape = self.follower.shape(term)
@@ -114,7 +117,8 @@ class _Search:
             return None
         return Channels(index, shape, channels.padded)
 
-    def _joined(self, node: fx.Node, channels: Channels) -> None:
+    def _concatenated(self, node: fx.Node, channels: Channels) -> None:
+        """Add the operands of a concatenation, which writes to the stream."""
         parts: Any = node.args[0]
         axis = int(node.args[1]) if len(node.args) > 1 else 0  # type: ignore[arg-type]
         sizes = [self.follower.shape(part)[axis] for part in parts]
@@ -122,8 +126,9 @@ class _Search:
             self._join(part, Channels.of(indices, channels.padded))
 
     def _parameter(self, node: fx.Node, channels: Channels) -> None:
-        if any(user not in self.channels and user not in self.left for user in node.users) and len(node.users) != 1:
-            raise _Unknown(f"{_named(node)} is read elsewhere too")
+        """Record a parameter that is added to the stream."""
+        if any(user not in self.channels and user not in self.pending for user in node.users) and len(node.users) != 1:
+            raise _Unknown(f"{_named(node)} also has other readers")
         tensor = self.model.tensor(str(node.target))
         for axis in range(tensor.ndim):
             index = channels.along(axis)
@@ -133,26 +138,27 @@ class _Search:
         raise _Unknown(f"{_named(node)} is added to it")
 
     def _is_one(self, node: Any) -> bool:
+        """Return whether a node is a parameter whose values are all 1."""
         parameter = parameter_of(self.model, node)
         return parameter is not None and bool((parameter == 1).all())
 
     def _read(self, reader: fx.Node, node: fx.Node, channels: Channels) -> None:
-        """What reads a value of the stream."""
+        """Record the reader of a value of the stream, or continue with its result."""
         operator, width = packet(reader), self.stream.width
         if reader in self.channels:
             return
         if reader in self.pairs:
             index, pair = channels.along(-1), self.pairs[reader]
             if index is None or len(index) % width:
-                raise _Unknown(f"{_named(reader)} reads a part of it")
+                raise _Unknown(f"{_named(reader)} reads only a part of the stream's channels")
             self.stream.norms.append(pair.norm)
             self.stream.readers += [type(r)(r.layer, index[r.index]) for r in pair.readers]
         elif operator is aten.add:
             if self.follower.shape(reader) != channels.shape:
-                raise _Unknown(f"{_named(reader)} spreads it")
+                raise _Unknown(f"{_named(reader)} broadcasts it")
             self._join(reader, channels)
         elif operator is aten.cat:
-            self._beside(reader, node, channels)
+            self._concatenation(reader, channels)
         elif operator is aten.mul and node is reader.args[0] and self._is_one(reader.args[1]):
             self._join(reader, channels)
         elif moves(reader) or operator in POOLS:
@@ -168,15 +174,15 @@ class _Search:
                 raise _Unknown(f"{_named(reader)} reads it")
             self.stream.readers.append(direct)
 
-    def _beside(self, reader: fx.Node, node: fx.Node, channels: Channels) -> None:
-        """A concatenation along another axis than that of the channels."""
+    def _concatenation(self, reader: fx.Node, channels: Channels) -> None:
+        """Continue with a concatenation, which must be along another axis than that of the channels."""
         axis = int(reader.args[1]) % len(channels.shape) if len(reader.args) > 1 else 0  # type: ignore[arg-type]
         if channels.index.shape[axis] != 1:
-            raise _Unknown(f"{_named(reader)} lays channels side by side")
+            raise _Unknown(f"{_named(reader)} concatenates the stream's channels")
         self._join(reader, Channels(channels.index, self.follower.shape(reader), channels.padded))
 
 
 def turn_tensor(tensor: Tensor, axis: int, index: Tensor, rotation: Tensor) -> Tensor:
-    """Rotate a parameter's channels, which lie along ``axis``: double."""
+    """Return a parameter with rotated channels along ``axis``, in double precision."""
     block = rotation[index][:, index]
     return torch.tensordot(tensor.double(), block, ([axis], [0])).movedim(-1, axis)

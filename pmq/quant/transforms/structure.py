@@ -1,4 +1,4 @@
-"""Where norms, gains, residual streams and attentions are in a captured graph, as far as they may be rewritten exactly."""
+"""Norms, gains and residual streams of a captured graph that can be rewritten exactly."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ NORMS = (aten.layer_norm, aten.rms_norm)
 
 @dataclass(frozen=True)
 class Reader:
-    """A layer that reads channels: column ``j`` of its weight multiplies channel ``index[j]``."""
+    """Layer that reads channels: column ``j`` of its weight multiplies channel ``index[j]``."""
 
     layer: Layer
     index: Tensor
 
     def columns(self, per_channel: Tensor) -> Tensor:
-        """Lay a value of each channel out so that it multiplies the weight."""
+        """Return the value of each channel in a shape that broadcasts against the weight."""
         return per_channel[self.index].reshape(1, -1, *[1] * (self.layer.weight.ndim - 2))
 
     def turn(self, rotation: Tensor) -> None:
-        """Make the layer compute of ``x @ rotation`` what it did of ``x``; neighbours side by side turn each by itself."""
+        """Change the weight so that the layer's output for ``x @ rotation`` is its previous output for ``x``.
+
+        If the layer reads each channel several times, as of neighbouring positions that are concatenated, each is rotated alone.
+        """
         weight = self.layer.weight.double()
         turned = weight.clone()
         for columns in _parts(self.index, len(rotation)):
@@ -39,13 +42,13 @@ class Reader:
 
 @dataclass(frozen=True)
 class Writer:
-    """A layer whose output ``o`` is channel ``index[o]``."""
+    """Layer whose output ``o`` is channel ``index[o]``."""
 
     layer: Layer
     index: Tensor
 
     def turn(self, rotation: Tensor) -> None:
-        """Make the layer give ``y @ rotation`` in place of ``y``."""
+        """Change the weight and the bias so that the layer returns ``y @ rotation`` instead of ``y``."""
         block = rotation[self.index][:, self.index]
         set_(self.layer.weight, torch.tensordot(block.T, self.layer.weight.double(), 1))
         if self.layer.bias is not None:
@@ -54,7 +57,7 @@ class Writer:
 
 @dataclass(frozen=True)
 class Norm:
-    """A norm's affine parameters; ``bias`` is none of an RMSNorm's, or of a LayerNorm without."""
+    """Norm and its affine parameters; ``bias`` is None for RMSNorm and for LayerNorm without bias."""
 
     node: fx.Node
     weight: nn.Parameter
@@ -63,13 +66,13 @@ class Norm:
 
     @property
     def folded(self) -> bool:
-        """Whether its affine does nothing."""
+        """Return whether the affine is the identity."""
         return bool((self.weight == 1).all()) and (self.bias is None or not bool(self.bias.any()))
 
 
 @dataclass(frozen=True)
 class NormPair:
-    """A norm and the layers that read its output, and nobody else does."""
+    """Norm and the layers that read its output, which are its only readers."""
 
     norm: Norm
     readers: list[Reader]
@@ -77,13 +80,13 @@ class NormPair:
 
 @dataclass
 class ResidualStream:
-    """What writes a residual stream of ``width`` channels, and what reads it.
+    """Residual stream of ``width`` channels, with its writers and readers.
 
     Attributes:
         writers: layers whose output is added to the stream.
-        tensors: parameters added to it, with the axis of channels and the channel at each place of it.
-        norms: that read it; one over ``k * width`` channels reads ``k`` neighbours side by side.
-        readers: layers that read it, through these norms or directly.
+        tensors: parameters added to the stream, with the axis of channels and the channel at each index of this axis.
+        norms: norms that read the stream; one over ``k * width`` channels reads ``k`` concatenated neighbours.
+        readers: layers that read the stream, through these norms or directly.
     """
 
     width: int
@@ -94,7 +97,7 @@ class ResidualStream:
 
 
 def norm_pairs(model: CapturedModel) -> list[NormPair]:
-    """All norms over the last axis whose readers are layers alone, in the order of the graph."""
+    """Return the norms over the last axis that only layers read, in the order of the graph."""
     follower, pairs = Follower(model), []
     for node in model.program.graph.nodes:
         norm = _norm(model, node)
@@ -103,30 +106,30 @@ def norm_pairs(model: CapturedModel) -> list[NormPair]:
         readers = [
             reader_at(model, *leaf) for leaf in follower.leaves(node, follower.start(node, -1, len(norm.weight)), pools=True)
         ]
-        known = [reader for reader in readers if reader is not None]
-        if readers and len(known) == len(readers):
-            pairs.append(NormPair(norm, known))
+        layers = [reader for reader in readers if reader is not None]
+        if readers and len(layers) == len(readers):
+            pairs.append(NormPair(norm, layers))
     return pairs
 
 
 def _norm(model: CapturedModel, node: fx.Node) -> Norm | None:
-    """The affine parameters of a norm over the last axis, which no other node uses."""
+    """Return the norm of a node, or None unless it is over the last axis and no other node uses its parameters."""
     if packet(node) not in NORMS or len(node.args[1]) != 1:  # type: ignore[arg-type]
         return None
     operands = list(node.args[2 : 4 if packet(node) is aten.layer_norm else 3])
-    named = [parameter_of(model, part) if part is not None else None for part in operands]
+    parameters = [parameter_of(model, part) if part is not None else None for part in operands]
     if (
-        not named
-        or named[0] is None
-        or any(part is not None and name is None for part, name in zip(operands, named, strict=True))
+        not parameters
+        or parameters[0] is None
+        or any(part is not None and parameter is None for part, parameter in zip(operands, parameters, strict=True))
     ):
         return None
     centers = packet(node) is aten.layer_norm
-    return Norm(node, named[0], named[1] if len(named) > 1 else None, centers)
+    return Norm(node, parameters[0], parameters[1] if len(parameters) > 1 else None, centers)
 
 
 def parameter_of(model: CapturedModel, node: Any) -> nn.Parameter | None:
-    """The parameter that a node names, if it names one that no other node reads."""
+    """Return the parameter of a node, or None unless it is a parameter that a single node reads."""
     if not isinstance(node, fx.Node) or node.op != "get_attr" or len(node.users) != 1:
         return None
     tensor = model.tensor(str(node.target))
@@ -136,7 +139,10 @@ def parameter_of(model: CapturedModel, node: Any) -> nn.Parameter | None:
 def reader_at(
     model: CapturedModel, node: fx.Node, source: fx.Node, channels: Channels | None, kernels: bool = False
 ) -> Reader | None:
-    """The layer that reads channels at a node; of convolutions such of single positions, unless ``kernels`` may be larger."""
+    """Return the layer at a node as a reader of channels, or None if it is not one.
+
+    Convolutions are readers only if they are pointwise, unless ``kernels`` allows larger kernels and padding.
+    """
     layer = layer_at(model, node)
     if layer is None or channels is None or (channels.padded and not kernels):
         return None
@@ -151,15 +157,15 @@ def _is_pointwise(layer: Layer) -> bool:
 
 
 def _parts(index: Tensor, width: int) -> Iterator[Tensor]:
-    """Positions in groups that have each channel once, the first of each channel, the second, and so on."""
+    """Yield groups of positions that contain each channel once: the first of each channel, the second, and so on."""
     order = index.argsort(stable=True)
     counts = torch.bincount(index, minlength=width)
-    assert bool((counts == counts[0]).all()), "some channel is read less often than others"
+    assert bool((counts == counts[0]).all()), "the channels are not read equally often"
     yield from order.reshape(width, int(counts[0])).T.sort(dim=1)[0]
 
 
 def scaled_layers(model: CapturedModel) -> Iterator[tuple[Writer, nn.Parameter, Tensor]]:
-    """Layers whose output is multiplied by a parameter, channel by channel, for nobody else to read; and its gain of each."""
+    """Yield layers whose output is only multiplied by a parameter per channel, with the parameter and each channel's gain."""
     follower = Follower(model)
     for node in model.program.graph.nodes:
         layer = layer_at(model, node)
@@ -185,12 +191,12 @@ def scaled_layers(model: CapturedModel) -> Iterator[tuple[Writer, nn.Parameter, 
 
 
 def set_(parameter: Tensor, value: Tensor) -> None:
-    """Overwrite a parameter with what was computed in double precision."""
+    """Overwrite a parameter with a value that was computed in double precision."""
     parameter.data.copy_(value)
 
 
 def add_to_bias(layer: Layer, value: Tensor) -> None:
-    """Add to a layer's bias, which it may not have had."""
+    """Add a value to a layer's bias, which is created if the layer has none."""
     if layer.bias is None:
         layer.bias = nn.Parameter(value.to(layer.weight), requires_grad=False)
     else:
