@@ -6,7 +6,7 @@
     evaluate       measure the accuracy of allocations on a data set
     simulate       give a module that computes with an allocation
     reallocate     give single patches bits of their own (the command ``pmq patches``)
-    prune          remove channels and heads, and reconstruct what is left
+    prune          remove channels and heads, and reconstruct the rest
     load_pruned    rebuild a pruned model from its folder
     finetune       train a pruned model by distillation
     profile        measure the latency of each choice on a runtime
@@ -17,11 +17,11 @@
     export         write an allocation as JSON
     draw_patches   draw the bits of patches over images
     create_model   make a model by timm's name, or the embedded one
-    open_images    open a folder of images as a model wants them
+    open_images    open a folder of images, preprocessed for a model
     with_output    choose one of several outputs of a model
 
-What a search can be told beside a model, images and a budget stands in ``SearchOptions`` (recipe, metric, patches, pruning,
-constraints), ``DataSplit`` (how many images do what) and ``RunOptions`` (seed, device, resuming).
+Further options of a search are fields of ``SearchOptions`` (recipe, metric, patches, pruning, constraints), ``DataSplit``
+(numbers of images) and ``RunOptions`` (seed, device, resuming).
 Importing pmq is cheap: torch is loaded when a function is first used.
 """
 

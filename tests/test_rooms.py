@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "pruning": {"core", "models", "graph"},
     "cost": {"core", "models"},
     "metrics": {"core", "graph", "quant"},
-    "optimize": {"core", "cost.table", "cost.latency", "metrics.table"},
+    "optimize": {"core", "cost.cost_model", "cost.latency", "metrics.sensitivity_table"},
     "patches": {"core", "models", "graph", "quant", "metrics"},
     "evaluation": {"core", "quant", "data"},
     "runtimes": {"core", "models", "graph", "quant", "cost"},

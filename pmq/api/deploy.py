@@ -16,7 +16,7 @@ from pmq.pipeline.deploy.build import build
 from pmq.pipeline.deploy.plan import plan_deployment
 from pmq.pipeline.deploy.prove import measure_file, prove
 from pmq.pipeline.deploy.publish import publish
-from pmq.pipeline.modes import undisturbed
+from pmq.pipeline.torch_modes import undisturbed
 from pmq.runtimes.deployment import Deployment
 
 #: default number of timed forward passes of each model

@@ -16,7 +16,7 @@ from pmq.evaluation import evaluate_models
 from pmq.evaluation.whole_set import Metric
 from pmq.optimize import SpaceFile
 from pmq.pipeline.evaluation_table import plan_evaluation, quantize_items, results_table
-from pmq.pipeline.modes import undisturbed
+from pmq.pipeline.torch_modes import undisturbed
 
 
 @undisturbed

@@ -10,7 +10,7 @@ from pmq.core import Allocation
 from pmq.core.run_files import CHOSEN
 from pmq.pipeline.distillation import Finetuned, Images, Schedule, best_student, plan_distillation
 from pmq.pipeline.distillation import train as train_student
-from pmq.pipeline.modes import undisturbed
+from pmq.pipeline.torch_modes import undisturbed
 
 
 @undisturbed

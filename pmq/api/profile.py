@@ -10,7 +10,7 @@ from pmq.core.run_files import check_output
 from pmq.cost import LatencyTable
 from pmq.optimize import SpaceFile
 from pmq.pipeline.latency_tables import profile_model
-from pmq.pipeline.modes import undisturbed
+from pmq.pipeline.torch_modes import undisturbed
 from pmq.runtimes.bench import ROUNDS
 
 

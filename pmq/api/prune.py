@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from pmq.core.run_files import CHOSEN
 from pmq.core.task import AUTO
-from pmq.pipeline.modes import undisturbed
 from pmq.pipeline.pruning_plan import (
     IMAGES,
     Pruned,
@@ -21,6 +20,7 @@ from pmq.pipeline.pruning_plan import (
     score_channels,
     select_channels,
 )
+from pmq.pipeline.torch_modes import undisturbed
 from pmq.pruning.reconstruction import Reconstruction
 
 

@@ -12,7 +12,7 @@ from pmq.core.task import AUTO
 from pmq.optimize import SpaceFile
 from pmq.pipeline.image_split import CALIB_IMAGES
 from pmq.pipeline.metric_ranks import DEFAULT_METRICS, Ranks, RankSplit, benchmark_metrics, plan_rank, publish_ranks
-from pmq.pipeline.modes import undisturbed
+from pmq.pipeline.torch_modes import undisturbed
 
 
 @undisturbed

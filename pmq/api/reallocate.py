@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from pmq.core import Allocation
 from pmq.cost import LatencyTable
-from pmq.pipeline.modes import undisturbed
 from pmq.pipeline.patches.kinds import SCORE
 from pmq.pipeline.patches.reallocator import Reallocator
+from pmq.pipeline.torch_modes import undisturbed
 
 
 @undisturbed

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from pmq.core import Budget
 from pmq.optimize import SpaceFile
-from pmq.pipeline.modes import undisturbed
 from pmq.pipeline.search.clock import Clock
 from pmq.pipeline.search.options import DataSplit, RunOptions, SearchOptions
 from pmq.pipeline.search.plan import plan_search
 from pmq.pipeline.search.result import SearchResult, result_of
 from pmq.pipeline.search.run_writer import publish
 from pmq.pipeline.search.steps import calibrate, choose, explore_space, reallocate_chosen
+from pmq.pipeline.torch_modes import undisturbed
 
 
 @undisturbed

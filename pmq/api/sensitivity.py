@@ -16,8 +16,8 @@ from pmq.optimize import Space, SpaceFile, read_space
 from pmq.pipeline.image_split import CALIB_IMAGES
 from pmq.pipeline.images import gather_images
 from pmq.pipeline.measure import check_quantizers, measure
-from pmq.pipeline.modes import undisturbed
 from pmq.pipeline.subject import Subject
+from pmq.pipeline.torch_modes import undisturbed
 from pmq.quant import prepare
 
 

@@ -7,9 +7,9 @@ from torch import nn
 from pmq.core import Allocation
 from pmq.core.task import AUTO
 from pmq.pipeline.allocation import load_quantized
-from pmq.pipeline.modes import undisturbed
 from pmq.pipeline.pruned_model import pruned_like
 from pmq.pipeline.subject import Subject
+from pmq.pipeline.torch_modes import undisturbed
 from pmq.quant import build_quantized_model
 
 

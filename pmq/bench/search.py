@@ -15,7 +15,7 @@ from pmq.core.task import CLASSIFICATION
 from pmq.data import open_data
 from pmq.graph import analyse
 from pmq.metrics import METRICS, Probe, SensitivityTable
-from pmq.metrics.table import Effects
+from pmq.metrics.sensitivity_table import Effects
 from pmq.models import create_model, model_info
 from pmq.optimize import ExactSolver, Space, Tables, nsga2, read_space
 from pmq.optimize.sampling import random_genomes

@@ -69,7 +69,7 @@ def prune(
     """
     from pmq.api import evaluate as run_evaluate
     from pmq.api import prune as run_prune
-    from pmq.cli.formats import deploy_formats
+    from pmq.cli.deployed_formats import deploy_formats
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
     from pmq.core.files import check_target, is_file

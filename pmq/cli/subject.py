@@ -101,7 +101,7 @@ def open_subject(source: Source, workers: int, device: str, threads: int | None)
     from pmq.core.errors import one_line
     from pmq.data import open_data
     from pmq.data.classes import ORDERS, ClassRule
-    from pmq.data.table import TableKeys
+    from pmq.data.image_table import TableKeys
     from pmq.evaluation.order import check_order
     from pmq.models import class_names, model_info
     from pmq.models.prepared import name_classes

@@ -6,7 +6,7 @@ from pmq.core.errors import PmqError
 
 
 class BitWidth(int):
-    """A number of bits that a quantizer here can have: 2 to 8, 16 for a 16-bit float, or 32 for FP32 left alone.
+    """A supported bit-width: 2 to 8, 16 for a 16-bit float, or 32 for FP32.
 
     >>> BitWidth(4).levels, str(BitWidth(4)), str(BitWidth(32))
     (16, '4', 'fp32')
@@ -30,7 +30,7 @@ class BitWidth(int):
 
     @property
     def levels(self) -> int:
-        """How many distinct values a quantizer of this width may emit per scale."""
+        """Most distinct values of a quantizer of this width per scale."""
         return int(1 << int(self))
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Budgets: what the user may spend, in one grammar.
+"""Budgets of costs, and their grammar.
 
 ``4bit``, ``4.5bit``      weight bytes and bit operations no larger than uniform 4 (4.5) bit
 ``w4a8``                  the same with 4-bit weights and 8-bit activations
@@ -28,18 +28,18 @@ _COUNT_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
 class Costs(Protocol):
-    """What a budget must know of a model's costs."""
+    """The costs of a model that a budget refers to."""
 
     fp32_bytes: float
 
     def uniform(self, weight_bits: float, activation_bits: float) -> tuple[float, float]:
-        """Give the bytes and bit operations of a uniform allocation."""
+        """Return the bytes and bit operations of a uniform allocation."""
         ...
 
 
 @dataclass(frozen=True)
 class Limits:
-    """A budget in absolute figures; ``None`` is unlimited."""
+    """Cost limits; ``None`` is unlimited."""
 
     size_bytes: float | None = None
     bit_ops: float | None = None
@@ -47,19 +47,19 @@ class Limits:
 
     @property
     def bounds(self) -> list[tuple[int, float]]:
-        """What is limited: which cost, counted in the order of the fields, and the limit."""
+        """Index of each limited cost, in the order of the fields, with its limit."""
         return [(index, value) for index, value in enumerate(astuple(self)) if value is not None]
 
     def allow(self, *costs: float) -> bool:
-        """Whether costs, in the order of the fields, are within the limits."""
+        """Return whether costs, in the order of the fields, are within the limits."""
         return all(costs[index] <= limit for index, limit in self.bounds)
 
     def scaled(self, factor: float) -> Limits:
-        """All limits times ``factor``."""
+        """Return all limits times ``factor``."""
         return Limits(*(value and value * factor for value in astuple(self)))
 
     def tighten(self, *limits: float | None) -> Limits:
-        """Keep the smaller of each limit, in the order of the fields."""
+        """Return the smaller of each limit, in the order of the fields."""
         pairs = zip_longest(astuple(self), limits)
         return Limits(*(min((x for x in pair if x is not None), default=None) for pair in pairs))
 
@@ -82,7 +82,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """Read a budget.
+        """Parse a budget.
 
         Raises:
             PmqError: the text does not follow the grammar.
@@ -122,7 +122,7 @@ class Budget:
         raise PmqError(f"budget {text!r}: {term!r} is not understood; write {GRAMMAR}")
 
     def resolve(self, costs: Costs) -> Limits:
-        """Turn the budget into bytes and bit operations of a model."""
+        """Return the cost limits of the budget for a model."""
         limits = self.limits
         for weight_bits, activation_bits in self.uniform:
             limits = limits.tighten(*costs.uniform(weight_bits, activation_bits))

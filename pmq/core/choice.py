@@ -1,4 +1,4 @@
-"""What is decided for one component: how many bits, and laid out how."""
+"""The decisions of an allocation: choices of bits for components, and widths for MLPs and attentions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pmq.core.bits import FLOAT16, FP32, BitWidth
 from pmq.core.pruning import PrunedUnit
 
 Granularity = Literal["tensor", "channel", "group", "head", "token"]
-#: values that share a scale are filled up to their number, which must not take all memory
+#: groups are padded to their size, so it is limited
 GroupSize = Annotated[int, Field(ge=1, le=1 << 16)]
 Bits = Annotated[int, AfterValidator(BitWidth), WithJsonSchema({"type": "integer", "enum": list(BitWidth.ALLOWED)})]
 
@@ -21,7 +21,7 @@ FLOATS = ("half", "bfloat16")
 
 
 class Choice(BaseModel):
-    """One way to represent one component.
+    """A representation of one component: bit-width, quantizer and granularity.
 
     ``granularity`` says which values share a scale. For a weight ``(O, I)``: ``tensor`` one scale, ``channel`` one per
     output ``(O, 1)``, ``group`` one per ``group_size`` neighbouring inputs ``(O, I / group_size)``. For an activation:
@@ -62,7 +62,7 @@ class Choice(BaseModel):
 
     @property
     def label(self) -> str:
-        """The bits, and the quantizer where it is not the plain one."""
+        """The bit-width, and the quantizer where it is not affine."""
         text = str(BitWidth(self.bits))
         return text if self.quantizer in ("affine", "none") else f"{text}-{self.quantizer}"
 
@@ -88,7 +88,7 @@ class Choice(BaseModel):
 
 
 class ComponentChoice(Choice):
-    """A choice, and for an activation the parameters that calibration gave its quantizer.
+    """A choice with, for an activation, the calibrated parameters of its quantizer.
 
     ``affine`` has ``scale`` and ``zero_point``, ``log`` ``scale`` and ``root``, ``power`` ``low``, ``high`` and ``root``,
     ``codebook`` its integer ``levels`` with ``scale`` and ``zero_point``; a value for each scale.
@@ -98,7 +98,7 @@ class ComponentChoice(Choice):
 
     @property
     def choice(self) -> Choice:
-        """The decision alone."""
+        """The choice without parameters."""
         return Choice(**self.model_dump(exclude={"parameters"}))
 
 
@@ -160,10 +160,10 @@ Decisions = Mapping[str, Choice | WidthChoice]  # name of a component, an MLP or
 
 
 def bits_of(decisions: Decisions) -> Assignment:
-    """The choices of components alone, without widths."""
+    """Return the choices of components, without widths."""
     return {name: choice for name, choice in decisions.items() if isinstance(choice, Choice)}
 
 
 def widths_of(decisions: Decisions) -> dict[str, WidthChoice]:
-    """The widths of MLPs and attentions alone, without bits."""
+    """Return the widths of MLPs and attentions, without choices of bits."""
     return {name: choice for name, choice in decisions.items() if isinstance(choice, WidthChoice)}

@@ -1,4 +1,4 @@
-"""What a model is made of, as far as bits are concerned. Described without torch."""
+"""Components, operators and inventories: the parts of a model that bit-widths are chosen for, without torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Slot = Literal["weight", "input", "q", "k", "softmax", "v", "left", "right"]
 
 @dataclass(frozen=True)
 class Component:
-    """A tensor that gets its own bit-width.
+    """A tensor with its own bit-width.
 
     Attributes:
         module: the module it belongs to: ``blocks.0.attn.qkv`` for a Linear's weight and input,
@@ -52,13 +52,13 @@ class Component:
 
     @property
     def numel(self) -> int:
-        """How many values it has (an activation: for one image)."""
+        """Number of values; of an activation, for one image."""
         return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
 class Operator:
-    """A product of two components: ``macs`` multiply-accumulates for one image."""
+    """A product of two components, with ``macs`` multiply-accumulates for one image."""
 
     name: str
     macs: int
@@ -67,7 +67,7 @@ class Operator:
 
 @dataclass(frozen=True)
 class Uncovered:
-    """What a module multiplies that is no product of two components, with the reason; it stays in FP32.
+    """A product outside the components of a module, with the reason; it stays in FP32.
 
     ``macs`` are multiply-accumulates for one image; ``module`` is empty where the model does it outside of its modules.
     """
@@ -81,7 +81,7 @@ class Uncovered:
 
 
 def _of_line(entry: Any) -> Any:
-    """Entries of old are lines."""
+    """Convert an entry of earlier versions, which was a line of text."""
     if not isinstance(entry, str):
         return entry
     module, _, reason = entry.partition(": ")
@@ -90,7 +90,7 @@ def _of_line(entry: Any) -> Any:
 
 @dataclass(frozen=True)
 class Inventory:
-    """All components and products of a model, and what else it multiplies.
+    """All components and products of a model, and the products outside them.
 
     Attributes:
         rest_bytes: bytes of the parameters that no component holds (biases, norms, embeddings), kept in FP32.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pmq.core.errors import PmqError, one_line
-from pmq.core.formats import parse_csv, parse_json, parse_yaml
+from pmq.core.parsing import parse_csv, parse_json, parse_yaml
 from pmq.core.temporary import aside, sweep
 from pmq.core.validation import shown
 

@@ -1,4 +1,4 @@
-"""Keep freed memory in the process: forward passes ask for the same large blocks over and over."""
+"""Control of freed memory: forward passes request the same large blocks repeatedly."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-#: blocks from this size on are mapped singly: as a program chose, or glibc's own upper limit
+#: smallest block that is mapped separately: as set by this process, or glibc's upper limit
 _mapped_from = [2**25]
 
 

@@ -1,4 +1,4 @@
-"""Bits of single tokens: which positions, or which ranks by a score, are kept more or less precise in each activation."""
+"""Bits of single tokens: the bit-width of each position, or of each rank by a score, in each activation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pmq.core.choice import ComponentChoice
 
-#: a digit for each token; 0 is a token that is not computed there, f one in FP32
+#: a digit for each token; 0 is a token that is not computed, f a token in FP32
 Digits = Annotated[str, Field(pattern="^[0234568f]+$")]
 
 
@@ -20,7 +20,7 @@ class _Strict(BaseModel):
 
 
 class TokenBits(_Strict):
-    """Bits of the tokens of one activation, a digit each, and the quantizers at bits that are not the activation's own.
+    """Bits of the tokens of one activation, a digit each, and the quantizers at bits other than the activation's own.
 
     >>> TokenBits(bits="8440").mean_bits
     4.0
@@ -31,22 +31,22 @@ class TokenBits(_Strict):
 
     @property
     def array(self) -> NDArray[np.int64]:
-        """Of each token ``(T,)``."""
+        """Bits of each token ``(T,)``."""
         return np.array([32 if digit == "f" else int(digit) for digit in self.bits])
 
     @classmethod
     def of(cls, bits: Iterable[int], others: dict[int, ComponentChoice] | None = None) -> TokenBits:
-        """Write down bits of each token."""
+        """Build the token bits from the bits of each token."""
         return cls(bits="".join("f" if b == 32 else str(b) for b in bits), others=others or {})
 
     @property
     def mean_bits(self) -> float:
-        """Over tokens."""
+        """Mean bits over all tokens."""
         return float(self.array.mean())
 
     @property
     def kept(self) -> list[int]:
-        """Tokens that have any bits."""
+        """Indices of the tokens that are computed."""
         return [int(token) for token in self.array.nonzero()[0]]
 
 
@@ -70,15 +70,15 @@ class PatchMap(_Strict):
 
     @property
     def mean_bits(self) -> dict[str, float]:
-        """Component -> bits of its tokens in the mean."""
+        """Component -> mean bits of its tokens."""
         return {name: tokens.mean_bits for name, tokens in self.components.items()}
 
     @property
     def simulated(self) -> bool:
-        """Whether it has bits of tokens that no runtime executes: all but leaving tokens out at fixed places."""
+        """Whether the map can only be simulated: runtimes execute only maps that skip tokens at fixed positions."""
         return self.kind == "dynamic" or any(len(set(tokens.bits) - {"0"}) > 1 for tokens in self.components.values())
 
     @property
     def label(self) -> str:
-        """For tables: ``static``, ``dynamic, simulated``."""
+        """Text for tables: ``static``, ``dynamic, simulated``."""
         return f"{self.kind}, simulated" if self.simulated else self.kind

@@ -9,7 +9,7 @@ from pmq.core.errors import PmqError
 
 
 def named_path(name: Path | str, what: str) -> Path:
-    """Make a path of what a user names; of an empty name ``pathlib`` would make the current folder.
+    """Return the path of a name; an empty name, which ``pathlib`` takes for the current folder, is refused.
 
     Raises:
         PmqError: the name is empty.
@@ -20,7 +20,7 @@ def named_path(name: Path | str, what: str) -> Path:
 
 
 def file_name(model: str) -> str:
-    """What files and folders of a model are called, whose name may be an address.
+    """Return the name of a model's files and folders; the model's own name may be an address.
 
     >>> file_name("deit_tiny_patch16_224"), file_name("hf:google/vit-base-patch16-224"), file_name("models.mine:make")
     ('deit_tiny_patch16_224', 'google-vit-base-patch16-224', 'models.mine-make')
@@ -29,7 +29,7 @@ def file_name(model: str) -> str:
 
 
 def architecture(model: str) -> str:
-    """A model's name for files without the tag of its weights, which timm's names have behind a point.
+    """Return a model's name for files without the tag of its weights, which timm appends after a point.
 
     >>> architecture("deit_tiny_patch16_224.fb_in1k"), architecture("hf:facebook/dinov2-small")
     ('deit_tiny_patch16_224', 'facebook-dinov2-small')

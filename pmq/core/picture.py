@@ -1,4 +1,4 @@
-"""Image files as pictures of 8 bits a channel, read by Pillow, or refused as an OSError that says why."""
+"""Image files read by Pillow as pictures with 8 bits per channel; files that cannot be read raise an OSError."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 from pmq.core.errors import one_line
 
-#: what Pillow's decoders were shown to raise on damaged files
+#: exceptions that Pillow's decoders raise on damaged files
 DAMAGED = (
     OSError,
     ValueError,
@@ -32,18 +32,18 @@ DAMAGED = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
-#: formats whose pictures Pillow does not decode itself: it knows them by name, or hands them to another program
+#: formats that Pillow does not decode itself, but only identifies or passes to another program
 FOREIGN = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 
 def extensions() -> frozenset[str]:
-    """Ends of names, in lower case and with their dot, of files that Pillow decodes."""
+    """Return the suffixes, in lower case with their dot, of files that Pillow decodes."""
     return frozenset(end for end, name in Image.registered_extensions().items() if name in Image.OPEN and name not in FOREIGN)
 
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Within it a picture is decoded or refused, and nothing of it is merely warned of; one above Pillow's limit is refused."""
+    """Context in which Pillow's warnings about a picture are errors; pictures above Pillow's size limit are refused."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -51,7 +51,7 @@ def refusing() -> Iterator[None]:
 
 
 def open_picture(path: str | Path) -> Image.Image:
-    """Open an image file, to be closed by who opens it.
+    """Open an image file; the caller closes it.
 
     Raises:
         OSError: it is no regular file (reading a pipe would wait forever), or it is damaged.
@@ -62,7 +62,7 @@ def open_picture(path: str | Path) -> Image.Image:
 
 
 def picture_of(content: bytes) -> Image.Image:
-    """Open the bytes of an image file, to be closed by who opens it.
+    """Open the bytes of an image file; the caller closes it.
 
     Raises:
         OSError: it is damaged.
@@ -79,10 +79,10 @@ def _opened(source: str | Path | io.BytesIO) -> Image.Image:
 
 
 def converted(image: Image.Image, mode: str) -> Image.Image:
-    """Decode a picture, the first one of an animation; of 16 bits the upper eight are kept, as Pillow does it in colour.
+    """Decode a picture, or the first frame of an animation; of 16-bit values the upper eight bits are kept.
 
     Raises:
-        OSError: it is damaged, or its values have no range, so that nobody knows what is white.
+        OSError: the picture is damaged, or its values have no defined range, so that white is unknown.
     """
     try:
         with refusing():

@@ -54,7 +54,7 @@ class PrunedUnit(_Strict):
 
     @property
     def indices(self) -> list[int]:
-        """What is kept, in rising order."""
+        """Indices of the kept channels in rising order."""
         ends = ([int(end) for end in part.split("-")] for part in self.kept.split(","))
         return [index for low, *high in ends for index in range(low, (high or [low])[0] + 1)]
 

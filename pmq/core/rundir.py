@@ -16,7 +16,6 @@ from typing import Any
 from pmq.core.checkpoints import keep
 from pmq.core.errors import PmqError
 from pmq.core.files import is_file, is_there, quoted, read_bytes, write_text
-from pmq.core.formats import parse_json
 from pmq.core.lock import hold
 from pmq.core.manifest import (
     CHOOSES,
@@ -29,6 +28,7 @@ from pmq.core.manifest import (
     read_facts,
     read_manifest,
 )
+from pmq.core.parsing import parse_json
 from pmq.core.paths import named_path
 from pmq.core.run_files import CHOSEN, DECISIONS, DEPLOYMENT, JOURNAL, LATENCY, LAYERS, MANIFEST, SPENT
 from pmq.core.validation import shown

@@ -1,10 +1,10 @@
-"""Text from outside, such as names of files and classes, as it may be shown: literally, and in one line."""
+"""Escaping of foreign text, such as names of files and classes, for output on one line."""
 
 from __future__ import annotations
 
 
 def literal(text: str, encoding: str | None = None) -> str:
-    r"""Escape what is not printable: control characters, line ends, marks of direction, bytes that are no UTF-8.
+    r"""Escape unprintable characters: control characters, line ends, direction marks, and bytes that are not UTF-8.
 
     What ``encoding`` lacks is escaped as well, so that writing the text cannot fail.
 

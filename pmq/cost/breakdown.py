@@ -8,8 +8,8 @@ from typing import Any
 from pmq.core.choice import Choice, WidthChoice
 from pmq.core.component import Inventory
 from pmq.core.patches import PatchMap
+from pmq.cost.cost_model import CostModel, component_bytes, grid_ops
 from pmq.cost.latency import layer_key
-from pmq.cost.table import CostModel, component_bytes, grid_ops
 
 #: row of everything outside components: biases, norms, embeddings, and the time between layers
 ELSEWHERE = "all else"

@@ -16,9 +16,9 @@ from pmq.core.progress import message
 from pmq.data.classes import DEFAULT_RULE, ClassRule
 from pmq.data.embedded import embedded_source
 from pmq.data.folder import folder_source, timm_source
+from pmq.data.image_table import COLUMNS, TABLES, TableKeys, table_source
 from pmq.data.shards import has_samples, shard_source
 from pmq.data.source import ImageSource
-from pmq.data.table import COLUMNS, TABLES, TableKeys, table_source
 from pmq.models.embedded import EMBEDDED_NAME
 
 TIMM_PREFIXES = ("torch/", "hfds/", "tfds/", "wds/", "hfids/")

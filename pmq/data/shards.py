@@ -18,8 +18,8 @@ from pmq.core.picture import extensions, picture_of
 from pmq.core.progress import message, track
 from pmq.data.classes import ClassRule
 from pmq.data.folder import Preprocess
+from pmq.data.image_table import TableKeys
 from pmq.data.source import ImageSource
-from pmq.data.table import TableKeys
 from pmq.data.targets import label_all
 
 #: extensions of the files with a sample's class (a number or a name, or JSON), and the key of the class in JSON

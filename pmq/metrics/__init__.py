@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pmq.metrics.table import SensitivityTable
+from pmq.metrics.sensitivity_table import SensitivityTable
 
 if TYPE_CHECKING:
     from pmq.metrics.base import Metric, Probe

@@ -14,7 +14,7 @@ from torch import Tensor
 from pmq.core.choice import Choice, Decisions
 from pmq.core.registry import Registry
 from pmq.core.task import CLASSIFICATION, Task
-from pmq.metrics.table import SensitivityTable
+from pmq.metrics.sensitivity_table import SensitivityTable
 from pmq.quant import Simulator
 
 Choices = Mapping[str, Sequence[Choice]]

@@ -11,7 +11,7 @@ from pmq.core.component import Component
 from pmq.metrics.base import Entry, Metric, Probe, register
 from pmq.metrics.fisher import sampled_label_losses
 from pmq.metrics.passes import Recorder, inner_products, sum_scores, table_entries
-from pmq.metrics.table import SensitivityTable
+from pmq.metrics.sensitivity_table import SensitivityTable
 from pmq.quant.gradients import DRAWS, output_loss
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from pmq.core.choice import FLOAT, Choice
 from pmq.core.progress import track
 from pmq.metrics.base import Entry, Metric, Probe, register
-from pmq.metrics.table import SensitivityTable
+from pmq.metrics.sensitivity_table import SensitivityTable
 from pmq.quant import output_error
 
 

@@ -14,7 +14,7 @@ from pmq.core.component import Component
 from pmq.metrics.base import Entry, Metric, Probe, register
 from pmq.metrics.fisher import by_image, elementwise, sampled_label_losses
 from pmq.metrics.passes import Recorder, sum_scores
-from pmq.metrics.table import SensitivityTable
+from pmq.metrics.sensitivity_table import SensitivityTable
 from pmq.quant.gradients import DRAWS
 
 #: share retained of the deviation of a component's log ratio from its kind's mean, and of a choice's from its component's

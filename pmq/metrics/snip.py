@@ -11,7 +11,7 @@ from pmq.core.choice import Choice
 from pmq.core.component import Component
 from pmq.metrics.base import Entry, Metric, Probe, register
 from pmq.metrics.passes import Recorder, sum_scores, table_entries
-from pmq.metrics.table import SensitivityTable
+from pmq.metrics.sensitivity_table import SensitivityTable
 from pmq.quant import to_logits
 
 

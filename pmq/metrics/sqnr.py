@@ -10,7 +10,7 @@ from pmq.core.choice import Choice
 from pmq.core.progress import track
 from pmq.metrics.base import Entry, Metric, Probe, register
 from pmq.metrics.passes import Recorder
-from pmq.metrics.table import SensitivityTable
+from pmq.metrics.sensitivity_table import SensitivityTable
 
 
 @register

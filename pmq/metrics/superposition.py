@@ -12,7 +12,7 @@ from pmq.core.errors import PmqError
 from pmq.core.task import Task
 from pmq.metrics.base import Entry, Metric, Probe, register
 from pmq.metrics.measured import one_at_a_time
-from pmq.metrics.table import Effects, SensitivityTable
+from pmq.metrics.sensitivity_table import Effects, SensitivityTable
 from pmq.quant import output_error, to_logits, unit_norm
 
 #: logits per image: its most probable classes, and one for all others together

@@ -10,7 +10,7 @@ import numpy as np
 from pmq.core.budget import Limits
 from pmq.core.choice import Choice, WidthChoice
 from pmq.core.progress import track
-from pmq.metrics.table import SensitivityTable
+from pmq.metrics.sensitivity_table import SensitivityTable
 from pmq.optimize.joint import solver_for
 from pmq.optimize.space import Space
 from pmq.optimize.tables import Tables

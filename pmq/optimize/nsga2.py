@@ -10,8 +10,8 @@ from pymoo.core.problem import Problem
 from pymoo.optimize import minimize
 
 from pmq.core.budget import Limits
-from pmq.optimize.operators import PartCrossover, SeededSampling, StepMutation
 from pmq.optimize.tables import Genomes, Tables
+from pmq.optimize.variation import PartCrossover, SeededSampling, StepMutation
 
 
 class _AllocationProblem(Problem):  # type: ignore[misc]

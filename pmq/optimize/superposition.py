@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pmq.metrics.table import Effects
+from pmq.metrics.sensitivity_table import Effects
 from pmq.optimize.space import Space
 
 Singles = NDArray[np.float32]

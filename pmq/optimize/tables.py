@@ -12,8 +12,8 @@ from pmq.core.budget import Limits
 from pmq.core.choice import FLOAT, WidthChoice, bits_of
 from pmq.core.component import Operator
 from pmq.core.errors import PmqError
-from pmq.cost.table import CostModel, component_bytes, grid_ops
-from pmq.metrics.table import SensitivityTable
+from pmq.cost.cost_model import CostModel, component_bytes, grid_ops
+from pmq.metrics.sensitivity_table import SensitivityTable
 from pmq.optimize.space import Space
 from pmq.optimize.superposition import Superposition
 from pmq.optimize.widths import Widths

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pmq.core.choice import WidthChoice, bits_of
 from pmq.core.errors import PmqError
-from pmq.cost.table import component_bytes, grid_bytes
+from pmq.cost.cost_model import component_bytes, grid_bytes
 
 if TYPE_CHECKING:
     from pmq.optimize.space import Space

@@ -1,1 +1,1 @@
-"""The steps that verbs are made of."""
+"""The steps of the verbs in ``pmq.api``."""

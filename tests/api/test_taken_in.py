@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import pmq
 from pmq.core import Allocation, PmqError
-from pmq.pipeline.modes import undisturbed
 from pmq.pipeline.search import explore
 from pmq.pipeline.subject import Subject
+from pmq.pipeline.torch_modes import undisturbed
 from tests.asked import asked
 from tests.conftest import make_tiny
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pmq.core import PmqError
 from pmq.data import open_data
 from pmq.data.classes import ClassRule, number_classes, read_class_map
-from pmq.data.table import TableKeys
+from pmq.data.image_table import TableKeys
 from pmq.evaluation.order import check_order
 from tests.data.test_data import INFO, make_tree
 

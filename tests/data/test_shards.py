@@ -14,7 +14,7 @@ from PIL import Image
 
 from pmq.core import ModelInfo, PmqError
 from pmq.data import open_data
-from pmq.data.table import TableKeys
+from pmq.data.image_table import TableKeys
 
 CONFIG = {"input_size": [3, 8, 8], "mean": [0.0] * 3, "std": [1.0] * 3, "interpolation": "bicubic", "crop_pct": 1.0}
 INFO = ModelInfo(name="m", num_classes=3, weights_sha256="", data_config=CONFIG)

@@ -14,7 +14,7 @@ from pmq.core import FLOAT, Budget, Choice, Component, Inventory, Limits, Operat
 from pmq.core.task import CLASSIFICATION
 from pmq.cost import CostModel
 from pmq.metrics import SensitivityTable
-from pmq.metrics.table import Effects
+from pmq.metrics.sensitivity_table import Effects
 from pmq.optimize import ExactSolver, Space, SpaceFile, Tables, UniformCosts, non_dominated, nsga2, within
 from pmq.optimize.confirm import confirmed, near_optimal_choices
 from pmq.optimize.greedy import greedy

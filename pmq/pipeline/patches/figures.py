@@ -15,9 +15,9 @@ from pmq.core.task import AUTO
 from pmq.patches import attends_globally
 from pmq.pipeline.allocation import load_quantized
 from pmq.pipeline.images import as_images
-from pmq.pipeline.modes import undisturbed
 from pmq.pipeline.pruned_model import pruned_like
 from pmq.pipeline.subject import Subject
+from pmq.pipeline.torch_modes import undisturbed
 from pmq.quant import build_quantized_model
 from pmq.quant.tokens import install
 from pmq.reporting.patch_data import save_patches
