@@ -38,6 +38,7 @@ def imports(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names = ["pmq.api" if name == "pmq" else name for name in names]  # through which every verb is reached
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
             names = [node.module or "", *(f"{node.module}.{a.name}" for a in node.names if node.module == "pmq")]

@@ -17,7 +17,7 @@ def rank(
     model: o.Model = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="Metrics, separated by commas; fisher@w4a4 measures around W4A4 (default: all)"),
+        typer.Option(help="Metrics, separated by commas; fisher@w4a4 measures around W4A4 (default: all that ship with pmq)"),
     ] = None,
     budget: Annotated[
         str, typer.Option(help="Budgets, separated by commas, at which the optimum of each metric is simulated")

@@ -47,11 +47,11 @@ def search(
     metric: Annotated[
         str, typer.Option(help="Sensitivity metric: fisher_shrunk, measured (slower), ... (see pmq rank)")
     ] = "fisher_shrunk",
-    time_limit: Annotated[float | None, typer.Option(help="Time in seconds after which no round begins", min=0)] = None,
-    max_evals: Annotated[int | None, typer.Option(help="Maximum number of allocations to simulate in rounds", min=1)] = None,
-    rounds: Annotated[
-        int, typer.Option(help="Maximum number of rounds; the search ends earlier if a round brings no gain", min=1)
-    ] = 4,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Seconds after which no round begins and no candidate is added", min=0)
+    ] = None,
+    max_evals: Annotated[int | None, typer.Option(help="Allocations after which rounds simulate no more", min=1)] = None,
+    rounds: Annotated[int, typer.Option(help="Maximum number of rounds; above 4 they end early without gain", min=1)] = 4,
     calib_images: o.CalibImages = 32,
     held_out: Annotated[
         int | None,

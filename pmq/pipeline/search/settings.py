@@ -1,4 +1,4 @@
-"""The settings that determine the result of a search: ``resume`` compares them, and the run directory is named by them."""
+"""The settings of a search that ``resume`` compares, and by which the run directory is named."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def search_settings(
     options: SearchOptions,
     run_options: RunOptions,
 ) -> dict[str, Any]:
-    """Return everything that the result depends on, as the manifest stores it."""
+    """Return the settings that a resumed run must share, as the manifest stores them.
+
+    Stopping criteria are not among them, so that a resumed run may go on for longer.
+    """
     plan = plan_of(subject.module)
     settings = {
         "model": subject.info.model_dump(),
