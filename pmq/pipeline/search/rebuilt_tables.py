@@ -21,7 +21,7 @@ def check_resolvable(data: RunData) -> None:
     """
     path = quoted(data.path)
     if data.pruned:
-        raise PmqError(f"run {path} is a pruned model and no search, so it has no tables to solve for another budget; search it first")
+        raise PmqError(f"run {path} is a pruned model, which has no tables to solve for another budget; search it first")
     if data.settings.widths:
         raise PmqError(f"run {path} searched widths as well, which cannot be solved again; search again")
     if (data.settings.model, data.settings.recipe.name) != (data.allocation.model, data.allocation.recipe.name):
