@@ -73,7 +73,7 @@ def sensitivity(
     calib, measured_on = gathered[:n_calibration], gathered[n_calibration:]
     subject = Subject.of(model, device, calib, task=task).scaled(calib).with_loss(loss, calib)
     chosen_recipe = find_recipe(recipe)
-    searched = Space(space if isinstance(space, SpaceFile) else read_space(space), subject.inventory, chosen_recipe.estimator)
+    searched = Space(read_space(space), subject.inventory, chosen_recipe.estimator)
     check_quantizers(searched)
     check_coverage(coverage(subject.inventory, searched.choices), partial)
     prepared = prepare(subject.model, subject.inventory, calib, chosen_recipe, seed, task=subject.task)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pmq.cli import options as o
+from pmq.cli.hints import as_flags
 from pmq.cli.output import costs, print_json, print_table, say
 from pmq.cli.run import fill_from_runs, latest_or
 from pmq.cli.source import NO_FLAGS, Source, grouped
@@ -102,7 +103,7 @@ def evaluate(
         print_json(records[0] if len(records) == 1 else {"results": records})
         return
     _print_records(records, images.evaluation.name, amp)
-    say(task_line(table.attrs["task"], task, table.attrs["outputs"]))
+    say(as_flags(task_line(table.attrs["task"], task, table.attrs["outputs"])))
 
 
 def _print_records(records: list[dict[str, Any]], images: str, amp: bool) -> None:

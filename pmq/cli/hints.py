@@ -5,8 +5,16 @@ from __future__ import annotations
 import re
 
 #: flags of the options whose flag is not the option's name with dashes
-_FLAGS = {"n_calibration": "--calib-images", "n_held_out": "--held-out", "global_pool": "--gp", "n_rounds": "--rounds"}
-_FLAGS |= {"n_passes": "--rounds", "n_probe": "--probe-images", "n_truth": "--truth-images", "n_random": "--count"}
+_FLAGS = {
+    "global_pool": "--gp",
+    "n_calibration": "--calib-images",
+    "n_held_out": "--held-out",
+    "n_passes": "--rounds",
+    "n_probe": "--probe-images",
+    "n_random": "--count",
+    "n_rounds": "--rounds",
+    "n_truth": "--truth-images",
+}
 _OPTION = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`\s]+))?`")
 
 

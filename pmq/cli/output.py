@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pmq.cli.hints import as_flags
 from pmq.core.text import literal
 
 #: the error with which standard output failed, after which nothing more is written to it
@@ -48,8 +47,8 @@ def give_up_output(error: OSError) -> None:
 
 
 def say(*lines: str) -> None:
-    """Print lines to standard output, with options as flags, each literally and on one line whatever characters it contains."""
-    _write("".join(f"{_literal(as_flags(line))}\n" for line in lines))
+    """Print lines to standard output, each literally and on one line whatever characters it contains."""
+    _write("".join(f"{_literal(line)}\n" for line in lines))
 
 
 def print_json(data: dict[str, Any]) -> None:

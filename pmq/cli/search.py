@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pmq.cli import options as o
+from pmq.cli.hints import as_flags
 from pmq.cli.output import costs, number, print_json, print_table, say
 from pmq.cli.source import NO_FLAGS, Source, grouped
 
@@ -134,7 +135,7 @@ def search(
         _print_result_json(result)
         return
     _print_points(result, budget)
-    say(task_line(result.allocation.task or "classification", task, result.allocation.model.num_classes))
+    say(as_flags(task_line(result.allocation.task or "classification", task, result.allocation.model.num_classes)))
     _print_rounds(result)
     _print_summary(result, source, target)
 

@@ -8,7 +8,7 @@ from statistics import median
 import numpy as np
 
 from pmq.core.budget import Limits
-from pmq.core.choice import Choice, WidthChoice
+from pmq.core.choice import Choice
 from pmq.core.progress import track
 from pmq.metrics.sensitivity_table import SensitivityTable
 from pmq.optimize.joint import solver_for
@@ -35,7 +35,7 @@ def near_optimal_choices(space: Space, tables: Tables, limits: Limits, seed: int
     for factor in track(factors, "finding near-optimal choices"):
         genome = solver.solve(limits, np.maximum(tables.error, 0) * factor)
         for name, choice in space.assignment(genome).items() if genome is not None else ():
-            if not choice.is_fp32 and not isinstance(choice, WidthChoice):
+            if not choice.is_fp32:
                 near_optimal.setdefault(name, {})[choice] = None
     return {name: list(near_optimal[name]) for name in space.inventory.names if name in near_optimal}
 

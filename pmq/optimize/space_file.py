@@ -101,16 +101,18 @@ def spaces_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "search_spaces"
 
 
-def read_space(name: str) -> SpaceFile:
-    """Read a search space by file name, or a built-in one by name.
+def read_space(space: str | SpaceFile) -> SpaceFile:
+    """Read a search space by file name, or a built-in one by name; a space already read is returned as it is.
 
     Raises:
         PmqError: there is no such file or name, it is not YAML, or it has unknown keys or values.
     """
-    path = Path(name)
+    if isinstance(space, SpaceFile):
+        return space
+    path = Path(space)
     if not path.suffix:
-        path = spaces_folder() / f"{name}.yaml"
+        path = spaces_folder() / f"{space}.yaml"
     if not is_file(path):
         shipped = ", ".join(sorted(p.stem for p in spaces_folder().glob("*.yaml")))
-        raise PmqError(f"search space {shown(name)} is neither a file nor one of the built-in spaces: {shipped}")
+        raise PmqError(f"search space {shown(space)} is neither a file nor one of the built-in spaces: {shipped}")
     return validated(SpaceFile, read_yaml(path, "search space"), f"search space {quoted(path)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -133,12 +133,7 @@ def plan_distillation(
     settings: dict[str, Any] = {
         "pruned": pruned.tensors_sha256,
         "train": hashlib.sha256(repr(train).encode()).hexdigest()[:16],
-        "epochs": schedule.epochs,
-        "rate": schedule.rate,
-        "batch_size": schedule.batch_size,
-        "vary": schedule.vary,
-        "amp": schedule.amp,
-        "seed": schedule.seed,
+        **asdict(schedule),
     }
     run = RunDir(out, settings, resume)
     history, best = restored(run.path / STATE, distiller, student)

@@ -116,8 +116,7 @@ def plan_evaluation(
         calibration_images = as_images(calibration_images).cpu()
         check_finite(subject.module, calibration_images)
     uniform_recipe = find_recipe(recipe, reconstruct)
-    file = space if isinstance(space, SpaceFile) else read_space(space)
-    uniform_space = Space(file, subject.inventory, uniform_recipe.estimator)
+    uniform_space = Space(read_space(space), subject.inventory, uniform_recipe.estimator)
     check_quantizers(uniform_space)
     covered = coverage(subject.inventory)
     if any(item != "fp32" for item in items):  # the coverage of an allocation was checked when it was searched

@@ -42,7 +42,7 @@ def profile_model(
     runtime = TARGETS[target]
     runtime.require()
     subject = Subject.of(model, "cpu")
-    profiled = Space(space if isinstance(space, SpaceFile) else read_space(space or target), subject.inventory)
+    profiled = Space(read_space(space or target), subject.inventory)
     for layer, modes in profiled.modes.items():
         for weight, source in modes:
             runtime.check_layer(layer, weight, source)

@@ -133,14 +133,13 @@ def plan_rank(
         raise PmqError(f"{len(gathered)} images are fewer than the {n_images} needed; lower `n_truth` or `n_held_out`")
     parts = gathered.split(split.counts)
     subject = Subject.of(model, device, parts[0], task=task).scaled(parts[0])
-    file = space if isinstance(space, SpaceFile) else read_space(space)
-    searched = Space(file, subject.inventory, chosen_recipe.estimator)
+    searched = Space(read_space(space), subject.inventory, chosen_recipe.estimator)
     check_quantizers(searched)
     check_coverage(coverage(subject.inventory, searched.choices), partial)
     *limits, one = [(text, resolve_budget(Budget.parse(text), searched)) for text in (*budgets, one_budget)]
     run = None
     if out is not None:
-        settings: dict[str, Any] = {"model": subject.info.model_dump(), "space": file.model_dump(exclude_none=True)}
+        settings: dict[str, Any] = {"model": subject.info.model_dump(), "space": searched.file.model_dump(exclude_none=True)}
         settings |= {"recipe": chosen_recipe.model_dump(), "images": images_sha256(gathered), "divided": split.counts}
         run = RunDir(out, settings | {"seed": seed, "count": n_random, "one_budget": one_budget}, resume)
     return RankPlan(

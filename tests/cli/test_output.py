@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from pmq.cli import output
+from pmq.cli.hints import as_flags
 from pmq.core import progress
 from pmq.core.text import literal
 
@@ -48,6 +49,17 @@ def test_lines_and_messages_are_literal(capsys: pytest.CaptureFixture[str]) -> N
     output.say(HOSTILE, "next")
     progress.message(HOSTILE)
     assert capsys.readouterr() == (f"{SHOWN}\nnext\n", f"{SHOWN}\n")
+
+
+def test_options_are_spelled_as_flags_in_messages_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines of output hold names of the user's classes and files, which stay what they are."""
+    with progress.spelled(as_flags):
+        output.say("`n_calibration`")
+        progress.message("lower `n_calibration`, or pass `out=other`")
+    progress.message("lower `n_calibration`")
+    out, err = capsys.readouterr()
+    assert out == "`n_calibration`\n"
+    assert err == "lower --calib-images, or pass --out other\nlower `n_calibration`\n"
 
 
 def test_tables_are_literal(capsys: pytest.CaptureFixture[str]) -> None:

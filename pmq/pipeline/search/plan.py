@@ -114,7 +114,7 @@ def plan_search(
     METRICS.check(options.metric)  # an unknown name is reported before any work
     out = None if out is None else check_target(named_path(out, "run directory") / MANIFEST).parent
     recipe = find_recipe(options.recipe, options.reconstruct)
-    space_file = space if isinstance(space, SpaceFile) else read_space(space)
+    space_file = read_space(space)
     gathered = gather_images(images, split.n_calibration + split.n_held_out)
     divided = SearchImages(gathered, *divide_images(gathered, split.n_calibration, split.n_held_out))
     subject = _subject(model, divided.calibration, options, run_options)
