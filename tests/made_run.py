@@ -13,7 +13,7 @@ import pandas as pd
 
 from pmq.core import Allocation, Component, Inventory, Limits, ModelInfo, Operator
 from pmq.core.allocation import CalibrationInfo
-from pmq.core.quantizers import QUANTIZERS
+from pmq.core.quantizer_parameters import QUANTIZER_PARAMETERS
 from pmq.core.recipe import find_recipe
 from pmq.core.rundir import RunDir
 from pmq.core.tensors import TensorFile
@@ -75,7 +75,7 @@ def with_tensors(plan: Allocation) -> Allocation:
             arrays[f"{name}.codes"] = np.zeros(-(-math.prod(info.shape) * choice.bits // 8), np.uint8)
             arrays[f"{name}.scale"] = np.full(scales, 0.5, np.float32)
             continue
-        needs = QUANTIZERS[choice.quantizer]
+        needs = QUANTIZER_PARAMETERS[choice.quantizer]
         figures: dict[str, list[float]] = {key: [0.5] * scales for key in needs.per_scale} | {key: [2.0] for key in needs.shared}
         figures |= {key: [float(i) for i in range(2**choice.bits)] for key in needs.levels}
         figures |= {key: [1.0] * len(figures[key]) for key in ("zero_point",) if key in figures}

@@ -27,7 +27,7 @@ from pmq.cli.profile import profile
 from pmq.cli.prune import prune
 from pmq.cli.rank import rank
 from pmq.cli.report import report
-from pmq.cli.run_file import run
+from pmq.cli.run import run
 from pmq.cli.search import search
 from pmq.cli.sensitivity import sensitivity
 from pmq.core import PmqError

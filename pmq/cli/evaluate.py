@@ -11,7 +11,7 @@ import typer
 from pmq.cli import options as o
 from pmq.cli.hints import as_flags
 from pmq.cli.output import costs, print_json, print_table, say
-from pmq.cli.run import fill_from_runs, latest_or
+from pmq.cli.recorded import fill_from_runs, latest_or
 from pmq.cli.source import NO_FLAGS, Source, grouped
 
 

@@ -9,7 +9,7 @@ import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import print_json, say
-from pmq.cli.run import latest_or
+from pmq.cli.recorded import latest_or
 
 
 def export(

@@ -12,7 +12,7 @@ import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import print_json, print_table, say
-from pmq.cli.run import base_of, command_of, fill_from_pruned, next_model, run_of, show_report
+from pmq.cli.recorded import base_of, command_of, fill_from_pruned, next_model, run_of, show_report
 from pmq.cli.source import NO_FLAGS, Source, grouped
 
 

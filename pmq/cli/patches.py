@@ -9,7 +9,7 @@ import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import costs, print_json, print_table, say
-from pmq.cli.run import fill_from_runs, latency_of, latest_or, next_file, run_of, show_report
+from pmq.cli.recorded import fill_from_runs, latency_of, latest_or, next_file, run_of, show_report
 from pmq.cli.source import NO_FLAGS, Source, grouped
 
 if TYPE_CHECKING:

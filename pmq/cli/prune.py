@@ -13,7 +13,7 @@ import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import costs, print_json, print_table, say
-from pmq.cli.run import command_of, next_model, show_report
+from pmq.cli.recorded import command_of, next_model, show_report
 from pmq.cli.source import NO_FLAGS, Source, grouped
 
 #: default options, which add no suffix to the name of the folder

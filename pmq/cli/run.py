@@ -1,143 +1,95 @@
-"""Runs on the command line: the latest run, and the flags of its model and images that its manifest records."""
+"""``pmq run``: classify images with only a deployed file and its runtime."""
 
 from __future__ import annotations
 
-import shlex
-import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
-from pmq.cli.output import say
+import typer
 
-if TYPE_CHECKING:
-    from pmq.cli.source import Source
-    from pmq.core import Allocation
-    from pmq.cost import LatencyTable
+from pmq.cli import options as o
+from pmq.cli.output import number, print_json, say
 
 
-def command_of(source: Source) -> dict[str, Any]:
-    """Return what a manifest records of a command: its line, and the flags of the model and the images."""
-    return {"line": shlex.join(["pmq", *sys.argv[1:]])} | source.flags()
+def run(
+    file: Annotated[Path, typer.Argument(help="Model file written by pmq deploy")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of image files")],
+    top: Annotated[int, typer.Option(help="Number of classes to print per image", min=1)] = 5,
+    threads: Annotated[int, typer.Option(help="Number of threads of the runtime", min=1, max=1024)] = 1,
+    compare: Annotated[
+        Path | None,
+        typer.Option(help="Another deployed file, such as the one of fp32, whose decisions are compared on all images"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV file to write, with one row per image")] = None,
+    json: o.Json = False,
+) -> None:
+    """Print the most probable classes of images, using only the deployed file, its runtime and onnx."""
+    from pmq.core import PmqError
+    from pmq.core.run_files import check_output
+    from pmq.runtimes.classify import Classifier, images_of
 
-
-def next_model(source: Source) -> str:
-    """Return the model arguments that follow a run in a next command.
-
-    They are empty unless the model is a location or a function, which is never loaded because a file names it.
-    """
-    name = source.base or source.model or ""
-    if ":" not in name:
-        return ""
-    return f" --base {shlex.quote(name)}" if source.base else f" {shlex.quote(name)}"
-
-
-def next_file(file: Path, source: Source) -> str:
-    """Return the arguments with which a next command reads a file.
-
-    The flags of the source are included unless the file lies in a run that records them.
-    """
-    arguments = next_model(source) if recorded_flags(run_of(str(file))) else source.line()
-    return f"{shlex.quote(str(file))}{arguments}"
-
-
-def latest_or(run: Path | None, results: Path) -> Path:
-    """Return ``run``, or the run below ``results`` that finished last."""
-    from pmq.core.rundir import latest_run
-
-    return run if run is not None else latest_run(results)
-
-
-def run_of(name: str) -> Path | None:
-    """Return the run directory ``name``, or the one that contains the allocation file ``name``, or None."""
-    from pmq.core.files import is_dir
-
-    path = Path(name)
-    return path if is_dir(path) else path.parents[1] if path.parent.name == "allocations" else None
-
-
-def latency_of(run: Path | None) -> LatencyTable | None:
-    """Return the latency table with which ``run`` searched, or None."""
-    from pmq.core.manifest import known_manifest
-    from pmq.core.run_files import LATENCY, unchanged
-    from pmq.cost import LatencyTable
-
-    file = None if run is None else unchanged(run, known_manifest(run).files, LATENCY)
-    return None if file is None else LatencyTable.load(file)
-
-
-def show_report(run: Path | None, json: bool) -> None:
-    """Rewrite the report of a finished run and print its path; commands call this last, after adding their results."""
-    from pmq.core.rundir import is_finished
-    from pmq.reporting import write_page
-
-    if run is not None and is_finished(run):
-        page = write_page([run])
+    if out is not None:
+        check_output(out, ".csv", [file, compare])
+    classifier = Classifier(file, threads)
+    paths = images_of(images, classifier.channels)
+    other = None if compare is None else Classifier(compare, threads)
+    if other is not None and other.task != classifier.task:
+        raise PmqError(f"{str(file)!r} and {str(compare)!r} have different tasks: {classifier.task} and {other.task}")
+    started, results = time.perf_counter(), list[dict[str, Any]]()
+    agreed, computing = 0, 0.0
+    for path in paths:
+        answers, latency = classifier.answers(path, top)
+        computing += latency
+        row: dict[str, Any] = {"image": str(path), "latency_ms": latency, classifier.answers_are: answers}
+        if other is not None:
+            row["other"] = other.answers(path, top)[0]
+            row["agrees"] = row["other"][0]["name"] == answers[0]["name"]
+            agreed += row["agrees"]
+        results.append(row)
         if not json:
-            say(f"report: {page}")
+            _print_answers(row, answers, classifier.figure, compare)
+    seconds = time.perf_counter() - started
+    summary = {
+        "n_images": len(results),
+        "images_per_s": len(results) / seconds if seconds else None,
+        "latency_ms": computing / len(results),
+        "agreement": None if other is None else 100 * agreed / len(results),
+    }
+    if out is not None:
+        _write(out, results, classifier.answers_are, classifier.figure)
+    if json:
+        print_json({"results": results} | summary)
+        return
+    if len(paths) > 1:
+        rate = f"{summary['images_per_s']:.1f} images/s including reading, {summary['latency_ms']:.2f} ms per image excluding it"
+        say(f"{len(results)} images: {rate} ({threads} thread(s))")
+    if other is not None:
+        say(f"same decision as {compare}: {agreed} of {len(results)} ({number(summary['agreement'])} %)")
+    if out is not None:
+        say(f"answers: {out}")
 
 
-def base_of(source: Source, run: Path | None) -> str | None:
-    """Return the unpruned model that the user named for the pruned model in a folder, or None if it is a timm model.
-
-    Raises:
-        PmqError: the folder records a location or a function that the user has not typed.
-    """
-    from pmq.models.create import check_named
-
-    flags = recorded_flags(run)
-    recorded = flags.get("base") or flags.get("model")
-    if source.base is None and recorded is not None and ":" in recorded:
-        check_named(recorded)
-    return source.base
+def _print_answers(row: dict[str, Any], answers: list[dict[str, Any]], figure: str, compare: Path | None) -> None:
+    """Print the answers for one image, and the decision of the compared file where it differs."""
+    say(f"{row['image']}  ({row['latency_ms']:.2f} ms)")
+    for answer in answers:
+        shown = number(answer[figure]) if figure == "value" else f"{100 * answer[figure]:5.1f} %"
+        say(f"  {shown}  {answer['name']}")
+    if not row.get("agrees", True):
+        say(f"  but {compare}: {row['other'][0]['name']}")
 
 
-def fill_from_pruned(source: Source) -> Source:
-    """Fill missing flags from the folder of the pruned model if the source's model is one.
+def _write(path: Path, results: list[dict[str, Any]], answers_key: str, figure: str) -> None:
+    """Write a CSV with one row per image: the first answer, its index, and its probability or value."""
+    import pandas as pd
 
-    Raises:
-        PmqError: the recorded images would be fetched from a network, but the user has not typed their name.
-    """
-    from pmq.data.open import check_local
+    from pmq.core.files import write_csv
 
-    flags = recorded_flags(run_of(source.model) if source.model else None)
-    of_unpruned = {"model", "num_classes", "pretrained"}
-    completed = source.with_flags({name: value for name, value in flags.items() if name not in of_unpruned})
-    if source.images is None:
-        check_local(completed.images)
-    return completed
-
-
-def recorded_flags(run: Path | None) -> dict[str, Any]:
-    """Return the flags with which a run was started, or an empty dictionary if there is no run or no record of them."""
-    from pmq.core.manifest import known_manifest
-
-    command = None if run is None else known_manifest(run).command
-    return {} if command is None else command.model_dump()
-
-
-def fill_from_runs(names: list[str], allocations: list[Allocation], source: Source) -> Source:
-    """Fill missing flags from the manifest of the first run among ``names``, then from the first allocation's model.
-
-    Raises:
-        PmqError: the recorded model or images would be fetched from a network, but the user has not typed their name.
-    """
-    from pmq.data.open import check_local
-    from pmq.models.create import check_made, check_named
-
-    completed = source = fill_from_pruned(source)
-    for name in names:
-        flags = recorded_flags(run_of(name))
-        if flags and source.model in (None, flags["model"]):
-            completed = source.with_flags(flags)
-            break
-    if allocations:
-        model = allocations[0].model
-        as_calibrated = {key: model.data_config.get(key) for key in ("crop_pct", "mean", "std", "interpolation")}
-        completed = completed.with_flags(as_calibrated | {"model": model.name})
-    if source.model is None and completed.model is not None:
-        check_named(completed.model)
-        if not any(recorded_flags(run_of(name)) for name in names):
-            check_made(completed.model, names[0] if names else "the allocation")
-    if source.images is None:
-        check_local(completed.images)
-    return completed
+    rows = [
+        {"image": row["image"], "class": first["name"], "index": first["index"], figure: first[figure]}
+        | ({"agrees": row["agrees"]} if "agrees" in row else {})
+        for row in results
+        for first in [row[answers_key][0]]
+    ]
+    write_csv(path, pd.DataFrame(rows))

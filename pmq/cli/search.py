@@ -78,7 +78,7 @@ def search(
     With a finished run in place of MODEL, solve its tables for another budget without any forward pass.
     """
     from pmq.api import search as run_search
-    from pmq.cli.run import command_of, fill_from_pruned
+    from pmq.cli.recorded import command_of, fill_from_pruned
     from pmq.cli.subject import open_subject, unpruned_reference
     from pmq.core import Budget
     from pmq.core.files import is_file
@@ -185,7 +185,7 @@ def _print_rounds(result: SearchResult) -> None:
 
 def _print_summary(result: SearchResult, source: Source, target: str | None) -> None:
     """Print the accuracy of the chosen allocation, the files and times of the run, and the next commands."""
-    from pmq.cli.run import next_model
+    from pmq.cli.recorded import next_model
     from pmq.reporting.page import NAME
 
     assert result.run is not None and result.allocation.budget is not None
@@ -217,7 +217,7 @@ def _accuracy(metrics: dict[str, float | None]) -> str:
 
 def _resolve(run: str, budget: str, json: bool) -> None:
     from pmq.api import resolve
-    from pmq.cli.run import next_file, recorded_flags
+    from pmq.cli.recorded import next_file, recorded_flags
 
     path, allocation = resolve(run, budget)
     assert allocation.budget is not None

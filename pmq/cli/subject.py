@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def open_model(source: Source) -> nn.Module:
     """Create the model that a source names, or rebuild the pruned model whose file or folder it names."""
-    from pmq.cli.run import base_of, recorded_flags, run_of
+    from pmq.cli.recorded import base_of, recorded_flags, run_of
     from pmq.models import create_model
     from pmq.models.prepared import prepare_as, with_output
     from pmq.pipeline.pruned_model import is_pruned_file, load_pruned

@@ -13,7 +13,7 @@ from pmq.core.choice import FLOATS, ComponentChoice
 from pmq.core.component import Component, Inventory
 from pmq.core.errors import PmqError
 from pmq.core.patches import PatchMap
-from pmq.core.quantizers import why_unfit, why_wrong
+from pmq.core.quantizer_parameters import why_unfit, why_wrong
 from pmq.core.validation import shown
 
 _REMEDY = "search again, or pass `recalibrate` to compute it from images"

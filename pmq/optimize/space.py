@@ -12,7 +12,7 @@ from pmq.core.choice import FLOAT, Assignment, Choice, Decisions, WidthChoice, b
 from pmq.core.component import Component, Inventory
 from pmq.core.errors import PmqError
 from pmq.core.pruning import WidthOptions
-from pmq.core.quantizers import why_unfit
+from pmq.core.quantizer_parameters import why_unfit
 from pmq.core.validation import validated
 from pmq.cost.latency import LatencyTable
 from pmq.optimize.space_file import KINDS, OneChoice, Options, SpaceFile

@@ -16,7 +16,7 @@ from pmq.cost.cost_model import CostModel, component_bytes, grid_ops
 from pmq.metrics.sensitivity_table import SensitivityTable
 from pmq.optimize.space import Space
 from pmq.optimize.superposition import Superposition
-from pmq.optimize.widths import Widths
+from pmq.optimize.width_dependence import WidthDependence
 
 #: number of genomes evaluated together, such that their intermediate values fit the processor's cache
 _CHUNK = 512
@@ -52,7 +52,7 @@ class Tables:
     predict: Callable[[Genomes], Floats] | None = None
     latency: Floats | None = None
     rest_ms: float = 0.0
-    widths: Widths | None = None
+    widths: WidthDependence | None = None
 
     @classmethod
     def build(cls, space: Space, sensitivity: SensitivityTable) -> Tables:
@@ -107,7 +107,7 @@ class Tables:
             Superposition(space, sensitivity.effects, shape[1]) if sensitivity.effects else None,
             None if latency is None else ms,
             0.0 if latency is None else latency.rest_ms,
-            Widths.build(space, [op.name for op in operators], shape[1]),
+            WidthDependence.build(space, [op.name for op in operators], shape[1]),
         )
 
     @property

@@ -19,7 +19,7 @@ from pmq.pipeline.subject import Subject
 from pmq.runtimes import TARGETS
 from pmq.runtimes.bench import ROUNDS
 from pmq.runtimes.profile import fingerprint, profile_layers
-from pmq.runtimes.widths import MIXTURES, WidthBench
+from pmq.runtimes.width_latency import MIXTURES, WidthBench
 
 #: measurements of a table before one that noise made negative is returned
 ATTEMPTS = 3

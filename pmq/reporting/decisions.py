@@ -27,10 +27,10 @@ class _File(BaseModel):
     decisions: tuple[TakenTogether, ...] = Field(min_length=1)
 
 
-Decisions = tuple[TakenTogether, ...]
+GenomeDecisions = tuple[TakenTogether, ...]
 
 
-def read_decisions(path: Path, inventory: Inventory) -> Decisions:
+def read_decisions(path: Path, inventory: Inventory) -> GenomeDecisions:
     """Read the decisions of a search.
 
     Raises:

@@ -19,7 +19,7 @@ from pmq.core.files import quoted, read_json
 from pmq.core.manifest import Asked, Manifest, read_manifest
 from pmq.core.validation import shown
 from pmq.reporting import tables
-from pmq.reporting.decisions import Decisions, read_decisions
+from pmq.reporting.decisions import GenomeDecisions, read_decisions
 from pmq.reporting.tables import Column, read_table
 
 _RESTORE = "restore the files, or search again with another `out`"
@@ -64,7 +64,7 @@ class RunData:
         return allocation
 
     @cached_property
-    def decisions(self) -> Decisions | None:
+    def decisions(self) -> GenomeDecisions | None:
         """Decisions that the digits of a genome stand for, or None in older runs."""
         path = files.unchanged(self.path, self.manifest.files, files.DECISIONS)
         return None if path is None else read_decisions(path, self.inventory)

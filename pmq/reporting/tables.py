@@ -15,7 +15,7 @@ from pmq.core import BitWidth
 from pmq.core.choice import Granularity
 from pmq.core.errors import PmqError
 from pmq.core.files import quoted, read_csv
-from pmq.core.quantizers import QUANTIZERS
+from pmq.core.quantizer_parameters import QUANTIZER_PARAMETERS
 from pmq.core.validation import shown
 
 
@@ -78,8 +78,8 @@ def role(text: str) -> str:
 
 def quantizer(text: str) -> str:
     """Parse the name of a quantizer."""
-    if text not in QUANTIZERS:
-        raise ValueError(f"it must be one of {', '.join(QUANTIZERS)}")
+    if text not in QUANTIZER_PARAMETERS:
+        raise ValueError(f"it must be one of {', '.join(QUANTIZER_PARAMETERS)}")
     return text
 
 

@@ -24,7 +24,7 @@ from pmq.pipeline.search.width_options import Shapes, groups_of
 from pmq.pipeline.search.width_search import Joint
 from pmq.pipeline.subject import Subject
 from pmq.runtimes import TARGETS
-from pmq.runtimes.widths import WidthBench
+from pmq.runtimes.width_latency import WidthBench
 from tests.asked import asked
 from tests.conftest import make_tiny
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pmq.cli.run import fill_from_pruned, fill_from_runs
+from pmq.cli.recorded import fill_from_pruned, fill_from_runs
 from pmq.cli.source import Source
 from pmq.core import Allocation, PmqError
 from pmq.core.allocation import ModelInfo
@@ -50,7 +50,7 @@ def test_a_name_that_was_typed_is_taken() -> None:
 
 @pytest.mark.parametrize("data", ["hfds/user/images", "root::wds/images"])
 def test_data_that_a_run_remembers_fetches_nothing(data: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sys.modules["pmq.cli.run"], "recorded_flags", lambda _: source(data=data).flags())
+    monkeypatch.setattr(sys.modules["pmq.cli.recorded"], "recorded_flags", lambda _: source(data=data).flags())
     for fill in (lambda: fill_from_runs([str(tmp_path)], [], source()), lambda: fill_from_pruned(source(model=str(tmp_path)))):
         with pytest.raises(PmqError, match="pass it as `data` if you trust it"):
             fill()

@@ -13,7 +13,7 @@ import torch
 
 from pmq.core import Allocation, PmqError
 from pmq.core.choice import Choice
-from pmq.core.quantizers import OF_WEIGHTS, QUANTIZERS, why_wrong
+from pmq.core.quantizer_parameters import OF_WEIGHTS, QUANTIZER_PARAMETERS, why_wrong
 from pmq.core.run_files import CHOSEN
 from pmq.core.tensors import TensorFile
 from pmq.quant.estimators import ESTIMATORS
@@ -161,7 +161,7 @@ def test_the_table_says_what_quantizers_take(name: str) -> None:
     bits, rows = (16 if name in ("half", "bfloat16") else 4), 3
     values = torch.rand(rows, 64, generator=torch.Generator().manual_seed(0))
     quantizer = REGISTERED[name].fit(values, bits, False, ESTIMATORS["minmax"])
-    needs, found = QUANTIZERS[name], quantizer.numbers
+    needs, found = QUANTIZER_PARAMETERS[name], quantizer.numbers
     assert found.keys() == set(needs.names)
     assert {key: len(found[key]) for key in needs.per_scale} == dict.fromkeys(needs.per_scale, rows)
     assert {key: len(found[key]) for key in needs.shared} == dict.fromkeys(needs.shared, 1)
@@ -172,5 +172,5 @@ def test_the_table_says_what_quantizers_take(name: str) -> None:
 
 
 def test_the_table_names_all_quantizers() -> None:
-    assert set(QUANTIZERS) == {*REGISTERED, "none"}
+    assert set(QUANTIZER_PARAMETERS) == {*REGISTERED, "none"}
     assert set(OF_WEIGHTS) <= set(REGISTERED)

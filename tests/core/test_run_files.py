@@ -10,7 +10,7 @@ import pytest
 
 import pmq
 from pmq.api import export, resolve
-from pmq.cli.run import latency_of
+from pmq.cli.recorded import latency_of
 from pmq.core import Allocation, PmqError
 from pmq.core.run_files import CHOSEN, LATENCY, RESULTS, check_output, unchanged
 from pmq.core.rundir import MANIFEST, add_to_manifest, read_manifest

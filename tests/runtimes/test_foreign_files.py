@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from pmq.cli.run_file import run
+from pmq.cli.run import run
 from pmq.core import PmqError
 from pmq.runtimes import TARGETS, target_of
 from pmq.runtimes.labels import described

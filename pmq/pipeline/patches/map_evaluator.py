@@ -13,7 +13,7 @@ from pmq.cost import CostModel, LatencyTable
 from pmq.evaluation import Evaluator
 from pmq.pipeline.allocation import load_quantized, with_parameters
 from pmq.pipeline.quantize import RecipeQuantizer
-from pmq.pipeline.search.explore import METRICS
+from pmq.pipeline.search.explore import ACCURACY_COLUMNS
 from pmq.pipeline.subject import Subject
 from pmq.quant import Calibration, Simulator, build_quantized_model
 
@@ -65,4 +65,4 @@ class MapEvaluator:
         subject = self._subject
         module = build_quantized_model(copy.deepcopy(subject.model), subject.inventory, load_quantized(subject, allocation)).model
         metrics: dict[str, Any] = self._evaluator.evaluate_model(module).compute()
-        return allocation.model_copy(update={"metrics": allocation.metrics | {name: metrics[name] for name in METRICS}})
+        return allocation.model_copy(update={"metrics": allocation.metrics | {name: metrics[name] for name in ACCURACY_COLUMNS}})

@@ -32,7 +32,7 @@ UNIFORM = (8, 6, 4)
 SWEEP = 10
 #: points of the evolved front near the budget that are simulated
 NEARBY = 4
-METRICS = ["kl", "agreement", "feature_error"]
+ACCURACY_COLUMNS = ["kl", "agreement", "feature_error"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def lay_out(archive: Archive, pool: CandidatePool, space: Space, limits: Limits,
     points["within"] = within(limits, archive.costs)
     points["front"] = non_dominated(archive.costs)
     points["genome_id"] = np.arange(len(points))
-    for name in METRICS:
+    for name in ACCURACY_COLUMNS:
         points[name] = np.nan
     points["n_images"] = 0
     complete = pool.complete()
@@ -106,13 +106,13 @@ def lay_out(archive: Archive, pool: CandidatePool, space: Space, limits: Limits,
         points.loc[at, "source"] = candidate.source
         points.loc[at, "n_images"] = candidate.total.n_images
         if genome in complete:  # a part of the images is too few to draw a point from
-            points.loc[at, METRICS] = _figures(candidate.total.compute())
+            points.loc[at, ACCURACY_COLUMNS] = _figures(candidate.total.compute())
     foreign = _foreign_uniform(pool, space, index, limits, run)
     return pd.concat([points, foreign], ignore_index=True) if len(foreign) else points
 
 
 def _figures(metrics: dict[str, float | None]) -> list[float]:
-    return [float("nan") if (value := metrics[n]) is None else value for n in METRICS]
+    return [float("nan") if (value := metrics[n]) is None else value for n in ACCURACY_COLUMNS]
 
 
 def _foreign_uniform(
@@ -131,7 +131,7 @@ def _foreign_uniform(
         total = simulate_allocation(pool.evaluator, assignment, source, run)
         row: dict[str, Any] = {"source": source, "n_images": total.n_images} | cost
         row |= {"within": limits.allow(*cost.values()), "front": False, "genome_id": -1, "predicted_error": np.nan}
-        rows.append(row | dict(zip(METRICS, _figures(total.compute()), strict=True)))
+        rows.append(row | dict(zip(ACCURACY_COLUMNS, _figures(total.compute()), strict=True)))
     return pd.DataFrame(rows)
 
 

@@ -14,7 +14,7 @@ from pmq.core.choice import Decisions, bits_of
 from pmq.core.progress import track
 from pmq.core.recipe import Recipe
 from pmq.evaluation import Evaluator
-from pmq.pipeline.search.explore import METRICS
+from pmq.pipeline.search.explore import ACCURACY_COLUMNS
 from pmq.pipeline.search.width_search import Joint, Whole
 from pmq.pipeline.subject import Subject
 from pmq.quant import Quantized, build_quantized_model, quantize
@@ -67,7 +67,7 @@ def finish(
         metrics = evaluator.evaluate_model(
             build_quantized_model(copy.deepcopy(prepared.model), prepared.inventory, quantized).model
         ).compute()
-        return metrics[error] or 0.0, index, quantized, {name: metrics[name] for name in METRICS}
+        return metrics[error] or 0.0, index, quantized, {name: metrics[name] for name in ACCURACY_COLUMNS}
 
     count = FINALISTS if recipe.sequential and not hurry else 1
     quantized_points = [quantize_finalist(i, recipe) for i in track(finalists(points, error, count), "quantizing finalists")]

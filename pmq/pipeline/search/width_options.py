@@ -14,7 +14,7 @@ from pmq.optimize import SpaceFile
 from pmq.pipeline.subject import Subject
 from pmq.pruning import Unit, apply_plan, prunable_units, select
 from pmq.runtimes import TARGETS
-from pmq.runtimes.widths import Narrower
+from pmq.runtimes.width_latency import Narrower
 
 #: shares of hidden channels, and of the channels of each head, that a search may keep
 SHARES = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)

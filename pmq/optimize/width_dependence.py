@@ -20,7 +20,7 @@ Genomes = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Widths:
+class WidthDependence:
     """How tables depend on the width decisions.
 
     Attributes:
@@ -39,7 +39,7 @@ class Widths:
     saved: Floats | None = None
 
     @classmethod
-    def build(cls, space: Space, products: list[str], n_most: int) -> Widths | None:
+    def build(cls, space: Space, products: list[str], n_most: int) -> WidthDependence | None:
         """Build the dependence for a space, or return None if the space decides no widths.
 
         Raises:

@@ -15,7 +15,7 @@ TOP = 255
 
 
 @dataclass(frozen=True)
-class Needs:
+class QuantizerParameters:
     """Names of a quantizer's parameters: one value per scale, one ``shared`` value, or one per level."""
 
     per_scale: tuple[str, ...] = ()
@@ -28,14 +28,14 @@ class Needs:
         return (*self.per_scale, *self.shared, *self.levels)
 
 
-QUANTIZERS: Mapping[str, Needs] = {
-    "affine": Needs(per_scale=("scale", "zero_point")),
-    "log": Needs(per_scale=("scale",), shared=("root",)),
-    "power": Needs(per_scale=("low", "high"), shared=("root",)),
-    "codebook": Needs(shared=("scale", "zero_point"), levels=("levels",)),
-    "dynamic": Needs(),
-    **{name: Needs() for name in FLOATS},
-    "none": Needs(),
+QUANTIZER_PARAMETERS: Mapping[str, QuantizerParameters] = {
+    "affine": QuantizerParameters(per_scale=("scale", "zero_point")),
+    "log": QuantizerParameters(per_scale=("scale",), shared=("root",)),
+    "power": QuantizerParameters(per_scale=("low", "high"), shared=("root",)),
+    "codebook": QuantizerParameters(shared=("scale", "zero_point"), levels=("levels",)),
+    "dynamic": QuantizerParameters(),
+    **{name: QuantizerParameters() for name in FLOATS},
+    "none": QuantizerParameters(),
 }
 #: those that a weight may have
 OF_WEIGHTS = ("affine", *FLOATS)
@@ -47,8 +47,8 @@ def why_unfit(slot: str, quantizer: str, granularity: str) -> str | None:
     >>> why_unfit("weight", "log", "channel")
     "quantizer 'log' is for activations; weights take affine, half, bfloat16"
     """
-    if quantizer not in QUANTIZERS:
-        return f"quantizer {quantizer!r} is not one of {', '.join(sorted(set(QUANTIZERS) - {'none'}))}"
+    if quantizer not in QUANTIZER_PARAMETERS:
+        return f"quantizer {quantizer!r} is not one of {', '.join(sorted(set(QUANTIZER_PARAMETERS) - {'none'}))}"
     if quantizer == "none":
         return None
     if slot == "weight":
@@ -80,7 +80,7 @@ def why_wrong(choice: Choice, parameters: Mapping[str, Sequence[float]] | None, 
     >>> why_wrong(Choice(bits=4), {"scale": [0.1]}, 1)
     'zero_point is missing'
     """
-    needs, values = QUANTIZERS[choice.quantizer], parameters or {}
+    needs, values = QUANTIZER_PARAMETERS[choice.quantizer], parameters or {}
     for name in needs.names:
         if name not in values:
             return f"{name} is missing"
