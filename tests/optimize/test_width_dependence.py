@@ -111,7 +111,9 @@ def test_the_joint_optimum_is_no_worse_than_bits_alone_or_chance() -> None:
 
 
 def test_ties_across_blocks_do_not_go_with_widths() -> None:
-    tied = read_space("default").model_copy(update={"ties": [Tie(components=["*.mlp.fc1.weight", "*.mlp.fc1.input"], within="model")]})
+    tied = read_space("default").model_copy(
+        update={"ties": [Tie(components=["*.mlp.fc1.weight", "*.mlp.fc1.input"], within="model")]}
+    )
     space = Space(tied, analyse(make_tiny(), torch.zeros(1, 3, 32, 32))[1], widths=WIDTHS)
     with pytest.raises(PmqError, match="to other blocks"):
         Tables.build(space, SensitivityTable.zeros(space.choices))
