@@ -9,7 +9,7 @@ from pmq.core.choice import Choice, WidthChoice
 from pmq.core.component import Inventory
 from pmq.core.patches import PatchMap
 from pmq.cost.cost_model import CostModel, component_bytes, grid_ops
-from pmq.cost.latency import layer_key
+from pmq.cost.latency import kernel_key
 
 #: row of everything outside components: biases, norms, embeddings, and the time between layers
 ELSEWHERE = "all else"
@@ -38,11 +38,11 @@ def cost_breakdown(costs: CostModel, assignment: Mapping[str, Choice], patches: 
     table = costs.latency
     if table is not None:
         for module, entry in rows.items():
-            key = layer_key(assignment[f"{module}.weight"], assignment[f"{module}.input"]) if module in table.layers else ""
+            key = kernel_key(assignment[f"{module}.weight"], assignment[f"{module}.input"]) if module in table.layers else ""
             entry["latency_ms"] = table.layers[module][key] if key else 0.0
         for name, unit in costs.pruning.units.items() if costs.pruning and table.units else ():
             for layer in unit.layers_at(name) if unit.share < 1 else ():
-                key = layer_key(assignment[f"{layer}.weight"], assignment[f"{layer}.input"])
+                key = kernel_key(assignment[f"{layer}.weight"], assignment[f"{layer}.input"])
                 rows[layer]["latency_ms"] -= table.layer_saved_ms(name, WidthChoice(unit=unit).label, layer, key)
     totals = costs.costs(assignment, patches)
     rest = {name: value - sum(entry[name] for entry in rows.values()) for name, value in totals.items()}

@@ -25,13 +25,24 @@ def layer_key(weight: Choice, source: Choice) -> str:
     return f"w{_label(weight)} x {_label(source)}"
 
 
+def kernel_key(weight: Choice, source: Choice) -> str:
+    """Name the kernel that computes a layer: 8-bit integers of an even grid with one scale per output share that of int8.
+
+    >>> kernel_key(Choice(bits=3, granularity="channel"), Choice(bits=5))
+    'w8 x 8'
+    """
+    shared = all(c.quantizer == "affine" and c.bits <= 8 and c.granularity in ("tensor", "channel") for c in (weight, source))
+    return INT8 if shared else layer_key(weight, source)
+
+
 def _label(choice: Choice) -> str:
     group = f"-group{choice.group_size}" if choice.group_size else ""
     return choice.label + group
 
 
-#: key of a layer in FP32
+#: keys of a layer in FP32, and in 8-bit integers
 PLAIN = layer_key(FLOAT, FLOAT)
+INT8 = "w8 x 8"
 
 
 class LatencyTable(BaseModel):
@@ -42,7 +53,7 @@ class LatencyTable(BaseModel):
         model: name of the model.
         batch_size, threads: batch size and threads of the measurement.
         fingerprint: machine, runtime and versions; the table is valid for these only.
-        layers: layer -> key of its choices (:func:`layer_key`) -> milliseconds, including its share of data movement.
+        layers: layer -> key of its kernel (:func:`kernel_key`) -> milliseconds, including its share of data movement.
         rest_ms: milliseconds of everything else, in which components outside layers have the choice labelled ``elsewhere``.
         unit_layers: MLP or attention -> its layers; by default the layers whose names begin with its name.
         units: MLP or attention -> label of a width (:class:`pmq.core.choice.WidthChoice`) -> key of its layers' choices ->
@@ -95,7 +106,7 @@ class LatencyTable(BaseModel):
             if slot == "weight":
                 if f"{layer}.input" not in choices:
                     raise PmqError(f"weight and input of {layer!r} must be chosen together to know their latency; tie them")
-                key = layer_key(choice, choices[f"{layer}.input"])
+                key = kernel_key(choice, choices[f"{layer}.input"])
                 if key not in self.layers.get(layer, {}):
                     known = ", ".join(self.layers.get(layer, {})) or "nothing"
                     raise PmqError(f"{layer!r} at {key!r} was not profiled on target {self.target!r}, but {known}; profile again")
@@ -112,7 +123,7 @@ class LatencyTable(BaseModel):
             PmqError: this width was not measured.
         """
         layers = [name.removesuffix(".weight") for name in choices if name.endswith(".weight")]
-        keys = {layer: layer_key(choices[f"{layer}.weight"], choices[f"{layer}.input"]) for layer in layers}
+        keys = {layer: kernel_key(choices[f"{layer}.weight"], choices[f"{layer}.input"]) for layer in layers}
         return sum(self.layer_saved_ms(unit, label, layer, key) for layer, key in keys.items())
 
     def layer_saved_ms(self, unit: str, label: str, layer: str, key: str) -> float:

@@ -12,6 +12,7 @@ from pmq.core.paths import architecture
 from pmq.core.progress import message
 from pmq.core.run_files import check_output
 from pmq.cost import LatencyTable
+from pmq.cost.latency import kernel_key
 from pmq.models import model_label
 from pmq.optimize import Space, SpaceFile, read_space
 from pmq.pipeline.search.width_options import Shapes, groups_of
@@ -47,7 +48,9 @@ def profile_model(
         for weight, source in modes:
             runtime.check_layer(layer, weight, source)
     name, size = model_label(subject.module), subject.info.data_config["input_size"]
-    modes_by_layer, inventory = profiled.modes, subject.inventory
+    # modes that share a kernel are measured once, by the one with the most bits
+    modes_by_layer = {layer: list({kernel_key(*m): m for m in modes}.values()) for layer, modes in profiled.modes.items()}
+    inventory = subject.inventory
     for attempt in range(ATTEMPTS):
         table = profile_layers(runtime, subject.model, inventory, modes_by_layer, name, size, batch_size, threads, n_passes)
         if fastest_ms(table) > 0:

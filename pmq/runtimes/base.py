@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pmq.core.choice import FLOAT, Assignment, Choice
-from pmq.core.component import Inventory
+from pmq.core.component import Component, Inventory
 from pmq.core.errors import PmqError
 from pmq.core.registry import Registry
 from pmq.cost.latency import layer_key
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pmq.runtimes.layer import DeployLayer
+    from pmq.runtimes.operand import DeployOperand
 
 
 class Target(ABC):
@@ -44,6 +45,8 @@ class Target(ABC):
     slow: ClassVar[bool] = False
     #: whether files support a dynamic batch size
     open_batch: ClassVar[bool] = True
+    #: search space of uniform bits for which the target's own space has no mode, all of which the target executes; or None
+    packed_space: ClassVar[str | None] = None
     #: whether the last group of a weight row may be shorter than the others
     ragged: ClassVar[bool] = False
 
@@ -78,10 +81,14 @@ class Target(ABC):
                     raise PmqError(
                         f"target {self.name!r} cannot run {component.name!r} in {groups}; prune to multiples of the group size"
                     )
-            elif component.slot != "input" and choice.label != self.elsewhere:
+            elif component.slot != "input" and not self.executes(component, choice):
                 raise PmqError(
                     f"target {self.name!r} cannot run {component.name!r} at {choice.label} bits; search with `target={self.name}`"
                 )
+
+    def executes(self, component: Component, choice: Choice) -> bool:
+        """Return whether the target computes an operand of a product of activations with this choice."""
+        return choice.label == self.elsewhere
 
     def check_layer(self, name: str, weight: Choice, source: Choice) -> None:
         """Raise PmqError if the target cannot execute a layer with these choices of its weight and input."""
@@ -105,9 +112,16 @@ class Target(ABC):
     def single(self, layer: DeployLayer, shape: tuple[int, ...]) -> Any:
         """Return a skeleton that consists of one layer, whose input has ``shape``."""
 
+    def single_operand(self, operand: DeployOperand, shape: tuple[int, ...]) -> Any:
+        """Return a skeleton that consists of one operand, whose values have ``shape``; for targets that quantize operands."""
+        raise NotImplementedError(f"target {self.name!r} has no operands")
+
     @abstractmethod
-    def build(self, skeleton: Any, layers: Sequence[DeployLayer]) -> Any:
-        """Insert layers into a skeleton and return the runtime's model object."""
+    def build(self, skeleton: Any, layers: Sequence[DeployLayer], operands: Sequence[DeployOperand] = ()) -> Any:
+        """Insert layers and operands into a skeleton and return the runtime's model object.
+
+        Operands are those that :func:`pmq.runtimes.operand.mark_operands` has marked in the skeleton's model.
+        """
 
     @abstractmethod
     def save(self, built: Any, path: Path, metadata: Mapping[str, str]) -> list[Path]:

@@ -13,7 +13,7 @@ from pmq.core.choice import FLOAT, Assignment, Choice
 from pmq.core.component import Inventory
 from pmq.core.recipe import find_recipe
 from pmq.core.tensors import TensorFile
-from pmq.cost.latency import PLAIN, layer_key
+from pmq.cost.latency import PLAIN, kernel_key
 from pmq.quant import Quantized, quantize_weight
 from pmq.runtimes.base import Target
 from pmq.runtimes.layer import DeployLayer, deploy_layers
@@ -29,8 +29,8 @@ Mode = tuple[Choice, Choice]  # choices of a layer's weight and input
 
 
 def mode_key(mode: Mode) -> str:
-    """Return the name of a mode."""
-    return layer_key(*mode)
+    """Return the name of the kernel of a mode, which modes with fewer bits may share."""
+    return kernel_key(*mode)
 
 
 class Maker:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pmq.runtimes.layer import DeployLayer
+    from pmq.runtimes.operand import DeployOperand
 
 #: methods of a program: the model's, and those that return texts: pmq's metadata, and where the layers are stored
 FORWARD, METADATA, LAYERS = "forward", "pmq_metadata", "pmq_layers"
@@ -58,7 +59,7 @@ class ExecuTorch(Target):
 
         return single(layer, shape)
 
-    def build(self, skeleton: Any, layers: Sequence[DeployLayer]) -> Any:
+    def build(self, skeleton: Any, layers: Sequence[DeployLayer], operands: Sequence[DeployOperand] = ()) -> Any:
         """Replace the layers and lower the model."""
         from pmq.runtimes.pte import build
 

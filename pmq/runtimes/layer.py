@@ -7,13 +7,14 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from pmq.core.choice import FLOAT, Choice
 from pmq.core.component import Inventory
 from pmq.graph import Layer
 from pmq.quant import Quantized
 from pmq.quant.weights import QuantizedWeight, from_rows
+from pmq.runtimes.operand import DeployOperand, operand_of
 
 Array = NDArray[Any]
 
@@ -63,10 +64,12 @@ class DeployLayer:
         name: name of the module.
         weight: choice of the weight; ``source`` is the choice of the input.
         value: dequantized weight, ``(O, I)`` or ``(O, I / groups, ...)``.
-        codes: integers of the weight around zero, ``(O, N)`` with all axes but the first flattened; None if it has none.
+        codes: integers of the weight ``(O, N)`` with all axes but the first flattened, around zero if its grid is symmetric,
+            else from 0 upwards; None if it has none.
         scales: ``(O, G)``, one scale per group of inputs.
+        zeros: ``(O, G)``, the integer of zero; None if the grid is symmetric.
         bias: ``(O,)``.
-        grid: scale and zero point of the 8-bit integers of the input.
+        operand: quantizer of the input; None in FP32, or if its grid is computed at run time.
         image: shape ``(C, H, W)`` of a convolution's input.
         convolution: geometry of a convolution; None for a linear layer.
     """
@@ -77,14 +80,21 @@ class DeployLayer:
     value: Array
     codes: Array | None = None
     scales: Array | None = None
+    zeros: Array | None = None
     bias: Array | None = None
-    grid: tuple[float, int] | None = None
+    operand: DeployOperand | None = None
     image: tuple[int, ...] = ()
     convolution: Convolution | None = None
 
     def plain(self) -> DeployLayer:
         """Return the same layer in FP32."""
-        return replace(self, weight=FLOAT, source=FLOAT, codes=None, scales=None, grid=None)
+        return replace(self, weight=FLOAT, source=FLOAT, codes=None, scales=None, zeros=None, operand=None)
+
+    @property
+    def by_integers(self) -> bool:
+        """Whether the layer is a product of integers: both grids are even, and each output has one scale."""
+        on_grid = self.operand is not None and self.operand.on_grid
+        return on_grid and self.scales is not None and self.scales.shape[1] == 1
 
     @property
     def tile(self) -> tuple[int, int] | None:
@@ -118,18 +128,23 @@ def deploy_layers(
 def _layer(name: str, module: Any, quantized: Quantized, weight: QuantizedWeight | None) -> DeployLayer:
     choice = quantized.assignment[f"{name}.weight"]
     source = quantized.assignment.get(f"{name}.input", FLOAT)
-    codes = scales = grid = None
+    codes = scales = zeros = None
     if weight is not None and "scale" in weight.quantizer.parameters:
-        outputs, middle = weight.shape[0], weight.quantizer.parameters["zero_point"]
-        codes = from_rows(weight.codes.int() - middle.int(), weight.shape).reshape(outputs, -1).numpy()
-        scale = weight.quantizer.parameters["scale"]
-        scales = scale.reshape(outputs, -1).numpy() if scale.numel() >= outputs else scale.expand(outputs, 1).numpy()
-    parameters = quantized.parameters.get(f"{name}.input")
-    if parameters is not None and set(parameters) == {"scale", "zero_point"}:
-        grid = (parameters["scale"][0], int(parameters["zero_point"][0]))
+        outputs, zero = weight.shape[0], weight.quantizer.parameters["zero_point"]
+        integers = weight.codes.int() - (zero.int() if choice.symmetric else 0)
+        codes = from_rows(integers, weight.shape).reshape(outputs, -1).numpy()
+        scales = _by_output(weight.quantizer.parameters["scale"], outputs)
+        zeros = None if choice.symmetric else _by_output(zero, outputs)
     bias = None if module.bias is None else module.bias.detach().numpy()
     value, convolution = module.weight.detach().numpy(), Convolution.of(module)
-    return DeployLayer(name, choice, source, value, codes, scales, bias, grid, (), convolution)
+    operand = operand_of(f"{name}.input", quantized)
+    return DeployLayer(name, choice, source, value, codes, scales, zeros, bias, operand, (), convolution)
+
+
+def _by_output(parameter: Tensor, outputs: int) -> Array:
+    """Return a parameter of a weight's grid as ``(O, G)``, which has one value or ``O * G``."""
+    rows = parameter.reshape(outputs, -1) if parameter.numel() >= outputs else parameter.expand(outputs, 1)
+    return rows.numpy()
 
 
 def nibbles(codes: Array) -> NDArray[np.uint8]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pmq.runtimes.layer import DeployLayer
+    from pmq.runtimes.operand import DeployOperand
 
 #: name of the entry of a file's metadata that contains pmq's texts
 NAME = "pmq"
@@ -53,7 +54,7 @@ class LiteRT(Target):
 
         return single(layer, shape)
 
-    def build(self, skeleton: Any, layers: Sequence[DeployLayer]) -> Any:
+    def build(self, skeleton: Any, layers: Sequence[DeployLayer], operands: Sequence[DeployOperand] = ()) -> Any:
         """Insert layers into a graph of schema objects."""
         from pmq.runtimes.tflite import fill
 

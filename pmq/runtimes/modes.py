@@ -3,8 +3,6 @@
 from pmq.cost.latency import PLAIN
 
 FLOAT = PLAIN
-#: 8-bit integers, inputs on a grid fixed by calibration
-INT8 = "w8 x 8"
 #: quantized weights only: FP16, or integers of 8 or 4 bits with one scale per 32 inputs
 HALF, W8, W4 = "w16-half x fp32", "w8-group32 x fp32", "w4-group32 x fp32"
 #: weights and inputs in bfloat16

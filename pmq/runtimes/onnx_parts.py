@@ -9,24 +9,34 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from pmq.runtimes.layer import DeployLayer
+from pmq.runtimes.onnx_quantizers import values
+from pmq.runtimes.packed import split
 from pmq.runtimes.skeleton import Part
 
 Array = NDArray[Any]
 #: last part of the name of the node that determines a layer's mode, by which a reader identifies it
 PRODUCT = "product"
+#: the same of the node that returns a quantized operand
+OPERAND = "operand"
 
 
 class PartBuilder:
-    """Collector of the nodes and constants of one layer, all named after it."""
+    """Collector of the nodes and constants of one layer or operand, all named after it."""
 
-    def __init__(self, layer: DeployLayer) -> None:
-        self.name = layer.name
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.part = Part([], [])
 
     def constant(self, leaf: str, value: Array) -> str:
         """Add a constant; return its name."""
         name = f"{self.name}.{leaf}"
         self.part.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def shared(self, name: str, value: Array) -> str:
+        """Add a constant that parts share under a name of its own; return that name."""
+        if all(tensor.name != name for tensor in self.part.constants):
+            self.part.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
     def packed(self, leaf: str, data: Array, kind: int, shape: tuple[int, ...]) -> str:
@@ -40,19 +50,65 @@ class PartBuilder:
         output = output or f"{self.name}/{leaf}"
         name = f"{self.name}/{leaf}"
         self.part.nodes.append(
-            helper.make_node(op, inputs, [output], name if leaf == PRODUCT else "", domain=domain, **attributes)
+            helper.make_node(op, inputs, [output], name if leaf in (PRODUCT, OPERAND) else "", domain=domain, **attributes)
         )
         return output
 
-    def grid(self, layer: DeployLayer) -> tuple[str, str]:
-        """Add scale and zero point of the input; return their names."""
-        assert layer.grid is not None
-        scale, zero = np.array(layer.grid[0], np.float32), np.array(layer.grid[1], np.uint8)
-        return self.constant("input.scale", scale), self.constant("input.zero", zero)
+    def integers(self, layer: DeployLayer, shape: tuple[int, ...], codes: Array) -> str:
+        """Add the integers ``codes`` of a weight in ``shape``, packed if they have fewer than 8 bits; return their name.
+
+        Integers of a symmetric grid are int8; others are uint8.
+        """
+        codes, bits = codes.reshape(shape), layer.weight.bits
+        if bits == 8:
+            return self.constant("weight", codes.astype(np.int8 if layer.zeros is None else np.uint8))
+        sides, sums = self.shared(f"shape {shape}", np.array(shape, np.int64)), list[str]()
+        around = codes if layer.zeros is None else codes - 2 ** (bits - 1)
+        for i, digit in enumerate(split(around, bits)):
+            packed = self.constant("weight" if i == 0 else f"weight.{i}", digit.packed)
+            table = self.shared(f"table {i} of {bits} bits", digit.table)
+            part = self.node("Gather", [table, self.node("Cast", [packed], f"index{i}", to=TensorProto.INT32)], f"digit{i}")
+            if around.size % (8 // digit.bits):
+                flat = self._reshape(part, f"flat{i}", [-1])
+                part = self.node("Slice", [flat, *(self.shared(f"[{n}]", np.array([n])) for n in (0, around.size))], f"cut{i}")
+            sums.append(self.node("Reshape", [part, sides], f"part{i}"))
+        total = sums[0]
+        for i, part in enumerate(sums[1:]):
+            total = self.node("Add", [total, part], f"sum{i}")
+        if layer.zeros is None:
+            return total
+        middle = self.shared(f"middle of {bits} bits", np.array(2 ** (bits - 1), np.int8))
+        return self.node("Cast", [self.node("Add", [total, middle], "unsigned")], "codes", to=TensorProto.UINT8)
 
     def float_weight(self, layer: DeployLayer) -> str:
         """Add the weight, stored in its chosen format; return the name of the FP32 tensor ``(I, O)``."""
+        if layer.codes is not None:
+            return self.decoded(layer, layer.shape[::-1], layer.codes.T)
         return self._floats(layer, layer.value.reshape(layer.shape).T)
+
+    def decoded(self, layer: DeployLayer, shape: tuple[int, ...], codes: Array) -> str:
+        """Add a weight stored as integers; return the name of its FP32 values in ``shape``, ``(I, O)`` or ``(O, ...)``.
+
+        A runtime computes the values while it loads the file.
+        """
+        assert layer.scales is not None
+        floats = self.node("Cast", [self.integers(layer, shape, codes)], "floats", to=TensorProto.FLOAT)
+        (outputs, groups), linear = layer.scales.shape, len(shape) == 2
+        sides = (outputs, *[1] * (len(shape) - 1))
+        if groups > 1:
+            split_sides = [groups, -1, outputs] if linear else [outputs, groups, -1]
+            floats = self._reshape(floats, "groups", split_sides)
+            sides = (groups, 1, outputs) if linear else (outputs, groups, 1)
+        elif linear:
+            sides = (1, outputs)
+
+        def laid(parameter: Array) -> Array:
+            return (parameter.T if linear else parameter).astype(np.float32).reshape(sides)
+
+        if layer.zeros is not None:
+            floats = self.node("Sub", [floats, self.constant("weight.zero", laid(layer.zeros))], "centred")
+        floats = self.node("Mul", [floats, self.constant("weight.scale", laid(layer.scales))], "scaled weight")
+        return self.node("Reshape", [floats, self.shared(f"shape {shape}", np.array(shape, np.int64))], "widened")
 
     def _floats(self, layer: DeployLayer, value: Array) -> str:
         """Add a weight, stored as FP16 or bfloat16 if chosen so; return the name of the FP32 tensor."""
@@ -65,6 +121,10 @@ class PartBuilder:
         else:
             return self.constant("weight", value)
         return self.node("Cast", [weight], "widened", to=TensorProto.FLOAT)
+
+    def zero_points(self, layer: DeployLayer) -> list[str]:
+        """Add the zero points of a weight with one per output; return their names, none if its grid is symmetric."""
+        return [] if layer.zeros is None else [self.constant("weight.zero", layer.zeros[:, 0].astype(np.uint8))]
 
     def product(self, layer: DeployLayer, x: str, weight: str, y: str) -> None:
         """Multiply by an FP32 weight ``(I, O)`` and add the bias."""
@@ -90,13 +150,16 @@ class PartBuilder:
         return {"strides": list(geometry.stride), "pads": pads, "dilations": list(geometry.dilation), "group": geometry.groups}
 
     def float_convolution(self, layer: DeployLayer, x: str, y: str) -> None:
-        """Convolve in FP32 with the weight stored in its chosen format."""
-        self.convolution(layer, x, self._floats(layer, layer.value), y)
+        """Convolve in FP32 with the weight stored in its chosen format, and the input quantized as chosen."""
+        if layer.operand is not None:
+            x = values(self, layer.operand, x)
+        weight = self._floats(layer, layer.value) if layer.codes is None else self.decoded(layer, layer.value.shape, layer.codes)
+        self.convolution(layer, x, weight, y)
 
     def kernel(self, layer: DeployLayer) -> str:
         """Add the integers of a convolution's weight; return their name."""
         assert layer.codes is not None
-        return self.constant("weight", layer.codes.reshape(layer.value.shape).astype(np.int8))
+        return self.integers(layer, layer.value.shape, layer.codes)
 
     def patches(self, layer: DeployLayer, x: str) -> str:
         """Rearrange an image ``(B, C, H, W)`` to ``(B, H / h, W / w, C * h * w)``, one row per patch; return its name."""
@@ -109,7 +172,7 @@ class PartBuilder:
 
     def _reshape(self, x: str, leaf: str, shape: list[int]) -> str:
         """Add a reshape, where a zero in ``shape`` leaves that side unchanged; return the name of its output."""
-        return self.node("Reshape", [x, self.constant(leaf, np.array(shape, np.int64))], leaf)
+        return self.node("Reshape", [x, self.shared(f"sides {shape}", np.array(shape, np.int64))], leaf)
 
     def map(self, rows: str, y: str) -> None:
         """Transpose output rows ``(B, h, w, O)`` to the map ``(B, O, h, w)``."""

@@ -7,16 +7,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
+from pmq.core.choice import FLOAT as FLOAT_CHOICE
+from pmq.core.choice import Choice
+from pmq.core.component import Component
 from pmq.core.errors import PmqError
 from pmq.core.files import quoted, write_bytes
+from pmq.cost.latency import INT8, layer_key
 from pmq.runtimes.base import Target
-from pmq.runtimes.modes import BFLOAT16, FLOAT, HALF, INT8, W4, W8
+from pmq.runtimes.modes import BFLOAT16, FLOAT, HALF, W4, W8
 from pmq.runtimes.onnx_file import read_onnx
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pmq.runtimes.layer import DeployLayer
+    from pmq.runtimes.operand import DeployOperand
+
+
+#: quantizers of activations whose levels operators of ONNX compute
+OPERANDS = ("affine", "codebook", "power", "log")
+#: largest bit-width of logarithmic levels: the simulation limits the range of more levels
+MOST_LOG_BITS = 6
 
 
 class OnnxTarget(Target):
@@ -25,6 +38,7 @@ class OnnxTarget(Target):
     suffix = ".onnx"
     packages = ("onnx", "onnxscript")
     int8 = INT8
+    packed_space: ClassVar[str | None] = "runnable"
     modes: ClassVar[tuple[str, ...]] = (INT8, W4, W8, HALF, FLOAT)
 
     def skeleton(self, model: nn.Module, layers: list[str], image: Tensor, dynamic_batch: bool = False) -> Any:
@@ -39,11 +53,39 @@ class OnnxTarget(Target):
 
         return single(layer, shape)
 
-    def build(self, skeleton: Any, layers: Sequence[DeployLayer]) -> Any:
-        """Insert layers into an ONNX graph."""
+    def single_operand(self, operand: DeployOperand, shape: tuple[int, ...]) -> Any:
+        """Return an ONNX graph with the placeholder of one operand."""
+        from pmq.runtimes.skeleton import single_operand
+
+        return single_operand(operand, shape)
+
+    def build(self, skeleton: Any, layers: Sequence[DeployLayer], operands: Sequence[DeployOperand] = ()) -> Any:
+        """Insert layers and operands into an ONNX graph."""
         from pmq.runtimes.skeleton import fill
 
-        return fill(skeleton, list(layers), self.emit)
+        return fill(skeleton, list(layers), list(operands), self.emit, self.emit_operand)
+
+    def emit_operand(self, operand: DeployOperand, x: str, y: str) -> Any:
+        """Return the :class:`pmq.runtimes.skeleton.Part` that quantizes an operand from tensor ``x`` to tensor ``y``."""
+        from pmq.runtimes.onnx_parts import PartBuilder
+        from pmq.runtimes.onnx_quantizers import values
+
+        b = PartBuilder(operand.name)
+        values(b, operand, x, y)
+        return b.part
+
+    def executes(self, component: Component, choice: Choice) -> bool:
+        """Return whether operators of ONNX compute the levels of an operand."""
+        if choice.quantizer == "log":
+            return choice.bits <= MOST_LOG_BITS
+        return choice.is_fp32 or (choice.bits <= 8 and choice.quantizer in OPERANDS)
+
+    def check_layer(self, name: str, weight: Choice, source: Choice) -> None:
+        """Raise PmqError unless there are kernels for both choices, or operators that compute their levels for FP32 kernels."""
+        stored = weight.quantizer == "affine" or layer_key(weight, FLOAT_CHOICE) in self.modes
+        read = source.is_fp32 or (source.bits <= 8 and source.quantizer in OPERANDS)
+        if not (stored and read):
+            super().check_layer(name, weight, source)
 
     @abstractmethod
     def emit(self, layer: DeployLayer, x: str, y: str) -> Any:
@@ -65,59 +107,102 @@ class OnnxTarget(Target):
         return {prop.key: prop.value for prop in read_onnx(path).metadata_props}
 
     def stored(self, path: Path) -> dict[str, str]:
-        """Return each layer's mode, determined from operators, their attributes and types of constants."""
+        """Return each layer's mode and each operand's label, determined from operators, attributes and constants."""
+        from pmq.runtimes.onnx_quantizers import label
+
         model = read_onnx(path)
         known = {tensor.name: tensor for tensor in model.graph.initializer}
         makers = {node.output[0]: node for node in model.graph.node}
         modes = {}
         for node in model.graph.node:
-            layer, _, leaf = node.name.rpartition("/")
-            if leaf == "product":
+            name, _, leaf = node.name.rpartition("/")
+            if leaf in ("product", "operand"):
                 try:
-                    modes[layer] = _stored(node, known, makers)
+                    modes[name] = _stored(node, known, makers) if leaf == "product" else label(node.output[0], known, makers)
                 except LookupError:
                     raise PmqError(
-                        f"layer {layer!r} of {quoted(path)} is not stored as pmq deploy writes it; deploy the model again"
+                        f"{name!r} of {quoted(path)} is not stored as pmq deploy writes it; deploy the model again"
                     ) from None
         return modes
 
 
 def _stored(node: Any, known: Mapping[str, Any], makers: Mapping[str, Any]) -> str:
     """Return the mode of a layer, determined from the node of its product."""
+    from pmq.runtimes.onnx_quantizers import label
+
     attributes = {a.name: a.i for a in node.attribute}
-    if node.op_type == "MatMulIntegerToFloat":
-        return f"w{_bits(known[node.input[1]])} x {_bits(known[node.input[4]])}"
-    if node.op_type == "ConvInteger":
-        return f"w{_bits(known[node.input[1]])} x {_bits(known[node.input[2]])}"
     if node.op_type == "MatMulNBits":
         return f"w{attributes['bits']}-group{attributes['block_size']} x fp32"
-    maker = makers.get(node.input[1])
-    if maker is None:
-        return f"wfp{_bits(known[node.input[1]])} x fp32"
-    if maker.op_type == "Cast":
-        return HALF if _is(known[maker.input[0]], "FLOAT16") else BFLOAT16
-    attributes = {a.name: a.i for a in maker.attribute}
-    group = f"-group{attributes['block_size']}" if "block_size" in attributes else ""
-    return f"w{_bits(known[maker.input[0]])}{group} x {_source_bits(node.input[0], known, makers)}"
+    weight = _weight_label(node.input[1], known, makers)
+    # inputs in bfloat16 have no operators of their own: a runtime computes everything outside of integer layers with them
+    return BFLOAT16 if weight == "16-bfloat16" else f"w{weight} x {label(node.input[0], known, makers)}"
 
 
-def _source_bits(name: str, known: Mapping[str, Any], makers: Mapping[str, Any]) -> str:
-    """Return the bits to which an input is quantized, looking through reshapes and transposes; ``fp32`` if to none."""
-    node = makers.get(name)
-    while node is not None and node.op_type in ("Reshape", "Transpose"):
-        node = makers.get(node.input[0])
-    return str(_bits(known[node.input[2]])) if node is not None and node.op_type == "DequantizeLinear" else "fp32"
+def _weight_label(name: str, known: Mapping[str, Any], makers: Mapping[str, Any]) -> str:
+    """Return the label of a weight's choice, and the size of its groups."""
+    group, node = "", makers.get(name)
+    if node is None:
+        return {"FLOAT": "fp32"}.get(_kind(known[name]), str(_bits(known[name])))
+    if node.op_type == "Cast" and _kind(known.get(node.input[0])) in ("FLOAT16", "BFLOAT16"):
+        return "16-half" if _kind(known[node.input[0]]) == "FLOAT16" else "16-bfloat16"
+    while node is not None and node.op_type in ("Reshape", "Mul", "Sub", "Cast", "DequantizeLinear"):
+        sizes = {a.name: a.i for a in node.attribute}
+        if "block_size" in sizes:
+            group = f"-group{sizes['block_size']}"
+        if node.op_type == "Mul":
+            group = _group(node, known, makers)
+        name, node = node.input[0], makers.get(node.input[0])
+    return f"{_bits(known[name]) if node is None else _packed_bits(node, known, makers)}{group}"
 
 
-def _is(tensor: Any, kind: str) -> bool:
+def _group(scaling: Any, known: Mapping[str, Any], makers: Mapping[str, Any]) -> str:
+    """Return the size of the groups that have a scale each, from the shape into which the weight was split before scaling."""
     import onnx
 
-    return bool(tensor.data_type == getattr(onnx.TensorProto, kind))
+    while scaling.op_type != "Reshape":
+        scaling = makers.get(scaling.input[0])
+        if scaling is None or scaling.op_type == "Cast":
+            return ""
+    split = onnx.numpy_helper.to_array(known[scaling.input[1]])
+    return "" if -1 not in split else f"-group{_length(scaling.input[0], known, makers) // int(-np.prod(split))}"
+
+
+def _length(name: str, known: Mapping[str, Any], makers: Mapping[str, Any]) -> int:
+    """Return the number of values of an integer weight, from the shape that it has or is given."""
+    import onnx
+
+    while name in makers:
+        node = makers[name]
+        if node.op_type == "Reshape":
+            return int(np.prod(onnx.numpy_helper.to_array(known[node.input[1]])))
+        name = node.input[0]
+    return int(np.prod(known[name].dims))
+
+
+def _packed_bits(node: Any, known: Mapping[str, Any], makers: Mapping[str, Any]) -> int:
+    """Return the sum of the bits of a packed weight's digits, from the sizes of their tables."""
+    bits = 0
+    while node.op_type == "Add":
+        bits += _digit_bits(makers.get(node.input[1]), known, makers)
+        node = makers[node.input[0]]
+    return bits + _digit_bits(node, known, makers)
+
+
+def _digit_bits(node: Any, known: Mapping[str, Any], makers: Mapping[str, Any]) -> int:
+    while node is not None and node.op_type in ("Reshape", "Slice"):
+        node = makers[node.input[0]]
+    return 0 if node is None else 8 // int(known[node.input[0]].dims[1])  # no node: the constant that makes it unsigned
+
+
+def _kind(tensor: Any) -> str:
+    import onnx
+
+    return "" if tensor is None else str(onnx.TensorProto.DataType.Name(tensor.data_type))
 
 
 def _bits(tensor: Any) -> int:
     import onnx
 
-    if tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4):
+    if _kind(tensor) in ("INT4", "UINT4"):
         return 4
     return int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * 8)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pmq.core.errors import PmqError, one_line
+from pmq.cost.latency import layer_key
 from pmq.runtimes.base import register
+from pmq.runtimes.modes import W4, W8
 from pmq.runtimes.onnx_target import OnnxTarget
 from pmq.runtimes.session import FP32, UINT8, Port, Session, named
 
@@ -55,60 +56,72 @@ class OnnxRuntime(OnnxTarget):
 
     def emit(self, layer: DeployLayer, x: str, y: str) -> Any:
         """Return a layer as onnxruntime's operators."""
-        from pmq.runtimes.layer import nibbles
-        from pmq.runtimes.onnx_parts import PRODUCT, PartBuilder
+        from pmq.runtimes.onnx_parts import PartBuilder
+        from pmq.runtimes.onnx_quantizers import values
 
-        b = PartBuilder(layer)
+        b = PartBuilder(layer.name)
         if layer.convolution is not None and layer.tile is None:
-            (b.float_convolution if layer.grid is None else partial(_integers, b))(layer, x, y)
+            (_integer_convolution if layer.by_integers and layer.zeros is None else PartBuilder.float_convolution)(b, layer, x, y)
             return b.part
-        outputs, inputs = layer.shape
-        rows_to = None if layer.tile is None else f"{layer.name}/output"
-        to = rows_to or y
-        if layer.grid is not None:
-            assert layer.codes is not None and layer.scales is not None
-            scale, zero = b.grid(layer)
-            x = b.node("QuantizeLinear", [x, scale, zero], "quantized")
-            if layer.tile:
-                x = b.patches(layer, x)
-            weight = b.constant("weight", layer.codes.T.astype(np.int8))
-            operands = [x, weight, scale, b.constant("weight.scale", layer.scales[:, 0]), zero]
-            if layer.bias is not None:
-                operands += ["", b.constant("bias", layer.bias)]
-            b.node("MatMulIntegerToFloat", operands, PRODUCT, to, CONTRIB)
+        to = y if layer.tile is None else f"{layer.name}/output"
+        if layer.by_integers:
+            _integer_product(b, layer, x, to)
+        elif layer.source.is_fp32 and layer_key(layer.weight, layer.source) in (W4, W8):
+            _blockwise_product(b, layer, x, to)
         else:
-            if layer.tile:
-                x = b.patches(layer, x)
-            if layer.codes is not None:
-                assert layer.scales is not None and layer.weight.group_size is not None
-                bits, group = layer.weight.bits, layer.weight.group_size
-                codes = np.pad(layer.codes + 2 ** (bits - 1), ((0, 0), (0, -inputs % group)), constant_values=2 ** (bits - 1))
-                blocks = codes.astype(np.uint8).reshape(outputs, -1, group)
-                packed = b.constant("weight", nibbles(blocks) if bits == 4 else blocks)
-                operands = [x, packed, b.constant("weight.scale", layer.scales.reshape(-1))]
-                operands += [] if layer.bias is None else ["", "", b.constant("bias", layer.bias)]
-                attributes = {"K": inputs, "N": outputs, "bits": bits, "block_size": group, "accuracy_level": EXACT}
-                b.node("MatMulNBits", operands, PRODUCT, to, CONTRIB, **attributes)
-            else:
-                b.product(layer, x, b.float_weight(layer), to)
+            x = x if layer.operand is None else values(b, layer.operand, x)
+            b.product(layer, b.patches(layer, x) if layer.tile else x, b.float_weight(layer), to)
         if layer.tile:
             b.map(to, y)
         return b.part
 
 
-def _integers(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> None:
+def _integer_product(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> None:
+    """Add a product of integers, which returns FP32 values."""
+    from pmq.runtimes.onnx_parts import PRODUCT
+    from pmq.runtimes.onnx_quantizers import codes
+
+    assert layer.operand is not None and layer.codes is not None and layer.scales is not None
+    x, scale, zero = codes(b, layer.operand, x)
+    if layer.tile:
+        x = b.patches(layer, x)
+    weight = b.integers(layer, layer.shape[::-1], layer.codes.T)
+    operands = [x, weight, scale, b.constant("weight.scale", layer.scales[:, 0]), zero, *(b.zero_points(layer) or [""])]
+    operands += [] if layer.bias is None else [b.constant("bias", layer.bias)]
+    b.node("MatMulIntegerToFloat", operands if operands[-1] else operands[:-1], PRODUCT, y, CONTRIB)
+
+
+def _blockwise_product(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> None:
+    """Add a product of FP32 values by integers with a scale for each group of inputs."""
+    from pmq.runtimes.layer import nibbles
+    from pmq.runtimes.onnx_parts import PRODUCT
+
+    assert layer.codes is not None and layer.scales is not None and layer.weight.group_size is not None
+    if layer.tile:
+        x = b.patches(layer, x)
+    (outputs, inputs), bits, group = layer.shape, layer.weight.bits, layer.weight.group_size
+    padded = np.pad(layer.codes + 2 ** (bits - 1), ((0, 0), (0, -inputs % group)), constant_values=2 ** (bits - 1))
+    blocks = padded.astype(np.uint8).reshape(outputs, -1, group)
+    packed = b.constant("weight", nibbles(blocks) if bits == 4 else blocks)
+    operands = [x, packed, b.constant("weight.scale", layer.scales.reshape(-1))]
+    operands += [] if layer.bias is None else ["", "", b.constant("bias", layer.bias)]
+    attributes = {"K": inputs, "N": outputs, "bits": bits, "block_size": group, "accuracy_level": EXACT}
+    b.node("MatMulNBits", operands, PRODUCT, y, CONTRIB, **attributes)
+
+
+def _integer_convolution(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> None:
     """Add an integer convolution whose sums are scaled afterwards."""
     from onnx import TensorProto
 
     from pmq.runtimes.onnx_parts import PRODUCT
+    from pmq.runtimes.onnx_quantizers import codes
 
-    assert layer.grid is not None and layer.scales is not None
-    scale, zero = b.grid(layer)
-    quantized = b.node("QuantizeLinear", [x, scale, zero], "quantized")
+    assert layer.operand is not None and layer.scales is not None
+    quantized, _, zero = codes(b, layer.operand, x)
     sums = b.node("ConvInteger", [quantized, b.kernel(layer), zero], PRODUCT, **b.sides(layer))
     floats = b.node("Cast", [sums], "floats", to=TensorProto.FLOAT)
     sides = (-1, *[1] * (layer.value.ndim - 2))
-    factor = b.constant("scale", (layer.scales[:, 0] * np.float32(layer.grid[0])).astype(np.float32).reshape(sides))
+    factor = b.constant("scale", (layer.scales[:, 0] * layer.operand.parameters["scale"][0]).astype(np.float32).reshape(sides))
     if layer.bias is None:
         b.node("Mul", [floats, factor], "scaled", y)
     else:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import io
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pmq.core.errors import PmqError, one_line
-from pmq.runtimes.base import register
-from pmq.runtimes.modes import BFLOAT16, INT8
+from pmq.cost.latency import INT8, layer_key
+from pmq.runtimes.base import Target, register
+from pmq.runtimes.modes import BFLOAT16, W4, W8
 from pmq.runtimes.onnx_target import OnnxTarget
 from pmq.runtimes.session import FP32, NATIVE, UINT8, Port, Session, named
 
 if TYPE_CHECKING:
+    from pmq.core.choice import Choice
+    from pmq.core.component import Component
     from pmq.runtimes.layer import DeployLayer
     from pmq.runtimes.onnx_parts import PartBuilder
 
@@ -57,37 +60,18 @@ class OpenVino(OnnxTarget):
 
     def emit(self, layer: DeployLayer, x: str, y: str) -> Any:
         """Return a layer as standard ONNX operators."""
-        from pmq.runtimes.layer import nibbles
-        from pmq.runtimes.onnx_parts import INT4, PartBuilder
+        from pmq.runtimes.onnx_parts import PartBuilder
+        from pmq.runtimes.onnx_quantizers import values
 
-        b = PartBuilder(layer)
+        b = PartBuilder(layer.name)
         if layer.convolution is not None and layer.patch is None:
-            (b.float_convolution if layer.grid is None else partial(_integers, b))(layer, x, y)
+            (_integer_convolution if layer.by_integers else PartBuilder.float_convolution)(b, layer, x, y)
             return b.part
         to = y if layer.patch is None else f"{layer.name}/output"
-        if layer.grid is not None:
-            scale, zero = b.grid(layer)
-            x = b.node("QuantizeLinear", [x, scale, zero], "quantized")
-            x = b.node("DequantizeLinear", [x, scale, zero], "dequantized")
+        x = x if layer.operand is None else values(b, layer.operand, x)
         if layer.patch:
             x = b.patches(layer, x)
-        if layer.codes is None:
-            weight = b.float_weight(layer)
-        else:
-            assert layer.scales is not None
-            codes, scales = np.ascontiguousarray(layer.codes.T.astype(np.int8)), np.ascontiguousarray(layer.scales.T)
-            if layer.weight.bits == 4:
-                packed = nibbles(codes.reshape(-1).astype(np.uint8) & 15)
-                weight = b.packed("weight", packed, INT4, codes.shape)
-            else:
-                weight = b.constant("weight", codes)
-            if layer.weight.group_size is None:
-                pair = [weight, b.constant("weight.scale", scales[0])]
-                weight = b.node("DequantizeLinear", pair, "widened", axis=1)
-            else:
-                pair = [weight, b.constant("weight.scale", scales)]
-                weight = b.node("DequantizeLinear", pair, "widened", axis=0, block_size=layer.weight.group_size)
-        b.product(layer, x, weight, to)
+        b.product(layer, x, _weight(b, layer), to)
         if layer.patch:
             b.map(to, y)
         return b.part
@@ -101,15 +85,45 @@ class OpenVinoBf16(OpenVino):
     precision = "bf16"
     modes = (INT8, BFLOAT16)
     elsewhere = "16-bfloat16"
+    packed_space = None
+
+    def executes(self, component: Component, choice: Choice) -> bool:
+        """Return whether an operand stays in bfloat16, as everything outside integer layers is computed."""
+        return choice.label == self.elsewhere
+
+    def check_layer(self, name: str, weight: Choice, source: Choice) -> None:
+        """Raise PmqError unless the layer has one of the modes."""
+        Target.check_layer(self, name, weight, source)
 
 
-def _integers(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> None:
-    """Add a convolution whose input and weight are quantized."""
+def _weight(b: PartBuilder, layer: DeployLayer) -> str:
+    """Add a weight; return the name of its FP32 values ``(I, O)``, which OpenVINO computes from integers in its kernels."""
+    from pmq.runtimes.layer import nibbles
+    from pmq.runtimes.onnx_parts import INT4
+
+    if layer.codes is None or not (layer.by_integers or layer_key(layer.weight, layer.source) in (W4, W8)):
+        return b.float_weight(layer)
     assert layer.scales is not None
-    scale, zero = b.grid(layer)
-    x = b.node("DequantizeLinear", [b.node("QuantizeLinear", [x, scale, zero], "quantized"), scale, zero], "dequantized")
-    scales = b.constant("weight.scale", np.ascontiguousarray(layer.scales[:, 0]))
-    b.convolution(layer, x, b.node("DequantizeLinear", [b.kernel(layer), scales], "widened", axis=0), y)
+    integers, scales = layer.codes.T, np.ascontiguousarray(layer.scales.T)
+    if layer.by_integers:
+        operands = [b.integers(layer, layer.shape[::-1], integers), b.constant("weight.scale", scales[0])]
+        return b.node("DequantizeLinear", [*operands, *b.zero_points(layer)], "widened", axis=1)
+    if layer.weight.bits == 4:
+        integers = np.ascontiguousarray(integers.astype(np.int8))
+        weight = b.packed("weight", nibbles(integers.reshape(-1).astype(np.uint8) & 15), INT4, integers.shape)
+    else:
+        weight = b.constant("weight", integers.astype(np.int8))
+    pair = [weight, b.constant("weight.scale", scales)]
+    return b.node("DequantizeLinear", pair, "widened", axis=0, block_size=layer.weight.group_size)
+
+
+def _integer_convolution(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> None:
+    """Add a convolution whose input and weight are quantized."""
+    from pmq.runtimes.onnx_quantizers import values
+
+    assert layer.operand is not None and layer.scales is not None
+    x, scales = values(b, layer.operand, x), b.constant("weight.scale", np.ascontiguousarray(layer.scales[:, 0]))
+    b.convolution(layer, x, b.node("DequantizeLinear", [b.kernel(layer), scales, *b.zero_points(layer)], "widened", axis=0), y)
 
 
 def _port(argument: Any) -> Port:

@@ -12,12 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from pmq.core.choice import FLOAT, Assignment
-from pmq.core.component import Inventory
+from pmq.core.component import Component, Inventory
 from pmq.core.progress import track
 from pmq.cost.latency import layer_key
+from pmq.graph import TapFunction
 from pmq.quant import Simulator
 from pmq.runtimes.base import Target
 from pmq.runtimes.layer import DeployLayer
+from pmq.runtimes.operand import DeployOperand
 from pmq.runtimes.session import Session
 
 #: maximum error of a layer, in steps of 1/255 of its output's range: an input between two integers may be rounded either
@@ -25,6 +27,10 @@ from pmq.runtimes.session import Session
 STEPS = 1.0
 #: minimum assumed range of an output, as a share of its largest value: an almost constant output is exact up to rounding
 FLAT = 1e-3
+#: maximum share of an operand's values, in percent, that lie so close to the middle of two levels that either may be taken
+ROUNDED = 0.1
+#: maximum difference of equal levels, as a share of the largest value
+SAME = 1e-5
 #: minimum agreement with the simulation, in percent: flipped roundings accumulate from layer to layer
 AGREEMENT = 95.0
 #: relative excess over the promised size that is allowed in addition to the graph's bytes
@@ -73,6 +79,48 @@ def layer_errors(
     return errors
 
 
+@torch.no_grad()
+def operand_errors(
+    target: Target, operands: list[DeployOperand], simulator: Simulator, image: Tensor, threads: int = 1
+) -> dict[str, float]:
+    """Return the share of each operand's values, in percent, to which the runtime gives another level than the simulation.
+
+    Each operand is quantized alone in the runtime, from its values in the simulated model on ``image`` ``(1, C, H, W)``.
+    """
+    recorded: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def recorder(operand: DeployOperand) -> TapFunction:
+        quantizer = simulator.quantizer(simulator.inventory[operand.name], operand.choice)
+
+        def record(x: Tensor) -> Tensor:
+            recorded[operand.name] = x.clone(), quantizer(x)
+            return recorded[operand.name][1]
+
+        return record
+
+    for operand in operands:
+        simulator.set_activation(operand.name, recorder(operand))
+    try:
+        simulator.model(image)
+    finally:
+        for operand in operands:
+            simulator.reset(operand.name)
+    errors = {}
+    for operand in track(operands, "proving operands"):
+        x, expected = recorded[operand.name]
+        session = target.session(target.build(target.single_operand(operand, tuple(x.shape)), [], [operand]), threads)
+        other = np.abs(session(x.numpy()) - expected.numpy()) > SAME * float(expected.abs().max())
+        errors[operand.name] = 100 * float(other.mean())
+    return errors
+
+
+def operands_check(errors: Mapping[str, float]) -> Check:
+    """Check that almost all values of every operand, quantized alone, have the level that was simulated."""
+    worst = max(errors, key=lambda name: errors[name])
+    what = f"largest share of an operand's values with another level than simulated, of {len(errors)} operands, percent ({worst})"
+    return Check(passed=errors[worst] <= ROUNDED, measured=errors[worst], limit=ROUNDED, what=what)
+
+
 def layers_check(errors: Mapping[str, float]) -> Check:
     """Check that every layer, run alone, computes what was simulated."""
     worst = max(errors, key=lambda name: errors[name]) if errors else ""
@@ -87,11 +135,16 @@ def bits_check(stored: Mapping[str, str], assignment: Assignment, inventory: Inv
         for c in inventory
         if c.slot == "weight"
     }
+    expected |= {c.name: assignment[c.name].label for c in inventory if _is_quantized_operand(c, assignment)}
     other = sorted(n for n in expected.keys() | stored.keys() if expected.get(n) != stored.get(n))
-    what = f"layers of {len(expected)} whose bits, read from the file, are not those allocated" + "".join(
+    what = f"layers and operands of {len(expected)} whose bits, read from the file, are not those allocated" + "".join(
         f", {n}" for n in other[:3]
     )
     return Check(passed=not other, measured=len(other), limit=0, what=what)
+
+
+def _is_quantized_operand(component: Component, assignment: Assignment) -> bool:
+    return component.slot not in ("weight", "input") and assignment[component.name].bits <= 8
 
 
 def size_check(size_bytes: int, promised: float, graph: int) -> Check:

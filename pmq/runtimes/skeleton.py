@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from pmq.core.errors import PmqError, one_line
 from pmq.runtimes.layer import DeployLayer
 from pmq.runtimes.marker import Marker, marked
+from pmq.runtimes.operand import DOMAIN, OPERAND, DeployOperand
 
-#: domain and name of the placeholder node of a layer
-DOMAIN, LAYER = "pmq", "Layer"
+#: name of the placeholder node of a layer
+LAYER = "Layer"
 INPUT, OUTPUT = "image", "output"
 #: ONNX opset: the first with blocked scales and 4-bit integers
 OPSET = 21
@@ -38,8 +39,9 @@ class Part:
     constants: list[onnx.TensorProto]
 
 
-#: function that returns a part for a layer and the names of its input and output
+#: functions that return a part for a layer, or for an operand, and the names of its input and output
 Emit = Callable[[DeployLayer, str, str], Part]
+EmitOperand = Callable[[DeployOperand, str, str], Part]
 
 
 class _Symbol(Marker):
@@ -97,17 +99,7 @@ def _cause(error: BaseException) -> str:
 
 def single(layer: DeployLayer, shape: tuple[int, ...]) -> onnx.ModelProto:
     """Return a graph that consists of the placeholder of one layer, whose input has ``shape``."""
-    kind, helper = onnx.TensorProto.FLOAT, onnx.helper
-    node = helper.make_node(LAYER, [INPUT], [OUTPUT], layer.name, domain=DOMAIN, layer=layer.name)
-    graph = helper.make_graph(
-        [node],
-        layer.name,
-        [helper.make_tensor_value_info(INPUT, kind, shape)],
-        [helper.make_tensor_value_info(OUTPUT, kind, [None] * len(shape))],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
-    model.ir_version = IR_VERSION
-    return model
+    return _of_one_node(LAYER, {"layer": layer.name}, layer.name, shape)
 
 
 def _slim(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -123,19 +115,52 @@ def _slim(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def fill(skeleton: onnx.ModelProto, layers: list[DeployLayer], emit: Emit) -> onnx.ModelProto:
-    """Return a copy of the skeleton with each placeholder replaced by the nodes that ``emit`` returns for its layer."""
+def single_operand(operand: DeployOperand, shape: tuple[int, ...]) -> onnx.ModelProto:
+    """Return a graph that consists of the placeholder of one operand, whose input has ``shape``."""
+    return _of_one_node(OPERAND, {"operand": operand.name}, operand.name, shape)
+
+
+def _of_one_node(kind: str, attributes: dict[str, Any], name: str, shape: tuple[int, ...]) -> onnx.ModelProto:
+    float32, helper = onnx.TensorProto.FLOAT, onnx.helper
+    graph = helper.make_graph(
+        [helper.make_node(kind, [INPUT], [OUTPUT], name, domain=DOMAIN, **attributes)],
+        name,
+        [helper.make_tensor_value_info(INPUT, float32, shape)],
+        [helper.make_tensor_value_info(OUTPUT, float32, [None] * len(shape))],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+    model.ir_version = IR_VERSION
+    return model
+
+
+def fill(
+    skeleton: onnx.ModelProto,
+    layers: list[DeployLayer],
+    operands: list[DeployOperand],
+    emit: Emit,
+    emit_operand: EmitOperand,
+) -> onnx.ModelProto:
+    """Return a copy of the skeleton with each placeholder replaced by the nodes for its layer or operand.
+
+    The placeholder of an operand that is not among ``operands`` is replaced by nothing: it stays in FP32.
+    """
     model = onnx.ModelProto()
     model.CopyFrom(skeleton)
     named = {layer.name: layer for layer in layers}
+    quantized = {operand.name: operand for operand in operands}
     nodes: list[onnx.NodeProto] = []
     held, calls = {tensor.name for tensor in model.graph.initializer}, Counter[str]()
     for node in model.graph.node:
         if node.domain != DOMAIN:
             nodes.append(node)
             continue
-        name = onnx.helper.get_node_attr_value(node, "layer").decode()
-        part = emit(named[name], node.input[0], node.output[0])
+        name = onnx.helper.get_node_attr_value(node, node.op_type.lower()).decode()
+        if node.op_type == LAYER:
+            part = emit(named[name], node.input[0], node.output[0])
+        elif name in quantized:
+            part = emit_operand(quantized[name], node.input[0], node.output[0])
+        else:
+            part = Part([onnx.helper.make_node("Identity", [node.input[0]], [node.output[0]])], [])
         # A layer that is called several times shares its constants; the tensors of each further call need other names.
         model.graph.initializer.extend(constant for constant in part.constants if constant.name not in held)
         held |= {constant.name for constant in part.constants}

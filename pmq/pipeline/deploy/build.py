@@ -23,6 +23,7 @@ from pmq.quant import Quantized, Simulator, build_quantized_model, restore
 from pmq.runtimes import Target
 from pmq.runtimes.labels import TARGET, described
 from pmq.runtimes.layer import DeployLayer, deploy_layers
+from pmq.runtimes.operand import DeployOperand, deploy_operands, mark_operands
 from pmq.runtimes.skipping import leave_out_tokens
 
 
@@ -33,6 +34,7 @@ class Built:
     Attributes:
         quantized: the quantized model.
         layers: the layers of the file.
+        operands: its quantized operands of products of activations.
         files: the files written; the runtime opens the first.
         metadata: metadata stored in the file.
         others: runtime models that the file is timed against, by name.
@@ -42,6 +44,7 @@ class Built:
 
     quantized: Quantized
     layers: list[DeployLayer]
+    operands: list[DeployOperand]
     files: list[Path]
     metadata: dict[str, str]
     others: dict[str, Any]
@@ -55,6 +58,8 @@ def build(plan: DeployPlan, recipe: str | Recipe, seed: int, recalibrate: bool) 
     quantized = _quantized(plan, recipe, seed, recalibrate)
     restored = copy.deepcopy(subject.model)
     layers = deploy_layers(restored, subject.inventory, quantized, restore(restored, quantized))
+    operands = deploy_operands(subject.inventory, quantized)
+    mark_operands(restored, operands)
     names, example = [layer.name for layer in layers], torch.from_numpy(intake.fed(plan.images[:1]))
     unskipped = skeleton = runtime.skeleton(intake.entered(restored), names, example, plan.dynamic_batch)
     if quantized.patches is not None:
@@ -64,15 +69,15 @@ def build(plan: DeployPlan, recipe: str | Recipe, seed: int, recalibrate: bool) 
     metadata = described(info.data_config, info.num_classes, classes, subject.task.name, intake.values, intake.layout)
     metadata |= {TARGET: plan.runtime.name}
     path = plan.out / f"{plan.stem}.failed{runtime.suffix}"  # renamed once it is proved
-    files = runtime.save(runtime.build(skeleton, layers), path, metadata)
+    files = runtime.save(runtime.build(skeleton, layers, operands), path, metadata)
     others = {"fp32": runtime.build(unskipped, [layer.plain() for layer in layers])}
-    others |= {} if unskipped is skeleton else {"whole": runtime.build(unskipped, layers)}
+    others |= {} if unskipped is skeleton else {"whole": runtime.build(unskipped, layers, operands)}
     if plan_of(plan.reference) != plan_of(subject.module):
         others["unpruned"] = in_fp32(runtime, plan.reference, plan.images[:1])
     simulation = layerwise = build_quantized_model(copy.deepcopy(subject.model), subject.inventory, quantized)
     if quantized.patches is not None:
         layerwise = build_quantized_model(copy.deepcopy(subject.model), subject.inventory, replace(quantized, patches=None))
-    return Built(quantized, layers, files, metadata, others, simulation, layerwise)
+    return Built(quantized, layers, operands, files, metadata, others, simulation, layerwise)
 
 
 def in_fp32(runtime: Target, model: nn.Module, image: Tensor) -> Any:

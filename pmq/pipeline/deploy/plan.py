@@ -140,6 +140,8 @@ def plan_deployment(
 def assignment_of(what: What, subject: Subject, target: str) -> Assignment:
     """Return the choice of each component; shorthands take quantizers and pins from the target's own space.
 
+    Shorthands of up to 8 bits for which that has no mode, such as ``w4a4``, take them from the target's ``packed_space``.
+
     Raises:
         PmqError: the allocation is of another model, or has bits of patches that can only be simulated.
     """
@@ -150,7 +152,12 @@ def assignment_of(what: What, subject: Subject, target: str) -> Assignment:
         return what.assignment
     if what == "fp32":
         return dict.fromkeys(subject.inventory.names, FLOAT)
-    return Space(read_space(target), subject.inventory, find_recipe("best").estimator).uniform(*read_bits(what))
+    weight_bits, activation_bits = read_bits(what)
+    file, wider = read_space(target), TARGETS[target].packed_space
+    has_mode = (weight_bits, activation_bits) in {(mode.weight.bits, mode.input.bits) for mode in file.modes.values()}
+    if wider is not None and not has_mode and max(weight_bits, activation_bits) <= 8:
+        file = read_space(wider)
+    return Space(file, subject.inventory, find_recipe("best").estimator).uniform(weight_bits, activation_bits)
 
 
 def _check_outputs(subject: Subject, dynamic_batch: bool) -> None:

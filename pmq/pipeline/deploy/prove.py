@@ -25,6 +25,8 @@ from pmq.runtimes.proof import (
     latency_check,
     layer_errors,
     layers_check,
+    operand_errors,
+    operands_check,
     outputs_for,
     pictures_check,
     size_check,
@@ -96,6 +98,7 @@ def prove(plan: DeployPlan, built: Built, measured: Measured, pictures: Sequence
     proof = {
         "layers": layers_check(layer_errors(runtime, built.layers, built.layerwise, plan.images[:1], plan.threads)),
         "agreement": agreement_check(against_simulation, len(plan.images)),
+        **_operands(plan, built),
         "bits": bits_check(stored, quantized.assignment, subject.inventory),
         "size": size_check(size, promised, runtime.graph_bytes + buffers),
     }
@@ -107,6 +110,14 @@ def prove(plan: DeployPlan, built: Built, measured: Measured, pictures: Sequence
         proof["latency"] = latency_check(times["latency_ms"], times["fp32_latency_ms"], predicted.latency_ms, predicted.fp32_ms)
     exact, simulation = _compared(original, outputs, task), _compared(original, simulated, task)
     return Proved(proof, size, promised, stored, against_simulation, exact, simulation)
+
+
+def _operands(plan: DeployPlan, built: Built) -> dict[str, Check]:
+    """Return the part of the proof about operands of products of activations, if any are quantized."""
+    if not built.operands:
+        return {}
+    errors = operand_errors(plan.runtime, built.operands, built.layerwise, plan.images[:1], plan.threads)
+    return {"operands": operands_check(errors)}
 
 
 @torch.no_grad()

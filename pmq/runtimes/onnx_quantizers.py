@@ -1,0 +1,148 @@
+"""Quantizers of activations as ONNX operators: a function for each, and the reading of their bits from a graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import TensorProto, numpy_helper
+
+if TYPE_CHECKING:
+    from pmq.runtimes.onnx_parts import PartBuilder
+    from pmq.runtimes.operand import DeployOperand
+
+#: smallest scaled value of which a root is taken, whose root still rounds to zero
+_ZERO = 1e-6
+#: operators that only move values
+MOVING = ("Reshape", "Transpose")
+
+
+def codes(b: PartBuilder, operand: DeployOperand, x: str) -> tuple[str, str, str]:
+    """Add the integers of an operand on its 8-bit grid; return their name and those of scale and zero point."""
+    prefix, per_head = _prefix(b, operand), len(operand.parameters["scale"]) > 1
+    scale, zero = operand.parameters["scale"], operand.parameters["zero_point"].astype(np.uint8)
+    names = [b.constant(f"{prefix}scale", scale if per_head else scale[0])]
+    names.append(b.constant(f"{prefix}zero", zero if per_head else zero[0]))
+    axis: dict[str, Any] = {"axis": -3} if per_head else {}
+    y = b.node("QuantizeLinear", [x, *names], f"{prefix}rounded", **axis)
+    if operand.choice.quantizer == "codebook":
+        # The graph holds levels and cells apart, so that the bits can be read from it; a runtime joins them as it loads it.
+        levels = b.constant(f"{prefix}levels", operand.parameters["levels"].astype(np.uint8))
+        table = b.node("Gather", [levels, b.constant(f"{prefix}cells", operand.cells.astype(np.int32))], f"{prefix}table")
+        y = b.node("Gather", [table, b.node("Cast", [y], f"{prefix}index", to=TensorProto.INT32)], f"{prefix}quantized")
+    elif operand.choice.bits < 8:
+        ends = [b.constant(f"{prefix}{end}", np.array(value, np.uint8)) for end, value in (("low", 0), ("high", operand.top))]
+        y = b.node("Clip", [y, *ends], f"{prefix}quantized")
+    return y, names[0], names[1]
+
+
+def values(b: PartBuilder, operand: DeployOperand, x: str, y: str | None = None) -> str:
+    """Add the quantized values of an operand, in FP32; return their name, which is ``y`` if that is given."""
+    prefix = _prefix(b, operand)
+    if operand.on_grid:
+        integers, scale, zero = codes(b, operand, x)
+        axis: dict[str, Any] = {"axis": -3} if len(operand.parameters["scale"]) > 1 else {}
+        return b.node("DequantizeLinear", [integers, scale, zero], f"{prefix}operand", y, **axis)
+    return {"power": _power, "log": _log}[operand.choice.quantizer](b, operand, x, y)
+
+
+def _power(b: PartBuilder, operand: DeployOperand, x: str, y: str | None) -> str:
+    """Add ``low + width * k**root`` with ``k`` the rounded root of the scaled value."""
+    prefix, root = _prefix(b, operand), int(operand.parameters["root"][0])
+    low, high = operand.parameters["low"], operand.parameters["high"]
+    steps = np.float32(operand.top) ** root
+    width = np.where(high - low > np.finfo(np.float32).tiny, high - low, np.float32(1))
+    x = b.node("Sub", [x, low_name := b.constant(f"{prefix}low", _by_head(low))], f"{prefix}shifted")
+    x = b.node("Mul", [x, b.constant(f"{prefix}inverse", _by_head(steps / width))], f"{prefix}scaled")
+    ends = [b.constant(f"{prefix}{end}", np.array(v, np.float32)) for end, v in (("least", _ZERO), ("most", steps))]
+    x = _times(b, "Sqrt", b.node("Clip", [x, *ends], f"{prefix}clipped"), root, prefix)
+    x = _times(b, "Mul", b.node("Round", [x], f"{prefix}rounded"), root, prefix)
+    x = b.node("Mul", [x, b.constant(f"{prefix}width", _by_head(width / steps))], f"{prefix}widened")
+    return b.node("Add", [x, low_name], f"{prefix}operand", y)
+
+
+def _log(b: PartBuilder, operand: DeployOperand, x: str, y: str | None) -> str:
+    """Add ``scale * 2**(-k / root)`` with ``k`` the rounded logarithm, and zero where ``k`` exceeds the last level."""
+    prefix, root, scale = _prefix(b, operand), int(operand.parameters["root"][0]), operand.parameters["scale"]
+    last = operand.top - 1
+    ends = [2.0 ** (-(last + 1) / root), 1.0]
+    x = b.node("Mul", [x, b.constant(f"{prefix}inverse", _by_head(1 / scale))], f"{prefix}scaled")
+    limits = [b.constant(f"{prefix}{n}", np.array(v, np.float32)) for n, v in zip(("least", "most"), ends, strict=True)]
+    x = b.node("Log", [b.node("Clip", [x, *limits], f"{prefix}clipped")], f"{prefix}log")
+    octaves = b.constant(f"{prefix}octaves", np.array(root / math.log(2), np.float32))
+    x = b.node("Round", [b.node("Mul", [x, octaves], f"{prefix}steps")], f"{prefix}rounded")
+    x = b.node("Exp", [b.node("Div", [x, octaves], f"{prefix}halvings")], f"{prefix}level")
+    x = b.node("ThresholdedRelu", [x], f"{prefix}cut", alpha=2.0 ** (-(last + 0.5) / root))
+    return b.node("Mul", [x, b.constant(f"{prefix}scale", _by_head(scale))], f"{prefix}operand", y)
+
+
+def _times(b: PartBuilder, op: str, x: str, root: int, prefix: str) -> str:
+    """Add an operator once for root 2 and twice for root 4: square roots, or squares."""
+    for i in range(root // 2):
+        x = b.node(op, [x, x] if op == "Mul" else [x], f"{prefix}{op}{i}")
+    return x
+
+
+def _prefix(b: PartBuilder, operand: DeployOperand) -> str:
+    """Return what an operand's names begin with after the name of its part: the slot, where the part is a layer."""
+    return "" if b.name == operand.name else "input."
+
+
+def _by_head(parameter: Any) -> Any:
+    """Return a parameter ``(H,)`` such that it broadcasts against values ``(..., H, T, D)``."""
+    array = np.asarray(parameter, np.float32)
+    return array[0] if array.size == 1 else array.reshape(-1, 1, 1)
+
+
+def label(name: str, known: Mapping[str, Any], makers: Mapping[str, Any]) -> str:
+    """Return the label of the choice with which a tensor is quantized, as read from the graph; ``fp32`` if it is not.
+
+    Raises:
+        LookupError: the operators are not those of this module.
+    """
+    node = makers.get(name)
+    while node is not None and node.op_type in (*MOVING, "DequantizeLinear"):
+        node = makers.get(node.input[0])
+    if node is None:
+        return "fp32"
+    if node.op_type == "QuantizeLinear":
+        return "8"
+    if node.op_type == "Clip" and makers.get(node.input[0], node).op_type == "QuantizeLinear":
+        return str(_bits(1 + int(_number(known[node.input[2]]))))
+    if node.op_type == "Gather" and (table := makers.get(node.input[0])) is not None and table.op_type == "Gather":
+        return f"{_bits(known[table.input[0]].dims[0])}-codebook"
+    if node.op_type == "Mul" and makers.get(node.input[0], node).op_type == "ThresholdedRelu":
+        return _log_label(makers[node.input[0]], known, makers)
+    if node.op_type == "Add" and makers.get(node.input[0], node).op_type == "Mul":
+        return _power_label(makers[node.input[0]], known, makers)
+    return "fp32"
+
+
+def _log_label(threshold: Any, known: Mapping[str, Any], makers: Mapping[str, Any]) -> str:
+    halvings = makers[makers[threshold.input[0]].input[0]]
+    root = round(_number(known[halvings.input[1]]) * math.log(2))
+    return f"{_bits(round(-math.log2(threshold.attribute[0].f) * root - 0.5) + 2)}-log"
+
+
+def _power_label(node: Any, known: Mapping[str, Any], makers: Mapping[str, Any]) -> str:
+    """Return the label of power levels, given the node that scales them; ``fp32`` if it belongs to something else."""
+    node, root = makers.get(node.input[0]), 1
+    while node is not None and node.op_type == "Mul" and node.input[0] == node.input[1]:
+        node, root = makers.get(node.input[0]), 2 * root
+    if node is None or node.op_type != "Round":
+        return "fp32"
+    while node.op_type in ("Round", "Sqrt"):
+        node = makers[node.input[0]]
+    return f"{_bits(1 + round(_number(known[node.input[2]]) ** (1 / root)))}-power"
+
+
+def _bits(levels: int) -> int:
+    if levels < 1 or levels & (levels - 1):
+        raise LookupError(levels)
+    return levels.bit_length() - 1
+
+
+def _number(tensor: Any) -> float:
+    return float(numpy_helper.to_array(tensor).reshape(-1)[0])
