@@ -10,7 +10,7 @@ import numpy as np
 from onnx import TensorProto, numpy_helper
 
 if TYPE_CHECKING:
-    from pmq.runtimes.onnx_parts import PartBuilder
+    from pmq.runtimes.onnx_builder import NodeBuilder
     from pmq.runtimes.operand import DeployOperand
 
 #: smallest scaled value of which a root is taken, whose root still rounds to zero
@@ -19,7 +19,7 @@ _ZERO = 1e-6
 MOVING = ("Reshape", "Transpose")
 
 
-def codes(b: PartBuilder, operand: DeployOperand, x: str) -> tuple[str, str, str]:
+def codes(b: NodeBuilder, operand: DeployOperand, x: str) -> tuple[str, str, str]:
     """Add the integers of an operand on its 8-bit grid; return their name and those of scale and zero point."""
     prefix, per_head = _prefix(b, operand), len(operand.parameters["scale"]) > 1
     scale, zero = operand.parameters["scale"], operand.parameters["zero_point"].astype(np.uint8)
@@ -38,7 +38,7 @@ def codes(b: PartBuilder, operand: DeployOperand, x: str) -> tuple[str, str, str
     return y, names[0], names[1]
 
 
-def values(b: PartBuilder, operand: DeployOperand, x: str, y: str | None = None) -> str:
+def values(b: NodeBuilder, operand: DeployOperand, x: str, y: str | None = None) -> str:
     """Add the quantized values of an operand, in FP32; return their name, which is ``y`` if that is given."""
     prefix = _prefix(b, operand)
     if operand.on_grid:
@@ -48,7 +48,7 @@ def values(b: PartBuilder, operand: DeployOperand, x: str, y: str | None = None)
     return {"power": _power, "log": _log}[operand.choice.quantizer](b, operand, x, y)
 
 
-def _power(b: PartBuilder, operand: DeployOperand, x: str, y: str | None) -> str:
+def _power(b: NodeBuilder, operand: DeployOperand, x: str, y: str | None) -> str:
     """Add ``low + width * k**root`` with ``k`` the rounded root of the scaled value."""
     prefix, root = _prefix(b, operand), int(operand.parameters["root"][0])
     low, high = operand.parameters["low"], operand.parameters["high"]
@@ -63,7 +63,7 @@ def _power(b: PartBuilder, operand: DeployOperand, x: str, y: str | None) -> str
     return b.node("Add", [x, low_name], f"{prefix}operand", y)
 
 
-def _log(b: PartBuilder, operand: DeployOperand, x: str, y: str | None) -> str:
+def _log(b: NodeBuilder, operand: DeployOperand, x: str, y: str | None) -> str:
     """Add ``scale * 2**(-k / root)`` with ``k`` the rounded logarithm, and zero where ``k`` exceeds the last level."""
     prefix, root, scale = _prefix(b, operand), int(operand.parameters["root"][0]), operand.parameters["scale"]
     last = operand.top - 1
@@ -78,14 +78,14 @@ def _log(b: PartBuilder, operand: DeployOperand, x: str, y: str | None) -> str:
     return b.node("Mul", [x, b.constant(f"{prefix}scale", _by_head(scale))], f"{prefix}operand", y)
 
 
-def _times(b: PartBuilder, op: str, x: str, root: int, prefix: str) -> str:
+def _times(b: NodeBuilder, op: str, x: str, root: int, prefix: str) -> str:
     """Add an operator once for root 2 and twice for root 4: square roots, or squares."""
     for i in range(root // 2):
         x = b.node(op, [x, x] if op == "Mul" else [x], f"{prefix}{op}{i}")
     return x
 
 
-def _prefix(b: PartBuilder, operand: DeployOperand) -> str:
+def _prefix(b: NodeBuilder, operand: DeployOperand) -> str:
     """Return what an operand's names begin with after the name of its part: the slot, where the part is a layer."""
     return "" if b.name == operand.name else "input."
 

@@ -67,10 +67,10 @@ class OnnxTarget(Target):
 
     def emit_operand(self, operand: DeployOperand, x: str, y: str) -> Any:
         """Return the :class:`pmq.runtimes.skeleton.Part` that quantizes an operand from tensor ``x`` to tensor ``y``."""
-        from pmq.runtimes.onnx_parts import PartBuilder
+        from pmq.runtimes.onnx_builder import NodeBuilder
         from pmq.runtimes.onnx_quantizers import values
 
-        b = PartBuilder(operand.name)
+        b = NodeBuilder(operand.name)
         values(b, operand, x, y)
         return b.part
 

@@ -61,7 +61,8 @@ class OnnxRuntime(OnnxTarget):
 
         b = PartBuilder(layer.name)
         if layer.convolution is not None and layer.tile is None:
-            (_integer_convolution if layer.by_integers and layer.zeros is None else PartBuilder.float_convolution)(b, layer, x, y)
+            integer = layer.by_integers and layer.zeros is None and not layer.convolution.transposed
+            (_integer_convolution if integer else PartBuilder.float_convolution)(b, layer, x, y)
             return b.part
         to = y if layer.tile is None else f"{layer.name}/output"
         if layer.by_integers:
@@ -78,7 +79,7 @@ class OnnxRuntime(OnnxTarget):
 
 def _integer_product(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> None:
     """Add a product of integers, which returns FP32 values."""
-    from pmq.runtimes.onnx_parts import PRODUCT
+    from pmq.runtimes.onnx_builder import PRODUCT
     from pmq.runtimes.onnx_quantizers import codes
 
     assert layer.operand is not None and layer.codes is not None and layer.scales is not None
@@ -94,7 +95,7 @@ def _integer_product(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> None
 def _blockwise_product(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> None:
     """Add a product of FP32 values by integers with a scale for each group of inputs."""
     from pmq.runtimes.layer import nibbles
-    from pmq.runtimes.onnx_parts import PRODUCT
+    from pmq.runtimes.onnx_builder import PRODUCT
 
     assert layer.codes is not None and layer.scales is not None and layer.weight.group_size is not None
     if layer.tile:
@@ -113,7 +114,7 @@ def _integer_convolution(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> 
     """Add an integer convolution whose sums are scaled afterwards."""
     from onnx import TensorProto
 
-    from pmq.runtimes.onnx_parts import PRODUCT
+    from pmq.runtimes.onnx_builder import PRODUCT
     from pmq.runtimes.onnx_quantizers import codes
 
     assert layer.operand is not None and layer.scales is not None

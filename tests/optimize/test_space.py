@@ -8,7 +8,7 @@ from torch import nn
 
 from pmq.core import Choice, Limits, PmqError
 from pmq.cost import CostModel, LatencyTable
-from pmq.cost.latency import layer_key
+from pmq.cost.latency import kernel_key
 from pmq.graph import analyse
 from pmq.metrics import SensitivityTable
 from pmq.optimize import ExactSolver, Space, SpaceFile, Tables, nsga2, read_space, within
@@ -156,7 +156,7 @@ def test_modes_decide_weight_and_input_of_a_layer_together(tiny: Tiny) -> None:
     ]
     pairs = list(zip(*layers[1].choices, strict=True))
     assert [(w.label, a.label) for w, a in pairs] == [
-        ("8", "8"),
+        *((str(bits), "8") for bits in (2, 3, 4, 5, 6, 8)),
         ("4", "fp32"),
         ("8", "fp32"),
         ("16-half", "fp32"),
@@ -164,7 +164,7 @@ def test_modes_decide_weight_and_input_of_a_layer_together(tiny: Tiny) -> None:
     ]
     assert all(c.is_fp32 for name, row in own.choices.items() for c in row if name.endswith((".q", ".k", ".v", ".softmax")))
     modes = own.uniform_modes()
-    assert set(modes) == {"int8", "w4", "w8", "half", "float"}
+    assert set(modes) == {"int8", "w6a8", "w5a8", "w4a8", "w3a8", "w2a8", "w4", "w8", "half", "float"}
     assert own.genome(own.uniform(8, 8)) == modes["int8"]
     tables, costs = Tables.build(own, SensitivityTable.zeros(own.choices)), CostModel(tiny.inventory)
     for genome in modes.values():
@@ -176,7 +176,7 @@ def test_modes_decide_weight_and_input_of_a_layer_together(tiny: Tiny) -> None:
 def test_modes_that_do_not_fit_are_told(tiny: Tiny) -> None:
     file = read_space("onnxruntime").model_dump(exclude_none=True)
     with pytest.raises(PmqError, match="has no mode left"):
-        Space(SpaceFile.model_validate(file | {"pins": file["pins"] | {"head": 3}}), tiny.inventory)
+        Space(SpaceFile.model_validate(file | {"pins": file["pins"] | {"head": 7}}), tiny.inventory)
     with pytest.raises(PmqError, match="whose layer has modes"):
         Space(SpaceFile.model_validate(file | {"ties": [{"components": ["fc1", "fc2"], "within": "block"}]}), tiny.inventory)
     pinned = Space(SpaceFile.model_validate(file | {"pins": file["pins"] | {"head": 32}}), tiny.inventory)
@@ -193,7 +193,8 @@ def test_measured_milliseconds_are_a_cost_to_keep_to(tiny: Tiny) -> None:
     for decision in plain.decisions:
         if len(decision.components) == 2:
             name = decision.components[0].removesuffix(".weight")
-            layers[name] = {layer_key(w, a): 1.0 + 0.25 * k for k, (w, a) in enumerate(zip(*decision.choices, strict=True))}
+            keys = dict.fromkeys(kernel_key(w, a) for w, a in zip(*decision.choices, strict=True))
+            layers[name] = {key: 1.0 + 0.25 * k for k, key in enumerate(keys)}
     table = LatencyTable(target="t", model="m", batch_size=1, threads=1, fingerprint={"cpu": "x"}, layers=layers, rest_ms=5.0)
     own = Space(file, tiny.inventory, latency=table)
     tables = Tables.build(own, SensitivityTable("zeros", {n: {c: 1.0 / c.bits for c in row} for n, row in own.choices.items()}))
@@ -208,7 +209,7 @@ def test_measured_milliseconds_are_a_cost_to_keep_to(tiny: Tiny) -> None:
     seen = nsga2(tables, limits, genome[None], generations=5, population=20)
     assert within(limits, tables.evaluate(seen)).any()
     with pytest.raises(PmqError, match="was not profiled"):
-        table.latency_ms(own.assignment(genome) | {"head.weight": Choice(bits=3, symmetric=True)})
+        table.latency_ms(own.assignment(genome) | {"head.weight": Choice(bits=16, quantizer="bfloat16")})
     with pytest.raises(PmqError, match="measured elsewhere"):
         table.check({"cpu": "y"})
     table.check({"cpu": "y"}, force=True)
