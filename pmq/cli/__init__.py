@@ -50,6 +50,9 @@ COMPLETION = "_PMQ_COMPLETE"
 GARBAGE = 10_000
 #: exit statuses: bad input, and the base to which the number of the stopping signal is added, as in shells
 BAD, SIGNALLED = 2, 128
+#: how OpenMP's threads wait for each other: those that spin take the processor from the thread that they wait for, if another
+#: process has it, and everything takes four times as long. It is read once, when torch is imported.
+WAITING = ("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def main() -> None:
@@ -58,6 +61,7 @@ def main() -> None:
         typer.main.get_command(app).main(prog_name="pmq")
         return
     keep_freed_memory()
+    os.environ.setdefault(*WAITING)
     gc.set_threshold(GARBAGE)
     os.environ.setdefault("HF_HUB_VERBOSITY", "critical")  # the message of pmq states what failed and what to do
     open_output()

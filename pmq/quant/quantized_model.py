@@ -106,8 +106,10 @@ def _digest(prepared: Prepared, assignment: Assignment) -> str:
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
-def build_quantized_model(model: CapturedModel, inventory: Inventory, quantized: Quantized) -> Simulator:
+def build_quantized_model(model: CapturedModel, inventory: Inventory, quantized: Quantized, integers: bool = True) -> Simulator:
     """Make ``model`` compute with the quantized tensors and quantizers, in place; its weights are overwritten.
+
+    ``integers=False`` multiplies quantized values in FP32 instead of their integers: the same model with other rounding of sums.
 
     Returns:
         The simulator that applies the quantizers; its ``model`` is the quantized model.
@@ -117,7 +119,7 @@ def build_quantized_model(model: CapturedModel, inventory: Inventory, quantized:
     """
     weights = restore(model, quantized)
     known = Calibration(known=quantized.parameters)
-    simulator = Simulator(model, inventory, known, lambda component, *_: weights[component.name])
+    simulator = Simulator(model, inventory, known, lambda component, *_: weights[component.name], integers)
     simulator.apply(quantized.assignment)
     if quantized.patches is not None:
         install(simulator, quantized.patches)

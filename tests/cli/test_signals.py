@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 import pytest
 import typer
 
+from pmq.cli import main
 from pmq.cli.signals import raise_on_stop
 from pmq.core import PmqError
 from pmq.core.errors import Interrupted, Stopped
@@ -37,3 +39,14 @@ def test_errors_of_commands_that_nobody_stopped_stay_what_they_are() -> None:
         raise PmqError("wrong input")
     with pytest.raises(typer.Exit), raise_on_stop():
         raise typer.Exit(3)
+
+
+def test_threads_wait_in_sleep_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["pmq", "ls", "--help"])
+    for before, after in (("", "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        monkeypatch.setenv("OMP_WAIT_POLICY", before)
+        if not before:
+            monkeypatch.delenv("OMP_WAIT_POLICY")
+        with pytest.raises(SystemExit):
+            main()
+        assert os.environ["OMP_WAIT_POLICY"] == after

@@ -43,6 +43,8 @@ def publish(plan: DeployPlan, built: Built, measured: Measured, proved: Proved) 
         kl_fp32=proved.exact["kl"],
         agreement_simulation_fp32=proved.simulation["agreement"],
         n_images=len(plan.images),
+        load_ms=measured.load_ms,
+        load_peak_bytes=measured.load_peak_bytes,
         proof=proved.proof,
         input=plan.intake.values,
         layout=plan.intake.layout,
