@@ -24,7 +24,8 @@ class Deployment(BaseModel):
             ``whole_latency_ms`` that of the file with all tokens if it skips some, ``unpruned_latency_ms`` that of the
             unquantized model before pruning, all timed interleaved; ``predicted_latency_ms`` is the prediction of a latency
             table, if there is one.
-        load_ms: median time in which the runtime loads the file; ``load_peak_bytes`` is the memory that it takes at most meanwhile.
+        load_ms: median time in which the runtime loads the file; ``load_peak_bytes`` is the memory that it needs at most
+            meanwhile.
         spread: interquartile range of ``latency_ms`` relative to the median.
         agreement_simulated, kl_simulated: agreement (percent) and KL divergence (nats) with the simulation;
             ``agreement_fp32`` and ``kl_fp32`` are those with FP32, ``agreement_simulation_fp32`` is that of the simulation
