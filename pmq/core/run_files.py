@@ -29,6 +29,8 @@ LATENCY = Path("latency.json")
 FRONT, POINTS, ROUNDS, SENSITIVITY = Path("front.csv"), Path("points.csv"), Path("rounds.csv"), Path("sensitivity.csv")
 #: record beside a deployed file
 DEPLOYMENT = "deployment.json"
+#: examples of how a deployed file is loaded and run
+USAGE = "deployment.md"
 
 _TENSORS = tuple(path.with_suffix(".safetensors") for path in (CHOSEN, LAYERS))
 #: files written when a run finishes, whose hashes the manifest stores

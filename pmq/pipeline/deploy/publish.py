@@ -1,21 +1,26 @@
-"""The last step of a deployment: rename the proved files, and write ``deployment.json`` beside them."""
+"""The last step of a deployment: rename the proved files, and write ``deployment.json`` and ``deployment.md`` beside them."""
 
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 import torch
 
 from pmq.core.allocation import pmq_version
+from pmq.core.files import write_text
+from pmq.core.run_files import USAGE
 from pmq.pipeline.deploy.build import Built
 from pmq.pipeline.deploy.plan import DeployPlan
 from pmq.pipeline.deploy.prove import Measured, Proved
 from pmq.runtimes.deployment import Deployment
+from pmq.runtimes.labels import known_preprocess
 from pmq.runtimes.timing import machine
+from pmq.runtimes.usage import Example, usage
 
 
 def publish(plan: DeployPlan, built: Built, measured: Measured, proved: Proved) -> Deployment:
-    """Rename proved files, or remove the older files that a failed one was to replace, and write ``deployment.json``."""
+    """Rename proved files, or remove the older files that a failed one was to replace, and write what describes them."""
     files, stem, runtime = built.files, plan.stem, plan.runtime
     final = [path.with_name(path.name.replace(f"{stem}.failed", stem)) for path in files]
     if proved.passed:
@@ -52,4 +57,13 @@ def publish(plan: DeployPlan, built: Built, measured: Measured, proved: Proved) 
         **measured.speed,
     )
     deployment.save(plan.out)
+    if proved.passed:
+        write_text(plan.out / USAGE, usage(runtime.name, _example(plan, built, files[0])))
+    else:
+        (plan.out / USAGE).unlink(missing_ok=True)
     return deployment
+
+
+def _example(plan: DeployPlan, built: Built, file: Path) -> Example:
+    fed, preprocess = plan.intake.fed(plan.images[:1]), known_preprocess(built.metadata, file)
+    return Example(file.name, tuple(fed.shape), plan.intake.values == "uint8", plan.threads, preprocess)
