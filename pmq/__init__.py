@@ -11,6 +11,7 @@
     finetune       train a pruned model by distillation
     profile        measure the latency of each choice on a runtime
     deploy         write a model file that a runtime executes, and prove it
+    demo           write a web page that classifies pictures with a deployed file
     plot           draw the figures of a run
     report         write the page of a run, or of several
     resolve        solve the tables of a run for another budget
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         RunOptions,
         SearchOptions,
         create_model,
+        demo,
         deploy,
         draw_patches,
         evaluate,
@@ -69,6 +71,7 @@ __all__ = [
     "RunOptions",
     "SearchOptions",
     "create_model",
+    "demo",
     "deploy",
     "draw_patches",
     "evaluate",

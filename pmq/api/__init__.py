@@ -1,5 +1,6 @@
 """The verbs: every command as a function on objects that the user has. The command line only parses and prints."""
 
+from pmq.api.demo import demo
 from pmq.api.deploy import deploy
 from pmq.api.evaluate import evaluate
 from pmq.api.export import export
@@ -34,6 +35,7 @@ __all__ = [
     "SearchOptions",
     "SearchResult",
     "create_model",
+    "demo",
     "deploy",
     "draw_patches",
     "evaluate",

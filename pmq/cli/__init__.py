@@ -14,6 +14,7 @@ import typer
 from pmq.cli import signals
 from pmq.cli.arguments import Command
 from pmq.cli.compare import compare
+from pmq.cli.demo import demo
 from pmq.cli.deploy import deploy
 from pmq.cli.evaluate import evaluate
 from pmq.cli.export import export
@@ -41,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _SEARCHING = (search, sensitivity, rank, evaluate, patches, prune, finetune)
-for command in (*_SEARCHING, ls, compare, export, plot, report, profile, deploy, run):
+for command in (*_SEARCHING, ls, compare, export, plot, report, profile, deploy, run, demo):
     app.command(cls=Command)(command)
 
 #: environment variable that a shell sets to request completions
