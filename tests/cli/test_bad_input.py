@@ -65,7 +65,7 @@ def bad(tmp_path: Path) -> dict[str, str]:
         ("profile --target magic", "target 'magic'"),
         ("profile --out .", "it is a folder"),
         ("deploy w8a8 --target magic", "target 'magic'"),
-        ("deploy w4a4 --out {tmp}/deployed", "cannot run"),
+        ("deploy w4a4 --target openvino-bf16 --out {tmp}/deployed", "cannot run"),
         ("deploy {broken}", "no readable JSON"),
         ("deploy {tmp}/none.json", "no allocation file"),
         ("deploy w8a8 --latency {broken}", "no readable JSON"),
