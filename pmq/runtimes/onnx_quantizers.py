@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
+from pmq.quant.quantizers.codebook import CELLS
+
 if TYPE_CHECKING:
     from pmq.runtimes.onnx_builder import NodeBuilder
     from pmq.runtimes.operand import DeployOperand
@@ -25,17 +27,37 @@ def codes(b: NodeBuilder, operand: DeployOperand, x: str) -> tuple[str, str, str
     scale, zero = operand.parameters["scale"], operand.parameters["zero_point"].astype(np.uint8)
     names = [b.constant(f"{prefix}scale", scale if per_head else scale[0])]
     names.append(b.constant(f"{prefix}zero", zero if per_head else zero[0]))
+    if operand.choice.quantizer == "codebook":
+        return _looked_up(b, operand, x), names[0], names[1]
     axis: dict[str, Any] = {"axis": -3} if per_head else {}
     y = b.node("QuantizeLinear", [x, *names], f"{prefix}rounded", **axis)
-    if operand.choice.quantizer == "codebook":
-        # The graph holds levels and cells apart, so that the bits can be read from it; a runtime joins them as it loads it.
-        levels = b.constant(f"{prefix}levels", operand.parameters["levels"].astype(np.uint8))
-        table = b.node("Gather", [levels, b.constant(f"{prefix}cells", operand.cells.astype(np.int32))], f"{prefix}table")
-        y = b.node("Gather", [table, b.node("Cast", [y], f"{prefix}index", to=TensorProto.INT32)], f"{prefix}quantized")
-    elif operand.choice.bits < 8:
+    if operand.choice.bits < 8:
         ends = [b.constant(f"{prefix}{end}", np.array(value, np.uint8)) for end, value in (("low", 0), ("high", operand.top))]
         y = b.node("Clip", [y, *ends], f"{prefix}quantized")
     return y, names[0], names[1]
+
+
+def _looked_up(b: NodeBuilder, operand: DeployOperand, x: str) -> str:
+    """Add the look-up of a codebook's level for the cell that each value lies in; return the name of the levels' integers.
+
+    The file holds the levels and where their cells begin; a runtime computes the table of all cells from them as it loads it.
+    """
+    prefix = _prefix(b, operand)
+    lowest, cells_per_unit, starts = operand.cells
+    bounds = [b.shared(f"int32 {n}", np.array(n, np.int32)) for n in (0, CELLS, 1)]
+    cells = b.node("Range", bounds, f"{prefix}range")
+    numbers = b.node("Reshape", [cells, b.shared("sides [-1, 1]", np.array([-1, 1]))], f"{prefix}numbers")
+    begun = b.node("GreaterOrEqual", [numbers, b.constant(f"{prefix}starts", starts[None])], f"{prefix}begun")
+    floats = b.node("Cast", [begun], f"{prefix}counted", to=TensorProto.FLOAT)
+    count = b.node("ReduceSum", [floats, b.shared("axis 1", np.array([1]))], f"{prefix}count", keepdims=0)
+    index = b.node("Cast", [count], f"{prefix}level", to=TensorProto.INT32)
+    levels = b.constant(f"{prefix}levels", operand.parameters["levels"].astype(np.uint8))
+    table = b.node("Gather", [levels, index], f"{prefix}table")
+    x = b.node("Sub", [x, b.constant(f"{prefix}lowest", np.array(lowest, np.float32))], f"{prefix}shifted")
+    x = b.node("Mul", [x, b.constant(f"{prefix}cells", np.array(cells_per_unit, np.float32))], f"{prefix}scaled")
+    ends = [b.shared(f"cell {n}", np.array(n, np.float32)) for n in (0, CELLS - 1)]
+    cell = b.node("Cast", [b.node("Clip", [x, *ends], f"{prefix}clipped")], f"{prefix}cell", to=TensorProto.INT32)
+    return b.node("Gather", [table, cell], f"{prefix}quantized")
 
 
 def values(b: NodeBuilder, operand: DeployOperand, x: str, y: str | None = None) -> str:

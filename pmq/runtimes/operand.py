@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from pmq.core.component import Inventory
 from pmq.core.quantizer_parameters import QUANTIZER_PARAMETERS
 from pmq.graph import CapturedModel, component_of
 from pmq.quant import Quantized
+from pmq.quant.quantizers import Codebook
 
 Array = NDArray[Any]
 #: domain and name of the placeholder node of an operand
@@ -49,11 +50,14 @@ class DeployOperand:
         return int(2**self.choice.bits - 1)
 
     @property
-    def cells(self) -> NDArray[np.uint8]:
-        """``(256,)`` index of the level of a codebook that is nearest to each integer of its grid."""
-        levels = self.parameters["levels"]
-        middles = (levels[1:] + levels[:-1]) / 2
-        return cast(NDArray[np.uint8], np.searchsorted(middles, np.arange(256)).astype(np.uint8))
+    def cells(self) -> tuple[float, float, NDArray[np.int32]]:
+        """Even cells of a codebook: the lowest value, cells per unit, and the first cell of each level but the first.
+
+        The first cells have shape ``(2**bits - 1,)``.
+        """
+        codebook = Codebook({key: torch.from_numpy(value) for key, value in self.parameters.items()}, self.choice.bits)
+        starts = np.searchsorted(codebook.code_of_cell.numpy(), np.arange(1, 2**self.choice.bits))
+        return codebook.lowest, codebook.cells_per_unit, starts.astype(np.int32)
 
 
 def operand_of(name: str, quantized: Quantized) -> DeployOperand | None:

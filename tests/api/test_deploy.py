@@ -14,6 +14,7 @@ from pmq.core import PmqError
 from pmq.cost import CostModel, LatencyTable
 from pmq.graph import analyse
 from pmq.models import create_model
+from pmq.optimize import read_space
 from pmq.pipeline.latency_tables import known_latency
 from tests.asked import asked
 from tests.conftest import make_tiny
@@ -67,7 +68,7 @@ def test_a_failed_proof_marks_the_file(images: torch.Tensor, table: LatencyTable
 
 def test_what_cannot_run_writes_nothing(images: torch.Tensor, tmp_path: Path) -> None:
     with pytest.raises(PmqError, match="cannot run"):
-        pmq.deploy(make_tiny(), "w4a4", "onnxruntime", images[24:], tmp_path / "out", calibration_images=images[:8])
+        pmq.deploy(make_tiny(), "w4a4", "openvino-bf16", images[24:], tmp_path / "out", calibration_images=images[:8])
     found = pmq.search(
         make_tiny(),
         images,
@@ -77,7 +78,7 @@ def test_what_cannot_run_writes_nothing(images: torch.Tensor, tmp_path: Path) ->
         split=pmq.DataSplit(n_calibration=8, n_held_out=16),
     )
     with pytest.raises(PmqError, match="cannot run"):
-        pmq.deploy(make_tiny(), found.allocation, "openvino", images[24:], tmp_path / "out")
+        pmq.deploy(make_tiny(), found.allocation, "openvino-bf16", images[24:], tmp_path / "out")
     with pytest.raises(PmqError, match="not of"):
         pmq.deploy(None, found.allocation, "openvino", images[24:, :1, :28, :28], tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -114,13 +115,15 @@ def test_latency_tables_are_kept_and_checked(table: LatencyTable, tmp_path: Path
 
 
 def test_budgets_that_cannot_be_met_together_are_told(images: torch.Tensor) -> None:
-    """In a target's space the least bytes (4-bit weights) and the least bit operations (int8) are of different modes."""
+    """Among kernels of integers and of weights alone, the least bytes and the least bit operations are of different modes."""
+    file = read_space("onnxruntime")
+    kernels = {name: mode for name, mode in file.modes.items() if name in ("int8", "w4", "w8", "half", "float")}
     with pytest.raises(PmqError, match="at once"):
         pmq.search(
             make_tiny(),
             images,
             "size=0.0279MB,bitops=0.0710G",
-            space="onnxruntime",
+            space=file.model_copy(update={"modes": kernels}),
             split=pmq.DataSplit(n_calibration=8, n_held_out=16),
         )
 

@@ -10,6 +10,8 @@ from pmq.quant.ranges import EstimatesRanges
 
 #: number of groups of neighbouring samples from which the levels are computed
 ATOMS = 512
+#: number of equal cells between the lowest and the highest level; all values in a cell are quantized to the same level
+CELLS = 4096
 #: largest integer of the even grid under the levels
 TOP = 255
 #: largest ratio of the width of the even grid to the width of the levels, in the search for a grid that fits them closely
@@ -24,8 +26,9 @@ class Codebook(Quantizer):
     is a shortest-path problem, whereas Lloyd's iteration would stop at a local optimum near its start. GELU outputs need free
     levels: half of the values are in ``[-0.17, 0]``, and those that matter are in a long tail.
 
-    A level is ``(i - zero_point) * scale`` for an integer ``i`` from 0 to 255. A value is first rounded to such an integer and
-    then takes the level nearest to that, so a runtime needs only a table of 256 entries in addition to what 8 bits need.
+    A level is ``(i - zero_point) * scale`` for an integer ``i`` from 0 to 255, so a runtime needs only the table in addition
+    to what 8 bits need. The nearest level is looked up for one of 4096 cells, so a value whose distance to the midpoint
+    of two levels is less than the width of a cell may be rounded to either.
 
     >>> q = Codebook({"levels": torch.tensor([0.0, 51.0, 76.0, 255.0]), "scale": torch.tensor(0.02),
     ...               "zero_point": torch.tensor(51.0)}, bits=2)
@@ -39,10 +42,14 @@ class Codebook(Quantizer):
     def __init__(self, parameters: Parameters, bits: int, symmetric: bool = False) -> None:
         self.levels, self.bits = parameters["levels"].reshape(-1), bits
         self.scale, self.zero_point = parameters["scale"].reshape(()), parameters["zero_point"].reshape(())
-        self._values = values = (self.levels - self.zero_point) * self.scale
-        self._inverse, self._zero_point = 1.0 / float(self.scale), float(self.zero_point)
-        self._codes = _nearest(torch.arange(TOP + 1.0, device=values.device), self.levels)
-        self._table, self._int8 = values[self._codes], (self.levels - 128).to(torch.int8)[self._codes]
+        values = (self.levels - self.zero_point) * self.scale
+        self.lowest = float(values[0])
+        width = max(float(values[-1]) - self.lowest, 1e-30) / CELLS
+        self.cells_per_unit = 1.0 / width
+        centres = self.lowest + (torch.arange(CELLS, device=values.device) + 0.5) * width
+        self.code_of_cell = _nearest(centres, values)
+        self._values = values
+        self._table, self._int8 = values[self.code_of_cell], (self.levels - 128).to(torch.int8)[self.code_of_cell]
         self.int8_grid = (float(self.scale), 128 - int(self.zero_point))
 
     @property
@@ -68,7 +75,7 @@ class Codebook(Quantizer):
 
     def codes(self, x: Tensor) -> Tensor:
         """Return the index of the nearest level."""
-        return self._look_up(self._codes, x)
+        return self._look_up(self.code_of_cell, x)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the level of each code."""
@@ -83,8 +90,8 @@ class Codebook(Quantizer):
         return self._look_up(self._int8, x)
 
     def _look_up(self, table: Tensor, x: Tensor) -> Tensor:
-        integers = (x * self._inverse).round_().add_(self._zero_point).clamp_(0, TOP).to(torch.int32)
-        return table.index_select(0, integers.reshape(-1)).reshape(x.shape)
+        cells = (x - self.lowest).mul_(self.cells_per_unit).clamp_(0, CELLS - 1).to(torch.int32)
+        return table.index_select(0, cells.reshape(-1)).reshape(x.shape)
 
 
 def _nearest(x: Tensor, levels: Tensor) -> Tensor:
