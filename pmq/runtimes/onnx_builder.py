@@ -18,10 +18,15 @@ OPERAND = "operand"
 
 
 class NodeBuilder:
-    """Collector of the nodes and constants of one layer or operand, all named after it."""
+    """Collector of the nodes and constants of one layer or operand, all named after it.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    Args:
+        name: name of the layer or operand.
+        lookup: operator with which the runtime looks values up in a table fastest, ``Gather`` or ``GatherElements``.
+    """
+
+    def __init__(self, name: str, lookup: str = "Gather") -> None:
+        self.name, self.lookup = name, lookup
         self.part = Part([], [])
 
     def constant(self, leaf: str, value: Array) -> str:
@@ -35,6 +40,14 @@ class NodeBuilder:
         if all(tensor.name != name for tensor in self.part.constants):
             self.part.constants.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
+
+    def looked_up(self, table: str, index: str, leaf: str) -> str:
+        """Look int32 indices of any shape up in a table ``(N,)``; return the name of the values, in the same shape."""
+        if self.lookup == "Gather":
+            return self.node("Gather", [table, index], leaf)
+        shape = self.node("Shape", [index], f"{leaf} shape")
+        flat = self.node("Reshape", [index, self.shared("sides [-1]", np.array([-1]))], f"{leaf} flat")
+        return self.node("Reshape", [self.node("GatherElements", [table, flat], f"{leaf} values"), shape], leaf)
 
     def packed(self, leaf: str, data: Array, kind: int, shape: tuple[int, ...]) -> str:
         """Add a constant of a type that numpy lacks, from its bytes; return its name."""

@@ -57,7 +57,7 @@ def _looked_up(b: NodeBuilder, operand: DeployOperand, x: str) -> str:
     x = b.node("Mul", [x, b.constant(f"{prefix}cells", np.array(cells_per_unit, np.float32))], f"{prefix}scaled")
     ends = [b.shared(f"cell {n}", np.array(n, np.float32)) for n in (0, CELLS - 1)]
     cell = b.node("Cast", [b.node("Clip", [x, *ends], f"{prefix}clipped")], f"{prefix}cell", to=TensorProto.INT32)
-    return b.node("Gather", [table, cell], f"{prefix}quantized")
+    return b.looked_up(table, cell, f"{prefix}quantized")
 
 
 def values(b: NodeBuilder, operand: DeployOperand, x: str, y: str | None = None) -> str:
@@ -133,7 +133,11 @@ def label(name: str, known: Mapping[str, Any], makers: Mapping[str, Any]) -> str
         return "8"
     if node.op_type == "Clip" and makers.get(node.input[0], node).op_type == "QuantizeLinear":
         return str(_bits(1 + int(_number(known[node.input[2]]))))
-    if node.op_type == "Gather" and (table := makers.get(node.input[0])) is not None and table.op_type == "Gather":
+    if (
+        node.op_type in ("Gather", "GatherElements")
+        and (table := makers.get(node.input[0])) is not None
+        and table.op_type == "Gather"
+    ):
         return f"{_bits(known[table.input[0]].dims[0])}-codebook"
     if node.op_type == "Mul" and makers.get(node.input[0], node).op_type == "ThresholdedRelu":
         return _log_label(makers[node.input[0]], known, makers)

@@ -38,6 +38,8 @@ class OnnxTarget(Target):
     suffix = ".onnx"
     packages = ("onnx", "onnxscript")
     int8 = INT8
+    #: operator that looks values up in a table fastest
+    lookup: ClassVar[str] = "Gather"
     packed_space: ClassVar[str | None] = "runnable"
     modes: ClassVar[tuple[str, ...]] = (INT8, W4, W8, HALF, FLOAT)
 
@@ -70,7 +72,7 @@ class OnnxTarget(Target):
         from pmq.runtimes.onnx_builder import NodeBuilder
         from pmq.runtimes.onnx_quantizers import values
 
-        b = NodeBuilder(operand.name)
+        b = NodeBuilder(operand.name, self.lookup)
         values(b, operand, x, y)
         return b.part
 

@@ -33,6 +33,7 @@ class OnnxRuntime(OnnxTarget):
     name = "onnxruntime"
     extra = "onnx"
     runtime = "onnxruntime"
+    lookup = "GatherElements"  # six times as fast as its Gather for single values
     ragged = True
 
     def session(self, model: Any, threads: int = 1) -> Session:
@@ -59,7 +60,7 @@ class OnnxRuntime(OnnxTarget):
         from pmq.runtimes.onnx_parts import PartBuilder
         from pmq.runtimes.onnx_quantizers import values
 
-        b = PartBuilder(layer.name)
+        b = PartBuilder(layer.name, self.lookup)
         if layer.convolution is not None and layer.tile is None:
             integer = layer.by_integers and layer.zeros is None and not layer.convolution.transposed
             (_integer_convolution if integer else PartBuilder.float_convolution)(b, layer, x, y)

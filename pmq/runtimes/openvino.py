@@ -63,7 +63,7 @@ class OpenVino(OnnxTarget):
         from pmq.runtimes.onnx_parts import PartBuilder
         from pmq.runtimes.onnx_quantizers import values
 
-        b = PartBuilder(layer.name)
+        b = PartBuilder(layer.name, self.lookup)
         if layer.convolution is not None and layer.patch is None:
             (_integer_convolution if layer.by_integers else PartBuilder.float_convolution)(b, layer, x, y)
             return b.part
