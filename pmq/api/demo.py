@@ -25,5 +25,4 @@ def demo(file: Path | str, out: Path | str, *, web_runtime: Path | str | None = 
     """
     folder = named_path(out, "folder to write")
     runtime = fetched_runtime(None if web_runtime is None else Path(web_runtime))
-    folder.mkdir(parents=True, exist_ok=True)
     return write_demo(Path(file), folder, runtime)

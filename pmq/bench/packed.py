@@ -1,8 +1,8 @@
 """Files of few bits: ``python -m pmq.bench.packed RUN MODEL --data D [--sizes 1.8 2.3 ...] [--uniform 2 3 ...] --out FILE.csv``.
 
 A finished search is solved for several sizes, and every allocation is deployed, beside files of uniform bits. A row has the size
-of the file, the size after deflate (what an archive or an app store does), the same of the file with its weights unpacked to
-int8, and what the *file* decides on the evaluation images. Latency and loading are relative to the file of W8A8, timed in turns.
+of the file, the size after deflate (what an archive or an app store does), the same of the file with its weights unpacked (to
+int8 where layers multiply integers, else to FP32), and what the *file* decides on the evaluation images. Latency and loading are relative to the file of W8A8, timed in turns.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def deflated(content: bytes) -> int:
 
 
 def unpacked(file: Path) -> bytes:
-    """Return the ONNX file in which onnxruntime has computed all constants, so that weights are int8."""
+    """Return the ONNX file in which onnxruntime has computed all constants."""
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +59,7 @@ def row_of(name: str, deployment: Deployment, folder: Path) -> dict[str, Any]:
         "promised_mb": deployment.promised_bytes / 1e6,
         "mb": len(content) / 1e6,
         "deflated_mb": deflated(content) / 1e6,
-        "int8_deflated_mb": deflated(unpacked(file)) / 1e6,
+        "unpacked_deflated_mb": deflated(unpacked(file)) / 1e6,
         "agreement": deployment.agreement_fp32,
         "kl": deployment.kl_fp32,
         "agreement_simulated": deployment.agreement_simulated,

@@ -25,6 +25,7 @@ def demo(
 ) -> None:
     """Serve a web page that classifies dropped pictures with a deployed file, computed in the browser."""
     from pmq.api import demo as write
+    from pmq.core.errors import Interrupted
     from pmq.runtimes.web.server import HOST, server_of
 
     if out is not None:
@@ -37,5 +38,5 @@ def demo(
             say(f"page: http://{HOST}:{server.server_address[1]}/ (Ctrl-C stops it)")
             try:
                 server.serve_forever()
-            except KeyboardInterrupt:
+            except Interrupted:
                 return

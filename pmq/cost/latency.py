@@ -112,7 +112,7 @@ class LatencyTable(BaseModel):
                     raise PmqError(f"{layer!r} at {key!r} was not profiled on target {self.target!r}, but {known}; profile again")
                 total += self.layers[layer][key] * (kept or {}).get(layer, 1.0)
             elif slot != "input" and choice.label != self.elsewhere:
-                fault = f"{name!r} at {choice.label} bits does not run on target {self.target!r}"
+                fault = f"{name!r} at {choice.label} bits was not profiled on target {self.target!r}"
                 raise PmqError(f"{fault}; let it be {self.elsewhere}")
         return total
 

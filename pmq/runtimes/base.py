@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pmq.core.choice import FLOAT, Assignment, Choice
-from pmq.core.component import Component, Inventory
+from pmq.core.component import Inventory
 from pmq.core.errors import PmqError
 from pmq.core.registry import Registry
 from pmq.cost.latency import layer_key
@@ -47,8 +47,8 @@ class Target(ABC):
     open_batch: ClassVar[bool] = True
     #: search space of uniform bits for which the target's own space has no mode, all of which the target executes; or None
     packed_space: ClassVar[str | None] = None
-    #: whether the last group of a weight row may be shorter than the others
-    ragged: ClassVar[bool] = False
+    #: modes in which the last group of a weight row may be shorter than the others
+    ragged: ClassVar[tuple[str, ...]] = ()
 
     def require(self, running: bool = False) -> None:
         """Raise PmqError if a package needed to write files, or only to run them if ``running``, cannot be imported."""
@@ -76,17 +76,18 @@ class Target(ABC):
             if component.slot == "weight":
                 self.check_layer(component.module, choice, assignment[f"{component.module}.input"])
                 inputs = component.numel // component.shape[0]
-                if choice.group_size and inputs % choice.group_size and not self.ragged:
+                blocks = layer_key(choice, assignment[f"{component.module}.input"]) in self.ragged
+                if choice.group_size and inputs % choice.group_size and not blocks:
                     groups = f"groups of {choice.group_size}, which {inputs} inputs do not fill"
                     raise PmqError(
                         f"target {self.name!r} cannot run {component.name!r} in {groups}; prune to multiples of the group size"
                     )
-            elif component.slot != "input" and not self.executes(component, choice):
+            elif component.slot != "input" and not self.executes(choice):
                 raise PmqError(
                     f"target {self.name!r} cannot run {component.name!r} at {choice.label} bits; search with `target={self.name}`"
                 )
 
-    def executes(self, component: Component, choice: Choice) -> bool:
+    def executes(self, choice: Choice) -> bool:
         """Return whether the target computes an operand of a product of activations with this choice."""
         return choice.label == self.elsewhere
 

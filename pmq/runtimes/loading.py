@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
+Loaded = TypeVar("Loaded")
 #: number of times a file is loaded
 N_LOADS = 3
 #: files of Linux: the memory of this process, and the one that resets its peak when 5 is written to it
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def load_costs(load: Callable[[], Any]) -> tuple[float, int | None]:
-    """Return the median milliseconds of loading, and the bytes by which memory rises at most during the first.
+def load_costs(load: Callable[[], Loaded]) -> tuple[Loaded, float, int | None]:
+    """Return what is loaded, the median milliseconds of loading, and the bytes by which memory rises at most during the first.
 
     Bytes are None on systems other than Linux. They count what a process in which the runtime is already loaded needs more.
     """
@@ -28,8 +29,7 @@ def load_costs(load: Callable[[], Any]) -> tuple[float, int | None]:
         times.append(1000 * (time.perf_counter() - start))
         if i == 0:
             peak = None if before is None else max(0, _bytes_of("VmHWM") - before)
-        del loaded
-    return float(np.median(times)), peak
+    return loaded, float(np.median(times)), peak
 
 
 def _peak_since_now() -> int | None:

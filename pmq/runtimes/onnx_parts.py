@@ -27,7 +27,7 @@ class PartBuilder(NodeBuilder):
         codes, bits = codes.reshape(shape), layer.weight.bits
         if bits == 8:
             return self.constant("weight", codes.astype(np.int8 if layer.zeros is None else np.uint8))
-        sides, sums = self.shared(f"shape {shape}", np.array(shape, np.int64)), list[str]()
+        sums = list[str]()
         around = codes if layer.zeros is None else codes - 2 ** (bits - 1)
         for i, digit in enumerate(split(around, bits)):
             packed = self.constant("weight" if i == 0 else f"weight.{i}", digit.packed)
@@ -36,7 +36,7 @@ class PartBuilder(NodeBuilder):
             if around.size % (8 // digit.bits):
                 flat = self._reshape(part, f"flat{i}", [-1])
                 part = self.node("Slice", [flat, *(self.shared(f"[{n}]", np.array([n])) for n in (0, around.size))], f"cut{i}")
-            sums.append(self.node("Reshape", [part, sides], f"part{i}"))
+            sums.append(self._reshape(part, f"part{i}", list(shape)))
         total = sums[0]
         for i, part in enumerate(sums[1:]):
             total = self.node("Add", [total, part], f"sum{i}")
@@ -73,7 +73,7 @@ class PartBuilder(NodeBuilder):
         if layer.zeros is not None:
             floats = self.node("Sub", [floats, self.constant("weight.zero", laid(layer.zeros))], "centred")
         floats = self.node("Mul", [floats, self.constant("weight.scale", laid(layer.scales))], "scaled weight")
-        return self.node("Reshape", [floats, self.shared(f"shape {shape}", np.array(shape, np.int64))], "widened")
+        return self._reshape(floats, "widened", list(shape))
 
     def _floats(self, layer: DeployLayer, value: Array) -> str:
         """Add a weight, stored as FP16 or bfloat16 if chosen so; return the name of the FP32 tensor."""

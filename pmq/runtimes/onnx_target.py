@@ -11,7 +11,6 @@ import numpy as np
 
 from pmq.core.choice import FLOAT as FLOAT_CHOICE
 from pmq.core.choice import Choice
-from pmq.core.component import Component
 from pmq.core.errors import PmqError
 from pmq.core.files import quoted, write_bytes
 from pmq.cost.latency import INT8, layer_key
@@ -26,10 +25,9 @@ if TYPE_CHECKING:
     from pmq.runtimes.operand import DeployOperand
 
 
-#: quantizers of activations whose levels operators of ONNX compute
-OPERANDS = ("affine", "codebook", "power", "log")
-#: largest bit-width of logarithmic levels: the simulation limits the range of more levels
-MOST_LOG_BITS = 6
+#: quantizers of activations whose levels operators of ONNX compute, and their largest bit-widths: the simulation limits the
+#: range of more logarithmic levels
+OPERANDS = {"affine": 8, "codebook": 8, "power": 8, "log": 6}
 
 
 class OnnxTarget(Target):
@@ -76,17 +74,14 @@ class OnnxTarget(Target):
         values(b, operand, x, y)
         return b.part
 
-    def executes(self, component: Component, choice: Choice) -> bool:
-        """Return whether operators of ONNX compute the levels of an operand."""
-        if choice.quantizer == "log":
-            return choice.bits <= MOST_LOG_BITS
-        return choice.is_fp32 or (choice.bits <= 8 and choice.quantizer in OPERANDS)
+    def executes(self, choice: Choice) -> bool:
+        """Return whether operators of ONNX compute the levels of an activation."""
+        return choice.is_fp32 or choice.bits <= OPERANDS.get(choice.quantizer, 0)
 
     def check_layer(self, name: str, weight: Choice, source: Choice) -> None:
         """Raise PmqError unless there are kernels for both choices, or operators that compute their levels for FP32 kernels."""
         stored = weight.quantizer == "affine" or layer_key(weight, FLOAT_CHOICE) in self.modes
-        read = source.is_fp32 or (source.bits <= 8 and source.quantizer in OPERANDS)
-        if not (stored and read):
+        if not (stored and self.executes(source)):
             super().check_layer(name, weight, source)
 
     @abstractmethod

@@ -34,7 +34,7 @@ class OnnxRuntime(OnnxTarget):
     extra = "onnx"
     runtime = "onnxruntime"
     lookup = "GatherElements"  # six times as fast as its Gather for single values
-    ragged = True
+    ragged = (W4, W8)
 
     def session(self, model: Any, threads: int = 1) -> Session:
         """Load a file or model into an inference session on the CPU."""

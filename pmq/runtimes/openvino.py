@@ -17,7 +17,6 @@ from pmq.runtimes.session import FP32, NATIVE, UINT8, Port, Session, named
 
 if TYPE_CHECKING:
     from pmq.core.choice import Choice
-    from pmq.core.component import Component
     from pmq.runtimes.layer import DeployLayer
     from pmq.runtimes.onnx_parts import PartBuilder
 
@@ -87,7 +86,7 @@ class OpenVinoBf16(OpenVino):
     elsewhere = "16-bfloat16"
     packed_space = None
 
-    def executes(self, component: Component, choice: Choice) -> bool:
+    def executes(self, choice: Choice) -> bool:
         """Return whether an operand stays in bfloat16, as everything outside integer layers is computed."""
         return choice.label == self.elsewhere
 

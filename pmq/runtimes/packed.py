@@ -56,17 +56,6 @@ def split(codes: Array, bits: int) -> list[Digit]:
     return digits
 
 
-def join(digits: list[tuple[Array, Array]], count: int) -> NDArray[np.int8]:
-    """Return the first ``count`` integers of digits, given the ``packed`` bytes and the ``table`` of each.
-
-    >>> codes = np.array([1, -3, 2, 0, -4, 3, -1])
-    >>> join([(digit.packed, digit.table) for digit in split(codes, 3)], 7).tolist()
-    [1, -3, 2, 0, -4, 3, -1]
-    """
-    parts = [table[packed].reshape(-1)[:count] for packed, table in digits]
-    return np.sum(parts, axis=0).astype(np.int8)
-
-
 def _table(width: int, shift: int, bits: int) -> NDArray[np.int8]:
     """Return the table of the digit at ``shift``; the highest digit subtracts ``2**bits`` from negative integers."""
     digits = (np.arange(256)[:, None] >> (np.arange(8 // width) * width)) & (2**width - 1)

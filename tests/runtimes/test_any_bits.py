@@ -138,6 +138,16 @@ def test_targets_without_such_operators_refuse(tiny: Tiny) -> None:
             TARGETS[target].check(assignment, tiny.inventory)
 
 
+def test_groups_that_inputs_do_not_fill_are_refused_where_no_kernel_takes_them(tiny: Tiny) -> None:
+    assignment = uniform("runnable", tiny.inventory, 4, 4)
+    for bits, source in ((5, Choice(bits=32, quantizer="none")), (4, Choice(bits=8))):
+        weight = Choice(bits=bits, granularity="group", group_size=24, symmetric=True)
+        changed = assignment | {"head.weight": weight, "head.input": source}
+        for target in ("onnxruntime", "openvino"):
+            with pytest.raises(PmqError, match="groups of 24"):
+                TARGETS[target].check(changed, tiny.inventory)
+
+
 def test_shorthands_are_files(tmp_path: Path) -> None:
     images = pmq.open_images(None, None).calibration_images(48, 0)
     options: dict[str, Any] = {"calibration_images": images[:32], "recipe": "minmax", "n_passes": 3}

@@ -125,6 +125,11 @@ def test_files_that_no_page_can_show_are_refused(deployed: Path, tmp_path: Path,
     given = web_runtime(runtime)
     assert {path.name for path in given.iterdir()} == set(FILES)
     assert pmq.demo(deployed, tmp_path / "page", web_runtime=runtime).name == "index.html"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "index.html").write_text("mine")
+    with pytest.raises(PmqError, match="is no page of pmq demo"):
+        pmq.demo(deployed, tmp_path / "mine", web_runtime=runtime)
+    assert (tmp_path / "mine" / "index.html").read_text() == "mine"
     other = pmq.deploy(None, "fp32", "openvino", pmq.open_images(None, None).calibration_images(4, 0), tmp_path / "o", n_passes=3)
     with pytest.raises(PmqError, match="openvino"):
         pmq.demo(tmp_path / "o" / other.file, tmp_path / "page", web_runtime=runtime)

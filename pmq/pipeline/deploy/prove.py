@@ -84,8 +84,7 @@ class Proved:
 def measure_file(plan: DeployPlan, built: Built, n_passes: int) -> Measured:
     """Load the file and time it in turns with the models it is compared with."""
     image, threads = plan.images[:1], plan.threads
-    load_ms, load_peak_bytes = load_costs(lambda: plan.runtime.session(built.files[0], threads))
-    session = plan.runtime.session(built.files[0], threads)
+    session, load_ms, load_peak_bytes = load_costs(lambda: plan.runtime.session(built.files[0], threads))
     running = {name: plan.runtime.session(other, threads) for name, other in built.others.items()}
     unprepared = {"unpruned": image.numpy()}
     sessions = {"file": session, **running}

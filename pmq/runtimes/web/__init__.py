@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 from importlib.resources import files
 from pathlib import Path
 
 from pmq.core.errors import PmqError
-from pmq.core.files import quoted, write_bytes, write_text
+from pmq.core.files import is_file, quoted, write_bytes, write_text
 from pmq.core.task import AUTO
 from pmq.runtimes.answers import DECISIONS
 from pmq.runtimes.labels import read_description
 from pmq.runtimes.registry import target_of
+from pmq.runtimes.web.npm import FILES
 
 #: files of a page besides the model and the runtime
 PARTS = ("resample.js", "demo.js", "demo.css")
@@ -29,13 +29,14 @@ def write_demo(file: Path, folder: Path, runtime: Path) -> Path:
     Args:
         file: file of the target ``onnxruntime`` that states how pictures are prepared.
         folder: folder to write to.
-        runtime: folder with the files of onnxruntime-web, see :func:`pmq.runtimes.web.npm.web_runtime`.
+        runtime: folder that contains the files of onnxruntime-web, see :func:`pmq.runtimes.web.npm.web_runtime`.
 
     Returns:
         The page. Browsers open it from a server only, as they load WebAssembly from nowhere else.
 
     Raises:
-        PmqError: the file is one of another runtime, takes no pictures, or its outputs have no meaning for single pictures.
+        PmqError: the file is one of another runtime, takes no pictures, or its outputs have no meaning for single pictures, or
+            the folder has a page of somebody else.
     """
     target = target_of(file)
     if target.name != TARGET:
@@ -49,12 +50,14 @@ def write_demo(file: Path, folder: Path, runtime: Path) -> Path:
     names = description.classes
     if task == "binary" and len(names) != len(DECISIONS):
         names = DECISIONS
+    if is_file(folder / PAGE) and not is_file(folder / PARTS[0]):
+        raise PmqError(f"{quoted(folder / PAGE)} exists and is no page of pmq demo; choose another folder")
     size = file.stat().st_size
     facts = preprocess.model_dump() | {"task": task, "classes": names, "name": file.stem, "bytes": size}
     assert facts["task"] != AUTO
     write_bytes(folder / MODEL, file.read_bytes())
-    for path in sorted(runtime.iterdir()):
-        shutil.copyfile(path, folder / path.name)
+    for name in FILES:
+        write_bytes(folder / name, (runtime / name).read_bytes())
     parts = files("pmq.runtimes.web") / "parts"
     for part in PARTS:
         write_text(folder / part, (parts / part).read_text("utf-8"))

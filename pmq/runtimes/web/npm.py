@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from pmq.core.errors import PmqError
-from pmq.core.files import quoted
+from pmq.core.files import quoted, write_bytes
 from pmq.core.progress import message
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
@@ -21,7 +21,7 @@ LIMIT = 300
 
 
 def web_runtime(folder: Path | None = None) -> Path:
-    """Return a folder with exactly the files of onnxruntime-web that a page loads.
+    """Return a folder that contains the files of onnxruntime-web that a page loads.
 
     Args:
         folder: folder that contains them, such as ``node_modules/onnxruntime-web/dist``; by default they are taken from the
@@ -31,19 +31,16 @@ def web_runtime(folder: Path | None = None) -> Path:
         PmqError: the folder lacks a file, or npm is not installed or fails.
     """
     kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pmq" / f"{PACKAGE}-{VERSION}"
-    if folder is None and all((kept / name).is_file() for name in FILES):
-        return kept
+    source = kept if folder is None else folder
+    missing = [name for name in FILES if not (source / name).is_file()]
+    if not missing:
+        return source
+    if folder is not None:
+        raise PmqError(f"folder {quoted(folder)} has no {', '.join(missing)}; pass the folder dist of npm's {PACKAGE}")
     with tempfile.TemporaryDirectory() as temporary:
-        source = _fetched(Path(temporary)) if folder is None else folder
-        missing = [name for name in FILES if not (source / name).is_file()]
-        if missing:
-            raise PmqError(f"folder {quoted(source)} has no {', '.join(missing)}; pass the folder dist of npm's {PACKAGE}")
-        if folder is not None:
-            kept = kept.with_name(f"{PACKAGE}-given")
-        kept.mkdir(parents=True, exist_ok=True)
+        fetched = _fetched(Path(temporary))
         for name in FILES:
-            shutil.copyfile(source / name, kept / f"{name}.part")
-            (kept / f"{name}.part").replace(kept / name)
+            write_bytes(kept / name, (fetched / name).read_bytes())
     return kept
 
 
