@@ -2,7 +2,8 @@
 
 A finished search is solved for several sizes, and every allocation is deployed, beside files of uniform bits. A row has the size
 of the file, the size after deflate (what an archive or an app store does), the same of the file with its weights unpacked (to
-int8 where layers multiply integers, else to FP32), and what the *file* decides on the evaluation images. Latency and loading are relative to the file of W8A8, timed in turns.
+int8 where layers multiply integers, else to FP32), and what the *file* decides on the evaluation images. Latency and loading are
+relative to the file of W8A8, timed in turns.
 """
 
 from __future__ import annotations
