@@ -13,6 +13,7 @@ from pmq.core.spec import What
 from pmq.core.task import AUTO
 from pmq.cost import LatencyTable
 from pmq.pipeline.deploy.build import build
+from pmq.pipeline.deploy.bundle import remove_bundle, write_bundle_of
 from pmq.pipeline.deploy.plan import plan_deployment
 from pmq.pipeline.deploy.prove import measure_file, prove
 from pmq.pipeline.deploy.publish import publish
@@ -47,6 +48,7 @@ def deploy(
     input: str = "float",
     layout: str = "nchw",
     pictures: Sequence[Path | str] = (),
+    bundle: bool = False,
 ) -> Deployment:
     """Write a model file with an allocation's bits for a runtime, and prove that it computes what is simulated.
 
@@ -73,6 +75,8 @@ def deploy(
             ``interpolation``, ``crop_pct``.
         input: ``float``: the file takes preprocessed images; ``uint8``: it takes pixel values from 0 to 255 and preprocesses.
         layout: layout of the file's input, ``nchw`` or ``nhwc``.
+        bundle: also write a folder ``check`` with inputs, expected tensors of each layer, and programs that compare them with
+            what the file computes on another device.
         pictures: picture files of the first of ``images``, to prove that ``pmq run`` preprocesses them equally.
 
     Returns:
@@ -104,4 +108,8 @@ def deploy(
     built = build(plan, recipe, seed, recalibrate)
     measured = measure_file(plan, built, n_passes)
     proved = prove(plan, built, measured, pictures)
-    return publish(plan, built, measured, proved)
+    deployment = publish(plan, built, measured, proved)
+    remove_bundle(plan.out)
+    if bundle and proved.passed:
+        write_bundle_of(plan, built, plan.out / deployment.file)
+    return deployment

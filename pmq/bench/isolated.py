@@ -15,7 +15,7 @@ from pmq.core.files import write_csv
 from pmq.core.progress import message, track
 
 #: seconds after which a model is abandoned
-LIMIT = 1200
+LIMIT = 5400
 
 
 def row_of(module: str, name: str, flags: Sequence[str] = ()) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pmq.cli import options as o
 from pmq.cli.output import number, print_json, print_table, say
 from pmq.cli.recorded import fill_from_runs, latency_of, latest_or, run_of, show_report
 from pmq.cli.source import NO_FLAGS, Source, grouped
+from pmq.core.run_files import BUNDLE
 
 if TYPE_CHECKING:
     from pmq.runtimes.deployment import Deployment
@@ -43,6 +44,9 @@ def deploy(
         str, typer.Option(help="Input of the file: float (preprocessed images) or uint8 (pixel values, which it preprocesses)")
     ] = "float",
     layout: Annotated[str, typer.Option(help="Layout of the input: nchw, or nhwc as cameras and phones provide it")] = "nchw",
+    bundle: Annotated[
+        bool, typer.Option("--bundle", help="Also write a folder that checks the file on another device, layer by layer")
+    ] = False,
     threads: Annotated[int, typer.Option(help="Number of threads of the runtime while it is timed", min=1)] = 1,
     rounds: Annotated[int, typer.Option(help="Number of timed forward passes", min=3)] = 30,
     workers: o.Workers = 0,
@@ -101,6 +105,7 @@ def deploy(
         input=input,
         layout=layout,
         pictures=images.evaluation.files_of(indices)[:PICTURES],
+        bundle=bundle,
         threads=threads,
         n_passes=rounds,
         crop_pct=source.crop_pct,
@@ -131,4 +136,6 @@ def _print_deployment(deployment: Deployment, folder: Path, target: str, threads
         say(f"speedup over the same file with all tokens: {deployment.whole_latency_ms / latency:.3f}x")
     agreement = f"{number(deployment.agreement_fp32)} %, simulated {number(deployment.agreement_simulation_fp32)} %"
     say(f"agreement with FP32 on {deployment.n_images} images: {agreement}")
+    if (folder / BUNDLE).is_dir():
+        say(f"check on a device: {folder / BUNDLE / 'README.md'}")
     say(f"size: {deployment.size_bytes / 1e6:.3f} MB", f"file: {folder / deployment.file}", f"next: {deployment.run[0]}")

@@ -31,6 +31,8 @@ FRONT, POINTS, ROUNDS, SENSITIVITY = Path("front.csv"), Path("points.csv"), Path
 DEPLOYMENT = "deployment.json"
 #: examples of how a deployed file is loaded and run
 USAGE = "deployment.md"
+#: folder beside a deployed file that checks it on another device
+BUNDLE = "check"
 
 _TENSORS = tuple(path.with_suffix(".safetensors") for path in (CHOSEN, LAYERS))
 #: files written when a run finishes, whose hashes the manifest stores

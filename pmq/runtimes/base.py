@@ -14,7 +14,7 @@ from pmq.core.component import Inventory
 from pmq.core.errors import PmqError
 from pmq.core.registry import Registry
 from pmq.cost.latency import layer_key
-from pmq.runtimes.session import Session
+from pmq.runtimes.session import Probed, Session
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -131,6 +131,10 @@ class Target(ABC):
     @abstractmethod
     def session(self, model: Any, threads: int = 1) -> Session:
         """Load a file, or a model returned by :meth:`build`, into the runtime."""
+
+    def probed(self, path: Path) -> Probed:
+        """Return a file's model with the outputs of its layers, where the runtime returns values from inside a graph."""
+        return Probed(path)
 
     @abstractmethod
     def stored(self, path: Path) -> dict[str, str]:

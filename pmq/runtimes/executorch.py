@@ -89,7 +89,7 @@ class ExecuTorch(Target):
 
         def run(images: Any, _program: Any = program) -> Any:
             with torch.no_grad():
-                return np.array(method.execute([torch.from_numpy(np.ascontiguousarray(images))])[0])
+                return [np.array(method.execute([torch.from_numpy(np.ascontiguousarray(images))])[0])]
 
         return Session("ExecuTorch", run, inputs, outputs)
 

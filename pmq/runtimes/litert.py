@@ -84,7 +84,7 @@ class LiteRT(Target):
         def run(images: Any) -> Any:
             interpreter.set_tensor(sources[0]["index"], images)
             interpreter.invoke()
-            return interpreter.get_tensor(results[0]["index"])
+            return [interpreter.get_tensor(results[0]["index"])]
 
         return Session("LiteRT", run, [_port(source) for source in sources], [_port(result) for result in results])
 

@@ -17,6 +17,7 @@ from pmq.cost.latency import INT8, layer_key
 from pmq.runtimes.base import Target
 from pmq.runtimes.modes import BFLOAT16, FLOAT, HALF, W4, W8
 from pmq.runtimes.onnx_file import read_onnx
+from pmq.runtimes.session import LAYER_OUTPUT, OUTPUT, Probed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -98,6 +99,20 @@ class OnnxTarget(Target):
     def content(self, model: Any) -> bytes:
         """Return the bytes for a runtime, which is never passed a path because it would look for further files there."""
         return bytes((read_onnx(model) if isinstance(model, Path) else model).SerializeToString())
+
+    def probed(self, path: Path) -> Probed:
+        """Return a file's model with the outputs of its layers as further outputs.
+
+        Bytes of a second graph that follow a file are merged into its graph: protobuf's rule for fields that are repeated.
+        """
+        import onnx
+
+        model, added = read_onnx(path), onnx.ModelProto()
+        names = [name for node in model.graph.node for name in node.output if name.endswith(LAYER_OUTPUT)]
+        ports = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names]
+        added.graph.output.extend(ports)
+        model.MergeFrom(added)
+        return Probed(model, [OUTPUT, *names], added.SerializeToString())
 
     def metadata(self, path: Path) -> dict[str, str]:
         """Return the properties of the model in a file."""

@@ -51,7 +51,7 @@ class OnnxRuntime(OnnxTarget):
         sources, results = session.get_inputs(), session.get_outputs()
 
         def run(images: Any) -> Any:
-            return np.asarray(session.run(None, {sources[0].name: images})[0])
+            return [np.asarray(output) for output in session.run(None, {sources[0].name: images})]
 
         return Session("onnxruntime", run, [_port(source) for source in sources], [_port(result) for result in results])
 

@@ -51,7 +51,8 @@ class OpenVino(OnnxTarget):
             raise PmqError(f"OpenVINO cannot load {named(model)}: {one_line(error)}") from None
 
         def run(images: Any) -> Any:
-            return np.array(request.infer([images])[0])
+            computed = request.infer([images])
+            return [np.array(computed[i]) for i in range(len(computed))]
 
         return Session(
             "OpenVINO", run, [_port(source) for source in compiled.inputs], [_port(result) for result in compiled.outputs]

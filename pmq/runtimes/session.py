@@ -16,6 +16,10 @@ Floats = NDArray[Any]
 #: names of the types of images and outputs in :class:`Port`
 FP32 = "float32"
 UINT8 = "uint8"
+#: names of a graph's input and output
+INPUT, OUTPUT = "image", "output"
+#: end of the name of the tensor that a layer returns, after the layer's own name
+LAYER_OUTPUT = ".output"
 #: maximum size of a file in bytes: the limit of ONNX and of FlatBuffers
 MOST = 2**31 - 1
 #: Python exceptions to which pybind11 translates those of C++
@@ -44,23 +48,46 @@ class Port:
 
 
 @dataclass(frozen=True)
+class Probed:
+    """Model of a file that also returns the outputs of its layers.
+
+    Attributes:
+        model: what :meth:`pmq.runtimes.base.Target.session` loads.
+        names: names of the tensors that it returns, that of the output first, then in the order in which they are computed.
+        probes: bytes that turn the file's own into this model where they follow them; none if it returns its output alone.
+    """
+
+    model: Any
+    names: Sequence[str] = (OUTPUT,)
+    probes: bytes = b""
+
+
+@dataclass(frozen=True)
 class Session:
     """Loaded model that computes outputs ``(B, C)`` of preprocessed images ``(B, C, H, W)``.
 
     Attributes:
         runtime: name of the runtime in messages.
-        run: function from the first input to the first output.
+        run: function from the first input to all outputs.
         inputs: all inputs of the graph.
         outputs: all outputs of the graph.
     """
 
     runtime: str
-    run: Callable[[Floats], Floats]
+    run: Callable[[Floats], Sequence[Floats]]
     inputs: Sequence[Port]
     outputs: Sequence[Port]
 
     def __call__(self, images: Floats) -> Floats:
-        """Run the model on images.
+        """Return the first output for images.
+
+        Raises:
+            PmqError: the runtime fails.
+        """
+        return self.all(images)[0]
+
+    def all(self, images: Floats) -> Sequence[Floats]:
+        """Return all outputs for images.
 
         Raises:
             PmqError: the runtime fails.

@@ -18,10 +18,10 @@ from pmq.core.errors import PmqError, one_line
 from pmq.runtimes.layer import DeployLayer
 from pmq.runtimes.marker import Marker, marked
 from pmq.runtimes.operand import DOMAIN, OPERAND, DeployOperand
+from pmq.runtimes.session import INPUT, LAYER_OUTPUT, OUTPUT
 
 #: name of the placeholder node of a layer
 LAYER = "Layer"
-INPUT, OUTPUT = "image", "output"
 #: ONNX opset: the first with blocked scales and 4-bit integers
 OPSET = 21
 #: version of ONNX's file format that belongs to this opset
@@ -149,6 +149,7 @@ def fill(
     named = {layer.name: layer for layer in layers}
     quantized = {operand.name: operand for operand in operands}
     nodes: list[onnx.NodeProto] = []
+    outputs = dict[str, str]()
     held, calls = {tensor.name for tensor in model.graph.initializer}, Counter[str]()
     for node in model.graph.node:
         if node.domain != DOMAIN:
@@ -165,10 +166,13 @@ def fill(
         model.graph.initializer.extend(constant for constant in part.constants if constant.name not in held)
         held |= {constant.name for constant in part.constants}
         calls[name] += 1
+        if node.op_type == LAYER and node.output[0] != OUTPUT:
+            again = f":{calls[name]}" if calls[name] > 1 else ""
+            outputs[node.output[0]] = f"{name}{again}{LAYER_OUTPUT}"
         if calls[name] > 1:
             _rename(part.nodes, {node.input[0], node.output[0], *held}, f":{calls[name]}")
         nodes += part.nodes
-    _shorten(model.graph, nodes)
+    _shorten(model.graph, nodes, outputs)
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(copies)
@@ -183,11 +187,14 @@ def _rename(nodes: list[onnx.NodeProto], unchanged: set[str], suffix: str) -> No
             names[:] = [name if not name or name in unchanged else name + suffix for name in names]
 
 
-def _shorten(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    """Shorten the names of all tensors except weights, because long ones would be a large part of a small model's file."""
+def _shorten(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], outputs: dict[str, str]) -> None:
+    """Shorten the names of all tensors except weights, because long ones would be a large part of a small model's file.
+
+    Outputs of layers get the names that ``outputs`` states.
+    """
     weights = {tensor.name for tensor in graph.initializer if tensor.name.endswith(".weight")}
     held = {"", *weights, *(port.name for port in (*graph.input, *graph.output))}
-    short: dict[str, str] = {}
+    short = dict(outputs)
     for tensor in graph.initializer:
         if tensor.name not in held:
             tensor.name = short.setdefault(tensor.name, f"c{len(short)}")
