@@ -19,6 +19,8 @@ SHARE      =
 RATIO      =
 OUT        =
 ARGS       =
+# Device of gpu-check.
+DEVICE     =
 # Number of cases and kills of the campaigns.
 CASES      = 10000
 KILLS      = 200
@@ -30,7 +32,7 @@ flag = $(if $($(1)),$(2) "$($(1))")
 SUBJECT = $(MODEL) $(call flag,CHECKPOINT,--checkpoint) $(call flag,DATA,--data)
 
 .DEFAULT_GOAL := help
-.PHONY: help install search patches prune evaluate profile deploy export plot report test test-mobile fuzz chaos bench check dist docs clean
+.PHONY: help install search patches prune evaluate profile deploy export plot report test test-mobile gpu-check fuzz chaos bench check dist docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -87,6 +89,10 @@ $(VENV)-%/.installed: setup.cfg pyproject.toml constraints.txt constraints-liter
 	$(VENV)-$*/bin/python -m pip install --quiet --constraint $(or $(wildcard constraints-$*.txt),constraints.txt) \
 	  --no-build-isolation --editable '.[test,onnx,$*]'
 	touch $@
+
+gpu-check: $(STAMP) ## compare and time DEVICE=cuda with the CPU, and test it [DEVICE=cpu for a run without a GPU, OUT=file.json ARGS=]
+	PMQ_DEVICE="$(or $(DEVICE),cuda)" $(VENV)/bin/python -m pytest tests/test_device.py
+	$(VENV)/bin/python -m pmq.bench.gpu_check --device "$(or $(DEVICE),cuda)" --out "$(or $(OUT),results/gpu.json)" $(ARGS)
 
 fuzz: $(STAMP) ## damage files in CASES=10000 ways and check that each is read correctly or rejected in one line [SEED= ARGS=]
 	$(VENV)/bin/python -m tests.campaigns.fuzz --cases $(CASES) $(call flag,SEED,--seed) $(ARGS)
