@@ -42,6 +42,14 @@ def test_modules_of_verbs_hold_their_verb_alone(path: Path) -> None:
     assert path.stem in VERBS
 
 
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_verbs_are_called_with_options_that_types_check(path: Path) -> None:
+    verbs = {f"pmq.{verb}" for verb in VERBS}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in verbs:
+            assert all(keyword.arg for keyword in node.keywords), f"line {node.lineno}"
+
+
 @pytest.mark.parametrize("path", sorted((PACKAGE / "pipeline").rglob("*.py")), ids=lambda p: p.stem)
 def test_steps_are_short(path: Path) -> None:
     text = path.read_text()

@@ -83,8 +83,8 @@ def coverage_of(name: str, targets: list[str]) -> dict[str, Any]:
 
 
 def _simulated(module: nn.Module, images: Tensor) -> dict[str, Any]:
-    options: dict[str, Any] = {"calibration_images": images[:IMAGES], "recipe": "mse", "partial": True}
-    table = pmq.evaluate(module, ["w8a8", "w4a4"], [images[IMAGES:]], **options)
+    whats, calibration = ["w8a8", "w4a4"], images[:IMAGES]
+    table = pmq.evaluate(module, whats, [images[IMAGES:]], calibration_images=calibration, recipe="mse", partial=True)
     rows = table.to_dict("records")
     return {
         f"{name}_{key}": row[key]
@@ -96,8 +96,17 @@ def _simulated(module: nn.Module, images: Tensor) -> dict[str, Any]:
 def _deployed(module: nn.Module, images: Tensor, target: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         try:
-            options: dict[str, Any] = {"calibration_images": images[:IMAGES], "recipe": "mse", "rounds": 5, "partial": True}
-            deployment = pmq.deploy(module, "w8a8", target, images[IMAGES:], out, **options)
+            deployment = pmq.deploy(
+                module,
+                "w8a8",
+                target,
+                images[IMAGES:],
+                out,
+                calibration_images=images[:IMAGES],
+                recipe="mse",
+                n_passes=5,
+                partial=True,
+            )
         except pmq.PmqError as error:
             return {f"{target}_failed": str(error)[:200]}
     size = deployment.proof["size"]

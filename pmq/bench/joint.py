@@ -24,20 +24,22 @@ from pmq.core.rundir import CHOSEN, DEPLOYMENT
 from pmq.core.validation import validated
 from pmq.pipeline.image_split import CALIB_IMAGES, HELD_OUT
 from pmq.pipeline.pruned_model import load_pruned
+from pmq.pruning.reconstruction import Reconstruction
 from pmq.runtimes import TARGETS
 from pmq.runtimes.deployment import Deployment
 from pmq.runtimes.timing import interleaved, median_spread
 
 RATIO = 0.09375
-#: pruning options and recipe of PQV-Mobile's model, and of the same shape pruned, reconstructed and quantized by pmq
-POINTS: dict[str, tuple[dict[str, Any], str]] = {
-    "PQV-Mobile": ({"importance": "taylor", "structures": STRUCTURES, "recovery": False}, "mse"),
-    "same shape": ({}, "best"),
+#: importance, structures, whether layers are refitted, and recipe, of PQV-Mobile's model, and of the same shape pruned,
+#: reconstructed and quantized by pmq
+POINTS: dict[str, tuple[str, tuple[str, ...] | None, bool, str]] = {
+    "PQV-Mobile": ("taylor", STRUCTURES, False, "mse"),
+    "same shape": (Reconstruction.name, None, True, "best"),
 }
 
 
-#: what to deploy, the model to deploy it with, and further options
-_Deployable = tuple[Allocation | str, nn.Module, dict[str, Any]]
+#: what to deploy, the model to deploy it with, and the recipe that quantizes it
+_Deployable = tuple[Allocation | str, nn.Module, str]
 
 
 def main() -> None:
@@ -55,8 +57,18 @@ def main() -> None:
     for name, make in _deployables(model, images, args).items():
         folder = _folder(args, name)
         if not (folder / DEPLOYMENT).is_file():
-            what, module, options = make()
-            pmq.deploy(module, what, args.target, evaluation, folder, crop_pct=args.crop_pct, reference=model, **options)
+            what, module, recipe = make()
+            pmq.deploy(
+                module,
+                what,
+                args.target,
+                evaluation,
+                folder,
+                calibration_images=images[:CALIB_IMAGES],
+                recipe=recipe,
+                reference=model,
+                crop_pct=args.crop_pct,
+            )
         path = folder / DEPLOYMENT
         deployments[name] = validated(Deployment, read_json(path, "deployment"), f"deployment {quoted(path)}")
     target, image = TARGETS[args.target], evaluation[:1]
@@ -80,18 +92,26 @@ def _folder(args: Any, name: str) -> Path:
 
 def _deployables(model: nn.Module, images: Tensor, args: Any) -> dict[str, Callable[[], _Deployable]]:
     """Return functions that create what is deployed, by name, so that files that exist already cost nothing."""
-    calibration = {"calibration_images": images[:CALIB_IMAGES]}
 
-    def point(options: dict[str, Any], recipe: str) -> _Deployable:
-        pruned = pmq.prune(model, images, RATIO, round_to=ROUND_TO, crop_pct=args.crop_pct, **options)
-        return "w8a8", load_pruned(pruned.allocation), calibration | {"recipe": recipe}
+    def point(importance: str, structures: tuple[str, ...] | None, recovery: bool, recipe: str) -> _Deployable:
+        pruned = pmq.prune(
+            model,
+            images,
+            RATIO,
+            importance=importance,
+            structures=structures,
+            recovery=recovery,
+            round_to=ROUND_TO,
+            crop_pct=args.crop_pct,
+        )
+        return "w8a8", load_pruned(pruned.allocation), recipe
 
     makers: dict[str, Callable[[], _Deployable]] = {
-        "FP32": lambda: ("fp32", model, {}),
-        "int8": lambda: ("w8a8", model, calibration),
+        "FP32": lambda: ("fp32", model, "best"),
+        "int8": lambda: ("w8a8", model, "best"),
     }
     makers |= {name: partial(point, *arguments) for name, arguments in POINTS.items()}
-    return makers | {run.name: partial(lambda run: (Allocation.load(run / CHOSEN), model, {}), run) for run in args.run}
+    return makers | {run.name: partial(lambda run: (Allocation.load(run / CHOSEN), model, "best"), run) for run in args.run}
 
 
 if __name__ == "__main__":

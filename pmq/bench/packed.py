@@ -121,8 +121,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for i, (name, what) in enumerate(whats.items()):
             out = Path(folder) / str(i)
-            options: dict[str, Any] = {"calibration_images": calibration, "recalibrate": not isinstance(what, str | Path)}
-            done = pmq.deploy(model, what, args.target, proof, out, crop_pct=args.crop_pct, n_passes=3, **options)
+            done = pmq.deploy(
+                model,
+                what,
+                args.target,
+                proof,
+                out,
+                calibration_images=calibration,
+                recalibrate=not isinstance(what, str | Path),
+                crop_pct=args.crop_pct,
+                n_passes=3,
+            )
             rows.append(row_of(name, done, out))
             files[name] = out / done.file
             message(str(rows[-1]))

@@ -10,7 +10,6 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -53,8 +52,9 @@ def main() -> None:
     torch.set_num_threads(1)
     model = create_model(args.model, pretrained=False)
     image = torch.randn(1, *model_info(model).data_config["input_size"])
-    options: dict[str, Any] = {"importance": "magnitude", "structures": ("hidden", "width"), "recovery": False}
-    pruned = load_pruned(pmq.prune(model, image.expand(8, -1, -1, -1), args.ratio, **options).allocation)
+    images, structures = image.expand(8, -1, -1, -1), ("hidden", "width")
+    result = pmq.prune(model, images, args.ratio, importance="magnitude", structures=structures, recovery=False)
+    pruned = load_pruned(result.allocation)
     cases: dict[str, Callable[[], object]] = {}
     for name, module in (("unpruned", model), ("pruned", pruned)):
         cases |= _cases(name, module, args.target, image)
