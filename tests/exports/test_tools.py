@@ -1,0 +1,149 @@
+"""The other tools read what is written, and compute what pmq simulates of it; ``make test-bridges`` installs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import nn
+
+import pmq
+from pmq.core import Allocation
+from pmq.models.equivalence import relative_error
+from tests.conftest import make_tiny
+from tests.exports.conftest import Reference
+
+#: relative error that sums in another order explain, where a value at the edge of two levels may fall to either
+ROUNDING = 0.02
+
+
+def agree(model: Any, reference: nn.Module, images: torch.Tensor) -> None:
+    with torch.no_grad():
+        expected, got = reference(images), model(images)
+        assert relative_error(expected, got) < ROUNDING
+        assert relative_error(make_tiny()(images), got) > 3 * ROUNDING, "nothing is quantized"
+
+
+def test_aimet(mixed: Allocation, reference: Reference, images: torch.Tensor, tmp_path: Path) -> None:
+    pytest.importorskip("aimet_onnx")
+    import onnx
+    from aimet_onnx.quantsim import QuantizationSimModel, load_encodings_to_sim
+
+    file, graph = pmq.export(mixed, tmp_path / "tiny.encodings", "aimet", make_tiny(), "skip")
+    sim = QuantizationSimModel(onnx.load(graph))
+    load_encodings_to_sim(sim, str(file), strict=False)
+    content = json.loads(file.read_text())
+    for entry in content["activation_encodings"] + content["param_encodings"]:
+        quantizer = sim.qc_quantize_op_dict[entry["name"]]
+        assert quantizer.enabled
+        assert quantizer.bitwidth == entry["bw"]
+    enabled = [name for name, quantizer in sim.qc_quantize_op_dict.items() if quantizer.enabled]
+    assert len(enabled) == len(content["activation_encodings"]) + len(content["param_encodings"])
+
+    def run(batch: torch.Tensor) -> torch.Tensor:
+        return torch.cat([torch.from_numpy(sim.session.run(None, {"image": image[None].numpy()})[0]) for image in batch])
+
+    agree(run, reference("aimet"), images[:8])
+
+
+def test_qnn_overrides_are_read_by_aimet(mixed: Allocation, tmp_path: Path) -> None:
+    """QNN's converter is not on PyPI; its overrides have the layout of AIMET's first encodings."""
+    pytest.importorskip("aimet_onnx")
+    import onnx
+    from aimet_onnx.quantsim import QuantizationSimModel, load_encodings_to_sim
+
+    file, graph = pmq.export(mixed, tmp_path / "tiny.json", "qnn", make_tiny(), "widen")
+    sim = QuantizationSimModel(onnx.load(graph))
+    load_encodings_to_sim(sim, str(file), strict=False)
+    content = json.loads(file.read_text())
+    for name, entries in (content["activation_encodings"] | content["param_encodings"]).items():
+        assert sim.qc_quantize_op_dict[name].bitwidth == entries[0]["bitwidth"]
+        assert sim.qc_quantize_op_dict[name].bitwidth in (4, 8)
+
+
+def test_torchao(mixed: Allocation, reference: Reference, images: torch.Tensor, tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    from torchao.core.config import config_from_dict
+    from torchao.quantization import quantize_
+
+    file, weights = pmq.export(mixed, tmp_path / "tiny.json", "torchao", make_tiny(), "skip")
+    model = make_tiny()
+    model.load_state_dict(load_file(weights))
+    quantize_(model, config_from_dict(json.loads(file.read_text())), filter_fn=None)
+    widths = {
+        name: str(module.weight.target_dtype).removeprefix("torch.int")
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and hasattr(module.weight, "target_dtype")
+    }
+    linear = [name for name, module in make_tiny().named_modules() if isinstance(module, nn.Linear)]
+    assert widths == {name: str(mixed.components[f"{name}.weight"].bits) for name in linear}
+    agree(model, reference("torchao"), images[:8])
+
+
+def test_nncf(mixed: Allocation, reference: Reference, images: torch.Tensor, tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    from nncf.torch import load_from_config
+
+    file, weights = pmq.export(mixed, tmp_path / "tiny.json", "nncf", make_tiny(), "skip")
+    config = json.loads(file.read_text())
+    model = load_from_config(make_tiny(), config)
+    model.load_state_dict(load_file(weights))
+    agree(model, reference("nncf"), images[:8])
+    assert sum("bit=" in repr(module) for module in model.modules() if type(module).__name__.endswith("Quantizer")) == len(
+        config["compression_state"]
+    )
+
+
+def test_modelopt(mixed: Allocation, reference: Reference, images: torch.Tensor, tmp_path: Path) -> None:
+    pytest.importorskip("modelopt")
+    import modelopt.torch.quantization as mtq
+
+    file, weights = pmq.export(mixed, tmp_path / "tiny.yaml", "modelopt", make_tiny(), "skip")
+    model = mtq.quantize(make_tiny(), yaml.safe_load(file.read_text()))
+    state = load_file(weights)
+    for name, value in state.items():
+        owner, _, leaf = name.rpartition(".")
+        if leaf in ("_amax", "_bias_value"):
+            model.get_submodule(owner).register_buffer(leaf, value)
+    model.load_state_dict(state)
+    bits = {name: model.get_submodule(f"{name}_quantizer").num_bits for name in mixed.components if name.endswith(".weight")}
+    assert bits == {name: mixed.components[name].bits for name in bits}
+    agree(model, reference("modelopt"), images[:8])
+
+
+def test_coreml(mixed: Allocation, tmp_path: Path) -> None:
+    pytest.importorskip("coremltools")
+    import coremltools
+
+    (file,) = pmq.export(mixed, tmp_path / "tiny.mlpackage", "coreml", make_tiny(), "widen")
+    model = coremltools.models.MLModel(str(file), skip_model_load=True)
+    kinds = [each.type.WhichOneof("Type") for each in model.get_spec().description.input]
+    assert kinds == ["imageType"]
+    stored = stored_bits(model)
+    weights = {name: choice.bits for name, choice in mixed.components.items() if name.endswith(".weight")}
+    wider = {5: 6}
+    assert stored == {name.replace(".", "_"): wider.get(bits, bits) for name, bits in weights.items()}
+
+
+def stored_bits(model: Any) -> dict[str, int]:
+    """Read the bits of the weights of a Core ML model back from its program."""
+    from coremltools.converters.mil.frontend.milproto.load import load
+
+    spec = model.get_spec()
+    program = load(spec, spec.specificationVersion, model.weights_dir)
+    bits = {}
+    for operation in program.functions["main"].operations:
+        if operation.op_type != "constexpr_blockwise_shift_scale":
+            continue
+        data = operation.data
+        if data.op.op_type == "constexpr_lut_to_dense":
+            bits[operation.name.removesuffix("_scaled")] = int(np.log2(data.op.lut.shape[-2]))
+        else:
+            bits[operation.name.removesuffix("_scaled")] = data.dtype.get_bitwidth()
+    return bits
