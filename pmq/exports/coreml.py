@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -34,6 +36,11 @@ class CoreML(Format):
     packages = ("coremltools",)
     extra = "coreml"
 
+    def require(self) -> None:
+        """Import coremltools without what it prints of packages that are not used here."""
+        with _quiet():
+            super().require()
+
     def holds(self, model: ExportModel, tensor: QuantizedTensor) -> Holds | str:
         """Return weights; Core ML has no activations below 16 bits but those of 8-bit layers that it calibrates itself."""
         if not tensor.is_weight:
@@ -47,9 +54,7 @@ class CoreML(Format):
         """Convert the model, replace its weights, and write it."""
         import coremltools
 
-        logging.getLogger("coremltools").setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             try:
                 program = _converted(model)
                 _compress(program, model, fitted)
@@ -59,6 +64,14 @@ class CoreML(Format):
         built.short_description = f"{model.info.name}, quantized by pmq"
         _save(built, path)
         return [path]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide the warnings and progress bars of coremltools; its errors are exceptions."""
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _converted(model: ExportModel) -> Any:
@@ -84,7 +97,7 @@ def _compress(program: Any, model: ExportModel, fitted: Fitted) -> None:
     for name, grid in fitted.grids.items():
         codes = model.layers[model.tensors[name].component.module].codes
         assert codes is not None
-        constant = constants.get(name.replace(".", "_"))
+        constant = constants.get(f"{name}_to_fp16", constants.get(name))
         if constant is None:
             raise ValueError(f"the converted model has no constant for {name!r}")
         _replace(function, constant, codes.reshape(constant.val.val.shape), grid)
@@ -92,11 +105,14 @@ def _compress(program: Any, model: ExportModel, fitted: Fitted) -> None:
 
 def _replace(function: Any, constant: Any, codes: Any, grid: Grid) -> None:
     from coremltools.converters.mil.mil import Builder, types
+    from coremltools.converters.mil.mil.scope import ScopeInfo, ScopeSource
 
     shape = codes.shape
     kind = constant.val.val.dtype
     scale = grid.scale.astype(kind).reshape(-1, *(1 for _ in shape[1:]))
-    with function:
+    passes = ScopeSource.COREMLTOOLS_GRAPH_PASS  # of which an operation has one at most
+    scopes = [ScopeInfo(source=source, data=data) for source, data in constant.scopes.items() if source != passes]
+    with function, Builder.scope(*scopes):
         if grid.bits in INTEGERS:
             data = codes.astype(types.nptype_from_builtin(types.string_to_builtin(f"int{grid.bits}")))
         else:

@@ -39,7 +39,7 @@ def layer_of(model: ExportModel, tensor: QuantizedTensor) -> nn.Module | str:
     assert model.module is not None
     component = tensor.component
     if component.slot not in ("weight", "input"):
-        return f"operands of attention ({component.slot})" if component.slot in OF_ATTENTION else "operands of products"
+        return "operands of attention" if component.slot in OF_ATTENTION else "operands of products"
     try:
         layer = model.module.get_submodule(component.module)
     except AttributeError:
