@@ -27,7 +27,11 @@ INTEGERS = (4, 8)
 
 @register
 class CoreML(Format):
-    """Model file for Core ML from iOS 18 and macOS 15 on; activations are computed in 16-bit floats."""
+    """Model file for Core ML, which computes activations in 16-bit floats.
+
+    Files of 4- and 8-bit weights are for iOS 18 and later. Others are for iOS 26: before, Core ML scales a table instead of what
+    is looked up in it, and the table of each output would be about as large as the weight.
+    """
 
     name = "coreml"
     tool = "Core ML"
@@ -54,11 +58,13 @@ class CoreML(Format):
         """Convert the model, replace its weights, and write it."""
         import coremltools
 
+        tables = any(grid.bits not in INTEGERS for grid in fitted.grids.values())
+        target = coremltools.target.iOS26 if tables else coremltools.target.iOS18
         with _quiet():
             try:
-                program = _converted(model)
+                program = _converted(model, target)
                 _compress(program, model, fitted)
-                built = coremltools.convert(program, minimum_deployment_target=coremltools.target.iOS18, skip_model_load=True)
+                built = coremltools.convert(program, minimum_deployment_target=target, skip_model_load=True)
             except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:
                 raise PmqError(f"coremltools cannot convert this model: {one_line(error)}") from None
         built.short_description = f"{model.info.name}, quantized by pmq"
@@ -74,7 +80,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _converted(model: ExportModel) -> Any:
+def _converted(model: ExportModel, target: Any) -> Any:
     """Return the model as a program of coremltools' intermediate language, which takes a picture."""
     import coremltools
     import torch
@@ -85,9 +91,7 @@ def _converted(model: ExportModel) -> Any:
     traced = torch.jit.trace(intake.entered(model.model), pixels, check_trace=False)
     layout = coremltools.colorlayout.GRAYSCALE if size[0] == 1 else coremltools.colorlayout.RGB
     image = coremltools.ImageType("image", shape=tuple(pixels.shape), color_layout=layout)
-    return coremltools.convert(
-        traced, inputs=[image], convert_to="milinternal", minimum_deployment_target=coremltools.target.iOS18
-    )
+    return coremltools.convert(traced, inputs=[image], convert_to="milinternal", minimum_deployment_target=target)
 
 
 def _compress(program: Any, model: ExportModel, fitted: Fitted) -> None:
@@ -100,10 +104,10 @@ def _compress(program: Any, model: ExportModel, fitted: Fitted) -> None:
         constant = constants.get(f"{name}_to_fp16", constants.get(name))
         if constant is None:
             raise ValueError(f"the converted model has no constant for {name!r}")
-        _replace(function, constant, codes.reshape(constant.val.val.shape), grid)
+        _replace(function, constant, name, codes.reshape(constant.val.val.shape), grid)
 
 
-def _replace(function: Any, constant: Any, codes: Any, grid: Grid) -> None:
+def _replace(function: Any, constant: Any, name: str, codes: Any, grid: Grid) -> None:
     from coremltools.converters.mil.mil import Builder, types
     from coremltools.converters.mil.mil.scope import ScopeInfo, ScopeSource
 
@@ -120,11 +124,9 @@ def _replace(function: Any, constant: Any, codes: Any, grid: Grid) -> None:
             index = types.nptype_from_builtin(types.string_to_builtin(f"uint{grid.bits}"))
             table = levels.astype(kind).reshape(*(1 for _ in shape), -1, 1)
             data = Builder.constexpr_lut_to_dense(
-                indices=(codes - levels[0]).astype(index), lut=table, before_op=constant, name=f"{constant.name}_integers"
+                indices=(codes - levels[0]).astype(index), lut=table, before_op=constant, name=f"{name}_integers"
             )
-        value = Builder.constexpr_blockwise_shift_scale(
-            data=data, scale=scale, before_op=constant, name=f"{constant.name}_scaled"
-        )
+        value = Builder.constexpr_blockwise_shift_scale(data=data, scale=scale, before_op=constant, name=f"{name}_scaled")
         constant.enclosing_block.replace_uses_of_var_after_op(
             anchor_op=constant, old_var=constant.outputs[0], new_var=value, force_replace=True
         )

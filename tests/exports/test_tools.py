@@ -18,6 +18,7 @@ from pmq.core import Allocation
 from pmq.models.equivalence import relative_error
 from tests.conftest import make_tiny
 from tests.exports.conftest import Reference
+from tests.exports.coreml_file import stored_weights
 
 #: relative error that sums in another order explain, where a value at the edge of two levels may fall to either
 ROUNDING = 0.02
@@ -127,31 +128,12 @@ def test_modelopt(mixed: Allocation, reference: Reference, images: torch.Tensor,
 
 def test_coreml(mixed: Allocation, tmp_path: Path) -> None:
     pytest.importorskip("coremltools")
-    import coremltools
-
     (file,) = pmq.export(mixed, tmp_path / "tiny.mlpackage", "coreml", make_tiny(), "widen")
-    model = coremltools.models.MLModel(str(file), skip_model_load=True)
-    kinds = [each.type.WhichOneof("Type") for each in model.get_spec().description.input]
-    assert kinds == ["imageType"]
-    stored = stored_bits(model)
+    simulated = dict(pmq.simulate(make_tiny(), mixed).named_parameters())
     weights = {name: choice.bits for name, choice in mixed.components.items() if name.endswith(".weight")}
-    wider = {5: 6}
-    assert stored == {name.replace(".", "_"): wider.get(bits, bits) for name, bits in weights.items()}
-
-
-def stored_bits(model: Any) -> dict[str, int]:
-    """Read the bits of the weights of a Core ML model back from its program."""
-    from coremltools.converters.mil.frontend.milproto.load import load
-
-    spec = model.get_spec()
-    program = load(spec, spec.specificationVersion, model.weights_dir)
-    bits = {}
-    for operation in program.functions["main"].operations:
-        if operation.op_type != "constexpr_blockwise_shift_scale":
-            continue
-        data = operation.data
-        if data.op.op_type == "constexpr_lut_to_dense":
-            bits[operation.name.removesuffix("_scaled")] = int(np.log2(data.op.lut.shape[-2]))
-        else:
-            bits[operation.name.removesuffix("_scaled")] = data.dtype.get_bitwidth()
-    return bits
+    stored = stored_weights(file)
+    assert set(stored) == {name.replace(".", "_") for name in weights}
+    for name, expected in weights.items():
+        bits, values = stored[name.replace(".", "_")]
+        assert bits == {5: 6}.get(expected, expected)
+        assert np.allclose(values, simulated[name].detach().numpy(), rtol=2e-3)
