@@ -68,7 +68,10 @@ def export_model(model: nn.Module | str | None, allocation: Allocation) -> Expor
     """
     if allocation.tensors is None and (allocation.pruning is not None or not allocation.recipe.plain):
         raise PmqError("the .safetensors file that was written beside the allocation is missing; put it there to export it")
-    subject = pruned_like(Subject.of(model, "cpu", task=allocation.task or AUTO, like=allocation), allocation)
+    subject = Subject.of(model, "cpu", task=allocation.task or AUTO, like=allocation)
+    if subject.info.weights_sha256 != allocation.model.weights_sha256:
+        raise PmqError(f"the allocation is of other weights of {allocation.model.name!r} than these; pass their checkpoint")
+    subject = pruned_like(subject, allocation)
     quantized = replace(load_quantized(subject, allocation), patches=None)
     layers = deploy_layers(subject.model, subject.inventory, quantized, restore(subject.model, quantized))
     by_name = {layer.name: layer for layer in layers}
