@@ -87,7 +87,7 @@ def _operators(model: ExportModel, name: str) -> Iterator[str]:
     if component.slot not in ("weight", "input"):
         yield _fused(model)[name]
         return
-    kind = model.model.tapped[component.module].kind  # type: ignore[attr-defined]
+    kind = model.model.tapped[component.module].kind
     calls = sum(node.op == "call_module" and node.target == component.module for node in model.model.program.graph.nodes)
     for call in range(calls):
         yield f"{component.module.replace('.', '/')}/{kind}/{call}"

@@ -69,16 +69,16 @@ def _config(bits: int, group: int | None, dynamic: bool) -> dict[str, Any]:
     """
     granularity = _typed("PerAxis", axis=0) if group is None else _typed("PerGroup", group_size=group)
     mapping, width = _named("MappingType", "SYMMETRIC_NO_CLIPPING_ERR"), _named("torch.dtype", f"int{bits}")
-    common = {
+    common: dict[str, Any] = {
         "intx_packing_format": _named("IntxPackingFormat", "UNPACKED_TO_INT8"),
         "intx_choose_qparams_algorithm": _named("IntxChooseQParamsAlgorithm", "AFFINE"),
     }
     if dynamic:
-        fields = {"weight_dtype": width, "weight_granularity": granularity, "weight_mapping_type": mapping}
-        fields |= {"weight_scale_dtype": None, "act_mapping_type": _named("MappingType", "ASYMMETRIC")}
-        return {"_type": "Int8DynamicActivationIntxWeightConfig", "_version": 2, "_data": fields | common}
-    fields = {"weight_dtype": width, "granularity": granularity, "mapping_type": mapping, "scale_dtype": None}
-    return {"_type": "IntxWeightOnlyConfig", "_version": 2, "_data": fields | common}
+        common |= {"weight_dtype": width, "weight_granularity": granularity, "weight_mapping_type": mapping}
+        common |= {"weight_scale_dtype": None, "act_mapping_type": _named("MappingType", "ASYMMETRIC")}
+        return {"_type": "Int8DynamicActivationIntxWeightConfig", "_version": 2, "_data": common}
+    common |= {"weight_dtype": width, "granularity": granularity, "mapping_type": mapping, "scale_dtype": None}
+    return {"_type": "IntxWeightOnlyConfig", "_version": 2, "_data": common}
 
 
 def _typed(kind: str, **fields: Any) -> dict[str, Any]:

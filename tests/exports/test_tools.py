@@ -16,9 +16,11 @@ from torch import nn
 import pmq
 from pmq.core import Allocation
 from pmq.models.equivalence import relative_error
+from tests.asked import asked
 from tests.conftest import make_tiny
 from tests.exports.conftest import Reference
 from tests.exports.coreml_file import stored_weights
+from tests.shallow import shallow_searches
 
 #: relative error that sums in another order explain, where a value at the edge of two levels may fall to either
 ROUNDING = 0.02
@@ -93,6 +95,22 @@ def test_torchao(mixed: Allocation, reference: Reference, images: torch.Tensor, 
     ]
     assert torch.cat(equal).float().mean() > 0.95, "rows that reach the ends of their grids keep their integers"
     agree(model, reference("torchao"), images[:8], ROUNDED_AGAIN)
+
+
+def test_torchao_finds_ranges_of_inputs_at_run_time(images: torch.Tensor, tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    from torchao.core.config import config_from_dict
+    from torchao.quantization import quantize_
+
+    quick = {"recipe": "fast", "n_calibration": 8, "n_held_out": 16, "n_rounds": 1, "max_evals": 2}
+    with shallow_searches():
+        allocation = pmq.search(make_tiny(), images, "0.35x", space="executorch", **asked(**quick)).allocation
+    assert any(choice.quantizer == "dynamic" for choice in allocation.components.values())
+    file, weights = pmq.export(allocation, tmp_path / "tiny.json", "torchao", make_tiny())  # nothing has to be left out
+    model = make_tiny()
+    model.load_state_dict(load_file(weights))
+    quantize_(model, config_from_dict(json.loads(file.read_text())), filter_fn=None)
+    agree(model, pmq.simulate(make_tiny(), allocation), images[:8], ROUNDED_AGAIN)
 
 
 def test_nncf(mixed: Allocation, reference: Reference, images: torch.Tensor, tmp_path: Path) -> None:
