@@ -113,8 +113,8 @@ def _wider(tensor: QuantizedTensor, holds: Holds) -> Grid | None:
     if tensor.ends is None or not holds.asymmetric:
         return None
     even = grid is not None and choice.granularity == "tensor"
-    wanted = choice.bits if even else _EIGHT
-    return Grid.covering(*tensor.ends, next((bits for bits in holds.bits if bits >= wanted), holds.bits[-1]))
+    least_bits = choice.bits if even else _EIGHT
+    return Grid.covering(*tensor.ends, next((bits for bits in holds.bits if bits >= least_bits), holds.bits[-1]))
 
 
 def check_unsupported(unsupported: str) -> None:

@@ -85,10 +85,10 @@ def _with_quantized_weights(subject: Subject, quantized: Quantized) -> nn.Module
     """Return the module, which shares its parameters with the restored graph; None if it does not compute the same."""
     module, added = subject.module, []
     for name, layer in subject.model.tapped.items():
-        own = module.get_submodule(name) if name in dict(module.named_modules()) else None
+        original = module.get_submodule(name) if name in dict(module.named_modules()) else None
         bias = getattr(layer, "bias", None)
-        if isinstance(own, nn.Linear | nn.Conv2d) and own.bias is None and bias is not None:
-            own.bias = bias
+        if isinstance(original, nn.Linear | nn.Conv2d) and original.bias is None and bias is not None:
+            original.bias = bias
             added.append(name)
     images = torch.randn(2, *subject.info.data_config["input_size"], generator=torch.Generator().manual_seed(0))
     if relative_error(subject.model(images), module(images)) > TOLERANCE:

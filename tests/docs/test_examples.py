@@ -48,9 +48,9 @@ TOOLS = {
 #: pages of formats that another tool reads, with that tool's title, the format, and the file that the page writes
 EXPORTS = {
     "docs/going-to/aimet.md": ("aimet_onnx", "aimet", "model.encodings"),
-    "docs/going-to/nncf.md": ("NNCF", "nncf", "model.json"),
-    "docs/going-to/modelopt.md": ("ModelOpt", "modelopt", "model.yaml"),
-    "docs/going-to/torchao.md": ("torchao", "torchao", "model.json"),
+    "docs/going-to/nncf.md": ("NNCF", "nncf", "model-nncf.json"),
+    "docs/going-to/modelopt.md": ("ModelOpt", "modelopt", "model-modelopt.yaml"),
+    "docs/going-to/torchao.md": ("torchao", "torchao", "model-torchao.json"),
     "docs/going-to/coreml.md": ("coremltools", "coreml", "model.mlpackage"),
 }
 #: pages that read a run which another page writes
