@@ -16,6 +16,7 @@ import pmq
 from pmq.cli import app
 from pmq.core import Allocation, PmqError
 from pmq.core.component import Component
+from pmq.core.patches import PatchMap, TokenBits
 from pmq.exports import FORMATS
 from pmq.exports.fit import Holds, fit
 from pmq.exports.grid import Grid
@@ -43,7 +44,7 @@ def test_all_formats_are_listed() -> None:
 @pytest.mark.parametrize("name", NAMES)
 class TestFormats:
     def test_what_cannot_be_expressed_is_refused_with_counts(self, name: str, mixed: Allocation, tmp_path: Path) -> None:
-        with pytest.raises(PmqError, match=rf"'{name}' cannot express \d+ of \d+ components: .*softmax") as error:
+        with pytest.raises(PmqError, match=rf"'{name}' cannot express \d+ of \d+ components: .+: \d+ \(such as '.+'\)") as error:
             export(mixed, tmp_path, name, "refuse")
         assert "\n" not in str(error.value)
         assert "unsupported=widen" in str(error.value)
@@ -84,6 +85,28 @@ def test_unknown_words_are_refused(mixed: Allocation, tmp_path: Path) -> None:
         pmq.export("w8a8", tmp_path / "x.json", "torchao", make_tiny())
     with pytest.raises(PmqError, match="is of model"):
         pmq.export(mixed, tmp_path / "x.json", "torchao")
+
+
+def test_bits_of_patches_are_refused_or_left_out(mixed: Allocation, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "blocks.0.attn.qkv.input"
+    tokens = TokenBits.of([mixed.components[name].bits] * 17)
+    patches = PatchMap(kind="static", prefix=1, components={name: tokens})
+    assert mixed.tensors is not None
+    mapped = mixed.model_copy(update={"patches": patches}).with_tensors(mixed.tensors)
+    with pytest.raises(PmqError, match="bits of single patches; pass `unsupported=skip`"):
+        pmq.export(mapped, tmp_path / "x.json", "nncf", make_tiny())
+    pmq.export(mapped, tmp_path / "x.json", "nncf", make_tiny(), "skip")
+    assert "left out: bits of single patches" in capsys.readouterr().err
+
+
+def test_missing_tensors_and_other_weights_are_named(mixed: Allocation, tmp_path: Path) -> None:
+    bare = Allocation.model_validate(mixed.model_dump())
+    with pytest.raises(PmqError, match=r"\.safetensors file that was written beside"):
+        pmq.export(bare, tmp_path / "x.json", "nncf", make_tiny(), "skip")
+    other = make_tiny()
+    other.head.bias.data += 1
+    with pytest.raises(PmqError, match="is of other weights of"):
+        pmq.export(mixed, tmp_path / "x.json", "nncf", other, "skip")
 
 
 def test_weights_are_those_of_the_simulation(mixed: Allocation, tmp_path: Path) -> None:
