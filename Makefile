@@ -32,7 +32,7 @@ flag = $(if $($(1)),$(2) "$($(1))")
 SUBJECT = $(MODEL) $(call flag,CHECKPOINT,--checkpoint) $(call flag,DATA,--data)
 
 .DEFAULT_GOAL := help
-.PHONY: help install search patches prune evaluate profile deploy export plot report test test-mobile gpu-check fuzz chaos bench check dist docs clean
+.PHONY: help install search patches prune evaluate profile deploy export plot report test test-mobile test-bridges gpu-check fuzz chaos bench check dist docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,7 +66,7 @@ profile: $(STAMP) ## measure the latency of every layer at every choice in a run
 deploy: $(STAMP) ## write and prove a model file of the latest run's allocation, or of WHAT=w8a8,FILE [MODEL= DATA= TARGET= OUT=folder ARGS=]
 	$(PMQ) deploy "$(WHAT)" $(SUBJECT) $(call flag,TARGET,--target) $(call flag,OUT,--out) $(ARGS)
 
-export: $(STAMP) ## write the latest run's allocation.json with its schema [RUN= OUT=file ARGS=]
+export: $(STAMP) ## write the latest run's allocation.json with its schema, or ARGS="--format nncf" [RUN= OUT=file ARGS=]
 	$(PMQ) export $(if $(RUN),"$(RUN)") $(call flag,OUT,--out) $(ARGS)
 
 plot: $(STAMP) ## draw the latest run's figures [RUN= OUT=folder ARGS=]
@@ -81,6 +81,9 @@ test: $(STAMP) ## run the tests with one process per core, at most four
 test-mobile: $(VENV)-litert/.installed $(VENV)-executorch/.installed ## test LiteRT and ExecuTorch, each in its own .venv (4 GB)
 	$(VENV)-litert/bin/python -m pytest tests/runtimes tests/cli -k "litert or phones" $(ARGS)
 	$(VENV)-executorch/bin/python -m pytest tests/runtimes tests/cli -k "executorch or phones" $(ARGS)
+
+test-bridges: $(VENV)-bridges/.installed ## test exports with the tools that read them, in their own .venv (4 GB)
+	$(VENV)-bridges/bin/python -m pytest tests/exports tests/docs -k "exports or going" $(ARGS)
 
 $(VENV)-%/.installed: setup.cfg pyproject.toml constraints.txt constraints-litert.txt
 	$(PYTHON) -m venv $(VENV)-$*
@@ -118,5 +121,5 @@ docs: $(STAMP) ## build the pages of docs/ into build/site and check their links
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
 
 clean: ## remove .venv, caches and builds, but keep results
-	rm -rf $(VENV) $(VENV)-litert $(VENV)-executorch build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-litert $(VENV)-executorch $(VENV)-bridges build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find pmq tests -name __pycache__ -type d -prune -exec rm -rf {} +

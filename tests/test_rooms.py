@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "patches": {"core", "models", "graph", "quant", "metrics"},
     "evaluation": {"core", "quant", "data"},
     "runtimes": {"core", "models", "graph", "quant", "cost"},
+    "exports": {"core", "models", "graph", "quant", "runtimes"},
     "reporting": {"core"},
 }
 ROOMS = set(MAY_IMPORT)

@@ -139,10 +139,12 @@ def fill(
     operands: list[DeployOperand],
     emit: Emit,
     emit_operand: EmitOperand,
+    short_names: bool = True,
 ) -> onnx.ModelProto:
     """Return a copy of the skeleton with each placeholder replaced by the nodes for its layer or operand.
 
-    The placeholder of an operand that is not among ``operands`` is replaced by nothing: it stays in FP32.
+    The placeholder of an operand that is not among ``operands`` is replaced by nothing: it stays in FP32. Without ``short_names``
+    the tensors of parts keep the names that ``emit`` gives them.
     """
     model = onnx.ModelProto()
     model.CopyFrom(skeleton)
@@ -172,7 +174,8 @@ def fill(
         if calls[name] > 1:
             _rename(part.nodes, {node.input[0], node.output[0], *held}, f":{calls[name]}")
         nodes += part.nodes
-    _shorten(model.graph, nodes, outputs)
+    if short_names:
+        _shorten(model.graph, nodes, outputs)
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(copies)

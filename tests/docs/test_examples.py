@@ -41,6 +41,17 @@ TOOLS = {
     "NNCF": "nncf",
     "AIMET": "aimet_torch",
     "Torch-Pruning": "torch_pruning",
+    "aimet_onnx": "aimet_onnx",
+    "torchao": "torchao",
+    "coremltools": "coremltools",
+}
+#: pages of formats that another tool reads, with that tool's title, the format, and the file that the page writes
+EXPORTS = {
+    "docs/going-to/aimet.md": ("aimet_onnx", "aimet", "model.encodings"),
+    "docs/going-to/nncf.md": ("NNCF", "nncf", "model-nncf.json"),
+    "docs/going-to/modelopt.md": ("ModelOpt", "modelopt", "model-modelopt.yaml"),
+    "docs/going-to/torchao.md": ("torchao", "torchao", "model-torchao.json"),
+    "docs/going-to/coreml.md": ("coremltools", "coreml", "model.mlpackage"),
 }
 #: pages that read a run which another page writes
 READS = {"docs/schema.md": "runs/first"}
@@ -184,6 +195,9 @@ def test_every_python_block_runs_as_it_stands(
     names = {"__name__": "__main__", "model": shared.real["create_model"]()} | embedded
     if page in READS:
         pmq.search(names["model"], names["images"], out=READS[page])
+    if page in EXPORTS and importlib.util.find_spec(TOOLS[EXPORTS[page][0]]) is not None:
+        allocation = pmq.search(names["model"], names["images"], budget="4bit").allocation
+        pmq.export(allocation, EXPORTS[page][2], EXPORTS[page][1], unsupported="widen")
     printed = io.StringIO()
     for block in (block for block in BLOCKS if block.page == page and block.language == "python"):
         if block.title and importlib.util.find_spec(TOOLS[block.title]) is None:
