@@ -15,7 +15,8 @@ from pmq.exports.tensor import ExportModel
 from pmq.runtimes.onnx_builder import OPERAND
 from pmq.runtimes.onnx_parts import PartBuilder
 from pmq.runtimes.operand import DeployOperand, mark_operands
-from pmq.runtimes.skeleton import INPUT, OUTPUT, Part, fill, take_skeleton
+from pmq.runtimes.session import INPUT, OUTPUT
+from pmq.runtimes.skeleton import Part, fill, take_skeleton
 
 if TYPE_CHECKING:
     from pmq.runtimes.layer import DeployLayer
