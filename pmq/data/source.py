@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,21 +106,56 @@ class ImageSource:
         Raises:
             PmqError: more than 1 % of the images cannot be read, or a process that reads ahead died.
         """
-        chosen: Dataset[Any] = self.dataset if indices is None else Subset(self.dataset, list(indices))
-        total = n_total or len(chosen)  # type: ignore[arg-type]
+        total = n_total or (len(self) if indices is None else len(indices))
         bad: list[str] = []
+        for images, labels, failed in self.read(batch_size, indices):
+            bad += failed
+            self.tolerate(bad, total)
+            if images is not None:
+                yield images, labels
+        self.unreadable = bad
+
+    def read(self, batch_size: int, indices: Sequence[int] | None = None) -> Iterator[tuple[Tensor | None, Tensor, list[str]]]:
+        """Yield the readable images of each batch (None without any), their labels, and the unreadable files, which are reported.
+
+        Raises:
+            PmqError: a process that reads ahead died.
+        """
+        chosen: Dataset[Any] = self.dataset if indices is None else Subset(self.dataset, list(indices))
         loader = DataLoader(chosen, batch_size, num_workers=self.workers, collate_fn=_collate, worker_init_fn=_ignore_signals)
         for images, labels, failed in _checked(loader):
             for name in failed:
                 message(f"unreadable, skipped: {name}")
-            bad += failed
-            if len(bad) > TOLERATED * total:
-                raise PmqError(
-                    f"{len(bad)} of {total} images in {self.name} cannot be read (at most 1 % is allowed), such as {bad[0]}"
-                )
-            if images is not None:
-                yield images, labels
-        self.unreadable = bad
+            yield images, labels, failed
+
+    def tolerate(self, unreadable: Sequence[str], total: int) -> None:
+        """Raise if more than 1 % of ``total`` images cannot be read.
+
+        Raises:
+            PmqError: see above.
+        """
+        if len(unreadable) > TOLERATED * total:
+            raise PmqError(
+                f"{len(unreadable)} of {total} images in {self.name} cannot be read (at most 1 % is allowed), "
+                f"such as {unreadable[0]}"
+            )
+
+    def identity(self, indices: Sequence[int]) -> str:
+        """Return a digest of which images these are: name and number, and size and time of change of their files."""
+        digest = hashlib.sha256(f"{self.name} {len(self)}".encode())
+        digest.update(np.asarray(indices, dtype=np.int64).tobytes())
+        inner = self.dataset.dataset
+        inner = getattr(inner, "dataset", inner)
+        files: Sequence[Any] = getattr(inner, "files", None) or [
+            s.shard for s in getattr(inner, "samples", ()) if hasattr(s, "shard")
+        ]
+        for path in dict.fromkeys(map(str, files)):
+            try:
+                status = Path(path).stat()
+                digest.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
+            except OSError:
+                digest.update(f"{path} unreadable".encode())
+        return digest.hexdigest()
 
     def files_of(self, indices: Sequence[int]) -> list[str]:
         """Return the files of images; empty if the images are not files or some could not be read."""

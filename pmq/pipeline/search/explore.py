@@ -10,7 +10,6 @@ import pandas as pd
 
 from pmq.core import FLOAT, Assignment, Limits
 from pmq.core.progress import track
-from pmq.core.rundir import RunDir
 from pmq.core.task import Task
 from pmq.cost import CostModel
 from pmq.optimize import Space, Tables, non_dominated, nsga2, solver_for, within
@@ -24,7 +23,7 @@ from pmq.optimize.candidates import (
 )
 from pmq.optimize.ranking import rank_correlation
 from pmq.optimize.tables import Floats, Genomes
-from pmq.pipeline.search.candidate_pool import CandidatePool, simulate_allocation
+from pmq.pipeline.search.candidate_pool import CandidatePool
 
 #: uniform allocations that every run simulates for comparison
 UNIFORM = (8, 6, 4)
@@ -89,7 +88,7 @@ def _sweep(tables: Tables) -> list[tuple[str, Limits]]:
     ]
 
 
-def lay_out(archive: Archive, pool: CandidatePool, space: Space, limits: Limits, run: RunDir | None) -> pd.DataFrame:
+def lay_out(archive: Archive, pool: CandidatePool, space: Space, limits: Limits) -> pd.DataFrame:
     """Return a table with a row for every explored point, simulated or not."""
     index = {tuple(map(int, g)): i for i, g in enumerate(archive.genomes)}
     points = pd.DataFrame(archive.costs, columns=["predicted_error", *archive.names])
@@ -107,7 +106,7 @@ def lay_out(archive: Archive, pool: CandidatePool, space: Space, limits: Limits,
         points.loc[at, "n_images"] = candidate.total.n_images
         if genome in complete:  # a part of the images is too few to draw a point from
             points.loc[at, ACCURACY_COLUMNS] = _figures(candidate.total.compute())
-    foreign = _foreign_uniform(pool, space, index, limits, run)
+    foreign = _foreign_uniform(pool, space, index, limits)
     return pd.concat([points, foreign], ignore_index=True) if len(foreign) else points
 
 
@@ -115,9 +114,7 @@ def _figures(metrics: dict[str, float | None]) -> list[float]:
     return [float("nan") if (value := metrics[n]) is None else value for n in ACCURACY_COLUMNS]
 
 
-def _foreign_uniform(
-    pool: CandidatePool, space: Space, index: dict[tuple[int, ...], int], limits: Limits, run: RunDir | None
-) -> pd.DataFrame:
+def _foreign_uniform(pool: CandidatePool, space: Space, index: dict[tuple[int, ...], int], limits: Limits) -> pd.DataFrame:
     """Return rows of FP32 and of the uniform allocations outside the space, which are compared but never chosen."""
     costs, rows = CostModel(space.inventory, space.latency), []
     assignments: dict[str, Assignment] = {"fp32": dict.fromkeys(space.inventory.names, FLOAT)}
@@ -128,7 +125,7 @@ def _foreign_uniform(
         if genome is not None and tuple(genome) in index:
             continue
         cost = costs.costs(assignment)
-        total = simulate_allocation(pool.evaluator, assignment, source, run)
+        total = pool.accuracy_of(assignment, source)
         row: dict[str, Any] = {"source": source, "n_images": total.n_images} | cost
         row |= {"within": limits.allow(*cost.values()), "front": False, "genome_id": -1, "predicted_error": np.nan}
         rows.append(row | dict(zip(ACCURACY_COLUMNS, _figures(total.compute()), strict=True)))
