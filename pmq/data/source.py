@@ -144,11 +144,9 @@ class ImageSource:
         """Return a digest of which images these are: name and number, and size and time of change of their files."""
         digest = hashlib.sha256(f"{self.name} {len(self)}".encode())
         digest.update(np.asarray(indices, dtype=np.int64).tobytes())
-        inner = self.dataset.dataset
-        inner = getattr(inner, "dataset", inner)
-        files: Sequence[Any] = getattr(inner, "files", None) or [
-            s.shard for s in getattr(inner, "samples", ()) if hasattr(s, "shard")
-        ]
+        inner = getattr(self.dataset.dataset, "dataset", self.dataset.dataset)
+        shards = [sample.shard for sample in getattr(inner, "samples", ()) if hasattr(sample, "shard")]
+        files: Sequence[Any] = getattr(inner, "files", None) or shards
         for path in dict.fromkeys(map(str, files)):
             try:
                 status = Path(path).stat()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torch import Tensor
 
 from pmq.core.task import CLASSIFICATION, Task
-from pmq.evaluation.exact_sum import ExactSum
+from pmq.evaluation.exact_sum import ZERO, ExactSum
 from pmq.quant import output_error, to_logits
 
 
@@ -30,12 +30,12 @@ class Accuracy:
 
     n_images: int = 0
     labelled: int = 0
-    top1: ExactSum = ExactSum()
+    top1: ExactSum = ZERO
     top5: int = 0
-    agreed: ExactSum = ExactSum()
-    error: ExactSum = ExactSum()
+    agreed: ExactSum = ZERO
+    error: ExactSum = ZERO
     #: sum of the squared FP32 values, if the task is regression
-    square: ExactSum = ExactSum()
+    square: ExactSum = ZERO
     task: Task = CLASSIFICATION
 
     def update(self, reference: Tensor, output: Tensor, labels: Tensor | None = None) -> None:
@@ -86,14 +86,13 @@ class Accuracy:
     def from_sums(cls, sums: Mapping[str, Any], task: Task) -> Accuracy:
         """Restore the sums that a journal has, also those of earlier versions, which were single floats."""
         kinds = {f.name: f.default for f in fields(cls)}
-        values = {n: ExactSum.from_json(v) if isinstance(kinds[n], ExactSum) else v for n, v in sums.items()}
-        return cls(**values, task=task)
+        values: dict[str, Any] = {n: ExactSum.from_json(v) if isinstance(kinds[n], ExactSum) else v for n, v in sums.items()}
+        return replace(cls(task=task), **values)
 
     def __add__(self, other: Accuracy) -> Accuracy:
         """Combine the sums of two sets of images."""
-        names = [f.name for f in fields(self) if f.name != "task"]
-        sums: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in names}
-        return Accuracy(**sums, task=self.task)
+        sums: dict[str, Any] = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name != "task"}
+        return replace(self, **sums)
 
     @property
     def mean_error(self) -> float:

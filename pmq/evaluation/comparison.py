@@ -56,10 +56,8 @@ class ModelSums:
     def compute(self, amp: bool) -> Metrics:
         """Return the metrics of the model."""
         speed = self.accuracy.n_images / self.seconds if self.seconds else None
-        return self.accuracy.compute() | {
-            "images_per_s": speed,
-            "amp_agreement": self.amp.compute()["agreement"] if amp else None,
-        }
+        agreement = self.amp.compute()["agreement"] if amp else None
+        return self.accuracy.compute() | {"images_per_s": speed, "amp_agreement": agreement}
 
 
 @dataclass

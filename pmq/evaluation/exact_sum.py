@@ -68,6 +68,10 @@ class ExactSum:
         return cls.of(value if isinstance(value, list) else [value])
 
 
+#: the sum of no values
+ZERO = ExactSum()
+
+
 def _units(value: float) -> int:
     numerator, denominator = float(value).as_integer_ratio()
     return numerator << (_UNIT + 1 - denominator.bit_length())

@@ -60,7 +60,7 @@ class Executor(ABC):
         Units are taken one by one as workers become free, so that ``units`` may depend on the results so far.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - this process has nothing to release
         """Release the workers."""
 
     def __enter__(self) -> Executor:

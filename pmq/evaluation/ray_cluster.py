@@ -10,6 +10,10 @@ from typing import Any
 from pmq.core.errors import PmqError, one_line
 from pmq.evaluation.ray_options import RayOptions
 
+#: what the text of an error says of a worker's end
+_MEMORY = re.compile(r"out of memory|OOM|memory pressure")
+_NODE = re.compile(r"node (has )?(died|was terminated|is dead)|dead node|node failure", re.IGNORECASE)
+
 
 def import_ray() -> Any:
     """Import Ray.
@@ -83,11 +87,9 @@ def reason_of(ray: Any, error: BaseException) -> str:
     kinds, text = ray.exceptions, str(error)
     if isinstance(error, kinds.RayTaskError):
         return one_line(error.cause)
-    if isinstance(error, kinds.OutOfMemoryError) or "out of memory" in text.lower() or "OOM" in text or "memory pressure" in text:
-        return "it ran out of memory; give each worker more with fewer workers per node, or evaluate smaller batches"
-    if isinstance(error, kinds.NodeDiedError) or re.search(
-        r"node (died|was (terminated|dead)|is dead|has died)|node.*dead", text, re.I
-    ):
+    if isinstance(error, kinds.OutOfMemoryError) or _MEMORY.search(text):
+        return "it ran out of memory; let fewer workers share a node, or lower the batch size"
+    if isinstance(error, kinds.NodeDiedError) or _NODE.search(text):
         return "its node was lost"
     if isinstance(error, kinds.RayActorError | kinds.WorkerCrashedError):
         return "its process was killed or crashed"

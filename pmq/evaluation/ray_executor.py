@@ -198,9 +198,9 @@ class RayExecutor(Executor):
             raise PmqError(f"{self._fruitless} workers of Ray were lost without a result between them, the last one: {reason}")
         message(f"worker {actor.number} of Ray is replaced: {reason}")
         self._start()
-        running, *queued = actor.tasks or [None]
-        again.extend(queued)
-        if running is not None:
+        if actor.tasks:
+            running = actor.tasks.popleft()
+            again.extend(actor.tasks)
             yield from self._failed(actor, running, reason, again)
 
     def _failed(self, actor: _Actor, task: _Task, reason: str, again: deque[_Task]) -> Iterator[tuple[Unit, Any]]:

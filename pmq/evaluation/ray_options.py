@@ -36,8 +36,6 @@ class RayOptions:
         if self.workers is not None and self.workers < 1:
             raise PmqError(f"`ray_workers` is {self.workers}; at least one worker is needed")
         if self.cpus < 0 or self.gpus < 0 or not self.cpus + self.gpus:
-            raise PmqError(
-                f"a worker with {self.cpus:g} CPUs and {self.gpus:g} GPUs has nothing to compute with; raise `ray_cpus`"
-            )
+            raise PmqError(f"a worker with {self.cpus:g} CPUs and {self.gpus:g} GPUs cannot compute; raise `ray_cpus`")
         if self.task_seconds <= 0:
             raise PmqError(f"`ray_timeout` is {self.task_seconds:g} s; it must be above 0")

@@ -5,23 +5,38 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
+from operator import attrgetter
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch._ops import OpOverload, OpOverloadPacket
 
 from pmq.core.allocation import pmq_version
 from pmq.core.errors import PmqError
 from pmq.core.memory import keep_freed_memory
 
 
-def pack(value: Any, pickler: Any) -> bytes:
+def pack(value: Any, cloudpickle: Any) -> bytes:
     """Serialize a value for the object store; tensors that share memory still share it when they are restored.
 
-    ``pickler`` is a module with the interface of pickle that also takes functions defined in other functions.
+    ``cloudpickle`` is Ray's module of this name, which also takes functions that are defined in other functions.
     """
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined]
+        def reducer_override(self, value: Any) -> Any:
+            if isinstance(value, OpOverload | OpOverloadPacket):
+                return _operator, (str(value),)
+            return super().reducer_override(value)
+
     buffer = io.BytesIO()
-    torch.save(value, buffer, pickle_module=pickler)
+    torch.save(value, buffer, pickle_module=SimpleNamespace(Pickler=Pickler, __name__="pickle"))
     return buffer.getvalue()
+
+
+def _operator(name: str) -> Any:
+    """Return an operator of torch by its name, such as ``aten.linear.default``; the operators themselves cannot be serialized."""
+    return attrgetter(name.replace("::", "."))(torch.ops)
 
 
 def unpack(data: bytes, device: str) -> Any:

@@ -86,7 +86,7 @@ class Probe:
         return self._reference
 
     def call(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
-        """Yield the index of each of ``arguments`` with ``function(probe, *arguments[index])``; the order is that of completion."""
+        """Yield the index of each of ``arguments`` with ``function(probe, *arguments[index])``, in order of completion."""
         if self.spread is not None:
             return self.spread(self, function, arguments)
         return ((index, function(self, *one)) for index, one in enumerate(arguments))

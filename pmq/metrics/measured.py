@@ -46,9 +46,8 @@ def _changed_outputs(probe: Probe, choices: Mapping[str, list[Choice]]) -> Itera
     chunks = [pairs[i : i + CHUNK] for i in range(0, len(pairs), CHUNK)]
     done: dict[int, list[Tensor]] = {}
     following = 0
-    for index, outputs in track(
-        probe.call(outputs_of_chunk, [(chunk,) for chunk in chunks]), "measuring sensitivity", len(chunks)
-    ):
+    measured = probe.call(outputs_of_chunk, [(chunk,) for chunk in chunks])
+    for index, outputs in track(measured, "measuring sensitivity", len(chunks)):
         done[index] = outputs
         while following in done:  # in the order in which one process measures
             for (name, choice), output in zip(chunks[following], done.pop(following), strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, takewhile
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,13 @@ from pmq.pipeline.search.state import simulate
 from pmq.pipeline.search.stopping import StoppingCriteria
 
 Genome = tuple[int, ...]
+
+
+class _Place(NamedTuple):
+    """Name of an allocation, and part of the images on which it is simulated."""
+
+    name: str
+    part: int
 
 
 @dataclass
@@ -134,13 +142,15 @@ class CandidatePool:
                 if entry is not None:
                     known.append((name, part, Accuracy.from_sums(entry, self.evaluator.task)))
                 else:
-                    yield Unit((name, part), f"allocation {name}, part {part + 1} of the images", simulate, (decisions, part))
+                    yield Unit(
+                        _Place(name, part), f"allocation {name}, part {part + 1} of the images", simulate, (decisions, part)
+                    )
 
         for unit, result in self.executor.run(unknown()):
-            name, part = unit.key  # type: ignore[misc]
+            assert isinstance(unit.key, _Place)
             if self._run and not isinstance(result, Failed):
-                self._run.record(_key(name, part), result.sums)
-            yield name, part, result
+                self._run.record(_key(*unit.key), result.sums)
+            yield *unit.key, result
         yield from known
 
     def complete(self) -> dict[Genome, SimulatedCandidate]:

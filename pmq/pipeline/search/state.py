@@ -1,4 +1,4 @@
-"""What the units of work of a search are done with, in this process and in every worker of a cluster, and these units' functions."""
+"""What the units of work of a search are done with, here and in every worker of a cluster, and the functions of these units."""
 
 from __future__ import annotations
 
