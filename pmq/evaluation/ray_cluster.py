@@ -11,7 +11,7 @@ from pmq.core.errors import PmqError, one_line
 from pmq.evaluation.ray_options import RayOptions
 
 #: what the text of an error says of a worker's end
-_MEMORY = re.compile(r"out of memory|OOM|memory pressure")
+_MEMORY = re.compile(r"running low on memory|killed due to memory pressure|MemoryError")
 _NODE = re.compile(r"node (has )?(died|was terminated|is dead)|dead node|node failure", re.IGNORECASE)
 
 
@@ -92,7 +92,7 @@ def reason_of(ray: Any, error: BaseException) -> str:
     if isinstance(error, kinds.NodeDiedError) or _NODE.search(text):
         return "its node was lost"
     if isinstance(error, kinds.RayActorError | kinds.WorkerCrashedError):
-        return "its process was killed or crashed"
+        return "its process was killed, by someone or for lack of memory, or it crashed"
     return one_line(error)
 
 

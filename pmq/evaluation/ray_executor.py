@@ -40,11 +40,15 @@ class _Task:
 
 @dataclass(eq=False)
 class _Actor:
-    """A worker of the cluster: what it was sent, in order, and since when it has computed the first of it."""
+    """A worker of the cluster: its tasks in order, and since when it has computed the first of them.
+
+    ``process`` is the number of its process on its node, once that is known.
+    """
 
     number: int
     handle: Any
     ready: bool = False
+    process: int | None = None
     tasks: deque[_Task] = field(default_factory=deque)
     since: float = 0.0
 
@@ -170,6 +174,7 @@ class RayExecutor(Executor):
                     yield from self._failed(actor, task, reason_of(self._ray, error), again)
                 continue
             if task is None:
+                actor.process = actor.process or result
                 actor.ready = all(a is not actor for a, t in self._pending.values() if t is None)
                 continue
             actor.tasks.remove(task)

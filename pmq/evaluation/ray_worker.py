@@ -55,8 +55,8 @@ class Worker:
     _device = "cpu"
     _state: Any = None
 
-    def begin(self, versions: dict[str, str], threads: int, device: str) -> None:
-        """Prepare the process.
+    def begin(self, versions: dict[str, str], threads: int, device: str) -> int:
+        """Prepare the process, and return its number.
 
         Args:
             versions: versions of pmq and torch of the driver, from which results must not differ.
@@ -73,6 +73,7 @@ class Worker:
         keep_freed_memory()
         torch.set_num_threads(threads)
         self._device = device
+        return os.getpid()
 
     def hold(self, data: bytes) -> None:
         """Restore the state."""

@@ -86,6 +86,8 @@ def explore_space(plan: SearchPlan, prepared: Prepared, executor: Executor, cloc
         evaluator = Evaluator(simulator, plan.images.evaluated, subject.task, run_options.batch_size, plan.reference)
         probe = Probe(simulator, plan.images.probed, subject.task, {}, run_options.batch_size, run_options.seed)
         spread_state(executor, SearchState(simulator, probe, evaluator, prepared), plan.space.choices)
+        if executor.n_workers:
+            clock.lap("workers")
         pool = CandidatePool(executor, evaluator, plan.space, plan.run, stopping)
         widths = measure_widths(probe, plan.space, plan.run) if plan.widths else None
         rounds = Rounds(probe, options.metric, plan.space, plan.limits, pool, plan.run, widths)

@@ -1,0 +1,40 @@
+"""A real Ray cluster of two nodes on this machine, for tests; they are skipped without Ray or without ``PMQ_RAY``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+
+needs_ray = pytest.mark.skipif(
+    find_spec("ray") is None or "PMQ_RAY" not in os.environ,
+    reason="starts Ray clusters, which takes minutes: `make test-ray` installs Ray, sets PMQ_RAY and runs this",
+)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute with one thread, as the workers do."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """Two nodes of one CPU each; ``cluster.address`` is what ``--ray`` takes."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 200_000_000})
+    cluster.add_node(num_cpus=1, object_store_memory=200_000_000)
+    cluster.wait_for_nodes()
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()

@@ -1,0 +1,87 @@
+"""What a search gives to workers is done as in one step: here by an executor that has one worker, this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+import pmq
+from pmq.bench.workers import Overhead, Phase, RecordingExecutor, predicted_seconds, simulated_seconds
+from pmq.evaluation.executor import Failed
+from tests.conftest import make_tiny
+from tests.shallow import few_bits
+
+pytestmark = pytest.mark.usefixtures("shallow")
+
+
+class Failing(RecordingExecutor):
+    """Gives up what has a word in its name."""
+
+    def __init__(self, word: str, most: int = 10**9) -> None:
+        super().__init__()
+        self.word, self.left, self.failed = word, most, list[str]()
+
+    def run(self, units: Any) -> Any:
+        for unit in units:
+            if self.word in unit.name and self.left:
+                self.left -= 1
+                self.failed.append(unit.name)
+                yield unit, Failed("its node was lost")
+            else:
+                yield from super().run([unit])
+
+
+def search(out: Path, executor: Any, monkeypatch: pytest.MonkeyPatch) -> pmq.Allocation:
+    images = torch.randn(40, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    with monkeypatch.context() as patch:
+        if executor is not None:
+            patch.setattr("pmq.api.search.executor_of", lambda _: executor)
+        options = pmq.SearchOptions(n_rounds=2)
+        split = pmq.DataSplit(n_calibration=8, n_held_out=32)
+        return pmq.search(make_tiny(), images, "4bit", space=few_bits(2, 4, 8), out=out, options=options, split=split).allocation
+
+
+def test_a_search_in_units_writes_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = RecordingExecutor()
+    search(tmp_path / "plain", None, monkeypatch)
+    search(tmp_path / "units", executor, monkeypatch)
+    for name in ("sensitivity.csv", "front.csv", "points.csv", "allocations/chosen.json"):
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "units" / name).read_bytes()
+    assert len(executor.phases) > 8  # fits, sensitivities, parts of the images, finalists
+    assert sum(len(phase.task_s) for phase in executor.phases) > 40
+
+
+@pytest.mark.parametrize(("word", "most"), [("allocation", 3), ("finalist", 1), ("quantizing", 2)])
+def test_a_search_goes_on_without_what_failed(
+    word: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    executor = Failing(word, most)
+    allocation = search(tmp_path / "run", executor, monkeypatch)
+    assert len(executor.failed) == most
+    assert allocation.metrics["kl"] is not None
+    told = capsys.readouterr().err
+    assert ("left out" in told) == (word != "quantizing")  # whoever needs a quantizer fits it again
+    points = pd.read_csv(tmp_path / "run" / "front.csv")
+    assert points["chosen"].sum() == 1
+
+
+def test_a_table_that_lacks_a_part_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(pmq.PmqError, match=r"sensitivity, part 1 of \d+ could not be measured: its node was lost"):
+        search(tmp_path / "run", Failing("sensitivity"), monkeypatch)
+
+
+def test_the_law_is_near_the_simulation_where_tasks_are_alike() -> None:
+    phases = [Phase(1.0, [0.5] * 64), Phase(0.2, [0.1] * 400), Phase(2.0)]
+    free = Overhead(0.0, 0.0, 0.0)
+    assert simulated_seconds(phases, 1, free) == pytest.approx(3.2 + 32 + 40)
+    assert predicted_seconds(phases, 1, free) == pytest.approx(3.2 + 32 + 40)
+    assert simulated_seconds(phases, 64, free) == pytest.approx(3.2 + 0.5 + 0.7)
+    slow = Overhead(0.01, 0.0, 0.0)
+    assert simulated_seconds([Phase(0.0, [0.1] * 1000)], 1000, slow) == pytest.approx(10.1)
+    for workers in (1, 2, 8, 32, 128, 1000):
+        ratio = predicted_seconds(phases, workers, slow) / simulated_seconds(phases, workers, slow)
+        assert 0.85 < ratio < 1.25
