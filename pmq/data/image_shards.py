@@ -60,17 +60,21 @@ class ImageShards:
         """Return the numbers of the images of a shard."""
         return self.indices[shard * self.shard_images : (shard + 1) * self.shard_images]
 
+    def _batches_of(self, shard: int) -> list[Sequence[int]]:
+        indices = self.indices_of(shard)
+        return [indices[i : i + self.batch_size] for i in range(0, len(indices), self.batch_size)]
+
     def read(self, shards: Sequence[int]) -> Iterator[ShardBatch]:
         """Read some shards one after the other, ahead of whoever takes the batches if the source has processes for that.
 
         Raises:
             PmqError: more than 1 % of all images are unreadable ones in these shards.
         """
-        numbers = [shard for shard in shards for _ in range(-(-len(self.indices_of(shard)) // self.batch_size))]
-        indices = [index for shard in shards for index in self.indices_of(shard)]
+        batches = [(shard, self._batches_of(shard)) for shard in shards]
+        numbers = [shard for shard, indices in batches for _ in indices]
         unreadable: list[str] = []
-        # Only the last shard of all may end with a part of a batch, so batches do not cross shards.
-        for shard, (images, labels, failed) in zip(numbers, self.source.read(self.batch_size, indices), strict=True):
+        read = self.source.read([one for _, indices in batches for one in indices])
+        for shard, (images, labels, failed) in zip(numbers, read, strict=True):
             unreadable += failed
             self.source.tolerate(unreadable, len(self.indices))
             yield ShardBatch(shard, images, labels, failed)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from pmq.core.errors import PmqError, one_line
 from pmq.core.progress import message, track
@@ -106,24 +106,26 @@ class ImageSource:
         Raises:
             PmqError: more than 1 % of the images cannot be read, or a process that reads ahead died.
         """
-        total = n_total or (len(self) if indices is None else len(indices))
+        chosen = range(len(self)) if indices is None else indices
         bad: list[str] = []
-        for images, labels, failed in self.read(batch_size, indices):
+        for images, labels, failed in self.read([chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]):
             bad += failed
-            self.tolerate(bad, total)
+            self.tolerate(bad, n_total or len(chosen))
             if images is not None:
                 yield images, labels
         self.unreadable = bad
 
-    def read(self, batch_size: int, indices: Sequence[int] | None = None) -> Iterator[tuple[Tensor | None, Tensor, list[str]]]:
-        """Yield the readable images of each batch (None without any), their labels, and the unreadable files, which are reported.
+    def read(self, batches: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor | None, Tensor, list[str]]]:
+        """Read batches of images, given by their numbers, ahead of whoever takes them if there are processes for that.
+
+        Yields:
+            The readable images of each batch (None without any), their labels, and the names of the others, which are reported.
 
         Raises:
             PmqError: a process that reads ahead died.
         """
-        chosen: Dataset[Any] = self.dataset if indices is None else Subset(self.dataset, list(indices))
-        loader = DataLoader(chosen, batch_size, num_workers=self.workers, collate_fn=_collate, worker_init_fn=_ignore_signals)
-        for images, labels, failed in _checked(loader):
+        settings = {"num_workers": self.workers, "collate_fn": _collate, "worker_init_fn": _ignore_signals}
+        for images, labels, failed in _checked(DataLoader(self.dataset, batch_sampler=batches, **settings)):
             for name in failed:
                 message(f"unreadable, skipped: {name}")
             yield images, labels, failed

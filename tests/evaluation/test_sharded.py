@@ -20,7 +20,15 @@ from pmq.evaluation.sharded import evaluate_shards
 from pmq.quant import Simulator
 from tests.conftest import Tiny, make_tiny
 
-COUNT = 700
+COUNT, FIRST, BATCH = 50, 5, 6
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of three batches, a tenth of the images may be unreadable, and bfloat16 is checked on two batches."""
+    monkeypatch.setattr("pmq.data.image_shards.SHARD_IMAGES", 16)
+    monkeypatch.setattr("pmq.data.source.TOLERATED", 0.1)
+    monkeypatch.setattr("pmq.evaluation.comparison.AMP_CHECKED", 12)
 
 
 class Pictures:
@@ -39,7 +47,7 @@ class Pictures:
 
 
 def shards(unreadable: tuple[int, ...] = (), workers: int = 0) -> ImageShards:
-    return ImageShards(ImageSource(Pictures(unreadable), "pictures", workers), range(5, COUNT), 48)
+    return ImageShards(ImageSource(Pictures(unreadable), "pictures", workers), range(FIRST, COUNT), BATCH)
 
 
 def comparison(simulator: Simulator, tiny: Tiny, task: Task = CLASSIFICATION, **more: Any) -> Comparison:
@@ -54,21 +62,21 @@ def without_speed(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_shards_are_whole_batches_and_cover_all_images() -> None:
     images = shards()
-    assert images.shard_images == 288
+    assert images.shard_images == 18
     assert len(images) == 3
-    assert [i for shard in range(3) for i in images.indices_of(shard)] == list(range(5, COUNT))
+    assert [i for shard in range(3) for i in images.indices_of(shard)] == list(range(FIRST, COUNT))
     batches = list(images.read([2, 0]))
-    assert [batch.shard for batch in batches] == [2] * 3 + [0] * 6
-    torch.testing.assert_close(batches[3].images, images.source.dataset.dataset.images[5:53])
+    assert [batch.shard for batch in batches] == [2] * 2 + [0] * 3
+    torch.testing.assert_close(batches[2].images, images.source.dataset.dataset.images[FIRST : FIRST + BATCH])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_evaluation_has_the_figures_of_an_undisturbed_one(
     simulator: Simulator, tiny: Tiny, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    models, unreadable = comparison(simulator, tiny), (7, 400)
+    models, unreadable = comparison(simulator, tiny), (7, 30)
     images = shards(unreadable, workers)
-    batches = ImageSource(Pictures(unreadable), "pictures").batches(48, range(5, COUNT))
+    batches = ImageSource(Pictures(unreadable), "pictures").batches(BATCH, range(FIRST, COUNT))
     expected = without_speed(evaluate_models(models.reference, models.models, batches, CLASSIFICATION))
     assert without_speed(evaluate_shards(models, images, LocalExecutor(), None)) == expected
     assert len(images.source.unreadable) == 2
@@ -97,7 +105,7 @@ def test_a_resumed_evaluation_has_the_figures_of_an_undisturbed_one(
 
     monkeypatch.setattr(Comparison, "add", counted)
     assert without_speed(evaluate_shards(models, images, LocalExecutor(), Journal(tmp_path / "journal.jsonl"))) == expected
-    assert sum(evaluated) == COUNT - 5 - 2 * 288  # the last shard alone
+    assert sum(evaluated) == COUNT - FIRST - 2 * 18  # the last shard alone
     assert len(images.source.unreadable) == 2
 
 
@@ -106,7 +114,7 @@ def test_bfloat16_and_metrics_of_the_whole_set_are_as_without_shards(simulator: 
         return float((outputs.argmax(1) == targets).double().mean())
 
     models = comparison(simulator, tiny, amp=True, collects=True)
-    batches = ImageSource(Pictures(), "pictures").batches(48, range(5, COUNT))
+    batches = ImageSource(Pictures(), "pictures").batches(BATCH, range(FIRST, COUNT))
     expected = evaluate_models(models.reference, models.models, batches, CLASSIFICATION, True, share)
     journal = Journal(tmp_path / "journal.jsonl")
     assert without_speed(evaluate_shards(models, shards(), LocalExecutor(), journal, share)) == without_speed(expected)
@@ -115,8 +123,8 @@ def test_bfloat16_and_metrics_of_the_whole_set_are_as_without_shards(simulator: 
 
 def test_too_many_unreadable_images_in_all_shards_are_an_error(simulator: Simulator, tiny: Tiny) -> None:
     models = comparison(simulator, tiny)
-    with pytest.raises(PmqError, match="8 of 695 images in pictures cannot be read"):
-        evaluate_shards(models, shards(tuple(range(10, 690, 85))), LocalExecutor(), None)
+    with pytest.raises(PmqError, match="5 of 45 images in pictures cannot be read"):
+        evaluate_shards(models, shards(tuple(range(10, 50, 8))), LocalExecutor(), None)
 
 
 def test_the_identity_changes_with_files_and_with_the_choice_of_images(tmp_path: Path) -> None:
