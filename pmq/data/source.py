@@ -124,8 +124,14 @@ class ImageSource:
         Raises:
             PmqError: a process that reads ahead died.
         """
-        settings = {"num_workers": self.workers, "collate_fn": _collate, "worker_init_fn": _ignore_signals}
-        for images, labels, failed in _checked(DataLoader(self.dataset, batch_sampler=batches, **settings)):
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=[list(batch) for batch in batches],
+            num_workers=self.workers,
+            collate_fn=_collate,
+            worker_init_fn=_ignore_signals,
+        )
+        for images, labels, failed in _checked(loader):
             for name in failed:
                 message(f"unreadable, skipped: {name}")
             yield images, labels, failed

@@ -23,7 +23,7 @@ def pack(value: Any, cloudpickle: Any) -> bytes:
     ``cloudpickle`` is Ray's module of this name, which also takes functions that are defined in other functions.
     """
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined]
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, value: Any) -> Any:
             if isinstance(value, OpOverload | OpOverloadPacket):
                 return _operator, (str(value),)

@@ -49,7 +49,7 @@ def evaluate_shards(
     sums = _known_sums(comparison, images, journal)
     missing = [shard for shard in range(len(images)) if shard not in sums]
     if sums:
-        message(f"{len(sums)} of {len(images)} shards were evaluated before; going on with the others")
+        message(f"{len(sums)} of {len(images)} shards were evaluated before; the others follow")
     for shard, shard_sums in _missing_sums(comparison, images, missing, executor):
         sums[shard] = shard_sums
         if journal is not None:
@@ -98,7 +98,7 @@ def _missing_sums(
     done = track(executor.run(units), "evaluating", total, "images", lambda d: len(images.indices_of(int(str(d[0].key)))))
     for unit, result in done:
         if isinstance(result, Failed):
-            raise PmqError(f"{unit.name} could not be evaluated: {result.reason}; the same command goes on with the others")
+            raise PmqError(f"{unit.name} could not be evaluated: {result.reason}; the same command continues with the others")
         for name in result.unreadable:
             message(f"unreadable, skipped: {name}")
         yield int(str(unit.key)), result

@@ -23,7 +23,7 @@ from pmq.evaluation import Metrics
 from pmq.models.finite import check_finite
 from pmq.optimize import Space, SpaceFile, read_space
 from pmq.pipeline.allocation import load_quantized
-from pmq.pipeline.images import as_images, pairs
+from pmq.pipeline.images import as_images, first_and_all
 from pmq.pipeline.measure import check_quantizers
 from pmq.pipeline.pruned_model import pruned_like
 from pmq.pipeline.quantize import RecipeQuantizer
@@ -110,7 +110,7 @@ def plan_evaluation(
         PmqError: an input is wrong; the message names it in one line.
     """
     items = tuple(as_what(item) for item in ([what] if isinstance(what, Allocation | str | Path) else what))
-    image, labelled = _first_and_all(batches)
+    image, labelled = first_and_all(batches)
     like = None if recalibrate else next((item for item in items if isinstance(item, Allocation)), None)
     subject = Subject.of(model, device, image, crop_pct, task_of(task, *items), like).with_loss(loss, image)
     if calibration_images is not None:
@@ -134,13 +134,6 @@ def plan_evaluation(
         seed=seed,
         checkpoints=checkpoints,
     )
-
-
-def _first_and_all(batches: Iterable[Any]) -> tuple[Tensor, Iterable[tuple[Tensor, Tensor | None]] | ImageShards]:
-    """Return the first image ``(1, C, H, W)``, and all images as pairs of images and labels or as shards."""
-    if isinstance(batches, ImageShards):
-        return batches.source.first_readable(batches.indices, 1), batches
-    return pairs(batches)
 
 
 def quantize_items(plan: EvaluationPlan) -> list[EvaluatedItem]:

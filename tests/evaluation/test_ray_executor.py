@@ -66,6 +66,10 @@ def first(state: list[int], value: int) -> int:
     return state[0] + value
 
 
+def kill_one_of(executor: Any) -> None:
+    os.kill(next(actor.process for actor in executor._actors if actor.ready), signal.SIGKILL)
+
+
 def units(function: Any, count: int, *before: Any) -> list[Unit]:
     return [Unit(i, f"unit {i}", function, (*before, i)) for i in range(count)]
 
@@ -89,7 +93,7 @@ def test_every_unit_has_one_result_though_a_worker_and_a_node_are_lost(cluster: 
         for unit, result in executor.run(units(squared, 120)):
             results.append((unit.key, result))
             if len(results) == 10:
-                os.kill(executor._actors[0].process, signal.SIGKILL)
+                kill_one_of(executor)
             if len(results) == 40:
                 cluster.remove_node(node)
         assert sorted(results) == [(i, 100 + i * i) for i in range(120)]
@@ -107,7 +111,7 @@ def test_what_workers_share_reaches_those_that_replace_others_too(cluster: Any) 
         for _, result in executor.run(units(first, 60)):
             results.append(result)
             if len(results) == 5:
-                os.kill(executor._actors[0].process, signal.SIGKILL)
+                kill_one_of(executor)
         executor.share(raised, 100)
         assert sorted(results) == [15 + i for i in range(60)]
         assert sorted(result for _, result in executor.run(units(first, 20))) == [115 + i for i in range(20)]
@@ -144,17 +148,23 @@ def test_results_that_nobody_asked_for_are_not_those_of_the_next_run(cluster: An
         assert not any(True for _ in executor.run([]))
 
 
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"workers": 3}, "room for 2 workers"),
-        ({"cpus": 4.0}, "room for 0 workers"),
-        ({"gpus": 1.0}, "room for 0 workers"),
-    ],
-)
-def test_what_the_cluster_has_no_room_for_is_refused(cluster: Any, changed: dict[str, Any], message: str) -> None:
-    with pytest.raises(PmqError, match=message):
-        executor_of(options(cluster, **changed))
+def test_what_the_cluster_has_no_room_for_is_refused(cluster: Any) -> None:
+    for changed, message in (({"workers": 3}, "room for 2"), ({"cpus": 4.0}, "room for 0"), ({"gpus": 1.0}, "room for 0")):
+        with pytest.raises(PmqError, match=message):
+            executor_of(options(cluster, **changed))
+
+
+def test_a_state_that_the_object_store_cannot_take_is_one_line(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with executor_of(options(cluster)) as executor:
+        full = executor._ray.exceptions.ObjectStoreFullError
+
+        def refused(_: object) -> None:
+            raise full("no space")
+
+        executor.hold([0])  # a state that fits
+        monkeypatch.setattr(executor._ray, "put", refused)
+        with pytest.raises(PmqError, match="object store is full: the model with its images needs 0 MB; start Ray with"):
+            executor.hold([1])
 
 
 def test_no_cluster_is_one_line() -> None:

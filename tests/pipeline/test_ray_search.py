@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ class Disturbance:
             return self.executor
 
         monkeypatch.setattr(RunDir, "record", recorded)
-        monkeypatch.setattr("pmq.api.search.executor_of", remembered)
+        monkeypatch.setattr(import_module("pmq.api.search"), "executor_of", remembered)
 
 
 def kill_worker(executor: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def search(out: Path, executor: Any, monkeypatch: pytest.MonkeyPatch) -> pmq.All
     images = torch.randn(40, 3, 32, 32, generator=torch.Generator().manual_seed(5))
     with monkeypatch.context() as patch:
         if executor is not None:
-            patch.setattr("pmq.api.search.executor_of", lambda _: executor)
+            patch.setattr(import_module("pmq.api.search"), "executor_of", lambda _: executor)
         options = pmq.SearchOptions(n_rounds=2)
         split = pmq.DataSplit(n_calibration=8, n_held_out=32)
         return pmq.search(make_tiny(), images, "4bit", space=few_bits(2, 4, 8), out=out, options=options, split=split).allocation

@@ -79,12 +79,12 @@ class CandidatePool:
         A few images cannot rank candidates near the optimum, but they show which candidates are far from it.
         """
 
-        def wanted(candidate: Candidate) -> bool:
+        def eligible(candidate: Candidate) -> bool:
             return candidate.genome in self.simulated or not self.stopping.over(len(self.simulated))
 
         running = list({c.genome: c for c in candidates if c.genome not in self.simulated}.values())
         for parts in range(1, len(self.evaluator.parts) + 1):
-            self._advance(running, parts, f"simulating on part {parts} of the images", wanted)
+            self._advance(running, parts, f"simulating on part {parts} of the images", eligible)
             running = [c for c in running if c.genome in self.simulated]
             running.sort(key=lambda c: float(self.simulated[c.genome].total.error))
             running = running[: -(-len(running) // 2)]
@@ -103,13 +103,13 @@ class CandidatePool:
             known[part] = result
         return total_of([known[part] for part in sorted(known)])
 
-    def _advance(self, candidates: Sequence[Candidate], parts: int, label: str, wanted: Callable[[Candidate], bool]) -> None:
-        """Simulate each candidate on the first ``parts`` parts, if it is still ``wanted`` when its turn comes."""
+    def _advance(self, candidates: Sequence[Candidate], parts: int, label: str, eligible: Callable[[Candidate], bool]) -> None:
+        """Simulate each candidate on the first ``parts`` parts, if it is still ``eligible`` when its turn comes."""
         genomes: dict[str, Genome] = {}
 
         def missing() -> Iterator[tuple[str, Decisions, int]]:
             for candidate in track(candidates, label):
-                if candidate.genome in self._failed or not wanted(candidate):
+                if candidate.genome in self._failed or not eligible(candidate):
                     continue
                 entry = self.simulated.setdefault(candidate.genome, SimulatedCandidate(candidate.source))
                 name = ",".join(map(str, candidate.genome))
