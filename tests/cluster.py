@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -25,16 +26,26 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def cluster() -> Iterator[Any]:
-    """Two nodes of one CPU each; ``cluster.address`` is what ``--ray`` takes."""
+@contextmanager
+def two_nodes(**system: Any) -> Iterator[Any]:
+    """Two nodes of one CPU each; ``system`` are settings of Ray itself."""
     import ray
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 200_000_000})
-    cluster.add_node(num_cpus=1, object_store_memory=200_000_000)
+    node = {"num_cpus": 1, "object_store_memory": 200_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args=node | ({"_system_config": system} if system else {}))
+    cluster.add_node(**node)
     cluster.wait_for_nodes()
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """Two nodes; ``cluster.address`` is what ``--ray`` takes."""
+    with two_nodes() as cluster:
+        yield cluster

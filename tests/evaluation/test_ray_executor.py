@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pmq.core import PmqError
 from pmq.evaluation import RayOptions
 from pmq.evaluation.executor import Failed, Unit
-from tests.cluster import cluster, needs_ray, one_thread
+from tests.cluster import cluster, needs_ray, one_thread, two_nodes
 
 __all__ = ["cluster", "one_thread"]
 pytestmark = [needs_ray, pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(180)]
@@ -54,6 +55,14 @@ def deadly(state: int, value: int) -> int:
     if value == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.02)
+    return value
+
+
+def greedy(state: int, size: int, value: int) -> int:
+    if value == 2:
+        held = b"x" * size
+        time.sleep(20)
+        return len(held)
     return value
 
 
@@ -154,17 +163,22 @@ def test_what_the_cluster_has_no_room_for_is_refused(cluster: Any) -> None:
             executor_of(options(cluster, **changed))
 
 
-def test_a_state_that_the_object_store_cannot_take_is_one_line(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with executor_of(options(cluster)) as executor:
-        full = executor._ray.exceptions.ObjectStoreFullError
+def test_a_state_that_the_object_store_cannot_take_is_one_line() -> None:
+    with two_nodes(local_fs_capacity_threshold=0.0) as cluster, executor_of(options(cluster)) as executor:  # no disk to spill to
+        executor.hold([0])
+        with pytest.raises(PmqError, match=r"full: the model with its images needs 400 MB; start Ray with a larger"):
+            executor.hold(torch.zeros(100_000_000))
 
-        def refused(_: object) -> None:
-            raise full("no space")
 
-        executor.hold([0])  # a state that fits
-        monkeypatch.setattr(executor._ray, "put", refused)
-        with pytest.raises(PmqError, match="object store is full: the model with its images needs 0 MB; start Ray with"):
-            executor.hold([1])
+def test_a_worker_without_memory_is_told_as_such() -> None:
+    lines = dict(line.split()[:2] for line in Path("/proc/meminfo").read_text().splitlines())
+    total, available = (1024 * int(lines[name]) for name in ("MemTotal:", "MemAvailable:"))
+    with two_nodes(memory_usage_threshold=1 - available / total + 0.05) as cluster, executor_of(options(cluster)) as executor:
+        executor.hold(0)
+        results = {unit.key: result for unit, result in executor.run(units(greedy, 4, int(0.15 * total)))}
+    assert isinstance(results[2], Failed)
+    assert "out of memory" in results.pop(2).reason
+    assert results == {i: i for i in (0, 1, 3)}
 
 
 def test_no_cluster_is_one_line() -> None:
