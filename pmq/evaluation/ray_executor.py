@@ -74,8 +74,14 @@ class RayExecutor(Executor):
         self._device = "cpu"
 
     def hold(self, state: Any) -> None:
-        """Put the state into the object store once, and start the workers, which fetch it."""
+        """Put the state into the object store once, and start the workers, which fetch it.
+
+        Raises:
+            PmqError: it does not fit, or it is on a GPU but workers have none.
+        """
         self._device = getattr(state, "device_type", "cpu")
+        if self._device == "cuda" and not self._options.gpus:
+            raise PmqError("the model is on a GPU, but the workers have none; pass `ray_gpus=1`, or a share that workers divide")
         for actor in self._actors:
             self._ray.kill(actor.handle)
         self._actors.clear()
