@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +189,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1, help="workers that measure the overhead")
+    parser.add_argument("--times", type=int, default=1, help="evaluation: as for so many times the images")
     parser.add_argument("--dispatch-ms", type=float, default=1.0, help="the driver's time for each task, for the law")
     parser.add_argument("--latency-ms", type=float, default=2.0, help="a worker's time for each task, for the law")
     parser.add_argument("--start-s", type=float, default=8.0, help="time in which workers start, for the law")
@@ -204,7 +205,10 @@ def main() -> None:
     name = args.model or "embedded"
     if args.step == "law":
         overhead = Overhead(args.dispatch_ms / 1e3, args.latency_ms / 1e3, args.start_s)
-        print_law(f"evaluation of {name}", *record_evaluation(subject), overhead)
+        phases, size = record_evaluation(subject)
+        n = args.times
+        more = [replace(phase, task_s=phase.task_s * n, result_bytes=phase.result_bytes * n) for phase in phases]
+        print_law(f"evaluation of {name} on {n} x {subject.limit} images", more, size, overhead)
         print_law(f"search of {name}", *record_search(subject), overhead)
         return
     measure_ratio(subject.evaluate if args.step == "evaluate" else subject.search, f"{args.step} {name}", args.repeats)

@@ -115,7 +115,8 @@ class CandidatePool:
                 name = ",".join(map(str, candidate.genome))
                 genomes[name] = candidate.genome
                 decisions = self.space.decided(candidate.genome)
-                yield from ((name, decisions, part) for part in range(parts) if part not in entry.accuracies)
+                unknown = (part for part in range(parts) if part not in entry.accuracies)
+                yield from ((name, decisions, part) for part in unknown if candidate.genome not in self._failed)
 
         try:
             for name, part, result in self._accuracies(missing()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from pmq.core import FLOAT, Assignment, Limits
 from pmq.core.progress import track
 from pmq.core.task import Task
 from pmq.cost import CostModel
+from pmq.evaluation.executor import Unit
 from pmq.optimize import Space, Tables, non_dominated, nsga2, solver_for, within
 from pmq.optimize.candidates import (
     Candidate,
@@ -64,7 +66,12 @@ def explore(space: Space, tables: Tables, limits: Limits, pool: CandidatePool, s
     """
     sweep = sweep_candidates(solver_for(tables), _sweep(tables))
     seeds = np.array([*(c.genome for c in sweep), *pool.simulated])
-    stages = [nsga2(tables, bounds, seeds, seed=seed) for bounds in track([Limits(), limits], "evolving the front")]
+    units = [
+        Unit(i, f"evolving front {i}", _evolved, (nsga2, tables, bounds, seeds, seed))
+        for i, bounds in enumerate([Limits(), limits])
+    ]
+    evolved = {unit.key: result for unit, result in track(pool.executor.run(units), "evolving the front", len(units))}
+    stages = [e if isinstance(e := evolved[u.key], np.ndarray) else u.function(None, *u.arguments) for u in units]
     genomes = np.concatenate([seeds, *stages])
     genomes = genomes[np.sort(np.unique(genomes, axis=0, return_index=True)[1])]
     costs = tables.evaluate(genomes)
@@ -72,6 +79,11 @@ def explore(space: Space, tables: Tables, limits: Limits, pool: CandidatePool, s
     if not pool.stopping.over():
         pool.simulate(sweep)
     return Archive(genomes, costs, tables.cost_names)
+
+
+def _evolved(_: object, evolve: Callable[..., Genomes], tables: Tables, bounds: Limits, seeds: Genomes, seed: int) -> Genomes:
+    """Evolve a front, as a unit of work that needs no state."""
+    return evolve(tables, bounds, seeds, seed=seed)
 
 
 def _sweep(tables: Tables) -> list[tuple[str, Limits]]:
