@@ -89,17 +89,13 @@ class CandidatePool:
             running.sort(key=lambda c: float(self.simulated[c.genome].total.error))
             running = running[: -(-len(running) // 2)]
 
-    def accuracy_of(self, decisions: Decisions, name: str) -> Accuracy:
-        """Simulate an allocation that may be outside the space on all images; the journal stores it under ``name``.
-
-        Raises:
-            PmqError: the simulation failed on several workers.
-        """
-        parts = [(name, decisions, part) for part in range(len(self.evaluator.parts))]
+    def accuracy_of(self, decisions: Decisions, name: str) -> Accuracy | None:
+        """Simulate an allocation that may be outside the space on all images, journaled under ``name``; None if that failed."""
         known: dict[int, Accuracy] = {}
-        for _, part, result in self._accuracies(iter(parts)):
+        for _, part, result in self._accuracies((name, decisions, part) for part in range(len(self.evaluator.parts))):
             if isinstance(result, Failed):
-                raise PmqError(f"{name} could not be simulated: {result.reason}; go on later with `resume`")
+                message(f"{name} is left out, as its simulation failed: {result.reason}")
+                return None
             known[part] = result
         return total_of([known[part] for part in sorted(known)])
 
@@ -130,8 +126,6 @@ class CandidatePool:
             bare = [genome for genome, entry in self.simulated.items() if genome in self._failed or not entry.parts]
             for genome in bare:
                 del self.simulated[genome]
-        if self._failed and not self.simulated:
-            raise PmqError("no allocation could be simulated; see the messages above")
 
     def _accuracies(self, parts: Iterator[tuple[str, Decisions, int]]) -> Iterator[tuple[str, int, Accuracy | Failed]]:
         """Yield the accuracy of allocations by name on parts of the images: from the journal, or simulated and journaled."""
@@ -163,7 +157,12 @@ class CandidatePool:
 
         The error of a candidate that was simulated on some parts only is scaled to all images by the ratio that the complete
         candidates have.
+
+        Raises:
+            PmqError: the simulation of every candidate failed.
         """
+        if self._failed and not self.simulated:
+            raise PmqError("no allocation could be simulated; see the messages above")
         complete = list(self.complete().values())
         # Mean error of the complete candidates on their first n parts, by n.
         n_parts = len(self.evaluator.parts)

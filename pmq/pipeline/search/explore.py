@@ -138,6 +138,8 @@ def _foreign_uniform(pool: CandidatePool, space: Space, index: dict[tuple[int, .
             continue
         cost = costs.costs(assignment)
         total = pool.accuracy_of(assignment, source)
+        if total is None:
+            continue
         row: dict[str, Any] = {"source": source, "n_images": total.n_images} | cost
         row |= {"within": limits.allow(*cost.values()), "front": False, "genome_id": -1, "predicted_error": np.nan}
         rows.append(row | dict(zip(ACCURACY_COLUMNS, _figures(total.compute()), strict=True)))
