@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from contextlib import suppress
@@ -22,7 +23,7 @@ def import_ray() -> Any:
         PmqError: it is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a search reports to nobody
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # otherwise Ray warns of a change to come
     try:
         import ray
     except ImportError:
@@ -40,7 +41,7 @@ def connect(ray: Any, options: RayOptions) -> bool:
         return False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     if options.address == "local":
-        cpus = None if options.workers is None else max(1, round(options.workers * options.cpus + 0.4999))
+        cpus = None if options.workers is None else max(1, math.ceil(options.workers * options.cpus))
         here: dict[str, Any] = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
     else:
         here = {"address": options.address}
@@ -53,7 +54,7 @@ def connect(ray: Any, options: RayOptions) -> bool:
             ray.shutdown()
         hint = "start one by `ray start --head`, or pass `ray=local`" if options.address == "auto" else "check the address"
         if options.address == "local":
-            hint = "see the files of its session in /tmp/ray"
+            hint = "see the logs of its session"
         raise PmqError(f"Ray at {options.address!r} cannot be reached: {one_line(error)}; {hint}") from None
     return True
 

@@ -95,13 +95,13 @@ def _missing_sums(
         return
     executor.hold(ShardState(comparison, images))
     units = (Unit(shard, f"shard {shard} of the images", evaluate_shard, (shard,)) for shard in missing)
-    done = track(executor.run(units), "evaluating", total, "images", lambda d: len(images.indices_of(int(str(d[0].key)))))
+    done = track(executor.run(units), "evaluating", total, "images", lambda d: len(images.indices_of(d[0].arguments[0])))
     for unit, result in done:
         if isinstance(result, Failed):
             raise PmqError(f"{unit.name} could not be evaluated: {result.reason}; the same command continues with the others")
         for name in result.unreadable:
             message(f"unreadable, skipped: {name}")
-        yield int(str(unit.key)), result
+        yield unit.arguments[0], result
 
 
 def _sums_here(comparison: Comparison, batches: Iterator[ShardBatch]) -> Iterator[tuple[int, ImageSums]]:
