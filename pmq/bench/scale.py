@@ -19,15 +19,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from pmq.api import evaluate, search
+from pmq.api import search
 from pmq.bench.workers import Overhead, Phase, RecordingExecutor, predicted_seconds, simulated_seconds
 from pmq.cli.output import print_table
 from pmq.core.memory import keep_freed_memory
 from pmq.data import Data, open_data
+from pmq.data.image_shards import ImageShards
 from pmq.evaluation import RayOptions, executor_of
 from pmq.evaluation.comparison import Comparison
 from pmq.evaluation.executor import Unit
@@ -54,12 +54,26 @@ class Subject:
     limit: int
     what: tuple[str, ...]
 
-    def evaluate(self, ray: RayOptions | None) -> pd.DataFrame:
-        """Evaluate uniform allocations on the first images."""
-        calibration = self.data.calibration_images(CALIBRATION, 0)
-        indices = self.data.evaluation_indices(CALIBRATION, 0, self.limit)
-        shards = self.data.evaluation_shards(32, indices)
-        return evaluate(self.model, list(self.what), shards, calibration_images=calibration, recipe="fast", ray=ray)
+    def quantized(self) -> tuple[Comparison, ImageShards]:
+        """Quantize uniform allocations, and return them with the shards to evaluate them on."""
+        shards = self.data.evaluation_shards(32, self.data.evaluation_indices(CALIBRATION, 0, self.limit))
+        plan = plan_evaluation(
+            *(self.model, list(self.what), shards),
+            calibration_images=self.data.calibration_images(CALIBRATION, 0),
+            space="default",
+            recipe="fast",
+            reconstruct=False,
+            checkpoints=None,
+            recalibrate=False,
+            crop_pct=None,
+            seed=0,
+            device=None,
+            task="auto",
+            loss=None,
+            partial=False,
+        )
+        modules = [item.module for item in quantize_items(plan)]
+        return Comparison(plan.subject.model, modules, plan.subject.task), shards
 
     def search_images(self) -> Tensor:
         """Return the images of a search."""
@@ -103,7 +117,7 @@ def resident_mb() -> float:
 
 
 def measure_ratio(run: Callable[[RayOptions], Any], name: str, repeats: int) -> None:
-    """Print the times of one and of two workers, measured in turns on one cluster of two CPUs."""
+    """Print the times of one and of two workers, measured in turns on one cluster of two CPUs; workers start anew each time."""
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -122,25 +136,7 @@ def measure_ratio(run: Callable[[RayOptions], Any], name: str, repeats: int) -> 
 def record_evaluation(subject: Subject) -> tuple[list[Phase], int]:
     """Return the phases of an evaluation and the bytes of its state."""
     executor = RecordingExecutor()
-    calibration = subject.data.calibration_images(CALIBRATION, 0)
-    shards = subject.data.evaluation_shards(32, subject.data.evaluation_indices(CALIBRATION, 0, subject.limit))
-    plan = plan_evaluation(
-        *(subject.model, list(subject.what), shards),
-        calibration_images=calibration,
-        space="default",
-        recipe="fast",
-        reconstruct=False,
-        checkpoints=None,
-        recalibrate=False,
-        crop_pct=None,
-        seed=0,
-        device=None,
-        task="auto",
-        loss=None,
-        partial=False,
-    )
-    modules = [item.module for item in quantize_items(plan)]
-    comparison = Comparison(plan.subject.model, modules, plan.subject.task)
+    comparison, shards = subject.quantized()
     evaluate_shards(comparison, shards, executor, None)
     return executor.finished(), state_bytes(comparison)
 
@@ -211,7 +207,16 @@ def main() -> None:
         print_law(f"evaluation of {name} on {n} x {subject.limit} images", more, size, overhead)
         print_law(f"search of {name}", *record_search(subject), overhead)
         return
-    measure_ratio(subject.evaluate if args.step == "evaluate" else subject.search, f"{args.step} {name}", args.repeats)
+    if args.step == "search":
+        measure_ratio(subject.search, f"search {name}", args.repeats)
+        return
+    comparison, shards = subject.quantized()  # which one process does, whatever the workers
+
+    def evaluate(options: RayOptions) -> None:
+        with executor_of(options) as executor:
+            evaluate_shards(comparison, shards, executor, None)
+
+    measure_ratio(evaluate, f"evaluate {name}", args.repeats)
 
 
 if __name__ == "__main__":
