@@ -117,7 +117,7 @@ def resident_mb() -> float:
 
 
 def measure_ratio(run: Callable[[RayOptions], Any], name: str, repeats: int) -> None:
-    """Print the times of one and of two workers, measured in turns on one cluster of two CPUs; workers start anew each time."""
+    """Print the times of one and of two workers, measured in turns on one cluster of two CPUs; each time workers start first."""
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
