@@ -32,7 +32,7 @@ flag = $(if $($(1)),$(2) "$($(1))")
 SUBJECT = $(MODEL) $(call flag,CHECKPOINT,--checkpoint) $(call flag,DATA,--data)
 
 .DEFAULT_GOAL := help
-.PHONY: help install search patches prune evaluate profile deploy export plot report test test-mobile test-bridges gpu-check fuzz chaos bench check dist docs clean
+.PHONY: help install search patches prune evaluate profile deploy export plot report test test-mobile test-bridges test-ray gpu-check fuzz chaos bench check dist docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -96,6 +96,10 @@ $(VENV)-%/.installed: setup.cfg pyproject.toml constraints.txt constraints-liter
 gpu-check: $(STAMP) ## compare and time DEVICE=cuda with the CPU, and test it [DEVICE=cpu for a run without a GPU, OUT=file.json ARGS=]
 	PMQ_DEVICE="$(or $(DEVICE),cuda)" $(VENV)/bin/python -m pytest tests/test_device.py
 	$(VENV)/bin/python -m pmq.bench.gpu_check --device "$(or $(DEVICE),cuda)" --out "$(or $(OUT),results/gpu.json)" $(ARGS)
+
+test-ray: $(STAMP) ## install Ray and test searches and evaluations on a cluster of two nodes that loses workers and a node
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[ray]'
+	PMQ_RAY=1 OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests/evaluation/test_ray_executor.py tests/pipeline/test_ray_search.py $(ARGS)
 
 fuzz: $(STAMP) ## damage files in CASES=10000 ways and check that each is read correctly or rejected in one line [SEED= ARGS=]
 	$(VENV)/bin/python -m tests.campaigns.fuzz --cases $(CASES) $(call flag,SEED,--seed) $(ARGS)

@@ -22,7 +22,7 @@
     with_output    choose one of several outputs of a model
 
 Further options of a search are fields of ``SearchOptions`` (recipe, metric, patches, pruning, constraints), ``DataSplit``
-(numbers of images) and ``RunOptions`` (seed, device, resuming).
+(numbers of images) and ``RunOptions`` (seed, device, resuming, ``RayOptions`` of a cluster's workers).
 Importing pmq is cheap: torch is loaded when a function is first used.
 """
 
@@ -36,6 +36,7 @@ from pmq.core import Allocation, Budget, Choice, PmqError
 if TYPE_CHECKING:
     from pmq.api import (
         DataSplit,
+        RayOptions,
         RunOptions,
         SearchOptions,
         create_model,
@@ -68,6 +69,7 @@ __all__ = [
     "Constraints",
     "DataSplit",
     "PmqError",
+    "RayOptions",
     "RunOptions",
     "SearchOptions",
     "create_model",

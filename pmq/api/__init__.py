@@ -14,6 +14,7 @@ from pmq.api.resolve import resolve
 from pmq.api.search import search
 from pmq.api.sensitivity import sensitivity
 from pmq.api.simulate import simulate
+from pmq.evaluation import RayOptions
 from pmq.models import create_model
 from pmq.models.prepared import with_output
 from pmq.pipeline.distillation import Finetuned
@@ -31,6 +32,7 @@ __all__ = [
     "Finetuned",
     "Pruned",
     "Ranks",
+    "RayOptions",
     "RunOptions",
     "SearchOptions",
     "SearchResult",

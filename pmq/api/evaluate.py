@@ -9,13 +9,16 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
+from pmq.core import PmqError
 from pmq.core.recipe import Recipe
 from pmq.core.spec import What
 from pmq.core.task import AUTO, Loss
-from pmq.evaluation import evaluate_models
+from pmq.data.image_shards import ImageShards
+from pmq.evaluation import RayOptions, evaluate_models, executor_of
 from pmq.evaluation.whole_set import Metric
 from pmq.optimize import SpaceFile
 from pmq.pipeline.evaluation_table import plan_evaluation, quantize_items, results_table
+from pmq.pipeline.full_set import evaluate_full_set
 from pmq.pipeline.torch_modes import undisturbed
 
 
@@ -39,18 +42,21 @@ def evaluate(
     loss: Loss | None = None,
     metric: Metric | None = None,
     partial: bool = False,
+    ray: RayOptions | None = None,
 ) -> pd.DataFrame:
     """Simulate allocations and compare them with the labels and with FP32, all on the same images.
 
     Args:
         model: a module built by timm (left unchanged), a timm name, or ``None`` for the embedded model.
         what: one or several of: an allocation, its file, its run directory, ``fp32``, or a uniform shorthand such as ``w4a4``.
-        batches: pairs ``(images, labels)``, or batches of images alone.
+        batches: pairs ``(images, labels)``, or batches of images alone; or ``images.evaluation_shards(batch_size, indices)`` of
+            :func:`pmq.open_images`, whose results are kept shard by shard and which may be spread over a cluster.
         calibration_images: images ``(N, C, H, W)``, needed for shorthands and for ``recalibrate``.
         space: search space that shorthands take their quantizers and pins from.
         recipe: recipe that quantizes shorthands: ``minmax``, ``percentile``, ``mse``, ``fast`` or ``best``.
         reconstruct: whether shorthands learn rounding and scales, block by block.
-        checkpoints: folder in which reconstruction keeps finished blocks, so that a killed evaluation can resume.
+        checkpoints: folder in which reconstruction keeps finished blocks, and the evaluation of shards its finished shards, so
+            that a killed evaluation can resume.
         recalibrate: quantize allocations again by their own recipes instead of loading their tensors.
         amp: multiply in bfloat16 what is not multiplied as integers; ``amp_agreement`` then reports how often the decision
             equals that of full precision.
@@ -63,6 +69,8 @@ def evaluate(
         metric: ``metric(outputs, targets)`` of the outputs of all images and their labels, both on the CPU; its result fills
             the column ``metric``.
         partial: quantize shorthands although less than half of the model can be quantized.
+        ray: workers of a Ray cluster that evaluate the shards; the figures are the same. They need to find the images under the
+            same path.
 
     Returns:
         A row for each of ``what``, with timm's columns and ours. Top-1, top-5 and agreement are percentages; top-1 and
@@ -82,24 +90,31 @@ def evaluate(
         >>> table["agreement"].tolist()[0]
         100.0
     """
-    plan = plan_evaluation(
-        model,
-        what,
-        batches,
-        calibration_images=calibration_images,
-        space=space,
-        recipe=recipe,
-        reconstruct=reconstruct,
-        checkpoints=checkpoints,
-        recalibrate=recalibrate,
-        crop_pct=crop_pct,
-        seed=seed,
-        device=device,
-        task=task,
-        loss=loss,
-        partial=partial,
-    )
-    evaluated = quantize_items(plan)
-    modules = [each.module for each in evaluated]
-    metrics = evaluate_models(plan.subject.model, modules, plan.labelled, plan.subject.task, amp, metric)
+    in_shards = isinstance(batches, ImageShards)
+    if ray is not None and not in_shards:
+        raise PmqError("workers cannot read batches of this process; pass those of evaluation_shards() of pmq.open_images")
+    with executor_of(ray) as executor:
+        plan = plan_evaluation(
+            model,
+            what,
+            batches,
+            calibration_images=calibration_images,
+            space=space,
+            recipe=recipe,
+            reconstruct=reconstruct,
+            checkpoints=checkpoints,
+            recalibrate=recalibrate,
+            crop_pct=crop_pct,
+            seed=seed,
+            device=device,
+            task=task,
+            loss=loss,
+            partial=partial,
+        )
+        evaluated = quantize_items(plan)
+        if in_shards:
+            metrics = evaluate_full_set(plan, evaluated, executor, amp, metric)
+        else:
+            modules = [each.module for each in evaluated]
+            metrics = evaluate_models(plan.subject.model, modules, plan.labelled, plan.subject.task, amp, metric)
     return results_table(plan, evaluated, metrics)

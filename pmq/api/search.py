@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pmq.core import Budget
+from pmq.evaluation import executor_of
 from pmq.optimize import SpaceFile
 from pmq.pipeline.search.clock import Clock
 from pmq.pipeline.search.options import DataSplit, RunOptions, SearchOptions
@@ -41,7 +42,7 @@ def search(
         out: run directory to write. Without it, and without ``run.results``, nothing is written.
         options: recipe, metric, patches, widths, constraints, and stopping criteria.
         split: how many images calibrate, and how many measure sensitivity and evaluate candidates.
-        run: seed, batch size, device, and whether a killed run is resumed.
+        run: seed, batch size, device, workers of a cluster, and whether a killed run is resumed.
 
     Returns:
         The chosen allocation, the front with all explored points, and the sensitivity table, see :class:`SearchResult`.
@@ -56,12 +57,13 @@ def search(
         4
     """
     clock = Clock()
-    plan = plan_search(model, images, budget, space, out, options, split, run)
-    prepared = calibrate(plan)
-    clock.lap("calibration")
-    explored = explore_space(plan, prepared, clock)
-    chosen = choose(plan, prepared, explored)
-    clock.lap("finish")
+    with executor_of(run.ray) as executor:
+        plan = plan_search(model, images, budget, space, out, options, split, run)
+        prepared = calibrate(plan)
+        clock.lap("calibration")
+        explored = explore_space(plan, prepared, executor, clock)
+        chosen = choose(plan, prepared, explored, executor)
+        clock.lap("finish")
     with_patches = None
     if options.patches is not None:
         with_patches = reallocate_chosen(plan, chosen.allocation, model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -11,11 +12,13 @@ from torch import Tensor, nn
 from pmq.core.coverage import check_coverage, coverage
 from pmq.core.recipe import find_recipe
 from pmq.core.task import AUTO, Loss
+from pmq.evaluation import RayOptions, executor_of
 from pmq.metrics import METRICS, Probe
 from pmq.optimize import Space, SpaceFile, read_space
 from pmq.pipeline.image_split import CALIB_IMAGES
 from pmq.pipeline.images import gather_images
 from pmq.pipeline.measure import check_quantizers, measure
+from pmq.pipeline.search.state import SearchState, spread_state
 from pmq.pipeline.subject import Subject
 from pmq.pipeline.torch_modes import undisturbed
 from pmq.quant import prepare
@@ -36,6 +39,7 @@ def sensitivity(
     task: str = AUTO,
     loss: Loss | None = None,
     partial: bool = False,
+    ray: RayOptions | None = None,
 ) -> pd.DataFrame:
     """Measure the error that each choice of each component makes at the output, by one or several metrics.
 
@@ -54,6 +58,7 @@ def sensitivity(
         task: meaning of the outputs, a name of :class:`pmq.core.task.Task`; ``auto`` derives it from their number.
         loss: custom loss that replaces the task's own error, see :func:`pmq.search`.
         partial: continue although less than half of the model can be quantized.
+        ray: workers of a Ray cluster that share the work; the errors are the same.
 
     Returns:
         A row for each metric, component and choice: ``metric component kind role bits quantizer error``. The frame's
@@ -78,11 +83,13 @@ def sensitivity(
     check_coverage(coverage(subject.inventory, searched.choices), partial)
     prepared = prepare(subject.model, subject.inventory, calib, chosen_recipe, seed, task=subject.task)
     frames, seconds = [], {}
-    with prepared.simulator() as simulator:
-        simulator.prepare(searched.choices)
+    with prepared.simulator() as simulator, executor_of(ray) as executor:
+        probe = Probe(simulator, measured_on if len(measured_on) else calib, subject.task, {}, batch_size, seed)
+        spread_state(executor, SearchState(simulator, probe), searched.choices)
+        if not executor.n_workers:
+            simulator.prepare(searched.choices)
         for each in chosen:
-            probe = Probe(simulator, measured_on if len(measured_on) else calib, subject.task, {}, batch_size, seed)
-            table = measure(probe, searched.choices, each.name)
+            table = measure(replace(probe), searched.choices, each.name)
             frames.append(table.frame(subject.inventory))
             seconds[each.name] = table.seconds
     frame = pd.concat(frames, ignore_index=True)

@@ -9,10 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from pmq.cli import options as o
+from pmq.cli.cluster import NO_CLUSTER, Cluster
+from pmq.cli.grouped import grouped
 from pmq.cli.hints import as_flags
 from pmq.cli.output import costs, print_json, print_table, say
 from pmq.cli.recorded import fill_from_runs, latest_or
-from pmq.cli.source import NO_FLAGS, Source, grouped
+from pmq.cli.source import NO_FLAGS, Source
 
 
 @grouped
@@ -37,6 +39,7 @@ def evaluate(
     workers: o.Workers = 0,
     threads: o.Threads = None,
     device: o.Device = "cpu",
+    cluster: Cluster = NO_CLUSTER,
     seed: o.Seed = 0,
     limit: Annotated[int | None, typer.Option(help="Number of images to evaluate on (default: all)", min=1)] = None,
     results: Annotated[Path, typer.Option(help="Folder of run directories")] = Path("results"),
@@ -52,7 +55,6 @@ def evaluate(
     from pmq.cli.subject import open_subject
     from pmq.core import Allocation, PmqError
     from pmq.core.files import write_csv
-    from pmq.core.progress import track
     from pmq.core.run_files import check_output
     from pmq.core.spec import read_what
     from pmq.core.task import task_line
@@ -63,7 +65,8 @@ def evaluate(
     items = [read_what(name, with_tensors=not recalibrate) for name in names]
     allocations = [item for item in items if isinstance(item, Allocation)]
     source = fill_from_runs(names, allocations, source.with_model(model))
-    module, images = open_subject(source, workers, device, threads)
+    ray = cluster.options()
+    module, images = open_subject(source, workers, device, cluster.threads(threads))
     if limit is not None and limit > len(images.evaluation):
         raise PmqError(
             f"--limit {limit} exceeds the {len(images.evaluation)} images of {images.evaluation.name}; lower it or leave it out"
@@ -76,12 +79,11 @@ def evaluate(
         )
     used = max([calib_images, *(c.images_used for c in calibrated)])
     indices = images.evaluation_indices(used, next(iter(seeds)) or 0, limit)
-    batches = images.evaluation.batches(batch_size, indices)
     needs_images = recalibrate or any(isinstance(i, str) and i != "fp32" for i in items)
     table = run_evaluate(
         module,
         items,
-        track(batches, "evaluating", total=-(-len(indices) // batch_size)),
+        images.evaluation_shards(batch_size, indices),
         calibration_images=images.calibration_images(calib_images, seed) if needs_images else None,
         space=space,
         recipe=recipe,
@@ -93,6 +95,7 @@ def evaluate(
         recalibrate=recalibrate,
         crop_pct=source.crop_pct,
         seed=seed,
+        ray=ray,
     )
     table["allocation"] = names
     table["n_unreadable"] = len(images.evaluation.unreadable)

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from pmq.cli import options as o
+from pmq.cli.grouped import grouped
 from pmq.cli.output import print_json, say
 from pmq.cli.recorded import fill_from_runs, latest_or
-from pmq.cli.source import NO_FLAGS, Source, grouped
+from pmq.cli.source import NO_FLAGS, Source
 
 
 @grouped

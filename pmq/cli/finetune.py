@@ -11,9 +11,10 @@ from typing import Annotated
 import typer
 
 from pmq.cli import options as o
+from pmq.cli.grouped import grouped
 from pmq.cli.output import print_json, print_table, say
 from pmq.cli.recorded import base_of, command_of, fill_from_pruned, next_model, run_of, show_report
-from pmq.cli.source import NO_FLAGS, Source, grouped
+from pmq.cli.source import NO_FLAGS, Source
 
 
 @grouped

@@ -88,6 +88,17 @@ Reconstruct = Annotated[
 Amp = Annotated[
     bool, typer.Option("--amp", help="Multiply in bfloat16 where products are not computed with integers, which is faster")
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHERE",
+        help="Spread the work over Ray: local (started here), auto (this machine's cluster) or an address; results are the same",
+    ),
+]
+RayWorkers = Annotated[int | None, typer.Option(help="Number of workers (default: as many as there is room for)", min=1)]
+RayCpus = Annotated[float, typer.Option(help="CPUs of a worker; its threads are those of --threads, by default as many", min=0)]
+RayGpus = Annotated[float, typer.Option(help="GPUs of a worker, or a share of one", min=0)]
+RayTimeout = Annotated[float, typer.Option(help="Seconds after which a task is repeated on another worker", min=0.001)]
 Keep = Annotated[
     list[str] | None,
     typer.Option(

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pmq.cli import options as o
+from pmq.cli.grouped import grouped
 from pmq.cli.output import costs, print_json, print_table, say
 from pmq.cli.recorded import fill_from_runs, latency_of, latest_or, next_file, run_of, show_report
-from pmq.cli.source import NO_FLAGS, Source, grouped
+from pmq.cli.source import NO_FLAGS, Source
 
 if TYPE_CHECKING:
     from pmq.core import Allocation

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from pmq.cli import options as o
+from pmq.cli.grouped import grouped
 from pmq.cli.output import print_json, print_table, say
-from pmq.cli.source import NO_FLAGS, Source, grouped
+from pmq.cli.source import NO_FLAGS, Source
 
 
 @grouped

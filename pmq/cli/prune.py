@@ -12,9 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from pmq.cli import options as o
+from pmq.cli.grouped import grouped
 from pmq.cli.output import costs, print_json, print_table, say
 from pmq.cli.recorded import command_of, next_model, show_report
-from pmq.cli.source import NO_FLAGS, Source, grouped
+from pmq.cli.source import NO_FLAGS, Source
 
 #: default options, which add no suffix to the name of the folder
 ROUND_TO, IMAGES, SEED = 8, 256, 0

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pmq.cli import options as o
+from pmq.cli.cluster import NO_CLUSTER, Cluster
+from pmq.cli.grouped import grouped
 from pmq.cli.hints import as_flags
 from pmq.cli.output import costs, number, print_json, print_table, say
-from pmq.cli.source import NO_FLAGS, Source, grouped
+from pmq.cli.source import NO_FLAGS, Source
 
 if TYPE_CHECKING:
     from pmq.pipeline.search.result import SearchResult
@@ -65,6 +67,7 @@ def search(
     workers: o.Workers = 0,
     threads: o.Threads = None,
     device: o.Device = "cpu",
+    cluster: Cluster = NO_CLUSTER,
     seed: o.Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Run directory (default: named after the settings below --results)")] = None,
     results: Annotated[Path, typer.Option(help="Folder of run directories")] = Path("results"),
@@ -101,8 +104,8 @@ def search(
     target = target or ("onnxruntime" if parsed_budget.limits.latency_ms is not None else None)
     if target is not None:
         TARGETS[target].require()
-    source = fill_from_pruned(source.with_model(model))
-    module, images = open_subject(source, workers, device, threads)
+    ray, source = cluster.options(), fill_from_pruned(source.with_model(model))
+    module, images = open_subject(source, workers, device, cluster.threads(threads))
     reference = unpruned_reference(module, source)
     table = None if target is None else known_latency(module, target, results, latency, force=force, prune=prune)
     n_images = calib_images + (held_out or HELD_OUT)
@@ -129,7 +132,7 @@ def search(
             crop_pct=source.crop_pct,
         ),
         split=DataSplit(n_calibration=calib_images, n_held_out=held_out or HELD_OUT),
-        run=RunOptions(batch_size=batch_size, seed=seed, results=results, resume=resume, command=command_of(source)),
+        run=RunOptions(batch_size=batch_size, seed=seed, results=results, resume=resume, ray=ray, command=command_of(source)),
     )
     if json:
         _print_result_json(result)

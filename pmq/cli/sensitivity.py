@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from pmq.cli import options as o
+from pmq.cli.cluster import NO_CLUSTER, Cluster
+from pmq.cli.grouped import grouped
 from pmq.cli.output import print_json, print_table, say
-from pmq.cli.source import NO_FLAGS, Source, grouped
+from pmq.cli.source import NO_FLAGS, Source
 
 
 @grouped
@@ -24,6 +26,7 @@ def sensitivity(
     workers: o.Workers = 0,
     threads: o.Threads = None,
     device: o.Device = "cpu",
+    cluster: Cluster = NO_CLUSTER,
     seed: o.Seed = 0,
     out: Annotated[Path | None, typer.Option(help="CSV file to write the whole table to")] = None,
     task: o.Task = "auto",
@@ -38,7 +41,8 @@ def sensitivity(
 
     if out is not None:
         check_output(out, ".csv", [source.checkpoint])
-    module, images = open_subject(source.with_model(model), workers, device, threads)
+    ray = cluster.options()
+    module, images = open_subject(source.with_model(model), workers, device, cluster.threads(threads))
     table = run_sensitivity(
         module,
         images.calibration_images(2 * calib_images, seed),
@@ -50,6 +54,7 @@ def sensitivity(
         n_calibration=calib_images,
         batch_size=batch_size,
         seed=seed,
+        ray=ray,
     )
     seconds = table.attrs["seconds"]
     if out is not None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from functools import wraps
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from pmq.cli import options as o
 
@@ -79,25 +77,3 @@ class Source:
 
 #: a source without any flag
 NO_FLAGS = Source()
-
-
-def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Expand a command's :class:`Source` parameter into one option per field except the model."""
-    hints = get_type_hints(Source, include_extras=True)
-    shared = [field for field in fields(Source) if field.name != "model"]
-    parameters = []
-    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
-        if parameter.annotation is Source:
-            parameters += [parameter.replace(name=f.name, annotation=hints[f.name], default=f.default) for f in shared]
-            source_name = name
-        else:
-            parameters.append(parameter)
-
-    @wraps(command)
-    def with_source(**arguments: Any) -> Any:
-        source = Source(**{field.name: arguments.pop(field.name) for field in shared})
-        return command(**arguments, **{source_name: source})
-
-    with_source.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    with_source.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return with_source

@@ -44,17 +44,27 @@ def message(text: str) -> None:
             print(literal(_spelling.get()(text), getattr(sys.stderr, "encoding", None)), file=sys.stderr, flush=True)
 
 
-def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
-    """Yield ``items``, showing how far they are after two seconds."""
+def track(
+    items: Iterable[Item], label: str, total: int | None = None, unit: str = "", size: Callable[[Item], int] = lambda _: 1
+) -> Iterator[Item]:
+    """Yield ``items``, showing how far they are after two seconds.
+
+    Args:
+        items: what is iterated over.
+        label: what is done with the items.
+        total: sum of the sizes of all items; without it ``items`` are counted first.
+        unit: what is counted, such as ``images``, whose number per second is shown.
+        size: how much of the total an item is.
+    """
     if total is None:
         items = list(items)
         total = len(items)
     if not _enabled():
         yield from items
     elif _draws():
-        yield from _with_bar(items, label, total)
+        yield from _with_bar(items, label, total, unit, size)
     else:
-        yield from _with_lines(items, label, total)
+        yield from _with_lines(items, label, total, unit, size)
 
 
 def _enabled() -> bool:
@@ -66,16 +76,19 @@ def _draws() -> bool:
     return sys.stderr is not None and sys.stderr.isatty() and not Console(stderr=True).is_dumb_terminal
 
 
-def _with_bar(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
+def _with_bar(items: Iterable[Item], label: str, total: int, unit: str, size: Callable[[Item], int]) -> Iterator[Item]:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns += (TextColumn("{task.fields[speed]}", markup=False),) if unit else ()  # type: ignore[assignment]
     bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True), transient=True)
-    task = bar.add_task(literal(label, sys.stderr.encoding), total=total)
-    start, shown = time.monotonic(), False
+    task = bar.add_task(literal(label, sys.stderr.encoding), total=total, speed="")
+    start, shown, done = time.monotonic(), False, 0
     try:
         for item in items:
             yield item
-            bar.advance(task)
-            if not shown and time.monotonic() - start > QUIET_SECONDS:
+            done += size(item)
+            now = time.monotonic()
+            bar.update(task, completed=done, speed=_speed(done, now - start, unit))
+            if not shown and now - start > QUIET_SECONDS:
                 bar.start()
                 shown = True
     finally:
@@ -84,17 +97,22 @@ def _with_bar(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
             message(f"{label}: {time.monotonic() - start:.1f} s")
 
 
-def _with_lines(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
+def _with_lines(items: Iterable[Item], label: str, total: int, unit: str, size: Callable[[Item], int]) -> Iterator[Item]:
     start = last = time.monotonic()
     printed = False
-    done = 0
+    done, counted = 0, f" {unit}" if unit else ""
     for item in items:
         yield item
-        done += 1
+        done += size(item)
         now = time.monotonic()
-        if now - last > (LINE_SECONDS if printed else QUIET_SECONDS) and done < total:
+        if now - last > (LINE_SECONDS if printed else QUIET_SECONDS) and 0 < done < total:
             left = (now - start) / done * (total - done)
-            message(f"{label}: {done}/{total}, {now - start:.0f} s, {left:.0f} s left")
+            speed = f", {_speed(done, now - start, unit)}" if unit else ""
+            message(f"{label}: {done}/{total}{counted}, {now - start:.0f} s{speed}, {left:.0f} s left")
             printed, last = True, now
     if time.monotonic() - start > QUIET_SECONDS:
-        message(f"{label}: {done}/{total}, {time.monotonic() - start:.1f} s")
+        message(f"{label}: {done}/{total}{counted}, {time.monotonic() - start:.1f} s")
+
+
+def _speed(done: int, seconds: float, unit: str) -> str:
+    return f"{done / seconds:.0f} {unit}/s" if unit and seconds > 0 else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from pmq.core.progress import message
 from pmq.data.classes import DEFAULT_RULE, ClassRule
 from pmq.data.embedded import embedded_source
 from pmq.data.folder import folder_source, timm_source
+from pmq.data.image_shards import ImageShards
 from pmq.data.image_table import COLUMNS, TABLES, TableKeys, table_source
 from pmq.data.shards import has_samples, shard_source
 from pmq.data.source import ImageSource
@@ -51,6 +52,10 @@ class Data:
                 "lower `n_calibration` or `n_held_out`"
             )
         return self.calibration.first_readable(self.calibration.draw(seed), count)
+
+    def evaluation_shards(self, batch_size: int, indices: Sequence[int] | None = None) -> ImageShards:
+        """Return evaluation images (by default all) in shards, which :func:`pmq.evaluate` finishes one by one or spreads."""
+        return ImageShards(self.evaluation, range(len(self.evaluation)) if indices is None else indices, batch_size)
 
     def at_most(self, count: int, least: int) -> int:
         """Return ``count``, or the number of available images if that is lower, but at least ``least``; print a lower number.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from pmq.core.errors import PmqError, one_line
 from pmq.core.progress import message, track
@@ -104,21 +106,62 @@ class ImageSource:
         Raises:
             PmqError: more than 1 % of the images cannot be read, or a process that reads ahead died.
         """
-        chosen: Dataset[Any] = self.dataset if indices is None else Subset(self.dataset, list(indices))
-        total = n_total or len(chosen)  # type: ignore[arg-type]
+        chosen = range(len(self)) if indices is None else indices
         bad: list[str] = []
-        loader = DataLoader(chosen, batch_size, num_workers=self.workers, collate_fn=_collate, worker_init_fn=_ignore_signals)
-        for images, labels, failed in _checked(loader):
-            for name in failed:
-                message(f"unreadable, skipped: {name}")
+        for images, labels, failed in self.read([chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]):
             bad += failed
-            if len(bad) > TOLERATED * total:
-                raise PmqError(
-                    f"{len(bad)} of {total} images in {self.name} cannot be read (at most 1 % is allowed), such as {bad[0]}"
-                )
+            self.tolerate(bad, n_total or len(chosen))
             if images is not None:
                 yield images, labels
         self.unreadable = bad
+
+    def read(self, batches: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor | None, Tensor, list[str]]]:
+        """Read batches of images, given by their numbers, ahead of whoever takes them if there are processes for that.
+
+        Yields:
+            The readable images of each batch (None without any), their labels, and the names of the others, which are reported.
+
+        Raises:
+            PmqError: a process that reads ahead died.
+        """
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=[list(batch) for batch in batches],
+            num_workers=self.workers,
+            collate_fn=_collate,
+            worker_init_fn=_ignore_signals,
+        )
+        for images, labels, failed in _checked(loader):
+            for name in failed:
+                message(f"unreadable, skipped: {name}")
+            yield images, labels, failed
+
+    def tolerate(self, unreadable: Sequence[str], total: int) -> None:
+        """Raise if more than 1 % of ``total`` images cannot be read.
+
+        Raises:
+            PmqError: see above.
+        """
+        if len(unreadable) > TOLERATED * total:
+            raise PmqError(
+                f"{len(unreadable)} of {total} images in {self.name} cannot be read (at most 1 % is allowed), "
+                f"such as {unreadable[0]}"
+            )
+
+    def identity(self, indices: Sequence[int]) -> str:
+        """Return a digest of which images these are: name and number, and size and time of change of their files."""
+        digest = hashlib.sha256(f"{self.name} {len(self)}".encode())
+        digest.update(np.asarray(indices, dtype=np.int64).tobytes())
+        inner = getattr(self.dataset.dataset, "dataset", self.dataset.dataset)
+        shards = [sample.shard for sample in getattr(inner, "samples", ()) if hasattr(sample, "shard")]
+        files: Sequence[Any] = getattr(inner, "files", None) or shards
+        for path in dict.fromkeys(map(str, files)):
+            try:
+                status = Path(path).stat()
+                digest.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
+            except OSError:
+                digest.update(f"{path} unreadable".encode())
+        return digest.hexdigest()
 
     def files_of(self, indices: Sequence[int]) -> list[str]:
         """Return the files of images; empty if the images are not files or some could not be read."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torch import Tensor
 
 from pmq.core.task import CLASSIFICATION, Task
+from pmq.evaluation.exact_sum import ZERO, ExactSum
 from pmq.quant import output_error, to_logits
 
 
 @dataclass
 class Accuracy:
     """Running sums over images, from which :meth:`compute` derives the metrics.
+
+    Sums of floats are exact, so that images may be divided among workers, and their sums added in any order, without any
+    effect on the metrics.
 
     >>> import torch
     >>> sums = Accuracy()
@@ -25,12 +30,12 @@ class Accuracy:
 
     n_images: int = 0
     labelled: int = 0
-    top1: float = 0
+    top1: ExactSum = ZERO
     top5: int = 0
-    agreed: float = 0
-    error: float = 0.0
+    agreed: ExactSum = ZERO
+    error: ExactSum = ZERO
     #: sum of the squared FP32 values, if the task is regression
-    square: float = 0.0
+    square: ExactSum = ZERO
     task: Task = CLASSIFICATION
 
     def update(self, reference: Tensor, output: Tensor, labels: Tensor | None = None) -> None:
@@ -41,27 +46,27 @@ class Accuracy:
         positions, 0 to C - 1.
         """
         self.n_images += len(output)
-        self.error += float(output_error(reference, output, self.task).double().sum())
+        self.error = self.error.plus(output_error(reference, output, self.task).tolist())
         if self.task.name == "regression" and self.task.loss is None:
-            self.square += float(reference.double().square().sum())
+            self.square = self.square.plus(reference.double().square().flatten(1).sum(1).tolist())
         if not self.task.decides:
             return
         expected, logits = to_logits(reference, self.task), to_logits(output, self.task)
         if not self.task.once:
             self._add_several(expected.argmax(-1), logits.argmax(-1), labels)
             return
-        self.agreed += int((expected.argmax(1) == logits.argmax(1)).sum())
+        self.agreed = self.agreed.plus([int((expected.argmax(1) == logits.argmax(1)).sum())])
         if labels is not None:
             known = labels >= 0
             best = logits[known].topk(min(5, logits.shape[1]), 1).indices
             hits = best == labels[known].to(best.device)[:, None]
             self.labelled += int(known.sum())
-            self.top1 += int(hits[:, 0].sum())
+            self.top1 = self.top1.plus([int(hits[:, 0].sum())])
             self.top5 += int(hits.sum())
 
     def _add_several(self, expected: Tensor, decisions: Tensor, labels: Tensor | None) -> None:
         """Add several decisions per image ``(B, K)``."""
-        self.agreed += float((expected == decisions).double().mean(1).sum())
+        self.agreed = self.agreed.plus((expected == decisions).double().mean(1).tolist())
         if labels is None or labels.numel() != decisions.numel():
             return
         truth = labels.reshape(decisions.shape).to(decisions.device)
@@ -69,17 +74,30 @@ class Accuracy:
         counted = known.sum(1) > 0
         right = ((decisions == truth).double() * known).sum(1)[counted] / known.sum(1)[counted]
         self.labelled += int(counted.sum())
-        self.top1 += float(right.sum())
+        self.top1 = self.top1.plus(right.tolist())
 
     @property
-    def sums(self) -> dict[str, float]:
-        """All sums by name, for a journal; ``Accuracy(**sums, task=task)`` restores them."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "task"}
+    def sums(self) -> dict[str, Any]:
+        """All sums by name, for a journal; :meth:`from_sums` restores them."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "task"}
+        return {name: value.to_json() if isinstance(value, ExactSum) else value for name, value in values.items()}
+
+    @classmethod
+    def from_sums(cls, sums: Mapping[str, Any], task: Task) -> Accuracy:
+        """Restore the sums that a journal has, also those of earlier versions, which were single floats."""
+        kinds = {f.name: f.default for f in fields(cls)}
+        values: dict[str, Any] = {n: ExactSum.from_json(v) if isinstance(kinds[n], ExactSum) else v for n, v in sums.items()}
+        return replace(cls(task=task), **values)
 
     def __add__(self, other: Accuracy) -> Accuracy:
         """Combine the sums of two sets of images."""
-        sums: dict[str, Any] = {name: value + getattr(other, name) for name, value in self.sums.items()}
-        return Accuracy(**sums, task=self.task)
+        sums: dict[str, Any] = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name != "task"}
+        return replace(self, **sums)
+
+    @property
+    def mean_error(self) -> float:
+        """Mean error of an image."""
+        return float(self.error) / self.n_images
 
     def compute(self) -> dict[str, float | None]:
         """Return percentages and means; ``None`` where a metric is not defined."""
@@ -87,13 +105,13 @@ class Accuracy:
         def percent(count: float, total: int) -> float | None:
             return 100.0 * count / total if total else None
 
-        mean = self.error / self.n_images if self.n_images else None
+        mean = self.mean_error if self.n_images else None
         if self.square:  # relative to the values of these images
-            mean = self.error * self.task.scale / self.square
+            mean = float(self.error) * self.task.scale / float(self.square)
         return {
-            "top1": percent(self.top1, self.labelled),
+            "top1": percent(float(self.top1), self.labelled),
             "top5": None if self.task.name != "classification" else percent(self.top5, self.labelled),
-            "agreement": percent(self.agreed, self.n_images) if self.task.decides else None,
+            "agreement": percent(float(self.agreed), self.n_images) if self.task.decides else None,
             "kl": mean if self.task.error_name == "kl" else None,
             "feature_error": mean if self.task.error_name == "feature_error" else None,
             "n_images": self.n_images,

@@ -1,10 +1,9 @@
-"""Evaluation of quantized models on images, all of them in one pass over the data."""
+"""Evaluation of allocations on images that are held in memory, such as candidates of a search."""
 
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,67 +11,7 @@ from torch import Tensor, nn
 from pmq.core.choice import Decisions
 from pmq.core.task import Task
 from pmq.evaluation.accuracy import Accuracy
-from pmq.evaluation.whole_set import Metric, WholeSetMetrics
 from pmq.quant import Simulator, check_outputs
-
-#: number of images on which bfloat16 is compared with full precision
-AMP_CHECKED = 64
-Metrics = dict[str, float | None]
-
-
-@torch.no_grad()
-def evaluate_models(
-    reference: nn.Module,
-    models: Sequence[nn.Module],
-    batches: Iterable[tuple[Tensor, Tensor | None]],
-    task: Task,
-    amp: bool = False,
-    metric: Metric | None = None,
-) -> list[Metrics]:
-    """Evaluate several models against labels and against ``reference`` on the same images.
-
-    The reference is computed once per batch. ``images_per_s`` counts only a model's own forward passes. With ``amp`` the
-    models use bfloat16 for all multiplications that are not integer; ``amp_agreement`` is the percentage of the first
-    images for which they make the same decision as without.
-
-    Args:
-        reference: the FP32 model.
-        models: the models to evaluate; the reference itself may be one of them.
-        batches: ``(images, labels)``; labels may be ``None``, single labels -1.
-        task: what the outputs mean.
-        amp: whether to use bfloat16, see above.
-        metric: ``metric(outputs, targets)``, called with the outputs of all images and their labels; returns a number.
-
-    Returns:
-        The metrics of each model.
-    """
-    sums = [Accuracy(task=task) for _ in models]
-    checks = [Accuracy(task=task) for _ in models]
-    seconds = [0.0] * len(models)
-    collected = WholeSetMetrics(task, metric)
-    device = next(reference.parameters()).device
-    for images, labels in batches:
-        images = images.to(device)
-        expected = reference(images)
-        check_outputs(reference, images, expected)
-        outputs = []
-        for i, model in enumerate(models):
-            start = time.perf_counter()
-            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                output = model(images).float()
-            seconds[i] += time.perf_counter() - start
-            if amp and checks[i].n_images < AMP_CHECKED:
-                checks[i].update(model(images), output, None)
-            sums[i].update(expected, output, labels)
-            outputs.append(output)
-        collected.add(expected, outputs, labels)
-    return [
-        total.compute()
-        | {"images_per_s": total.n_images / forward_s if forward_s else None}
-        | {"amp_agreement": check.compute()["agreement"] if amp else None}
-        | figures
-        for total, forward_s, check, figures in zip(sums, seconds, checks, collected.figures(len(models)), strict=True)
-    ]
 
 
 class Evaluator:
@@ -99,9 +38,16 @@ class Evaluator:
 
     def extended(self, images: Tensor, batch_size: int = 32) -> Evaluator:
         """Return an evaluator with more images, as one more part."""
+        return self.with_part(self._references(images, batch_size))
+
+    def with_part(self, batches: list[tuple[Tensor, Tensor]]) -> Evaluator:
+        """Return an evaluator with one more part, whose FP32 outputs are known."""
         longer = copy.copy(self)
-        longer.parts = [*self.parts, self._references(images, batch_size)]
+        longer._reference, longer.parts = self._reference, [*self.parts, batches]
         return longer
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_reference": None}  # other processes have its outputs, and may lack the modules of its user
 
     def evaluate(self, assignment: Decisions, part: int | None = None) -> Accuracy:
         """Simulate an allocation and compare it with FP32, on all images or on one part of them."""

@@ -23,11 +23,11 @@ class WholeSetMetrics:
 
     Attributes:
         task: what the outputs mean; if they are features, their neighbours are compared.
-        metric: a custom metric.
+        custom: whether there is a custom metric.
     """
 
     task: Task
-    metric: Metric | None = None
+    custom: bool = False
     reference: list[Tensor] = field(default_factory=list)
     outputs: list[list[Tensor]] = field(default_factory=list)
     labels: list[Tensor | None] = field(default_factory=list)
@@ -35,7 +35,7 @@ class WholeSetMetrics:
     @property
     def needed(self) -> bool:
         """Whether a metric needs the outputs."""
-        return self.metric is not None or self.task.name == "features"
+        return self.custom or self.task.name == "features"
 
     def add(self, reference: Tensor, outputs: Sequence[Tensor], labels: Tensor | None) -> None:
         """Add a batch: FP32's outputs, those of each model, and the labels."""
@@ -44,8 +44,14 @@ class WholeSetMetrics:
             self.outputs.append([output.cpu() for output in outputs])
             self.labels.append(labels)
 
-    def figures(self, models: int) -> list[dict[str, float | None]]:
-        """Return the metrics of each of ``models`` models.
+    def extend(self, other: WholeSetMetrics) -> None:
+        """Add the images that another collection has."""
+        self.reference += other.reference
+        self.outputs += other.outputs
+        self.labels += other.labels
+
+    def figures(self, models: int, metric: Metric | None = None) -> list[dict[str, float | None]]:
+        """Return the metrics of each of ``models`` models; ``metric`` is the custom one.
 
         They are ``cosine``, ``neighbour_agreement`` and ``knn_top1`` of features, and ``metric``.
 
@@ -56,17 +62,20 @@ class WholeSetMetrics:
         if not self.outputs:
             return [empty] * models
         reference, labels = torch.cat(self.reference), _joined(self.labels)
-        return [empty | self._model_figures(reference, torch.cat(parts), labels) for parts in zip(*self.outputs, strict=True)]
+        by_model = [torch.cat(parts) for parts in zip(*self.outputs, strict=True)]
+        return [empty | self._model_figures(reference, outputs, labels, metric) for outputs in by_model]
 
-    def _model_figures(self, reference: Tensor, outputs: Tensor, labels: Tensor | None) -> dict[str, float | None]:
+    def _model_figures(
+        self, reference: Tensor, outputs: Tensor, labels: Tensor | None, metric: Metric | None
+    ) -> dict[str, float | None]:
         figures: dict[str, float | None] = {}
         if self.task.name == "features":
             expected, vectors = reference.flatten(1), outputs.flatten(1)
             figures["cosine"] = float(nn.functional.cosine_similarity(expected.double(), vectors.double()).mean())
             figures["neighbour_agreement"] = neighbour_agreement(expected, vectors)
             figures["knn_top1"] = None if labels is None or labels.ndim != 1 else knn_top1(vectors, labels)
-        if self.metric is not None:
-            figures["metric"] = _number(self.metric, outputs, labels)
+        if metric is not None:
+            figures["metric"] = _number(metric, outputs, labels)
         return figures
 
 

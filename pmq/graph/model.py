@@ -16,22 +16,36 @@ Stage = Callable[[Any, Tensor], Tensor]
 
 
 class Program:
-    """Graph of a captured model, cut into stages that are compiled to Python functions; copies of a model share it."""
+    """Graph of a captured model, cut into stages that are compiled to Python functions; copies of a model share it.
+
+    A program that another process receives runs in the same way, but its graphs are empty: the nodes of a graph describe what
+    was traced, which is bound to the process that traced it.
+    """
 
     def __init__(self, graph: fx.Graph) -> None:
         self.graph, self.calls = graph, calls_of(graph)
         self.closed = any(n.op == "placeholder" and is_fixed(n.meta["val"].shape[0]) for n in graph.nodes)
         self.cuts: list[StageGraph] = cut_stages(graph)
-        self.stages: list[Stage] = [_compiled(cut.graph) for cut in self.cuts]
+        codes = [cut.graph.python_code(root_module="self") for cut in self.cuts]
+        self._sources = [(code.src, code.globals) for code in codes]
+        self.stages: list[Stage] = [_compiled(*source) for source in self._sources]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        cuts = [(cut.modules, cut.reads) for cut in self.cuts]
+        return {"calls": self.calls, "closed": self.closed, "cuts": cuts, "sources": self._sources}
 
-def _compiled(graph: fx.Graph) -> Stage:
-    code = graph.python_code(root_module="self")
-    scope = dict(code.globals)
-    exec(compile(code.src, "<captured graph>", "exec"), scope)  # source code that torch.fx generates from our own graph
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.graph, self.calls, self.closed, self._sources = fx.Graph(), state["calls"], state["closed"], state["sources"]
+        self.cuts = [StageGraph(fx.Graph(), modules, reads) for modules, reads in state["cuts"]]
+        self.stages = [_compiled(*source) for source in self._sources]
+
+
+def _compiled(source: str, names: Mapping[str, Any]) -> Stage:
+    scope = dict(names)
+    exec(compile(source, "<captured graph>", "exec"), scope)  # source code that torch.fx generates from our own graph
     stage: Stage = scope["forward"]
     return stage
 
@@ -97,11 +111,11 @@ class CapturedModel(nn.Module):
     def parameters_of(self, stage: int) -> list[nn.Parameter]:
         """Return the parameters of a stage, in the order in which it reads them."""
         parameters: dict[int, nn.Parameter] = {}
-        for node in self.program.cuts[stage].graph.nodes:
-            if node.op == "call_module":
-                parameters |= {id(p): p for p in self.get_submodule(str(node.target)).parameters()}
-            elif node.op == "get_attr":
-                tensor = self.tensor(str(node.target))
+        for is_module, name in self.program.cuts[stage].reads:
+            if is_module:
+                parameters |= {id(p): p for p in self.get_submodule(name).parameters()}
+            else:
+                tensor = self.tensor(name)
                 parameters |= {id(tensor): tensor} if isinstance(tensor, nn.Parameter) else {}
         return list(parameters.values())
 

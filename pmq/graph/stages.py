@@ -13,10 +13,17 @@ from pmq.graph.operators import aten, packet
 
 @dataclass(frozen=True)
 class StageGraph:
-    """Part of a graph that takes one tensor and returns one, and the names of the modules it calls."""
+    """Part of a graph that takes one tensor and returns one.
+
+    Attributes:
+        graph: its nodes.
+        modules: names of the modules that it calls.
+        reads: names of these modules, and of the tensors that it reads besides, in order; ``True`` marks a module.
+    """
 
     graph: fx.Graph
     modules: tuple[str, ...]
+    reads: tuple[tuple[bool, str], ...] = ()
 
 
 def cut_stages(graph: fx.Graph) -> list[StageGraph]:
@@ -117,4 +124,5 @@ def _part(nodes: list[fx.Node], start: fx.Node, end: Any, fixed: set[fx.Node]) -
             env[node] = graph.node_copy(node, value)
     graph.output(value(end))
     modules = tuple(str(node.target) for node in nodes if node.op == "call_module")
-    return StageGraph(graph, modules)
+    reads = tuple((node.op == "call_module", str(node.target)) for node in graph.nodes if node.op in ("call_module", "get_attr"))
+    return StageGraph(graph, modules, reads)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -37,6 +37,16 @@ class Journal(Protocol):
         ...
 
 
+class Spread(Protocol):
+    """Calls a function of a probe for several arguments on other processes, which have probes of their own."""
+
+    def __call__(
+        self, probe: Probe, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield the index of each of ``arguments`` with ``function(probe, *arguments[index])``, as soon as it is known."""
+        ...
+
+
 @dataclass
 class Probe:
     """Inputs of a sensitivity metric: the model, the images and the settings.
@@ -51,6 +61,7 @@ class Probe:
         keep_outputs: whether to cache the outputs of ``one_at_a_time`` for several metrics that use the same ones; the
             time they took counts as part of each such metric's ``seconds``.
         journal: where partial sums over batches are recorded; None disables the journal.
+        spread: where independent parts of a measurement are computed; None for this process.
     """
 
     simulator: Simulator
@@ -61,6 +72,7 @@ class Probe:
     seed: int = 0
     keep_outputs: bool = False
     journal: Journal | None = None
+    spread: Spread | None = None
     cached_outputs: dict[tuple[str, Choice], Tensor] = field(default_factory=dict, init=False, repr=False)
     cached_outputs_s: float = field(default=0.0, init=False)
     _reference: Tensor | None = field(default=None, init=False, repr=False)
@@ -72,6 +84,12 @@ class Probe:
             self._reference = self.outputs()
             self.simulator.apply(self.base)
         return self._reference
+
+    def call(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+        """Yield the index of each of ``arguments`` with ``function(probe, *arguments[index])``, in order of completion."""
+        if self.spread is not None:
+            return self.spread(self, function, arguments)
+        return ((index, function(self, *one)) for index, one in enumerate(arguments))
 
     @torch.no_grad()
     def outputs(self) -> Tensor:

@@ -61,9 +61,7 @@ def sampled_label_losses(probe: Probe) -> Losses:
 
 
 def _fisher_entries(probe: Probe, choices: Mapping[str, list[Choice]], score: Score) -> Iterator[Entry]:
-    return table_entries(
-        sum_scores(probe, choices, sampled_label_losses(probe), score), choices, 0.5 / (DRAWS * len(probe.images))
-    )
+    return table_entries(sum_scores(probe, choices, sampled_label_losses, score), choices, 0.5 / (DRAWS * len(probe.images)))
 
 
 def by_image(recorder: Recorder, component: Component, changes: Sequence[Tensor], gradients: Tensor, n_images: int) -> Tensor:

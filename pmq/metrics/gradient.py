@@ -10,7 +10,7 @@ from pmq.core.choice import Choice
 from pmq.core.component import Component
 from pmq.metrics.base import Entry, Metric, Probe, register
 from pmq.metrics.fisher import sampled_label_losses
-from pmq.metrics.passes import Recorder, inner_products, sum_scores, table_entries
+from pmq.metrics.passes import Losses, Recorder, inner_products, sum_scores, table_entries
 from pmq.metrics.sensitivity_table import SensitivityTable
 from pmq.quant.gradients import DRAWS, output_loss
 
@@ -29,14 +29,18 @@ class FirstOrder(Metric):
     relative = True
 
     def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Entry]:
-        reference = probe.reference()
-        label_losses = sampled_label_losses(probe)
+        return table_entries(sum_scores(probe, choices, _losses_of, _expansion, self.relative), choices, 1 / len(probe.images))
 
-        def losses(first: int, output: Tensor) -> list[Tensor]:
-            expected = reference[first : first + len(output)].to(output.device)
-            return [output_loss(expected, output, probe.task).sum(), *label_losses(first, output)]
 
-        return table_entries(sum_scores(probe, choices, losses, _expansion, self.relative), choices, 1 / len(probe.images))
+def _losses_of(probe: Probe) -> Losses:
+    """Return the losses of a batch: its error, and log-likelihoods of drawn labels."""
+    reference, label_losses = probe.reference(), sampled_label_losses(probe)
+
+    def losses(first: int, output: Tensor) -> list[Tensor]:
+        expected = reference[first : first + len(output)].to(output.device)
+        return [output_loss(expected, output, probe.task).sum(), *label_losses(first, output)]
+
+    return losses
 
 
 def _expansion(recorder: Recorder, component: Component, changes: Sequence[Tensor], gradients: Tensor, n_images: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from pmq.core.progress import track
 from pmq.metrics.base import Entry, Metric, Probe, register
 from pmq.metrics.sensitivity_table import SensitivityTable
 from pmq.quant import output_error
+
+#: number of pairs of a component and a choice that one process measures after it has computed the input of their stage
+CHUNK = 16
 
 
 @torch.no_grad()
@@ -35,22 +38,46 @@ def one_at_a_time(probe: Probe, choices: Mapping[str, list[Choice]]) -> Iterator
 
 
 def _changed_outputs(probe: Probe, choices: Mapping[str, list[Choice]]) -> Iterator[tuple[str, Choice, Tensor]]:
+    pairs = [(name, choice) for name, options in choices.items() for choice in options]
+    pairs.sort(key=lambda pair: probe.simulator.inventory[pair[0]].stage)  # stable: model order within a stage
+    if probe.spread is None:
+        yield from _outputs_of(probe, track(pairs, "measuring sensitivity"))
+        return
+    chunks = [pairs[i : i + CHUNK] for i in range(0, len(pairs), CHUNK)]
+    done: dict[int, list[Tensor]] = {}
+    following = 0
+    measured = probe.call(outputs_of_chunk, [(chunk,) for chunk in chunks])
+    for index, outputs in track(measured, "measuring sensitivity", len(chunks)):
+        done[index] = outputs
+        while following in done:  # in the order in which one process measures
+            for (name, choice), output in zip(chunks[following], done.pop(following), strict=True):
+                yield name, choice, output
+            following += 1
+
+
+def outputs_of_chunk(probe: Probe, pairs: Sequence[tuple[str, Choice]]) -> list[Tensor]:
+    """Return the outputs ``(N, ...)`` of the base with one component changed, for pairs of a component and a choice."""
+    with torch.no_grad():
+        return [output for *_, output in _outputs_of(probe, pairs)]
+
+
+def _outputs_of(probe: Probe, pairs: Iterable[tuple[str, Choice]]) -> Iterator[tuple[str, Choice, Tensor]]:
+    """Yield the outputs of pairs that are in the order of stages."""
     simulator = probe.simulator
     device = next(simulator.model.parameters()).device
     inputs = [batch.to(device) for batch in probe.images.split(probe.batch_size)]
     stage = 0
-    pairs = [(simulator.inventory[name], choice) for name, options in choices.items() for choice in options]
-    pairs.sort(key=lambda pair: pair[0].stage)  # stable: model order within a stage
-    for component, choice in track(pairs, "measuring sensitivity"):
+    for name, choice in pairs:
+        component = simulator.inventory[name]
         if component.stage != stage:
             inputs = [simulator.run(x, stage, component.stage) for x in inputs]
             stage = component.stage
-        simulator.set(component.name, choice)
+        simulator.set(name, choice)
         try:
             outputs = [simulator.run(x, stage) for x in inputs]
         finally:
-            simulator.set(component.name, probe.base.get(component.name, FLOAT))
-        yield component.name, choice, torch.cat(outputs)
+            simulator.set(name, probe.base.get(name, FLOAT))
+        yield name, choice, torch.cat(outputs)
 
 
 class _OutputMetric(Metric):

@@ -183,32 +183,53 @@ Score = Callable[[Recorder, Component, Sequence[Tensor], Tensor, int], Tensor]
 
 
 def sum_scores(
-    probe: Probe, choices: Mapping[str, list[Choice]], losses: Losses, score: Score, relative: bool = False
+    probe: Probe, choices: Mapping[str, list[Choice]], losses_of: Callable[[Probe], Losses], score: Score, relative: bool = False
 ) -> dict[str, Tensor]:
     """Sum the scores ``(choices, ...)`` of each component over all images.
 
-    This takes one forward pass per batch and one backward pass per loss, for all components together. ``relative`` is as
+    This takes one forward pass per batch and one backward pass per loss, for all components together. ``losses_of`` returns the
+    losses of a probe; it and ``score`` are functions of modules, as batches may be spread over processes. ``relative`` is as
     in :class:`Recorder`. If the probe has a journal, each batch is journaled as soon as it is done.
     """
-    simulator = probe.simulator
-    components = [simulator.inventory[name] for name in choices]
-    device = next(simulator.model.parameters()).device
+    sums: dict[int, dict[str, Tensor]] = {}
+    firsts = range(0, len(probe.images), _batch_size(probe))
+    for first in firsts:
+        known = probe.journal.recall(f"from image {first}") if probe.journal else None
+        if known is not None:
+            sums[first] = {name: torch.tensor(score_sums, dtype=torch.float64) for name, score_sums in known.items()}
+    missing = [first for first in firsts if first not in sums]
+    done = probe.call(scores_from, [(first, choices, losses_of, score, relative) for first in missing])
+    for index, batch_sums in track(done, "estimating sensitivity", len(missing)):
+        if probe.journal:
+            recorded = {name: score_sums.tolist() for name, score_sums in batch_sums.items()}
+            probe.journal.record(f"from image {missing[index]}", recorded)
+        sums[missing[index]] = batch_sums
     totals: dict[str, Tensor] = {}
-    # Batches are small because gradients of whole weights are held for each image.
-    batches = probe.images.split(1 if probe.simulator.model.closed else min(probe.batch_size, BATCH))
-    with Recorder(simulator, probe.base, components, relative) as recorder:
-        for number, batch in enumerate(track(batches, "estimating sensitivity")):
-            first = number * len(batches[0])
-            known = probe.journal.recall(f"from image {first}") if probe.journal else None
-            if known is not None:
-                sums = {name: torch.tensor(score_sums, dtype=torch.float64) for name, score_sums in known.items()}
-            else:
-                sums = _batch_scores(recorder, components, choices, batch.to(device), partial(losses, first), score)
-                if probe.journal:
-                    probe.journal.record(f"from image {first}", {name: score_sums.tolist() for name, score_sums in sums.items()})
-            for name, score_sums in sums.items():
-                totals[name] = totals[name] + score_sums if name in totals else score_sums
+    for first in firsts:  # in this order, whatever order they were computed in
+        for name, score_sums in sums[first].items():
+            totals[name] = totals[name] + score_sums if name in totals else score_sums
     return totals
+
+
+def _batch_size(probe: Probe) -> int:
+    """Return the number of images per batch, which is small because gradients of whole weights are held for each image."""
+    return 1 if probe.simulator.model.closed else min(probe.batch_size, BATCH)
+
+
+def scores_from(
+    probe: Probe,
+    first: int,
+    choices: Mapping[str, list[Choice]],
+    losses_of: Callable[[Probe], Losses],
+    score: Score,
+    relative: bool,
+) -> dict[str, Tensor]:
+    """Return the scores ``(choices, ...)`` of each component, summed over the batch that begins with image ``first``."""
+    simulator, losses = probe.simulator, losses_of(probe)
+    batch = probe.images[first : first + _batch_size(probe)].to(next(simulator.model.parameters()).device)
+    components = [simulator.inventory[name] for name in choices]
+    with Recorder(simulator, probe.base, components, relative) as recorder:
+        return _batch_scores(recorder, components, choices, batch, partial(losses, first), score)
 
 
 def _batch_scores(

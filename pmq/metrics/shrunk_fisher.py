@@ -36,7 +36,7 @@ class ShrunkFisher(Metric):
     piecewise = False
 
     def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Entry]:
-        totals = sum_scores(probe, choices, sampled_label_losses(probe), _both_scores)
+        totals = sum_scores(probe, choices, sampled_label_losses, _both_scores)
         scale = 0.5 / (DRAWS * len(probe.images))
         estimates = {name: np.maximum(t.cpu().numpy() * scale, 1e-30) for name, t in totals.items()}  # (choices, 2)
         kinds = {name: (c := probe.simulator.inventory[name]).role + c.kind for name in estimates}

@@ -10,7 +10,7 @@ from torch import Tensor
 from pmq.core.choice import Choice
 from pmq.core.component import Component
 from pmq.metrics.base import Entry, Metric, Probe, register
-from pmq.metrics.passes import Recorder, sum_scores, table_entries
+from pmq.metrics.passes import Losses, Recorder, sum_scores, table_entries
 from pmq.metrics.sensitivity_table import SensitivityTable
 from pmq.quant import to_logits
 
@@ -27,12 +27,18 @@ class ConnectionSensitivity(Metric):
     piecewise = False
 
     def _measure(self, probe: Probe, choices: Mapping[str, list[Choice]], table: SensitivityTable) -> Iterator[Entry]:
-        def losses(first: int, output: Tensor) -> list[Tensor]:
-            if not probe.task.decides:
-                return [output.flatten(1).norm(dim=1).sum()]
-            return [-torch.log_softmax(to_logits(output, probe.task), -1).amax(-1).sum()]
+        return table_entries(sum_scores(probe, choices, _losses_of, _absolute_products), choices, 1 / len(probe.images))
 
-        return table_entries(sum_scores(probe, choices, losses, _absolute_products), choices, 1 / len(probe.images))
+
+def _losses_of(probe: Probe) -> Losses:
+    """Return the loss of a batch: the negative log-likelihood of the labels that the model predicts."""
+
+    def losses(first: int, output: Tensor) -> list[Tensor]:
+        if not probe.task.decides:
+            return [output.flatten(1).norm(dim=1).sum()]
+        return [-torch.log_softmax(to_logits(output, probe.task), -1).amax(-1).sum()]
+
+    return losses
 
 
 def _absolute_products(

@@ -68,9 +68,7 @@ def token_errors(
         return torch.stack([products.sum(1), products.square().sum(1)])
 
     scored_components = _scored_components(probe, places, ranker)
-    sums = sum_scores(
-        probe, {name: list(choices.get(name, [FLOAT])) for name in scored_components}, sampled_label_losses(probe), score
-    )
+    sums = sum_scores(probe, {name: list(choices.get(name, [FLOAT])) for name in scored_components}, sampled_label_losses, score)
     n, errors = len(probe.images), {}
     for name in places:
         mean, square = sums[name] / n

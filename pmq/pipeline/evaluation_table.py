@@ -18,11 +18,12 @@ from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.spec import What, as_what, read_bits, task_of
 from pmq.core.task import Loss
 from pmq.cost import CostModel
+from pmq.data.image_shards import ImageShards
 from pmq.evaluation import Metrics
 from pmq.models.finite import check_finite
 from pmq.optimize import Space, SpaceFile, read_space
 from pmq.pipeline.allocation import load_quantized
-from pmq.pipeline.images import as_images, pairs
+from pmq.pipeline.images import as_images, first_and_all
 from pmq.pipeline.measure import check_quantizers
 from pmq.pipeline.pruned_model import pruned_like
 from pmq.pipeline.quantize import RecipeQuantizer
@@ -46,7 +47,7 @@ class EvaluationPlan:
     Attributes:
         items: allocations, ``fp32`` and uniform shorthands, in the order of the table's rows.
         subject: the FP32 model with its components.
-        labelled: batches of ``(images, labels)``, read once.
+        labelled: batches of ``(images, labels)``, read once; or the images in shards.
         calibration: images ``(N, C, H, W)`` that shorthands and recalibrated allocations are calibrated on, or ``None``.
         space: search space that shorthands take their quantizers and pins from.
         recipe: recipe that shorthands are quantized by.
@@ -58,7 +59,7 @@ class EvaluationPlan:
 
     items: tuple[What, ...]
     subject: Subject
-    labelled: Iterable[tuple[Tensor, Tensor | None]]
+    labelled: Iterable[tuple[Tensor, Tensor | None]] | ImageShards
     calibration: Tensor | None
     space: Space
     recipe: Recipe
@@ -109,7 +110,7 @@ def plan_evaluation(
         PmqError: an input is wrong; the message names it in one line.
     """
     items = tuple(as_what(item) for item in ([what] if isinstance(what, Allocation | str | Path) else what))
-    image, labelled = pairs(batches)
+    image, labelled = first_and_all(batches)
     like = None if recalibrate else next((item for item in items if isinstance(item, Allocation)), None)
     subject = Subject.of(model, device, image, crop_pct, task_of(task, *items), like).with_loss(loss, image)
     if calibration_images is not None:

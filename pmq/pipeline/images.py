@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pmq.core.errors import PmqError
 from pmq.core.progress import message
+from pmq.data.image_shards import ImageShards
 
 #: keys of images and labels in dictionary batches, such as those of Hugging Face
 _IMAGES, _LABELS = ("pixel_values", "images", "image"), ("labels", "label")
@@ -88,6 +89,17 @@ def pairs(batches: Iterable[Any]) -> tuple[Tensor, Iterator[tuple[Tensor, Tensor
     if first is None or not len(first[0]):
         raise PmqError("no images were given to evaluate on")
     return first[0][:1], chain([first], labelled)
+
+
+def first_and_all(batches: Iterable[Any]) -> tuple[Tensor, Iterable[tuple[Tensor, Tensor | None]] | ImageShards]:
+    """Return the first image ``(1, C, H, W)``, and all images as pairs of images and labels, or in shards if they are.
+
+    Raises:
+        PmqError: see :func:`pairs`.
+    """
+    if isinstance(batches, ImageShards):
+        return batches.source.first_readable(batches.indices, 1), batches
+    return pairs(batches)
 
 
 def _pair(batch: Any) -> tuple[Tensor, Tensor | None]:

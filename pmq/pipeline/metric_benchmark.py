@@ -14,6 +14,7 @@ from pmq.core.progress import track
 from pmq.core.rundir import RunDir
 from pmq.core.spec import read_bits
 from pmq.evaluation import Evaluator
+from pmq.evaluation.executor import LocalExecutor
 from pmq.metrics import METRICS, Probe, SensitivityTable
 from pmq.optimize import ExactSolver, Space, Tables, nsga2, within
 from pmq.optimize.candidates import largest_uniform
@@ -26,6 +27,7 @@ from pmq.pipeline.measure import measure
 from pmq.pipeline.search.candidate_pool import CandidatePool, simulate_allocation
 from pmq.pipeline.search.explore import compared_candidates
 from pmq.pipeline.search.loop import Rounds
+from pmq.pipeline.search.state import SearchState
 from pmq.pipeline.search.stopping import StoppingCriteria
 
 #: the metric that searches use, with its rounds
@@ -96,16 +98,17 @@ class MetricBenchmark:
         """Add the search by rounds at every budget, as ``pmq search`` runs it."""
         optima, seconds, tables = {}, [], self._costs
         probe = Probe(self.probe.simulator, self.probe.images, self.probe.task, {}, self.probe.batch_size, self.probe.seed)
+        executor = LocalExecutor(SearchState(probe.simulator, probe, self.evaluator))
         for budget, limits in [*self.limits.items(), (None, self._one_limits)]:
             start = time.perf_counter()
-            pool = CandidatePool(self.evaluator, self.space, None, StoppingCriteria())
+            pool = CandidatePool(executor, self.evaluator, self.space, None, StoppingCriteria())
             rounds = Rounds(probe, ROUNDS_OF, self.space, limits, pool, None)
             rounds.run(compared_candidates(self.space, rounds.tables, limits))
             if budget is None:
                 tables = rounds.tables
                 continue
             seconds.append(time.perf_counter() - start)
-            known = {g: t.total.error for g, t in pool.complete().items()}
+            known = {g: float(t.total.error) for g, t in pool.complete().items()}
             genomes = np.array(list(known))
             costs = rounds.tables.evaluate(genomes)
             promise = np.where(within(limits, costs), costs[:, 0] * np.array(list(known.values())), np.inf)
@@ -121,7 +124,7 @@ class MetricBenchmark:
             if uniform is not None:
                 rows["uniform"][budget] = self.space.assignment(uniform.genome)
             drawn = random_at_budget(self._costs, limits, RANDOM, rng)
-            errors = [self.evaluator.evaluate(self.space.assignment(g)).error for g in track(drawn, "random search")]
+            errors = [self.evaluator.evaluate(self.space.assignment(g)).mean_error for g in track(drawn, "random search")]
             rows["random"][budget] = self.space.assignment(drawn[int(np.argmin(errors))])
         if "sqnr" not in self._tables:
             self._tables["sqnr"] = Tables.build(self.space, measure(self.probe, self.space.choices, "sqnr", self._run, "sqnr/"))

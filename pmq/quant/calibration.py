@@ -70,6 +70,10 @@ class Calibration:
             self._cache[key] = fit(values, choice, weights)
         return self._cache[key]
 
+    def use(self, name: str, choice: Choice, quantizer: Quantizer) -> None:
+        """Use a quantizer that was fitted to the same samples elsewhere."""
+        self._cache[name, choice.key()] = quantizer
+
 
 def _known(parameters: Mapping[str, list[float]], choice: Choice) -> Quantizer:
     """Build a quantizer from parameters that are known in advance."""

@@ -88,6 +88,7 @@ class Simulator:
         self._components = {c.name: c for c in inventory}
         self._current: dict[str, Choice] = dict.fromkeys(inventory.names, FLOAT)
         self._weights: dict[tuple[str, Choice, str], Tensor] = {}
+        self._fitted: dict[tuple[str, Choice], QuantizedWeight] = {}
         self._integers: dict[tuple[str, Choice], IntegerWeight | None] = {}
         self._quantizers: dict[tuple[str, Choice], Quantizer] = {}
 
@@ -177,6 +178,22 @@ class Simulator:
             if not choice.is_fp32:
                 (self.weight if component.role == "weight" else self.quantizer)(component, choice)
 
+    def fit(self, name: str, choices: Sequence[Choice]) -> dict[Choice, QuantizedWeight | Quantizer]:
+        """Return the quantized weights, or the quantizers, of a component at some choices, for :meth:`use` elsewhere."""
+        component, choices = self._components[name], [choice for choice in choices if not choice.is_fp32]
+        if component.role == "weight":
+            return {choice: self.quantized_weight(component, choice) for choice in choices}
+        return {choice: self.calibration.quantizer(name, choice) for choice in choices}
+
+    def use(self, fits: Mapping[str, Mapping[Choice, QuantizedWeight | Quantizer]]) -> None:
+        """Use what :meth:`fit` returned in a copy of this simulator, by component, in place of quantizing again."""
+        for name, fitted in fits.items():
+            for choice, value in fitted.items():
+                if isinstance(value, QuantizedWeight):
+                    self._fitted[name, choice] = value
+                else:
+                    self.calibration.use(name, choice, value)
+
     def weight(self, component: Component, choice: Choice) -> Tensor:
         """Return the quantized and masked values of a weight, which are computed once and cached."""
         mask = self._masked.get(component.name)
@@ -202,6 +219,8 @@ class Simulator:
 
     def quantized_weight(self, component: Component, choice: Choice) -> QuantizedWeight:
         """Quantize a weight, without its mask, and return its codes and quantizer."""
+        if (component.name, choice) in self._fitted:
+            return self._fitted[component.name, choice]
         return self.rounding(component, self._instrument.weights[component.name].detach(), choice, None)
 
     def quantizer(self, component: Component, choice: Choice) -> Quantizer:

@@ -12,7 +12,8 @@ import torch
 
 import pmq
 from pmq.cli.arguments import _repeated
-from pmq.cli.source import NO_FLAGS, Source, grouped
+from pmq.cli.grouped import grouped
+from pmq.cli.source import NO_FLAGS, Source
 from pmq.cli.subject import open_model
 from pmq.core import PmqError
 from pmq.core.rundir import add_to_manifest

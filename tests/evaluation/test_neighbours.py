@@ -49,9 +49,9 @@ def test_agreement_is_that_of_the_nearest() -> None:
 
 def test_a_metric_that_cannot_be_used_is_told() -> None:
     def figures(metric: Metric, labels: torch.Tensor | None) -> dict[str, float | None]:
-        found = WholeSetMetrics(Task(), metric)
+        found = WholeSetMetrics(Task(), custom=True)
         found.add(FEATURES, [FEATURES], labels)
-        return found.figures(1)[0]
+        return found.figures(1, metric)[0]
 
     with pytest.raises(PmqError, match="needs targets"):
         figures(lambda outputs, targets: 1.0, None)

@@ -67,7 +67,8 @@ class Goal:
             middle = (low + high) // 2
             candidates = self._optimum(rounds.tables, solver, middle)
             pool.simulate(candidates)
-            agreement = pool.simulated[candidates[0].genome].total.compute()["agreement"] if candidates else None
+            simulated = pool.simulated.get(candidates[0].genome) if candidates else None
+            agreement = None if simulated is None else simulated.total.compute()["agreement"]
             if agreement is not None and agreement >= self.agreement:
                 high = middle
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,9 +11,9 @@ import pandas as pd
 
 from pmq.core import FLOAT, Assignment, Limits
 from pmq.core.progress import track
-from pmq.core.rundir import RunDir
 from pmq.core.task import Task
 from pmq.cost import CostModel
+from pmq.evaluation.executor import Unit
 from pmq.optimize import Space, Tables, non_dominated, nsga2, solver_for, within
 from pmq.optimize.candidates import (
     Candidate,
@@ -24,7 +25,7 @@ from pmq.optimize.candidates import (
 )
 from pmq.optimize.ranking import rank_correlation
 from pmq.optimize.tables import Floats, Genomes
-from pmq.pipeline.search.candidate_pool import CandidatePool, simulate_allocation
+from pmq.pipeline.search.candidate_pool import CandidatePool
 
 #: uniform allocations that every run simulates for comparison
 UNIFORM = (8, 6, 4)
@@ -65,7 +66,12 @@ def explore(space: Space, tables: Tables, limits: Limits, pool: CandidatePool, s
     """
     sweep = sweep_candidates(solver_for(tables), _sweep(tables))
     seeds = np.array([*(c.genome for c in sweep), *pool.simulated])
-    stages = [nsga2(tables, bounds, seeds, seed=seed) for bounds in track([Limits(), limits], "evolving the front")]
+    units = [
+        Unit(i, f"evolving front {i}", _evolved, (nsga2, tables, bounds, seeds, seed))
+        for i, bounds in enumerate([Limits(), limits])
+    ]
+    evolved = {unit.key: result for unit, result in track(pool.executor.run(units), "evolving the front", len(units))}
+    stages = [e if isinstance(e := evolved[u.key], np.ndarray) else u.function(None, *u.arguments) for u in units]
     genomes = np.concatenate([seeds, *stages])
     genomes = genomes[np.sort(np.unique(genomes, axis=0, return_index=True)[1])]
     costs = tables.evaluate(genomes)
@@ -73,6 +79,11 @@ def explore(space: Space, tables: Tables, limits: Limits, pool: CandidatePool, s
     if not pool.stopping.over():
         pool.simulate(sweep)
     return Archive(genomes, costs, tables.cost_names)
+
+
+def _evolved(_: object, evolve: Callable[..., Genomes], tables: Tables, bounds: Limits, seeds: Genomes, seed: int) -> Genomes:
+    """Evolve a front, as a unit of work that needs no state."""
+    return evolve(tables, bounds, seeds, seed=seed)
 
 
 def _sweep(tables: Tables) -> list[tuple[str, Limits]]:
@@ -89,7 +100,7 @@ def _sweep(tables: Tables) -> list[tuple[str, Limits]]:
     ]
 
 
-def lay_out(archive: Archive, pool: CandidatePool, space: Space, limits: Limits, run: RunDir | None) -> pd.DataFrame:
+def lay_out(archive: Archive, pool: CandidatePool, space: Space, limits: Limits) -> pd.DataFrame:
     """Return a table with a row for every explored point, simulated or not."""
     index = {tuple(map(int, g)): i for i, g in enumerate(archive.genomes)}
     points = pd.DataFrame(archive.costs, columns=["predicted_error", *archive.names])
@@ -107,7 +118,7 @@ def lay_out(archive: Archive, pool: CandidatePool, space: Space, limits: Limits,
         points.loc[at, "n_images"] = candidate.total.n_images
         if genome in complete:  # a part of the images is too few to draw a point from
             points.loc[at, ACCURACY_COLUMNS] = _figures(candidate.total.compute())
-    foreign = _foreign_uniform(pool, space, index, limits, run)
+    foreign = _foreign_uniform(pool, space, index, limits)
     return pd.concat([points, foreign], ignore_index=True) if len(foreign) else points
 
 
@@ -115,9 +126,7 @@ def _figures(metrics: dict[str, float | None]) -> list[float]:
     return [float("nan") if (value := metrics[n]) is None else value for n in ACCURACY_COLUMNS]
 
 
-def _foreign_uniform(
-    pool: CandidatePool, space: Space, index: dict[tuple[int, ...], int], limits: Limits, run: RunDir | None
-) -> pd.DataFrame:
+def _foreign_uniform(pool: CandidatePool, space: Space, index: dict[tuple[int, ...], int], limits: Limits) -> pd.DataFrame:
     """Return rows of FP32 and of the uniform allocations outside the space, which are compared but never chosen."""
     costs, rows = CostModel(space.inventory, space.latency), []
     assignments: dict[str, Assignment] = {"fp32": dict.fromkeys(space.inventory.names, FLOAT)}
@@ -128,7 +137,9 @@ def _foreign_uniform(
         if genome is not None and tuple(genome) in index:
             continue
         cost = costs.costs(assignment)
-        total = simulate_allocation(pool.evaluator, assignment, source, run)
+        total = pool.accuracy_of(assignment, source)
+        if total is None:
+            continue
         row: dict[str, Any] = {"source": source, "n_images": total.n_images} | cost
         row |= {"within": limits.allow(*cost.values()), "front": False, "genome_id": -1, "predicted_error": np.nan}
         rows.append(row | dict(zip(ACCURACY_COLUMNS, _figures(total.compute()), strict=True)))

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from pmq.core import PmqError
-from pmq.core.choice import Decisions, bits_of
-from pmq.core.progress import track
+from pmq.core.choice import Decisions
+from pmq.core.progress import message, track
 from pmq.core.recipe import Recipe
 from pmq.evaluation import Evaluator
+from pmq.evaluation.executor import Executor, Failed, Unit
 from pmq.pipeline.search.explore import ACCURACY_COLUMNS
+from pmq.pipeline.search.state import quantize_and_evaluate, quantize_finalist
 from pmq.pipeline.search.width_search import Joint, Whole
 from pmq.pipeline.subject import Subject
-from pmq.quant import Quantized, build_quantized_model, quantize
+from pmq.quant import Quantized
 
 #: row of the chosen point, its model, the quantized model, and its metrics
 Finished = tuple[int, Subject, Quantized, dict[str, float | None]]
+#: metrics of a finalist, and the quantized model
+_Result = tuple[dict[str, float | None], Quantized]
+#: error, row, quantized model and metrics of a finalist
+_Candidate = tuple[float, int, Quantized, dict[str, float | None]]
 #: points quantized layer by layer; the best of separately quantized components need not be the best after that
 FINALISTS = 4
 
@@ -49,6 +54,7 @@ def finish(
     points: pd.DataFrame,
     assignment_of: Callable[[int], Decisions],
     evaluator: Evaluator,
+    executor: Executor,
     checkpoints: Path | None = None,
     hurry: bool = False,
 ) -> Finished:
@@ -56,24 +62,47 @@ def finish(
 
     Layer-by-layer compensation and reconstruction can overfit few calibration images when the error is small anyway: each
     is used only if it does not raise the error on the evaluator's images. In a ``hurry`` only one finalist is quantized.
+    Finalists of full width are quantized by the workers of the ``executor``, if it has any.
+
+    Raises:
+        PmqError: no finalist could be quantized.
     """
     error = evaluator.task.error_name
     full_recipe, recipe = recipe, recipe.model_copy(update={"reconstruct": 0})
 
-    def quantize_finalist(index: int, by: Recipe) -> tuple[float, int, Quantized, dict[str, float | None]]:
-        assignment = assignment_of(index)
-        _, prepared = models.built(assignment)
-        quantized = quantize(replace(prepared, recipe=by), bits_of(assignment), checkpoints)
-        metrics = evaluator.evaluate_model(
-            build_quantized_model(copy.deepcopy(prepared.model), prepared.inventory, quantized).model
-        ).compute()
-        return metrics[error] or 0.0, index, quantized, {name: metrics[name] for name in ACCURACY_COLUMNS}
+    def quantized_by(tasks: Sequence[tuple[int, Recipe]], label: str) -> list[_Candidate]:
+        if executor.n_workers and isinstance(models, Whole):
+            units = [Unit(i, _name(*t), quantize_finalist, (assignment_of(t[0]), t[1], checkpoints)) for i, t in enumerate(tasks)]
+            results = dict(_succeeded(track(executor.run(units), label, len(units))))
+        else:
+            results = {i: quantize_here(*task) for i, task in enumerate(track(tasks, label))}
+        return [(m[error] or 0.0, tasks[i][0], q, {n: m[n] for n in ACCURACY_COLUMNS}) for i, (m, q) in sorted(results.items())]
+
+    def quantize_here(index: int, by: Recipe) -> _Result:
+        _, prepared = models.built(assignment_of(index))
+        return quantize_and_evaluate(replace(prepared, recipe=by), assignment_of(index), evaluator, checkpoints)
 
     count = FINALISTS if recipe.sequential and not hurry else 1
-    quantized_points = [quantize_finalist(i, recipe) for i in track(finalists(points, error, count), "quantizing finalists")]
-    best = min(quantized_points, key=lambda each: each[0])
+    candidates = quantized_by([(index, recipe) for index in finalists(points, error, count)], "quantizing finalists")
+    if not candidates:
+        raise PmqError("no finalist could be quantized; see the messages above, and go on later with `resume`")
+    best = min(candidates, key=lambda each: each[0])
     recipes = [full_recipe] if full_recipe.reconstruct else []
     recipes += [recipe.model_copy(update={"sequential": False})] if recipe.sequential and not hurry else []
-    variants = [quantize_finalist(best[1], by) for by in recipes]
+    variants = quantized_by([(best[1], by) for by in recipes], "quantizing the best one by other recipes")
     _, index, quantized, metrics = min([best, *variants], key=lambda each: each[0])
     return index, models.built(assignment_of(index))[0], quantized, metrics
+
+
+def _name(index: int, recipe: Recipe) -> str:
+    return f"finalist {index} by recipe {recipe.name!r}"
+
+
+def _succeeded(done: Iterator[tuple[Unit, _Result | Failed]]) -> Iterator[tuple[int, _Result]]:
+    """Yield the results of units by key, and report those that failed."""
+    for unit, result in done:
+        if isinstance(result, Failed):
+            message(f"{unit.name} is left out, as its quantization failed: {result.reason}")
+        else:
+            assert isinstance(unit.key, int)
+            yield unit.key, result

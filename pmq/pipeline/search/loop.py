@@ -154,7 +154,7 @@ class Rounds:
 
     def _best(self) -> tuple[int, ...] | None:
         known = {g: t.total for g, t in self.pool.complete().items() if self._inside(g)}
-        return min(known, key=lambda g: known[g].error) if known else None
+        return min(known, key=lambda g: float(known[g].error)) if known else None
 
     def _inside(self, genome: tuple[int, ...]) -> bool:
         return bool(within(self.limits, self.tables.evaluate(np.array([genome])))[0])
@@ -165,7 +165,7 @@ class Rounds:
     def _standing(self) -> tuple[float, float]:
         complete = self.pool.complete()
         genomes: Genomes = np.array(list(complete))
-        errors = np.array([t.total.error / t.total.n_images for t in complete.values()])
+        errors = np.array([t.total.mean_error for t in complete.values()])
         costs = self.tables.evaluate(genomes)
         inside = within(self.limits, costs)
         limits = dict(self.limits.bounds)

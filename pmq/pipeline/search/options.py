@@ -13,6 +13,7 @@ from torch import nn
 from pmq.core.recipe import Recipe
 from pmq.core.task import AUTO, Loss
 from pmq.cost import LatencyTable
+from pmq.evaluation.ray_options import RayOptions
 from pmq.optimize.constraints import Constraints
 from pmq.pipeline.image_split import CALIB_IMAGES, HELD_OUT
 from pmq.pipeline.search.stopping import ROUNDS
@@ -86,6 +87,7 @@ class RunOptions:
         device: device to run on, such as ``cuda``.
         results: folder in which the run directory is named after model and budget, where ``out`` names none.
         resume: resume a killed run.
+        ray: workers of a Ray cluster that share the work; ``None`` for this process alone. Results are the same.
         command: facts about how the run was started, which the manifest stores.
     """
 
@@ -94,4 +96,5 @@ class RunOptions:
     device: str | torch.device | None = None
     results: Path | str | None = None
     resume: bool = False
+    ray: RayOptions | None = None
     command: Mapping[str, Any] | None = None

@@ -11,6 +11,7 @@ from torch import nn
 from pmq.core import Allocation, Limits
 from pmq.core.choice import Decisions
 from pmq.evaluation import Evaluator
+from pmq.evaluation.executor import Executor
 from pmq.metrics import Probe
 from pmq.pipeline.allocation import make_allocation
 from pmq.pipeline.patches.kinds import SCORE
@@ -21,6 +22,7 @@ from pmq.pipeline.search.explore import Archive, compared_candidates, explore, l
 from pmq.pipeline.search.finalists import Finished, finish
 from pmq.pipeline.search.loop import Rounds
 from pmq.pipeline.search.plan import SearchPlan
+from pmq.pipeline.search.state import SearchState, add_part, spread_state
 from pmq.pipeline.search.stopping import StoppingCriteria
 from pmq.pipeline.search.width_masks import WidthMasks, measure_widths
 from pmq.pipeline.search.width_search import Whole
@@ -73,29 +75,39 @@ def calibrate(plan: SearchPlan) -> Prepared:
     return prepare(subject.model, subject.inventory, calibration, plan.recipe, seed, len(images.held_out), subject.task)
 
 
-def explore_space(plan: SearchPlan, prepared: Prepared, clock: Clock) -> Explored:
-    """Measure, solve and simulate in rounds; then explore the front."""
+def explore_space(plan: SearchPlan, prepared: Prepared, executor: Executor, clock: Clock) -> Explored:
+    """Measure, solve and simulate in rounds; then explore the front.
+
+    Sensitivities are measured and candidates simulated by the ``executor``, which receives the state of the search.
+    """
     options, run_options, subject = plan.options, plan.run_options, plan.subject
     stopping = StoppingCriteria(options.time_limit, options.max_evals, options.n_rounds)
     with prepared.simulator(WidthMasks(prepared, plan.widths.widths) if plan.widths else None) as simulator:
         evaluator = Evaluator(simulator, plan.images.evaluated, subject.task, run_options.batch_size, plan.reference)
-        pool = CandidatePool(evaluator, plan.space, plan.run, stopping)
         probe = Probe(simulator, plan.images.probed, subject.task, {}, run_options.batch_size, run_options.seed)
+        spread_state(executor, SearchState(simulator, probe, evaluator, prepared), plan.space.choices)
+        if executor.n_workers:
+            clock.lap("workers")
+        pool = CandidatePool(executor, evaluator, plan.space, plan.run, stopping)
         widths = measure_widths(probe, plan.space, plan.run) if plan.widths else None
         rounds = Rounds(probe, options.metric, plan.space, plan.limits, pool, plan.run, widths)
         rounds.run(compared_candidates(plan.space, rounds.tables, plan.limits))
         clock.lap("rounds")
         limits = plan.limits if plan.goal is None else plan.goal.approach(rounds)
         archive = explore(plan.space, rounds.tables, limits, pool, run_options.seed)
-        points = lay_out(archive, pool, plan.space, limits, plan.run)
+        points = lay_out(archive, pool, plan.space, limits)
         clock.lap("front")
-        return Explored(
-            rounds, archive, points, pool.evaluator.extended(plan.images.probed, run_options.batch_size), stopping, limits
-        )
+        extended = evaluator.extended(plan.images.probed, run_options.batch_size)
+        if executor.n_workers:
+            executor.share(add_part, extended.parts[-1])
+        return Explored(rounds, archive, points, extended, stopping, limits)
 
 
-def choose(plan: SearchPlan, prepared: Prepared, explored: Explored) -> Chosen:
-    """Quantize the most promising points by the whole recipe and take the best; ``chosen`` marks its row in the points."""
+def choose(plan: SearchPlan, prepared: Prepared, explored: Explored, executor: Executor) -> Chosen:
+    """Quantize the most promising points by the whole recipe and take the best; ``chosen`` marks its row in the points.
+
+    The ``executor`` has the state that :func:`explore_space` gave to it.
+    """
     points, archive = explored.points, explored.archive
     models = plan.widths or Whole(plan.subject, prepared)
     learned: Path | None = None if plan.path is None else plan.path / "learned"
@@ -107,7 +119,7 @@ def choose(plan: SearchPlan, prepared: Prepared, explored: Explored) -> Chosen:
         if plan.goal is not None:
             points["within"] = [within.allow(*row) for row in points[list(archive.names)].itertuples(index=False)]
         hurry = hurry or explored.stopping.interrupted
-        return finish(models, plan.recipe, points, assignment_of, explored.evaluator, learned, hurry)
+        return finish(models, plan.recipe, points, assignment_of, explored.evaluator, executor, learned, hurry)
 
     limits = explored.limits
     if plan.goal is None:
