@@ -15,7 +15,8 @@ from pmq.core.pruning import WidthOptions
 from pmq.core.quantizer_parameters import why_unfit
 from pmq.core.validation import validated
 from pmq.cost.latency import LatencyTable
-from pmq.optimize.space_file import KINDS, OneChoice, Options, SpaceFile
+from pmq.optimize.operator_types import combinations, linked
+from pmq.optimize.space_file import KINDS, OneChoice, Operators, Options, SpaceFile
 
 IMAGE_BITS = 8
 
@@ -82,7 +83,7 @@ class Space:
         decided = {d.components for d in self.decisions}
         pairs = {}
         for layer in layers:
-            pair = (f"{layer}.weight", f"{layer}.input")
+            pair = (f"{layer}.weight", self.inventory.source_of(layer))
             if pair in decided:
                 pairs[layer] = list(zip(*(choices[name] for name in pair), strict=True))
             else:
@@ -159,7 +160,7 @@ class Space:
         context = f"search space {self.name!r}, {component.name!r}"
         if bits == FP32:
             return FLOAT
-        _check_fits(component, quantizer, granularity, context)
+        _check_fits(component, quantizer, granularity, context, bits)
         fields = {"bits": bits, "quantizer": quantizer, "granularity": granularity, "group_size": options.group_size}
         fields |= {"symmetric": bool(options.symmetric), "estimator": self.estimator}
         return validated(Choice, fields, context)
@@ -190,7 +191,7 @@ class Space:
             return FLOAT
         quantizer = entry.quantizer or "affine"
         granularity = "token" if quantizer == "dynamic" else entry.granularity or "tensor"
-        _check_fits(component, quantizer, granularity, context)
+        _check_fits(component, quantizer, granularity, context, entry.bits)
         fields = entry.model_dump() | {"quantizer": quantizer, "granularity": granularity, "estimator": self.estimator}
         return validated(Choice, fields, context)
 
@@ -210,7 +211,23 @@ class Space:
         choices = [self._choice(component, b, q) for b in sorted(set(options.bits)) for q in options.quantizers(b)]
         return tuple(dict.fromkeys(choices))
 
+    def _decide_together(self, operators: Operators) -> list[Decision]:
+        """Return decisions over the components of a whole graph: those that a product links have the choices that it takes."""
+        context = f"search space {self.name!r}"
+        if not self.inventory.whole:
+            raise PmqError(f"{context} has operators, but this model's tensors between operators are no components")
+        if self.file.modes or self.file.ties:
+            raise PmqError(f"{context} has operators, which excludes modes and ties; remove them")
+        choices = {c.name: self._component_choices(c) for c in self.inventory}
+        groups = linked(self.inventory, choices)
+        rows = [combinations(names, choices, operators, self.inventory, context) for names in groups]
+        return [
+            Decision(tuple(names), tuple(zip(*row, strict=True))) for names, row in zip(groups, rows, strict=True)
+        ]
+
     def _decide(self) -> list[Decision]:
+        if self.file.operators is not None:
+            return self._decide_together(self.file.operators)
         mode_decisions = self._mode_decisions()
         inside = {name for decision in mode_decisions.values() for name in decision.components}
         choices = {c.name: self._component_choices(c) for c in self.inventory if c.name not in inside}
@@ -281,9 +298,9 @@ class Space:
                 )
 
 
-def _check_fits(component: Component, quantizer: str, granularity: str, context: str) -> None:
-    """Raise if a component cannot have a quantizer or granularity."""
-    reason = why_unfit(component.slot, quantizer, granularity)
+def _check_fits(component: Component, quantizer: str, granularity: str, context: str, bits: int) -> None:
+    """Raise if a component cannot have a quantizer, granularity or bit-width."""
+    reason = why_unfit(component.slot, quantizer, granularity, bits)
     if reason:
         raise PmqError(f"{context}: {reason}")
 

@@ -17,6 +17,7 @@ from pmq.core.validation import shown, validated
 KINDS = (
     *("patch_embed", "qkv", "proj", "fc1", "fc2", "reduction", "head", "linear", "conv", "depthwise", "conv_transpose"),
     *("image", "norm", "attention", "gelu", "hidden", "features", "q", "k", "softmax", "v", "product"),
+    *("sum", "logits", "constant", "scale"),
 )
 
 
@@ -74,13 +75,28 @@ class Mode(_Strict):
     excepted: list[str] = Field(default_factory=list)
 
 
+class Operators(_Strict):
+    """Widths that the operators of a target take where every tensor is quantized, so that no search proposes others.
+
+    ``layer`` lists triples of bits: of the input, the weight and the result; ``product`` those of both operands and the result;
+    ``norm`` those of the input, the scale and the result. ``elementwise`` lists the widths of all other operators, whose
+    operands and result have one width. Where a tensor has another width than an operator takes, the file converts it.
+    """
+
+    layer: list[tuple[Bits, Bits, Bits]] = Field(min_length=1)
+    product: list[tuple[Bits, Bits, Bits]] = Field(min_length=1)
+    norm: list[tuple[Bits, Bits, Bits]] = Field(min_length=1)
+    elementwise: list[Bits] = Field(min_length=1)
+
+
 class SpaceFile(_Strict):
     """Contents of a ``search_spaces/*.yaml`` file.
 
     ``weight`` and ``activation`` hold for all components; ``components`` refines them for a kind (``softmax``) or a name pattern
     (``blocks.0.*``), where the later entry wins; ``pins`` fixes bits by kind or pattern. With ``modes`` a layer's weight and
     input choose one of the modes together, regardless of the other entries. Activations that are the same tensor, read by
-    several operators, have the same bits unless ``shared`` is false.
+    several operators, have the same bits unless ``shared`` is false. With ``operators`` every tensor between operators is a
+    component, as targets need that compute with integers alone.
     """
 
     name: str
@@ -92,6 +108,7 @@ class SpaceFile(_Strict):
     ties: list[Tie] = Field(default_factory=list)
     shared: bool = True
     modes: dict[str, Mode] = Field(default_factory=dict)
+    operators: Operators | None = None
 
 
 def spaces_folder() -> Path:

@@ -12,7 +12,7 @@ from pmq.core.budget import Limits
 from pmq.core.choice import FLOAT, WidthChoice, bits_of
 from pmq.core.component import Operator
 from pmq.core.errors import PmqError
-from pmq.cost.cost_model import CostModel, component_bytes, grid_ops
+from pmq.cost.cost_model import CostModel, component_bytes, choice_ops
 from pmq.metrics.sensitivity_table import SensitivityTable
 from pmq.optimize.space import Space
 from pmq.optimize.superposition import Superposition
@@ -73,7 +73,7 @@ class Tables:
                     error[d, k] += sensitivity.get(name, choice)
                     bits[d, k] = choice.bits
                     size[d, k] += component_bytes(inventory[name], choice)
-                    ops[d, k] += grid_ops(inventory[name], choice)
+                    ops[d, k] += choice_ops(inventory[name], choice)
             if latency is not None and not isinstance(decision.choices[0][0], WidthChoice):
                 for k in range(len(decision)):
                     ms[d, k] = latency.decision_ms(bits_of(decision.options(k)))

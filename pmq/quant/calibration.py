@@ -137,7 +137,7 @@ class _PassRecorder:
             self.samples[name].add(self.instrument.by_head(name, x.detach()), self.share, self.generator)
             if not self.samples[name].finite():
                 raise PmqError(f"activation {name!r} is not finite on the calibration images; check the checkpoint and the data")
-            if torch.is_grad_enabled():
+            if torch.is_grad_enabled() and not self.instrument.inventory[name].fixed:
                 self.activations[name] = x
             return x
 

@@ -1,0 +1,80 @@
+"""Constraints of whole graphs: which widths of its operands an operator takes, as choices that are decided together."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+
+from pmq.core.choice import Choice
+from pmq.core.component import Inventory, Operator
+from pmq.core.errors import PmqError
+from pmq.optimize.space_file import Operators
+
+#: most combinations of choices of components that operators link; without an operator that converts widths between them,
+#: all layers of a model would be one decision
+MOST = 1 << 14
+
+
+def linked(inventory: Inventory, choices: Mapping[str, Sequence[Choice]]) -> list[list[str]]:
+    """Return the groups of components with several choices that products link, each in model order; the others are alone."""
+    group: dict[str, list[str]] = {name: [name] for name in choices}
+    for operator in inventory.operators:
+        names = {name for name in _operands(operator, inventory) if len(choices[name]) > 1}
+        merged = sorted({member for name in names for member in group[name]}, key=list(choices).index)
+        group |= dict.fromkeys(merged, merged)
+    return [names for name, names in group.items() if name == names[0]]
+
+
+def combinations(
+    names: Sequence[str], choices: Mapping[str, Sequence[Choice]], operators: Operators, inventory: Inventory, context: str
+) -> list[tuple[Choice, ...]]:
+    """Return the combinations of choices of linked components that their products take, in order of rising bits.
+
+    Raises:
+        PmqError: too many components are linked, or no combination is left; the message names them.
+    """
+    count = math.prod(len(choices[name]) for name in names)
+    if count > MOST:
+        raise PmqError(
+            f"{context}: products link {', '.join(names[:3])} and others, with {count} combinations of bits; fix some by `pins`"
+        )
+    place = {name: i for i, name in enumerate(names)}
+    rules = []
+    for operator in inventory.operators:
+        operands = _operands(operator, inventory)
+        if not place.keys().isdisjoint(operands):
+            rules.append((operands, _taken(operator, operators)))
+    fixed = {name: row[0] for name, row in choices.items() if len(row) == 1}
+
+    def allowed(combination: Sequence[Choice]) -> bool:
+        return all(
+            tuple((combination[place[name]] if name in place else fixed[name]).bits for name in operands) in taken
+            for operands, taken in rules
+        )
+
+    found = [c for c in itertools.product(*(choices[name] for name in names)) if allowed(c)]
+    if not found:
+        raise PmqError(f"{context}: no bits of {', '.join(names)} are taken by the operators that link them; relax its pins")
+    return sorted(found, key=lambda combination: sum(choice.bits for choice in combination))
+
+
+def why_not_taken(assignment: Mapping[str, Choice], operators: Operators, inventory: Inventory) -> str | None:
+    """Say which product does not take the widths of an assignment, if any."""
+    for operator in inventory.operators:
+        bits = tuple(assignment[name].bits for name in _operands(operator, inventory))
+        if bits not in _taken(operator, operators):
+            text = " x ".join(map(str, bits[:2]))
+            return f"{operator.name!r} at {text} bits with a result of {bits[2]} bits is not among the widths it takes"
+    return None
+
+
+def _operands(operator: Operator, inventory: Inventory) -> tuple[str, str, str]:
+    return (*operator.operands, inventory.results[operator.name])
+
+
+def _taken(operator: Operator, operators: Operators) -> set[tuple[int, int, int]]:
+    """Return the widths of both operands and of the result; a result may be narrower, as it is converted then."""
+    layer = operator.operands[0].endswith(".weight")
+    widths = [(w, a, r) for a, w, r in operators.layer] if layer else operators.product
+    return {(a, b, result) for a, b, most in widths for result in (4, 8, 16) if result <= most}
