@@ -136,7 +136,7 @@ def layers_check(errors: Mapping[str, float]) -> Check:
 def bits_check(stored: Mapping[str, str], assignment: Assignment, inventory: Inventory) -> Check:
     """Check that the file stores the bits that were allocated."""
     expected = {
-        c.module: layer_key(assignment[c.name], assignment.get(f"{c.module}.input", FLOAT))
+        c.module: layer_key(assignment[c.name], assignment.get(inventory.source_of(c.module), FLOAT))
         for c in inventory
         if c.slot == "weight"
     }
@@ -149,6 +149,9 @@ def bits_check(stored: Mapping[str, str], assignment: Assignment, inventory: Inv
 
 
 def _is_quantized_operand(component: Component, assignment: Assignment) -> bool:
+    """Return whether a file states the bits of a component by an operator of its own; constants hold their values there."""
+    if component.slot == "tensor":
+        return not component.fixed and not assignment[component.name].is_fp32
     return component.slot not in ("weight", "input") and assignment[component.name].bits <= 8
 
 
