@@ -54,7 +54,8 @@ class _Taps:
         self.graph = graph
         self._depends = set[fx.Node]()
         for node in graph.nodes:
-            if node.op == "placeholder" or any(source in self._depends for source in _tensors_read(node)):
+            # a layer or a product of constants is computed for each image, too
+            if node.op in ("placeholder", "call_module") or any(source in self._depends for source in _tensors_read(node)):
                 self._depends.add(node)
         self._taps: dict[str, Tapped] = {}
 

@@ -146,6 +146,8 @@ class _PassRecorder:
     def _layer_hook(self, module: str) -> Any:
         def hook(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
             self.layers[module] = (args[0].detach(), output)
+            if self.instrument.inventory.whole:  # no tap at its input precedes it
+                self.order.append(f"{module}.weight")
 
         return hook
 
