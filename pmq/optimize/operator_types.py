@@ -40,12 +40,13 @@ def combinations(
             f"{context}: products link {', '.join(names[:3])} and others, with {count} combinations of bits; fix some by `pins`"
         )
     place = {name: i for i, name in enumerate(names)}
+    fixed = {name: row[0] for name, row in choices.items() if len(row) == 1}
     rules = []
     for operator in inventory.operators:
         operands = _operands(operator, inventory)
-        if not place.keys().isdisjoint(operands):
+        # a component of one choice is alone, and only restricts those that it is linked to
+        if not place.keys().isdisjoint(operands) and all(name in place or name in fixed for name in operands):
             rules.append((operands, _taken(operator, operators)))
-    fixed = {name: row[0] for name, row in choices.items() if len(row) == 1}
 
     def allowed(combination: Sequence[Choice]) -> bool:
         return all(
