@@ -22,11 +22,13 @@ END = ":tensor"
 JOINS = (aten.cat, aten.concat, aten.stack)
 #: operators with padding of zeros, which every grid contains
 PADS = (aten.pad, aten.constant_pad_nd)
+#: operators that select values, and so keep their grid
+SELECTS = (aten.max_pool2d, aten.amax)
 SOFTMAX = (aten.softmax, aten._softmax)
 #: operators that integer graphs have, beside products, layers and moves
 COMPUTES = (
     *(aten.add, aten.sub, aten.mul, aten.div, aten.neg, aten.gelu, aten.relu, aten.sigmoid, aten.tanh, aten.hardswish),
-    *(aten.hardsigmoid, aten.layer_norm, aten.mean, *SOFTMAX),
+    *(aten.hardsigmoid, aten.layer_norm, aten.mean, aten.avg_pool2d, aten.adaptive_avg_pool2d, *SOFTMAX),
 )
 
 
@@ -74,6 +76,8 @@ class _Taps:
     def _keeps_grid(self, node: fx.Node) -> bool:
         """Return whether a node's values lie on the grid of the tensor it reads."""
         if moves(node) or rescales(node):
+            return True
+        if packet(node) in SELECTS:
             return True
         if packet(node) in PADS:
             return len(node.args) < 4 or not node.args[3]
@@ -148,7 +152,7 @@ def tap_of(node: Any) -> Any:
     while isinstance(node, fx.Node) and not str(node.target).endswith(END):
         if packet(node) in JOINS:
             node = node.args[0][0]  # type: ignore[index]
-        elif moves(node) or rescales(node) or packet(node) in PADS:
+        elif moves(node) or rescales(node) or packet(node) in (*PADS, *SELECTS):
             node = node.args[0]
         else:
             return None
@@ -158,7 +162,7 @@ def tap_of(node: Any) -> Any:
 def _gridded(part: Any) -> Any:
     """Return the tap of a part of a join; a part that was rescaled has another grid, and so none in common."""
     node = part
-    while isinstance(node, fx.Node) and (moves(node) or packet(node) in PADS):
+    while isinstance(node, fx.Node) and (moves(node) or packet(node) in (*PADS, *SELECTS)):
         node = node.args[0]
     return node if isinstance(node, fx.Node) and str(node.target).endswith(END) else None
 

@@ -24,6 +24,7 @@ NORM, MATMUL = "LayerNormalization", "MatMul"
 #: operators whose operands and result have one width
 ELEMENTWISE = (
     *("Add", "Sub", "Mul", "Div", "Neg", "Gelu", "Relu", "Sigmoid", "Tanh", "Softmax", "ReduceMean", "HardSwish", "HardSigmoid"),
+    *("AveragePool", "GlobalAveragePool"),
 )
 #: scale and zero point that 16-bit results of these operators must have, by the conventions of QNN's execution provider
 FIXED = {"Sigmoid": (1 / 65536, 0), "Tanh": (1 / 32768, 32768)}

@@ -14,9 +14,10 @@ from onnx import helper, numpy_helper
 from pmq.runtimes.operand import DOMAIN, OPERAND, DeployOperand
 
 Array = NDArray[Any]
-#: operators that move values; the first input is the tensor
+#: operators that move or select values; the first input is the tensor
 MOVES = (
     *("Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Expand", "Flatten", "Identity", "Gather", "Split", "Tile", "Pad"),
+    *("MaxPool", "ReduceMax"),
 )
 JOIN = "Concat"
 #: steps of a 16-bit grid in a step of the 8-bit grid of the same range: 65535 / 255. As the ratio is odd, rounding to the

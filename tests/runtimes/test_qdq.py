@@ -17,7 +17,7 @@ from pmq.core import PmqError
 from pmq.core.recipe import find_recipe
 from pmq.graph import captured, take_inventory, with_tensors
 from pmq.models.torchvision_ops import ensure_torchvision
-from pmq.optimize import Space, SpaceFile, read_space
+from pmq.optimize import Space, read_space
 from pmq.quant import Simulator, build_quantized_model, prepare, quantize, restore
 from pmq.runtimes import TARGETS
 from pmq.runtimes.labels import TARGET
@@ -26,7 +26,9 @@ from pmq.runtimes.operand import deploy_operands, mark_operands
 from pmq.runtimes.proof import bits_check, layer_errors, layers_check, operand_errors, outputs_of
 from pmq.runtimes.qdq_grids import RATIO, Grid
 from pmq.runtimes.qdq_read import read_bits
+from tests.asked import asked
 from tests.conftest import Tiny
+from tests.shallow import shallow_searches
 
 QDQ = TARGETS["qdq"]
 VIT: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
@@ -89,3 +91,75 @@ def test_files_compute_what_was_simulated(name: str, options: dict[str, Any], tm
     with torch.no_grad():
         wanted, exact = simulator.model(images), module(images)
     assert float((found - wanted).norm()) < 0.25 * float((exact - wanted).norm()) + 1e-3 * float(wanted.norm())
+
+
+def test_a_searched_allocation_is_a_proved_file(tiny: Tiny, tmp_path: Path) -> None:
+    """From the search, whose front holds what the target takes alone, to the file with the bits that it chose."""
+    quick = asked(recipe="fast", n_calibration=8, n_held_out=16, n_rounds=1, max_evals=2)
+    images = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    with shallow_searches():
+        result = pmq.search(tiny.module, images, "bitops=0.045G", space="qdq", **quick)
+    bits = {choice.bits for name, choice in result.allocation.assignment.items() if name.endswith(".tensor")}
+    assert bits == {8, 16}
+    assert result.allocation.budget is not None
+    assert result.allocation.budget.achieved["bit_ops"] <= 0.045e9
+    file = result.allocation.save(tmp_path / "chosen.json")
+    deployment = pmq.deploy(tiny.module, file, "qdq", images[8:], tmp_path, n_passes=3)
+    assert deployment.passed, deployment.proof
+    assert deployment.proof["bits"].measured == 0
+    read = {name: bits for name, bits in deployment.layers.items() if name.endswith(".tensor")}
+    assert {int(label) for label in read.values()} == {8, 16}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head.tensor": {"bits": 4}}, "cannot run 'head.tensor' at 4 bits"),
+        ({"head.weight": {"bits": 8, "granularity": "channel"}}, "not symmetric"),
+        ({"blocks.0.norm1.tensor": {"bits": 8}, "blocks.0.attn.qkv.tensor": {"bits": 16}}, "'blocks.0.attn.qkv' at 8 x 8 bits"),
+    ],
+)
+def test_refuses_what_it_cannot_run(change: dict[str, Any], message: str, tiny: Tiny) -> None:
+    inventory = take_inventory(with_tensors(tiny.model), tiny.images[:1])
+    uniform = Space(read_space("qdq"), inventory).uniform(8, 8)
+    changed = {name: uniform[name].model_copy(update={"symmetric": False} | options) for name, options in change.items()}
+    QDQ.check(uniform, inventory)
+    with pytest.raises(PmqError, match=message):
+        QDQ.check(uniform | changed, inventory)
+    with pytest.raises(PmqError, match="needs bits for every tensor"):
+        QDQ.check(tiny.space.uniform(8, 8), tiny.inventory)
+
+
+def test_what_is_not_quantized_is_found(tiny: Tiny, tmp_path: Path) -> None:
+    """A file in which one operator computes with floats does not pass as integers."""
+    written(tiny.module, tiny.images[:4], tmp_path / "m.onnx")
+    model = onnx.load(tmp_path / "m.onnx")
+    gelu = next(node for node in model.graph.node if node.op_type == "Gelu")
+    makers = {node.output[0]: node for node in model.graph.node}
+    quantized = makers[makers[gelu.input[0]].input[0]]
+    gelu.input[0] = quantized.input[0]
+    with pytest.raises(LookupError, match="operator"):
+        read_bits(model)
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(PmqError, match="is not quantized"):
+        QDQ.stored(tmp_path / "m.onnx")
+
+
+def test_a_wider_grid_contains_the_narrower_one() -> None:
+    """Rounding to 16 bits on the way never changes the 8-bit code, so conversions in files need no simulation."""
+    grid = Grid(8, 0.037, 91)
+    wide = grid.at(16)
+    assert (wide.scale * RATIO, wide.zero) == (pytest.approx(grid.scale), 91 * RATIO)
+    values = np.random.default_rng(0).uniform(-5, 8, 100_000)
+    through = (wide.codes(values).astype(np.float64) - wide.zero) * wide.scale
+    assert (grid.codes(through) == grid.codes(values)).all()
+    levels = (np.arange(256) - grid.zero) * grid.scale
+    assert (wide.codes(levels) == np.arange(256) * RATIO).all()
+
+
+def test_pixels_and_open_batches_are_refused(tiny: Tiny, tmp_path: Path) -> None:
+    config = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    with pytest.raises(PmqError, match="deploy with `input=float`"):
+        pmq.deploy(tiny.module, "w8a8", "qdq", tiny.images, tmp_path, input="uint8", data_config=config)
+    with pytest.raises(PmqError, match="no open batch size"):
+        pmq.deploy(tiny.module, "w8a8", "qdq", tiny.images, tmp_path, dynamic_batch=True)
