@@ -104,7 +104,9 @@ def search(
     source = fill_from_pruned(source.with_model(model))
     module, images = open_subject(source, workers, device, threads)
     reference = unpruned_reference(module, source)
-    timed = target is not None and (latency is not None or not TARGETS[target].whole)  # milliseconds of an NPU are not measured here
+    timed = target is not None and (
+        latency is not None or not TARGETS[target].whole
+    )  # milliseconds of an NPU are not measured here
     table = known_latency(module, target, results, latency, force=force, prune=prune) if target and timed else None
     n_images = calib_images + (held_out or HELD_OUT)
     result = run_search(

@@ -187,7 +187,7 @@ class Inventory:
                 raise PmqError(
                     f"{what}: product {shown(operator.name)} is of unknown components, or its multiply-accumulates are negative"
                 )
-        for field, value in (("rest_bytes", inventory.rest_bytes), ("total_macs", inventory.total_macs)):
+        for part, value in (("rest_bytes", inventory.rest_bytes), ("total_macs", inventory.total_macs)):
             if value < 0:
-                raise PmqError(f"{what}: {field} is negative: {value}")
+                raise PmqError(f"{what}: {part} is negative: {value}")
         return inventory

@@ -8,7 +8,7 @@ from typing import Any
 from pmq.core.choice import Choice, WidthChoice
 from pmq.core.component import Inventory
 from pmq.core.patches import PatchMap
-from pmq.cost.cost_model import CostModel, component_bytes, choice_ops
+from pmq.cost.cost_model import CostModel, choice_ops, component_bytes
 from pmq.cost.latency import kernel_key
 
 #: row of everything outside components: biases, norms, embeddings, and the time between layers

@@ -96,9 +96,7 @@ def component_of(path: str, slot: str) -> str:
     return f"{owner}{colon}{number}"
 
 
-def _operands(
-    path: str, module: Tapped, node: fx.Node, seen: _Seen, whole: bool
-) -> Iterator[tuple[str, torch.Size, str, Any]]:
+def _operands(path: str, module: Tapped, node: fx.Node, seen: _Seen, whole: bool) -> Iterator[tuple[str, torch.Size, str, Any]]:
     """Yield a module's slots with shape, kind, and the node whose value the operand is, where other modules may read it too.
 
     In a ``whole`` graph, tensors are components where they are computed, not where they are read.

@@ -15,8 +15,8 @@ from pmq.core.pruning import WidthOptions
 from pmq.core.quantizer_parameters import why_unfit
 from pmq.core.validation import validated
 from pmq.cost.latency import LatencyTable
-from pmq.optimize.operator_types import combinations, linked
-from pmq.optimize.space_file import KINDS, OneChoice, Operators, Options, SpaceFile
+from pmq.optimize.operator_types import together
+from pmq.optimize.space_file import KINDS, OneChoice, Options, SpaceFile
 
 IMAGE_BITS = 8
 
@@ -211,23 +211,10 @@ class Space:
         choices = [self._choice(component, b, q) for b in sorted(set(options.bits)) for q in options.quantizers(b)]
         return tuple(dict.fromkeys(choices))
 
-    def _decide_together(self, operators: Operators) -> list[Decision]:
-        """Return decisions over the components of a whole graph: those that a product links have the choices that it takes."""
-        context = f"search space {self.name!r}"
-        if not self.inventory.whole:
-            raise PmqError(f"{context} has operators, but this model's tensors between operators are no components")
-        if self.file.modes or self.file.ties:
-            raise PmqError(f"{context} has operators, which excludes modes and ties; remove them")
-        choices = {c.name: self._component_choices(c) for c in self.inventory}
-        groups = linked(self.inventory, choices)
-        rows = [combinations(names, choices, operators, self.inventory, context) for names in groups]
-        return [
-            Decision(tuple(names), tuple(zip(*row, strict=True))) for names, row in zip(groups, rows, strict=True)
-        ]
-
     def _decide(self) -> list[Decision]:
         if self.file.operators is not None:
-            return self._decide_together(self.file.operators)
+            rows = together({c.name: self._component_choices(c) for c in self.inventory}, self.file, self.inventory)
+            return [Decision(names, tuple(zip(*row, strict=True))) for names, row in rows.items()]
         mode_decisions = self._mode_decisions()
         inside = {name for decision in mode_decisions.values() for name in decision.components}
         choices = {c.name: self._component_choices(c) for c in self.inventory if c.name not in inside}

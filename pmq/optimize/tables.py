@@ -12,7 +12,7 @@ from pmq.core.budget import Limits
 from pmq.core.choice import FLOAT, WidthChoice, bits_of
 from pmq.core.component import Operator
 from pmq.core.errors import PmqError
-from pmq.cost.cost_model import CostModel, component_bytes, choice_ops
+from pmq.cost.cost_model import CostModel, choice_ops, component_bytes
 from pmq.metrics.sensitivity_table import SensitivityTable
 from pmq.optimize.space import Space
 from pmq.optimize.superposition import Superposition

@@ -100,7 +100,13 @@ class DeployLayer:
     def tile(self) -> tuple[int, int] | None:
         """Height and width of the patches of a convolution whose windows neither overlap nor leave gaps; None for others."""
         convolution = self.convolution
-        if convolution is None or not self.image or not convolution.plain or self.value.ndim != 4 or self.value.shape[2:] != convolution.stride:
+        if (
+            convolution is None
+            or not self.image
+            or not convolution.plain
+            or self.value.ndim != 4
+            or self.value.shape[2:] != convolution.stride
+        ):
             return None
         return int(self.value.shape[2]), int(self.value.shape[3])
 

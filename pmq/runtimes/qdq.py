@@ -50,15 +50,17 @@ class Qdq(OnnxRuntime):
         if all(choice.is_fp32 for choice in assignment.values()):
             return
         if not inventory.whole:
-            raise PmqError(f"target {self.name!r} needs bits for every tensor between operators; search with `target={self.name}`")
+            raise PmqError(
+                f"target {self.name!r} needs bits for every tensor between operators; search with `target={self.name}`"
+            )
         for component in inventory:
             choice = assignment[component.name]
             weight = component.role == "weight"
             bits, granularity = ((4, 8), "channel") if weight else ((8, 16), "tensor")
             if (choice.bits, choice.quantizer, choice.granularity) not in [(b, "affine", granularity) for b in bits]:
                 raise PmqError(
-                    f"target {self.name!r} cannot run {component.name!r} at {choice.label} bits per {choice.granularity}; it takes "
-                    f"{bits[0]} or {bits[1]} bits per {granularity}; search with `target={self.name}`"
+                    f"target {self.name!r} cannot run {component.name!r} at {choice.label} bits per {choice.granularity}; "
+                    f"it takes {bits[0]} or {bits[1]} bits per {granularity}; search with `target={self.name}`"
                 )
             if weight and not choice.symmetric:
                 raise PmqError(f"target {self.name!r} cannot run {component.name!r}, whose grid is not symmetric")

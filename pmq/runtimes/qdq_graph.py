@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from pmq.core.errors import PmqError
 from pmq.optimize.space_file import Operators
 from pmq.runtimes.layer import DeployLayer
-from pmq.runtimes.onnx_builder import OPERAND as TENSOR
 from pmq.runtimes.onnx_builder import PRODUCT
 from pmq.runtimes.operand import DOMAIN, DeployOperand
+from pmq.runtimes.qdq_codes import CodeWriter
 from pmq.runtimes.qdq_grids import JOIN, MOVES, Grid, Grids, folded
 from pmq.runtimes.skeleton import INPUT, LAYER, OUTPUT
 
@@ -62,32 +62,25 @@ def integer_graph(
     return model
 
 
-class _Writer:
-    """Writer of the nodes of an integer graph.
-
-    Tensors are stored in codes under their name and bits; ``_stored`` holds the pairs that were written so far.
-    """
+class _Writer(CodeWriter):
+    """Writer of the operators of an integer graph, between the tensors that they read and write."""
 
     def __init__(self, grids: Grids, layers: Mapping[str, DeployLayer], operators: Operators) -> None:
-        self.grids, self.layers, self.operators = grids, layers, operators
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: dict[str, onnx.TensorProto] = {}
-        self._codes: dict[tuple[str, int], str] = {}
-        self._floats: dict[tuple[str, int], str] = {}
-        self._calls: dict[str, int] = {}
+        super().__init__(grids)
+        self.layers, self.operators = layers, operators
 
     def start(self) -> None:
         """Quantize the graph's input."""
-        self._write(INPUT, INPUT, self._grid(INPUT).bits)
+        self.write(INPUT, INPUT, self.grid(INPUT).bits)
 
     def finish(self) -> None:
         """Return the graph's output in FP32."""
         tensor = self.grids.name(OUTPUT)
         grid = self.grids.get(tensor)
         if grid is None:  # of a layer alone
-            self._node("Identity", [f"{tensor} float"], OUTPUT)
+            self.node("Identity", [f"{tensor} float"], OUTPUT)
         else:
-            self._node("DequantizeLinear", [self._code(tensor, grid.bits), *self._parameters(grid)], OUTPUT)
+            self.node("DequantizeLinear", [self.code(tensor, grid.bits), *self.parameters(grid)], OUTPUT)
 
     def add(self, node: onnx.NodeProto) -> None:
         """Add a node of the skeleton between quantized tensors."""
@@ -107,210 +100,103 @@ class _Writer:
         else:
             raise PmqError(f"operator {node.op_type} has no form in integers; choose another target, or another model")
 
-    def _grid(self, tensor: str) -> Grid:
-        grid = self.grids.get(tensor)
-        if grid is None:
-            raise PmqError(f"tensor {tensor!r} of the exported graph has no grid; choose another target, or another model")
-        return grid
-
-    def _node(self, op: str, inputs: Sequence[str], output: str, name: str = "", **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(op, list(inputs), [output], name, **attributes))
-        return output
-
-    def constant(self, name: str, value: Array) -> str:
-        """Add a constant; return its name."""
-        if name not in self.constants:
-            self.constants[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
-        return name
-
-    def _parameters(self, grid: Grid) -> list[str]:
-        scale, kind = np.float32(grid.scale), np.uint8 if grid.bits == 8 else np.uint16
-        return [
-            self.constant(f"scale {scale.view(np.uint32):08x}", np.array(scale)),
-            self.constant(f"zero {grid.zero} of {grid.bits}", np.array(grid.zero, kind)),
-        ]
-
-    def _code(self, tensor: str, bits: int) -> str:
-        """Return the codes of a tensor at a width, which are converted from another width where necessary."""
-        tensor = self.grids.name(tensor)
-        key = (tensor, bits)
-        if key in self._codes:
-            return self._codes[key]
-        name = f"{tensor} {bits}"
-        if tensor in self.grids.values:
-            number = self.grids.number(tensor)
-            grid = (Grid.of_number(number) if number is not None else self._grid(tensor)).at(bits)
-            self._codes[key] = self.constant(name, grid.codes(self.grids.values[tensor]))
-            return self._codes[key]
-        grid = self._grid(tensor)
-        floats = self._float(tensor, grid.bits)
-        self._codes[key] = self._node("QuantizeLinear", [floats, *self._parameters(grid.at(bits))], name)
-        return self._codes[key]
-
-    def _float(self, tensor: str, bits: int) -> str:
-        """Return the dequantized values of a tensor at a width."""
-        tensor = self.grids.name(tensor)
-        key = (tensor, bits)
-        if key not in self._floats:
-            number = self.grids.number(tensor)
-            grid = (Grid.of_number(number) if number is not None else self._grid(tensor)).at(bits)
-            codes = self._code(tensor, bits)
-            self._floats[key] = self._node("DequantizeLinear", [codes, *self._parameters(grid)], f"{tensor} {bits} float")
-        return self._floats[key]
-
-    def _write(self, tensor: str, floats: str, bits: int, fixed: tuple[float, int] | None = None) -> None:
-        """Quantize what an operator computes, at the width of its result, and convert it to the tensor's own width."""
-        grid = self._grid(tensor)
-        tensor = self.grids.name(tensor)
-        name = f"{grid.name}/{TENSOR}"
-        if fixed is not None:
-            wide = self._parameters(Grid(16, *fixed))
-            codes = self._node("QuantizeLinear", [floats, *wide], f"{tensor} fixed")
-            floats = self._node("DequantizeLinear", [codes, *wide], f"{tensor} fixed float")
-        elif bits != grid.bits:
-            wide = self._parameters(grid.at(bits))
-            self._codes[tensor, bits] = self._node("QuantizeLinear", [floats, *wide], f"{tensor} {bits}")
-            floats = self._float(tensor, bits)
-        name = "" if name in self._calls else name
-        self._calls[name] = 1
-        self._codes[tensor, grid.bits] = self._node(
-            "QuantizeLinear", [floats, *self._parameters(grid)], f"{tensor} {grid.bits}", name
-        )
-
-    def _width(self, tensor: str) -> int:
-        return 8 if self.grids.number(tensor) is not None else self._grid(tensor).bits
-
     def _move(self, node: onnx.NodeProto) -> None:
         """Move values, whose codes stay the same."""
-        bits = self._grid(node.input[0]).bits
-        floats = [self._float(node.input[0], bits), *(self._integers(name) for name in node.input[1:])]
+        bits = self.grid(node.input[0]).bits
+        floats = [self.floats(node.input[0], bits), *(self.integers(name) for name in node.input[1:])]
         outputs = [f"{name} float" for name in node.output]
         self.nodes.append(_copy(node, floats, outputs))
         for result, value in zip(node.output, outputs, strict=True):
-            self._write(result, value, bits)
-
-    def _integers(self, name: str) -> str:
-        """Add a constant of integers, such as a shape."""
-        if not name:
-            return name
-        value = self.grids.values.get(name)
-        if value is None or not (np.issubdtype(value.dtype, np.integer) or not np.any(value)):
-            raise PmqError(f"tensor {name!r} of the exported graph is computed while the model runs; export it for fixed sizes")
-        return self.constant(name, value)
+            self.write(result, value, bits)
 
     def _join(self, node: onnx.NodeProto) -> None:
         """Join tensors, each of which is first converted to the grid of the result."""
-        grid = self._grid(node.output[0])
-        floats = [self._on_grid(name, grid) for name in node.input]
+        grid = self.grid(node.output[0])
+        floats = [self.on_grid(name, grid) for name in node.input]
         self.nodes.append(_copy(node, floats, [f"{node.output[0]} float"]))
-        self._write(node.output[0], f"{node.output[0]} float", grid.bits)
-
-    def _on_grid(self, tensor: str, grid: Grid) -> str:
-        own = self._grid(tensor) if self.grids.number(tensor) is None else None
-        if own is not None and own.same == grid.same:
-            return self._float(tensor, grid.bits)
-        tensor = self.grids.name(tensor)
-        name, parameters = f"{tensor} as {grid.name}", self._parameters(grid)
-        if tensor in self.grids.values:
-            codes = self.constant(name, grid.codes(self.grids.values[tensor]))
-        else:
-            codes = self._node("QuantizeLinear", [self._float(tensor, self._width(tensor)), *parameters], name)
-        return self._node("DequantizeLinear", [codes, *parameters], f"{name} float")
+        self.write(node.output[0], f"{node.output[0]} float", grid.bits)
 
     def _rescale(self, node: onnx.NodeProto) -> None:
         """Multiply by a number: the scale of the result's grid differs, its codes do not."""
         tensor = next(name for name in node.input if self.grids.number(name) is None)
-        bits = self._grid(tensor).bits
+        bits = self.grid(tensor).bits
         self._emit(node, [bits] * len(node.input), bits)
 
     def _compute(self, node: onnx.NodeProto) -> None:
         inputs = [name for name in node.input if name]
         tensors = inputs[:1] if node.op_type == "ReduceMean" else inputs
-        widths, result = [self._width(name) for name in tensors], self._grid(node.output[0]).bits
+        widths, result = [self.width(name) for name in tensors], self.grid(node.output[0]).bits
         if node.op_type == MATMUL:
             match = next((o for o in self.operators.product if list(o[:2]) == widths and o[2] >= result), None)
         else:
             width = next((b for b in sorted(self.operators.elementwise) if b >= max(*widths, result)), None)
             match = None if width is None else (*[width] * len(widths), width)
         if match is None:
-            raise PmqError(f"operator {node.op_type} of {self._grid(node.output[0]).name!r} takes no {_text(widths, result)}")
+            raise PmqError(f"operator {node.op_type} of {self.grid(node.output[0]).name!r} takes no {_text(widths, result)}")
         self._emit(node, list(match[:-1]), match[-1])
 
     def _emit(self, node: onnx.NodeProto, widths: Sequence[int], result: int) -> None:
         """Add an operator between its dequantized operands, at their widths, and its quantized result."""
-        floats = [self._float(name, bits) for name, bits in zip(node.input, widths, strict=False)]
-        floats += [self._integers(name) for name in node.input[len(widths) :]]
+        floats = [self.floats(name, bits) for name, bits in zip(node.input, widths, strict=False)]
+        floats += [self.integers(name) for name in node.input[len(widths) :]]
         output = f"{node.output[0]} float"
         self.nodes.append(_copy(node, floats, [output]))
-        self._write(node.output[0], output, result, FIXED.get(node.op_type) if result == 16 else None)
+        self.write(node.output[0], output, result, FIXED.get(node.op_type) if result == 16 else None)
 
     def _norm(self, node: onnx.NodeProto) -> None:
         source, scale, *bias = node.input
-        widths, result = [self._width(source), self._width(scale)], self._grid(node.output[0]).bits
+        widths, result = [self.width(source), self.width(scale)], self.grid(node.output[0]).bits
         order = sorted(self.operators.norm, key=sum)
         match = next((o for o in order if o[0] >= widths[0] and o[1] >= widths[1] and o[2] >= result), None)
         if match is None:
-            raise PmqError(f"norm {self._grid(node.output[0]).name!r} takes no {_text(widths, result)}")
-        floats = [self._float(source, match[0]), self._float(scale, match[1])]
+            raise PmqError(f"norm {self.grid(node.output[0]).name!r} takes no {_text(widths, result)}")
+        floats = [self.floats(source, match[0]), self.floats(scale, match[1])]
         if bias and bias[0]:
             number = self.grids.number(scale)
-            own = (Grid.of_number(number) if number is not None else self._grid(scale)).at(match[1])
-            step = np.array(self._grid(source).at(match[0]).scale * own.scale, np.float32)
-            floats.append(self._bias(f"{self._grid(node.output[0]).name} bias", self.grids.values[bias[0]], step))
+            own = (Grid.of_number(number) if number is not None else self.grid(scale)).at(match[1])
+            step = np.array(self.grid(source).at(match[0]).scale * own.scale, np.float32)
+            floats.append(self.bias(f"{self.grid(node.output[0]).name} bias", self.grids.values[bias[0]], step))
         output = f"{node.output[0]} float"
         self.nodes.append(_copy(node, floats, [output]))
-        self._write(node.output[0], output, match[2])
-
-    def _bias(self, name: str, value: Array, scale: Array) -> str:
-        """Add a bias of 32-bit integers with the scale of the products that it is added to."""
-        codes = np.round(np.asarray(value, np.float64) / scale.astype(np.float64))
-        if np.abs(codes).max(initial=0.0) >= 2**31:
-            raise PmqError(f"{name!r} does not fit into 32 bits at the scale of its products; give its input 8 bits by `keep`")
-        axis: dict[str, Any] = {"axis": 0} if scale.ndim else {}
-        parts = [self.constant(name, codes.astype(np.int32)), self.constant(f"{name}.scale", scale)]
-        return self._node("DequantizeLinear", parts, f"{name} float", **axis)
+        self.write(node.output[0], output, match[2])
 
     def _layer(self, node: onnx.NodeProto) -> None:
         """Add a convolution, or a linear layer as a product of matrices with the bias inside."""
         layer = self.layers[helper.get_node_attr_value(node, "layer").decode()]
-        bits, grid = self._width(node.input[0]), self.grids.get(node.output[0])
+        bits, grid = self.width(node.input[0]), self.grids.get(node.output[0])
         result = bits if grid is None else grid.bits
         match = next((o for o in self.operators.layer if o[:2] == (bits, layer.weight.bits) and o[2] >= result), None)
         if match is None:
             raise PmqError(f"layer {layer.name!r} takes no {_text([bits, layer.weight.bits], result)}")
-        x = self._float(node.input[0], bits)
+        x = self.floats(node.input[0], bits)
         parameters = [self._weight(layer)]
         if layer.bias is not None:
             assert layer.scales is not None
-            step = (np.float32(self._grid(node.input[0]).scale) * layer.scales[:, 0]).astype(np.float32)
-            parameters.append(self._bias(f"{layer.name}.bias", layer.bias, step))
+            step = (np.float32(self.grid(node.input[0]).scale) * layer.scales[:, 0]).astype(np.float32)
+            parameters.append(self.bias(f"{layer.name}.bias", layer.bias, step))
         calls = self._calls[layer.name] = self._calls.get(layer.name, 0) + 1
         name, output = f"{layer.name}/{PRODUCT}{f':{calls}' if calls > 1 else ''}", f"{node.output[0]} float"
         if layer.convolution is not None:
-            self._node("Conv", [x, *parameters], output, name, **_sides(layer))
+            self.node("Conv", [x, *parameters], output, name, **_sides(layer))
         else:
             self._matrix(node, layer, x, parameters, name, output)
         if grid is not None:
-            self._write(node.output[0], output, match[2])
+            self.write(node.output[0], output, match[2])
 
     def _matrix(self, node: onnx.NodeProto, layer: DeployLayer, x: str, parameters: list[str], name: str, output: str) -> None:
         """Multiply rows by a matrix; the sides before the last one are flattened, and restored behind."""
         shape = list(helper.get_node_attr_value(node, "shape"))
         if len(shape) == 2:
-            self._node("Gemm", [x, *parameters], output, name, transB=1)
+            self.node("Gemm", [x, *parameters], output, name, transB=1)
             return
-        source, grid = self._grid(node.input[0]), self.grids.get(node.output[0])
+        source, grid = self.grid(node.input[0]), self.grids.get(node.output[0])
         rows = [self.constant(f"sides {s}", np.array(s, np.int64)) for s in ([-1, layer.shape[1]], shape)]
-        flat = self._node("Reshape", [x, rows[0]], f"{output} rows")
-        flat = self._requantized(flat, source)
-        product = self._node("Gemm", [flat, *parameters], f"{output} product", name, transB=1)
+        flat = self.node("Reshape", [x, rows[0]], f"{output} rows")
+        flat = self.requantized(flat, source)
+        product = self.node("Gemm", [flat, *parameters], f"{output} product", name, transB=1)
         if grid is not None:
-            product = self._requantized(product, grid.at(max(grid.bits, source.bits)))
-        self._node("Reshape", [product, rows[1]], output)
-
-    def _requantized(self, floats: str, grid: Grid) -> str:
-        codes = self._node("QuantizeLinear", [floats, *self._parameters(grid)], f"{floats} {grid.bits}")
-        return self._node("DequantizeLinear", [codes, *self._parameters(grid)], f"{floats} {grid.bits} float")
+            product = self.requantized(product, grid.at(max(grid.bits, source.bits)))
+        self.node("Reshape", [product, rows[1]], output)
 
     def _weight(self, layer: DeployLayer) -> str:
         """Add a weight, int8 or int4, with a scale for each output."""
@@ -324,7 +210,7 @@ class _Writer:
         parts = [name, self.constant(f"{name}.scale", layer.scales[:, 0].astype(np.float32))]
         output = f"{name} float"
         if all(node.output[0] != output for node in self.nodes):
-            self._node("DequantizeLinear", parts, output, axis=0)
+            self.node("DequantizeLinear", parts, output, axis=0)
         return output
 
 

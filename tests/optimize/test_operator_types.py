@@ -33,9 +33,7 @@ def test_no_genome_has_widths_that_an_operator_does_not_take(inventory: Inventor
         assert why_not_taken(uniform, file.operators, inventory) is None
         assert space.genome(uniform) is not None
     wrong = space.uniform(8, 8) | {"blocks.0.attn.proj.tensor": space.uniform(8, 16)["blocks.0.attn.proj.tensor"]}
-    assert "'blocks.0.attn.proj' at 8 x 8 bits with a result of 16 bits" in str(
-        why_not_taken(wrong, file.operators, inventory)
-    )
+    assert "'blocks.0.attn.proj' at 8 x 8 bits with a result of 16 bits" in str(why_not_taken(wrong, file.operators, inventory))
     assert space.genome(wrong) is None
 
 
@@ -69,7 +67,7 @@ def test_solvers_stay_within_budgets_and_what_operators_take(inventory: Inventor
 
 def test_what_leaves_nothing_is_told(inventory: Inventory, tiny: Tiny) -> None:
     file = read_space("qdq")
-    with pytest.raises(PmqError, match="no bits of .*head.*relax its pins"):
+    with pytest.raises(PmqError, match=r"no bits of .*head.*relax its pins"):
         Space(file.model_copy(update={"pins": file.pins | {"norm.tensor": 8, "head.tensor": 16}}), inventory)
     with pytest.raises(PmqError, match="has operators, but this model's tensors"):
         Space(file, tiny.inventory)

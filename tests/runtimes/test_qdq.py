@@ -18,7 +18,7 @@ from pmq.core.recipe import find_recipe
 from pmq.graph import captured, take_inventory, with_tensors
 from pmq.models.torchvision_ops import ensure_torchvision
 from pmq.optimize import Space, read_space
-from pmq.quant import Simulator, build_quantized_model, prepare, quantize, restore
+from pmq.quant import build_quantized_model, prepare, quantize, restore
 from pmq.runtimes import TARGETS
 from pmq.runtimes.labels import TARGET
 from pmq.runtimes.layer import deploy_layers
@@ -70,7 +70,10 @@ def written(module: nn.Module, images: torch.Tensor, path: Path, seed: int = 0) 
     QDQ.check(assignment, inventory)
     quantized = quantize(prepare(copy.deepcopy(model), inventory, images, find_recipe("minmax"), 0), assignment)
     restored = copy.deepcopy(model)
-    layers, operands = deploy_layers(restored, inventory, quantized, restore(restored, quantized)), deploy_operands(inventory, quantized)
+    layers, operands = (
+        deploy_layers(restored, inventory, quantized, restore(restored, quantized)),
+        deploy_operands(inventory, quantized),
+    )
     mark_operands(restored, operands)
     skeleton = QDQ.skeleton(restored, [layer.name for layer in layers], images[:1])
     QDQ.save(QDQ.build(skeleton, layers, operands), path, {TARGET: "qdq"})
