@@ -82,6 +82,15 @@ class Tables:
         for op in inventory.operators:
             same = where[op.operands[0]] == where[op.operands[1]]
             (inside if same else operators).append(op)
+        if inventory.whole:  # linked operands are inside one decision, so that here one of the two has a fixed width
+            for op in operators:
+                for name, other in (op.operands, op.operands[::-1]):
+                    d, fixed = where[name], decisions[where[other]].choices_of(other)
+                    if len(decisions[where[other]]) == 1:
+                        for k, choice in enumerate(decisions[d].choices_of(name)):
+                            ops[d, k] += op.macs * choice.bits * fixed[0].bits
+                        break
+            operators = []
         for op in inside:
             d = where[op.operands[0]]
             left, right = (decisions[d].choices_of(name) for name in op.operands)

@@ -3,9 +3,11 @@ import pytest
 
 from pmq.core import Limits, PmqError
 from pmq.core.component import Inventory
+from pmq.cost import CostModel
 from pmq.graph import take_inventory, with_tensors
 from pmq.metrics import SensitivityTable
 from pmq.optimize import ExactSolver, Space, SpaceFile, Tables, nsga2, read_space
+from pmq.optimize.constraints import Constraints
 from pmq.optimize.operator_types import why_not_taken
 from tests.conftest import Tiny
 
@@ -63,6 +65,17 @@ def test_solvers_stay_within_budgets_and_what_operators_take(inventory: Inventor
     assert why_not_taken(space.assignment(best), file.operators, inventory) is None
     evolved = nsga2(tables, limits, best[None], generations=5, seed=0)
     assert min(tables.evaluate(evolved)[:, 0]) >= cost[0] * (1 - 1e-3) - 1e-9
+
+
+@pytest.mark.parametrize("min_bits", [None, 8])
+def test_tables_cost_what_allocations_cost(min_bits: int | None, inventory: Inventory) -> None:
+    space = Space(Constraints(min_bits=min_bits).applied(read_space("qdq"), inventory), inventory)
+    tables, costs = Tables.build(space, SensitivityTable.zeros(space.choices)), CostModel(inventory)
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        genome = np.array([rng.integers(len(d)) for d in space.decisions])
+        expected = costs.costs(space.assignment(genome))
+        assert tables.evaluate(genome[None])[0, 1:].tolist() == pytest.approx(list(expected.values()))
 
 
 def test_what_leaves_nothing_is_told(inventory: Inventory, tiny: Tiny) -> None:
