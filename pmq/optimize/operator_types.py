@@ -77,12 +77,12 @@ def _combinations(
             for operands, taken in rules
         )
 
-    found = [c for c in itertools.product(*(choices[name] for name in names)) if allowed(c)]
-    if not found:
+    combined = [c for c in itertools.product(*(choices[name] for name in names)) if allowed(c)]
+    if not combined:
         raise PmqError(
             f"search space {space!r}: no bits of {', '.join(names)} are taken by the operators that link them; relax its pins"
         )
-    return sorted(found, key=lambda combination: sum(choice.bits for choice in combination))
+    return sorted(combined, key=lambda combination: sum(choice.bits for choice in combination))
 
 
 def why_not_taken(assignment: Mapping[str, Choice], operators: Operators, inventory: Inventory) -> str | None:

@@ -124,8 +124,7 @@ class CodeWriter:
 
     def on_grid(self, tensor: str, grid: Grid) -> str:
         """Return the dequantized values of a tensor after its conversion to a grid."""
-        own = self.grid(tensor) if self.grids.number(tensor) is None else None
-        if own is not None and own.same == grid.same:
+        if self.grids.number(tensor) is None and self.grid(tensor).same == grid.same:
             return self.floats(tensor, grid.bits)
         tensor = self.grids.name(tensor)
         name, parameters = f"{tensor} as {grid.name}", self.parameters(grid)

@@ -153,8 +153,8 @@ class _Writer(CodeWriter):
         floats = [self.floats(source, match[0]), self.floats(scale, match[1])]
         if bias and bias[0]:
             number = self.grids.number(scale)
-            own = (Grid.of_number(number) if number is not None else self.grid(scale)).at(match[1])
-            step = np.array(self.grid(source).at(match[0]).scale * own.scale, np.float32)
+            grid = (Grid.of_number(number) if number is not None else self.grid(scale)).at(match[1])
+            step = np.array(self.grid(source).at(match[0]).scale * grid.scale, np.float32)
             floats.append(self.bias(f"{self.grid(node.output[0]).name} bias", self.grids.values[bias[0]], step))
         output = f"{node.output[0]} float"
         self.nodes.append(_copy(node, floats, [output]))
