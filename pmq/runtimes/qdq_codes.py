@@ -143,7 +143,7 @@ class CodeWriter:
         """Add a bias of 32-bit integers with the scale of the products that it is added to."""
         codes = np.round(np.asarray(value, np.float64) / scale.astype(np.float64))
         if np.abs(codes).max(initial=0.0) >= 2**31:
-            raise PmqError(f"{name!r} does not fit into 32 bits at the scale of its products; give its input 8 bits by `keep`")
+            raise PmqError(f"{name!r} does not fit into 32 bits at the scale of its products; give what it is added to 8 bits")
         axis: dict[str, Any] = {"axis": 0} if scale.ndim else {}
         parts = [self.constant(name, codes.astype(np.int32)), self.constant(f"{name}.scale", scale)]
         return self.node("DequantizeLinear", parts, f"{name} float", **axis)

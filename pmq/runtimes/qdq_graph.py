@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from pmq.core.errors import PmqError
+from pmq.core.progress import message
 from pmq.optimize.space_file import Operators
 from pmq.runtimes.layer import DeployLayer
 from pmq.runtimes.onnx_builder import PRODUCT
@@ -26,6 +28,8 @@ ELEMENTWISE = (
     *("Add", "Sub", "Mul", "Div", "Neg", "Gelu", "Relu", "Sigmoid", "Tanh", "Softmax", "ReduceMean", "HardSwish", "HardSigmoid"),
     *("AveragePool", "GlobalAveragePool"),
 )
+#: largest code of a bias: half of what 32 bits hold, so that sums of products have room as well
+LARGEST = 2**30
 #: scale and zero point that 16-bit results of these operators must have, by the conventions of QNN's execution provider
 FIXED = {"Sigmoid": (1 / 65536, 0), "Tanh": (1 / 32768, 32768)}
 
@@ -47,7 +51,8 @@ def integer_graph(
     nodes, constants = folded(skeleton)
     named = {operand.name: operand for operand in operands}
     named |= {layer.operand.name: layer.operand for layer in layers if layer.operand is not None}
-    writer = _Writer(Grids(nodes, constants, named), {layer.name: layer for layer in layers}, operators)
+    fitting = {layer.name: _with_room_for_bias(layer) for layer in layers}
+    writer = _Writer(Grids(nodes, constants, named), fitting, operators)
     writer.start()
     for node in nodes:
         writer.add(node)
@@ -169,13 +174,14 @@ class _Writer(CodeWriter):
         if match is None:
             raise PmqError(f"layer {layer.name!r} takes no {_text([bits, layer.weight.bits], result)}")
         x = self.floats(node.input[0], bits)
+        calls = self._calls[layer.name] = self._calls.get(layer.name, 0) + 1
+        suffix = f":{calls}" if calls > 1 else ""
         parameters = [self._weight(layer)]
         if layer.bias is not None:
             assert layer.scales is not None
             step = (np.float32(self.grid(node.input[0]).scale) * layer.scales[:, 0]).astype(np.float32)
-            parameters.append(self.bias(f"{layer.name}.bias", layer.bias, step))
-        calls = self._calls[layer.name] = self._calls.get(layer.name, 0) + 1
-        name, output = f"{layer.name}/{PRODUCT}{f':{calls}' if calls > 1 else ''}", f"{node.output[0]} float"
+            parameters.append(self.bias(f"{layer.name}.bias{suffix}", layer.bias, step))
+        name, output = f"{layer.name}/{PRODUCT}{suffix}", f"{node.output[0]} float"
         if layer.convolution is not None:
             self.node("Conv", [x, *parameters], output, name, **_sides(layer))
         else:
@@ -212,6 +218,22 @@ class _Writer(CodeWriter):
         if all(node.output[0] != output for node in self.nodes):
             self.node("DequantizeLinear", parts, output, axis=0)
         return output
+
+
+def _with_room_for_bias(layer: DeployLayer) -> DeployLayer:
+    """Return a layer whose biases fit into 32 bits: outputs with tiny weights beside a large bias get coarser weights.
+
+    The change of such an output is below one part in ten thousand of its bias; a message tells how many there are.
+    """
+    if layer.bias is None or layer.scales is None or layer.codes is None or layer.operand is None:
+        return layer
+    least = np.abs(layer.bias.astype(np.float64)) / (LARGEST * float(layer.operand.parameters["scale"].reshape(-1)[0]))
+    scales = layer.scales.astype(np.float64)
+    if (scales[:, 0] >= least).all():
+        return layer
+    coarser = np.maximum(scales[:, 0], least)[:, None]
+    message(f"the biases of {int((scales[:, 0] < least).sum())} outputs of {layer.name!r} need coarser weights to fit 32 bits")
+    return replace(layer, codes=np.round(layer.codes * (scales / coarser)), scales=coarser.astype(np.float32))
 
 
 def _copy(node: onnx.NodeProto, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.NodeProto:
