@@ -223,7 +223,7 @@ class _Writer(CodeWriter):
 def _with_room_for_bias(layer: DeployLayer) -> DeployLayer:
     """Return a layer whose biases fit into 32 bits: outputs with tiny weights beside a large bias get coarser weights.
 
-    The change of such an output is below one part in ten thousand of its bias; a message tells how many there are.
+    This is the one place where a file differs from the simulation, so a message says so; the proof of layers alone covers it.
     """
     if layer.bias is None or layer.scales is None or layer.codes is None or layer.operand is None:
         return layer
