@@ -72,7 +72,8 @@ class _Expansion:
         """Write the factor of a product out."""
         if isinstance(module.operator, Einsum):
             raise PmqError(f"einsum {str(node.target)!r} has no form in integers; choose another target, or another model")
-        self.modules[str(node.target)] = Product(module.operator, module.slots, module.transposed)
+        a, b = module.slots
+        self.modules[str(node.target)] = Product(module.operator, (a, b), module.transposed)
         if module.scale != 1:
             with self.graph.inserting_before(node):
                 node.update_arg(0, self._function(node, aten.mul.Tensor, node.args[0], module.scale))

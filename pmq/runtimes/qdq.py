@@ -34,7 +34,6 @@ class Qdq(OnnxRuntime):
     open_batch = False
     packed_space = None
     modes = ("w8 x 8", "w4 x 8", "w8 x 16", "w4 x 16")
-    ragged = ()
     #: bytes for each operator: its nodes, and the names of its tensors
     graph_bytes: ClassVar[int] = 400_000
 

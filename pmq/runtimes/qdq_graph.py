@@ -131,11 +131,12 @@ class _Writer(CodeWriter):
         inputs = [name for name in node.input if name]
         tensors = inputs[:1] if node.op_type == "ReduceMean" else inputs
         widths, result = [self.width(name) for name in tensors], self.grid(node.output[0]).bits
+        match: tuple[int, ...] | None
         if node.op_type == MATMUL:
             match = next((o for o in self.operators.product if list(o[:2]) == widths and o[2] >= result), None)
         else:
             width = next((b for b in sorted(self.operators.elementwise) if b >= max(*widths, result)), None)
-            match = None if width is None else (*[width] * len(widths), width)
+            match = None if width is None else tuple([width] * (len(widths) + 1))
         if match is None:
             raise PmqError(f"operator {node.op_type} of {self.grid(node.output[0]).name!r} takes no {_text(widths, result)}")
         self._emit(node, list(match[:-1]), match[-1])
