@@ -121,8 +121,8 @@ def _foreign_uniform(
     """Return rows of FP32 and of the uniform allocations outside the space, which are compared but never chosen."""
     costs, rows = CostModel(space.inventory, space.latency), []
     assignments: dict[str, Assignment] = {"fp32": dict.fromkeys(space.inventory.names, FLOAT)}
-    whole = space.file.operators is not None
-    if not space.file.modes and not whole and space.latency is None:  # a comparison with bits that no kernel computes would be unfair
+    free = not space.file.modes and space.file.operators is None
+    if free and space.latency is None:  # a comparison with bits that no kernel computes would be unfair
         assignments |= {f"uniform w{bits}a{bits}": space.uniform(bits, bits) for bits in UNIFORM}
     for source, assignment in assignments.items():
         genome = space.genome(assignment)
