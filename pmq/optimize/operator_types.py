@@ -7,9 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from pmq.core.choice import Choice
-from pmq.core.component import Inventory, Operator
+from pmq.core.component import Inventory
 from pmq.core.errors import PmqError
-from pmq.optimize.space_file import Operators, SpaceFile
+from pmq.core.operator_widths import OperatorWidths, operands_of
+from pmq.optimize.space_file import SpaceFile
 
 #: most combinations of choices of components that operators link; without an operator that converts widths between them,
 #: all layers of a model would be one decision
@@ -42,14 +43,14 @@ def _linked(inventory: Inventory, choices: Mapping[str, Sequence[Choice]]) -> li
     """Return the groups of components with several choices that products link, each in model order; the others are alone."""
     group: dict[str, list[str]] = {name: [name] for name in choices}
     for operator in inventory.operators:
-        names = {name for name in _operands(operator, inventory) if len(choices[name]) > 1}
+        names = {name for name in operands_of(operator, inventory) if len(choices[name]) > 1}
         merged = sorted({member for name in names for member in group[name]}, key=list(choices).index)
         group |= dict.fromkeys(merged, merged)
     return [names for name, names in group.items() if name == names[0]]
 
 
 def _combinations(
-    names: Sequence[str], choices: Mapping[str, Sequence[Choice]], operators: Operators, inventory: Inventory, space: str
+    names: Sequence[str], choices: Mapping[str, Sequence[Choice]], operators: OperatorWidths, inventory: Inventory, space: str
 ) -> list[tuple[Choice, ...]]:
     """Return the combinations of choices of linked components that their products take, in order of rising bits.
 
@@ -66,10 +67,10 @@ def _combinations(
     fixed = {name: row[0] for name, row in choices.items() if len(row) == 1}
     rules = []
     for operator in inventory.operators:
-        operands = _operands(operator, inventory)
+        operands = operands_of(operator, inventory)
         # a component of one choice is alone, and only restricts those that it is linked to
         if not place.keys().isdisjoint(operands) and all(name in place or name in fixed for name in operands):
-            rules.append((operands, _taken(operator, operators)))
+            rules.append((operands, operators.taken(operator)))
 
     def allowed(combination: Sequence[Choice]) -> bool:
         return all(
@@ -83,24 +84,3 @@ def _combinations(
             f"search space {space!r}: no bits of {', '.join(names)} are taken by the operators that link them; relax its pins"
         )
     return sorted(combined, key=lambda combination: sum(choice.bits for choice in combination))
-
-
-def why_not_taken(assignment: Mapping[str, Choice], operators: Operators, inventory: Inventory) -> str | None:
-    """Say which product does not take the widths of an assignment, if any."""
-    for operator in inventory.operators:
-        bits = tuple(assignment[name].bits for name in _operands(operator, inventory))
-        if bits not in _taken(operator, operators):
-            text = " x ".join(map(str, bits[:2]))
-            return f"{operator.name!r} at {text} bits with a result of {bits[2]} bits is not among the widths it takes"
-    return None
-
-
-def _operands(operator: Operator, inventory: Inventory) -> tuple[str, str, str]:
-    return (*operator.operands, inventory.results[operator.name])
-
-
-def _taken(operator: Operator, operators: Operators) -> set[tuple[int, int, int]]:
-    """Return the widths of both operands and of the result; a result may be narrower, as it is converted then."""
-    layer = operator.operands[0].endswith(".weight")
-    widths = [(w, a, r) for a, w, r in operators.layer] if layer else operators.product
-    return {(a, b, result) for a, b, most in widths for result in (4, 8, 16) if result <= most}

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pmq.core.choice import Bits, Granularity, GroupSize
 from pmq.core.errors import PmqError
 from pmq.core.files import is_file, quoted, read_yaml
+from pmq.core.operator_widths import OperatorWidths
+from pmq.core.paths import spaces_folder
 from pmq.core.validation import shown, validated
 
 #: kinds of components that a space may name even if the model has none of them
@@ -75,20 +77,6 @@ class Mode(_Strict):
     excepted: list[str] = Field(default_factory=list)
 
 
-class Operators(_Strict):
-    """Widths that the operators of a target take where every tensor is quantized, so that no search proposes others.
-
-    ``layer`` lists triples of bits: of the input, the weight and the result; ``product`` those of both operands and the result;
-    ``norm`` those of the input, the scale and the result. ``elementwise`` lists the widths of all other operators, whose
-    operands and result have one width. Where a tensor has another width than an operator takes, the file converts it.
-    """
-
-    layer: list[tuple[Bits, Bits, Bits]] = Field(min_length=1)
-    product: list[tuple[Bits, Bits, Bits]] = Field(min_length=1)
-    norm: list[tuple[Bits, Bits, Bits]] = Field(min_length=1)
-    elementwise: list[Bits] = Field(min_length=1)
-
-
 class SpaceFile(_Strict):
     """Contents of a ``search_spaces/*.yaml`` file.
 
@@ -108,14 +96,7 @@ class SpaceFile(_Strict):
     ties: list[Tie] = Field(default_factory=list)
     shared: bool = True
     modes: dict[str, Mode] = Field(default_factory=dict)
-    operators: Operators | None = None
-
-
-def spaces_folder() -> Path:
-    """Return the folder of the built-in search spaces: next to the package in a checkout, inside it when installed."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "search_spaces"
-    return inside if inside.is_dir() else package.parent / "search_spaces"
+    operators: OperatorWidths | None = None
 
 
 def read_space(space: str | SpaceFile) -> SpaceFile:

@@ -11,8 +11,8 @@ from pmq.core.choice import Assignment, Choice
 from pmq.core.component import Inventory
 from pmq.core.errors import PmqError
 from pmq.core.files import quoted
-from pmq.optimize.operator_types import why_not_taken
-from pmq.optimize.space_file import Operators, read_space
+from pmq.core.operator_widths import OperatorWidths
+from pmq.core.paths import spaces_folder
 from pmq.runtimes.base import register
 from pmq.runtimes.onnx_file import read_onnx
 from pmq.runtimes.onnxruntime import OnnxRuntime
@@ -38,11 +38,9 @@ class Qdq(OnnxRuntime):
     graph_bytes: ClassVar[int] = 400_000
 
     @cached_property
-    def operators(self) -> Operators:
+    def operators(self) -> OperatorWidths:
         """The widths that operators take, from the search space of the target's name."""
-        operators = read_space(self.name).operators
-        assert operators is not None
-        return operators
+        return OperatorWidths.read(spaces_folder() / f"{self.name}.yaml")
 
     def check(self, assignment: Assignment, inventory: Inventory) -> None:
         """Raise PmqError unless every component has a grid that the target has, and every operator takes its operands."""
@@ -63,7 +61,7 @@ class Qdq(OnnxRuntime):
                 )
             if weight and not choice.symmetric:
                 raise PmqError(f"target {self.name!r} cannot run {component.name!r}, whose grid is not symmetric")
-        reason = why_not_taken(assignment, self.operators, inventory)
+        reason = self.operators.why_not_taken(assignment, inventory)
         if reason:
             raise PmqError(f"target {self.name!r} cannot run this allocation: {reason}; search with `target={self.name}`")
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from pmq.core.errors import PmqError
+from pmq.core.operator_widths import OperatorWidths
 from pmq.core.progress import message
-from pmq.optimize.space_file import Operators
 from pmq.runtimes.layer import DeployLayer
 from pmq.runtimes.onnx_builder import PRODUCT
 from pmq.runtimes.operand import DOMAIN, DeployOperand
@@ -35,7 +35,7 @@ FIXED = {"Sigmoid": (1 / 65536, 0), "Tanh": (1 / 32768, 32768)}
 
 
 def integer_graph(
-    skeleton: onnx.ModelProto, layers: Sequence[DeployLayer], operands: Sequence[DeployOperand], operators: Operators
+    skeleton: onnx.ModelProto, layers: Sequence[DeployLayer], operands: Sequence[DeployOperand], operators: OperatorWidths
 ) -> onnx.ModelProto:
     """Return the skeleton with every tensor quantized, in ONNX's standard domain.
 
@@ -70,7 +70,7 @@ def integer_graph(
 class _Writer(CodeWriter):
     """Writer of the operators of an integer graph, between the tensors that they read and write."""
 
-    def __init__(self, grids: Grids, layers: Mapping[str, DeployLayer], operators: Operators) -> None:
+    def __init__(self, grids: Grids, layers: Mapping[str, DeployLayer], operators: OperatorWidths) -> None:
         super().__init__(grids)
         self.layers, self.operators = layers, operators
 

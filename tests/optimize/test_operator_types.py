@@ -8,7 +8,6 @@ from pmq.graph import take_inventory, with_tensors
 from pmq.metrics import SensitivityTable
 from pmq.optimize import ExactSolver, Space, SpaceFile, Tables, nsga2, read_space, within
 from pmq.optimize.constraints import Constraints
-from pmq.optimize.operator_types import why_not_taken
 from tests.conftest import Tiny
 
 
@@ -29,13 +28,13 @@ def test_no_genome_has_widths_that_an_operator_does_not_take(inventory: Inventor
     assert file.operators is not None
     for _ in range(50):
         assignment = space.assignment([rng.integers(len(d)) for d in space.decisions])
-        assert why_not_taken(assignment, file.operators, inventory) is None
+        assert file.operators.why_not_taken(assignment, inventory) is None
     for bits in ((8, 8), (8, 16), (4, 8), (4, 16)):
         uniform = space.uniform(*bits)
-        assert why_not_taken(uniform, file.operators, inventory) is None
+        assert file.operators.why_not_taken(uniform, inventory) is None
         assert space.genome(uniform) is not None
     wrong = space.uniform(8, 8) | {"blocks.0.attn.proj.tensor": space.uniform(8, 16)["blocks.0.attn.proj.tensor"]}
-    assert "'blocks.0.attn.proj' at 8 x 8 bits with a result of 16 bits" in str(why_not_taken(wrong, file.operators, inventory))
+    assert "'blocks.0.attn.proj' at 8 x 8 bits with a result of 16 bits" in str(file.operators.why_not_taken(wrong, inventory))
     assert space.genome(wrong) is None
 
 
@@ -62,7 +61,7 @@ def test_solvers_stay_within_budgets_and_what_operators_take(inventory: Inventor
     cost = tables.evaluate(best[None])[0]
     assert cost[2] <= limits.bit_ops
     assert file.operators is not None
-    assert why_not_taken(space.assignment(best), file.operators, inventory) is None
+    assert file.operators.why_not_taken(space.assignment(best), inventory) is None
     evolved = tables.evaluate(nsga2(tables, limits, best[None], generations=5, seed=0))
     assert min(evolved[within(limits, evolved), 0]) >= cost[0] * (1 - 2e-3)
 
