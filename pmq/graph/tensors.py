@@ -64,7 +64,7 @@ class _Taps:
     def insert(self) -> dict[str, Tapped]:
         """Insert all taps, and return them by path."""
         for node in list(self.graph.nodes):
-            if node.op == "output" or not _is_float(node):
+            if node.op == "output" or not _is_floating(node):
                 continue
             if node not in self._depends:
                 self._constant(node)
@@ -130,7 +130,7 @@ def _tensors_read(node: fx.Node) -> Iterator[fx.Node]:
             yield source
 
 
-def _is_float(node: fx.Node) -> bool:
+def _is_floating(node: fx.Node) -> bool:
     value = node.meta.get("val")
     return isinstance(value, Tensor) and value.is_floating_point()
 
