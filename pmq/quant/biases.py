@@ -32,9 +32,9 @@ def round_biases(simulator: Simulator, weights: Mapping[str, QuantizedWeight]) -
             _round(layer.bias, _scale(simulator, source) * scale.reshape(-1))
     model = simulator.model
     for node in model.program.graph.nodes:
-        if packet(node) is not aten.layer_norm or len(node.args) < 4 or node.args[3] is None:
+        if packet(node) is not aten.layer_norm or len(node.args) < 4 or None in node.args[2:4]:
             continue
-        bias = model.tensor(str(node.args[3].target))  # type: ignore[union-attr]
+        bias = model.tensor(str(node.args[3].target))
         source, gain, result = (component_name(tap) for tap in (tap_of(node.args[0]), tap_of(node.args[2]), result_of(node)))
         if not isinstance(bias, nn.Parameter) or any(simulator.current(name).is_fp32 for name in (source, gain, result)):
             continue
