@@ -76,9 +76,10 @@ def sensitivity(
     chosen = [METRICS[name] for name in metrics]
     gathered = gather_images(images, 2 * n_calibration)
     calib, measured_on = gathered[:n_calibration], gathered[n_calibration:]
-    subject = Subject.of(model, device, calib, task=task).scaled(calib).with_loss(loss, calib)
-    chosen_recipe = find_recipe(recipe)
-    searched = Space(read_space(space), subject.inventory, chosen_recipe.estimator)
+    space_file, chosen_recipe = read_space(space), find_recipe(recipe)
+    subject = Subject.of(model, device, calib, task=task, whole=space_file.operators is not None)
+    subject = subject.scaled(calib).with_loss(loss, calib)
+    searched = Space(space_file, subject.inventory, chosen_recipe.estimator)
     check_quantizers(searched)
     check_coverage(coverage(subject.inventory, searched.choices), partial)
     prepared = prepare(subject.model, subject.inventory, calib, chosen_recipe, seed, task=subject.task)

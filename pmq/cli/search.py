@@ -107,7 +107,10 @@ def search(
     ray, source = cluster.options(), fill_from_pruned(source.with_model(model))
     module, images = open_subject(source, workers, device, cluster.threads(threads))
     reference = unpruned_reference(module, source)
-    table = None if target is None else known_latency(module, target, results, latency, force=force, prune=prune)
+    timed = target is not None and (
+        latency is not None or not TARGETS[target].whole
+    )  # milliseconds of an NPU are not measured here
+    table = known_latency(module, target, results, latency, force=force, prune=prune) if target and timed else None
     n_images = calib_images + (held_out or HELD_OUT)
     result = run_search(
         module,

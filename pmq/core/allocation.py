@@ -137,6 +137,11 @@ class Allocation(_Strict):
         return new
 
     @property
+    def whole(self) -> bool:
+        """Whether every tensor between operators has bits, as targets need that compute with integers alone."""
+        return any(name.endswith(".tensor") for name in self.components)
+
+    @property
     def assignment(self) -> Assignment:
         """The choice of each component."""
         return {name: c.choice for name, c in self.components.items()}

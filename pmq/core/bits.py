@@ -6,7 +6,7 @@ from pmq.core.errors import PmqError
 
 
 class BitWidth(int):
-    """A supported bit-width: 2 to 8, 16 for a 16-bit float, or 32 for FP32.
+    """A supported bit-width: 2 to 8, 16 for a 16-bit float or an integer activation, or 32 for FP32.
 
     >>> BitWidth(4).levels, str(BitWidth(4)), str(BitWidth(32))
     (16, '4', 'fp32')

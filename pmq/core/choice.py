@@ -47,8 +47,10 @@ class Choice(BaseModel):
             raise ValueError(f"group_size={self.group_size} with granularity={self.granularity!r}: only groups have a size")
         if (self.quantizer == "none") != (self.bits == FP32):
             raise ValueError(f"quantizer={self.quantizer!r} with {self.bits} bits: 'none' and 32 bits (FP32) go together")
-        if (self.quantizer in FLOATS) != (self.bits == FLOAT16):
+        if self.quantizer in FLOATS and self.bits != FLOAT16:
             raise ValueError(f"quantizer={self.quantizer!r} with {self.bits} bits: {' and '.join(FLOATS)} go with 16 bits")
+        if self.bits == FLOAT16 and self.quantizer not in (*FLOATS, "affine"):
+            raise ValueError(f"quantizer={self.quantizer!r} with 16 bits: these are for {', '.join(FLOATS)} and affine")
         if (self.quantizer == "dynamic") != (self.granularity == "token"):
             raise ValueError(
                 f"quantizer={self.quantizer!r} with granularity={self.granularity!r}: 'dynamic' and 'token' go together"

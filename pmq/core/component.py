@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
@@ -13,7 +14,7 @@ from pmq.core.errors import PmqError
 from pmq.core.validation import shown, validated
 
 Role = Literal["weight", "activation"]
-Slot = Literal["weight", "input", "q", "k", "softmax", "v", "left", "right"]
+Slot = Literal["weight", "input", "q", "k", "softmax", "v", "left", "right", "tensor"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Component:
 
     Attributes:
         module: the module it belongs to: ``blocks.0.attn.qkv`` for a Linear's weight and input,
-            ``blocks.0.attn`` for the operands of attention.
+            ``blocks.0.attn`` for the operands of attention; for a tensor the operator that computes it, or the constant.
         slot: which tensor of that module.
         kind: what its values are like: ``qkv``, ``proj``, ``fc1``, ``fc2``, ``head``, ``patch_embed`` ... for weights;
             ``image``, ``norm``, ``attention``, ``gelu``, ``features``, ``q``, ``k``, ``softmax``, ``v`` for activations.
@@ -49,6 +50,11 @@ class Component:
     def role(self) -> Role:
         """Weight or activation."""
         return "weight" if self.slot == "weight" else "activation"
+
+    @property
+    def fixed(self) -> bool:
+        """Whether it is a constant of a whole graph, which has the same values for all images."""
+        return self.kind in ("constant", "scale") and self.slot == "tensor"
 
     @property
     def numel(self) -> int:
@@ -96,6 +102,7 @@ class Inventory:
         rest_bytes: bytes of the parameters that no component holds (biases, norms, embeddings), kept in FP32.
         uncovered: products that no rule covers; and layers that were never called.
         total_macs: multiply-accumulates for one image, whoever does them; 0 in inventories of old, which did not count them.
+        results: of a whole graph, the component that each product computes, by the product's name; otherwise empty.
     """
 
     components: tuple[Component, ...]
@@ -103,6 +110,7 @@ class Inventory:
     rest_bytes: int
     uncovered: tuple[Annotated[Uncovered, BeforeValidator(_of_line)], ...] = ()
     total_macs: int = 0
+    results: dict[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Component]:
         return iter(self.components)
@@ -112,6 +120,19 @@ class Inventory:
             if component.name == name:
                 return component
         raise PmqError(f"component {name!r} is not one of the model's {len(self.components)}, such as {self.names[0]!r}")
+
+    @property
+    def whole(self) -> bool:
+        """Whether every tensor between operators is a component."""
+        return bool(self.results)
+
+    def source_of(self, module: str) -> str:
+        """Return the name of the component that a layer reads: its input, or the tensor that another operator computed."""
+        return self._sources.get(module, f"{module}.input")
+
+    @cached_property
+    def _sources(self) -> dict[str, str]:
+        return {op.name: op.operands[1] for op in self.operators if op.name in self.results}
 
     @property
     def macs(self) -> int:
@@ -144,7 +165,8 @@ class Inventory:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, which :meth:`from_dict` reads."""
-        return asdict(self)
+        data = asdict(self)
+        return data if self.results else {key: value for key, value in data.items() if key != "results"}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], what: str = "inventory") -> Inventory:
@@ -165,7 +187,7 @@ class Inventory:
                 raise PmqError(
                     f"{what}: product {shown(operator.name)} is of unknown components, or its multiply-accumulates are negative"
                 )
-        for field, value in (("rest_bytes", inventory.rest_bytes), ("total_macs", inventory.total_macs)):
+        for part, value in (("rest_bytes", inventory.rest_bytes), ("total_macs", inventory.total_macs)):
             if value < 0:
-                raise PmqError(f"{what}: {field} is negative: {value}")
+                raise PmqError(f"{what}: {part} is negative: {value}")
         return inventory

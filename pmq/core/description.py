@@ -49,7 +49,7 @@ def check_choices(choices: Mapping[str, ComponentChoice], of: Descriptions | Non
             fault = "is missing" if name in of else "is not one of its model's"
             raise PmqError(f"{what}: component {shown(name)} {fault}; search again")
     for name, choice in choices.items():
-        reason = why_unfit(_slot(name), choice.quantizer, choice.granularity)
+        reason = why_unfit(_slot(name), choice.quantizer, choice.granularity, choice.bits)
         if reason:
             raise PmqError(f"{what}: component {shown(name)}: {reason}")
 

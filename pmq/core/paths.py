@@ -35,3 +35,10 @@ def architecture(model: str) -> str:
     ('deit_tiny_patch16_224', 'facebook-dinov2-small')
     """
     return file_name(model if ":" in model else model.split(".")[0])
+
+
+def spaces_folder() -> Path:
+    """Return the folder of the built-in search spaces: next to the package in a checkout, inside it when installed."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "search_spaces"
+    return inside if inside.is_dir() else package.parent / "search_spaces"

@@ -37,11 +37,13 @@ QUANTIZER_PARAMETERS: Mapping[str, QuantizerParameters] = {
     **{name: QuantizerParameters() for name in FLOATS},
     "none": QuantizerParameters(),
 }
+#: most bits of a weight on an affine grid; activations may have 16
+AFFINE_WEIGHT = 8
 #: those that a weight may have
 OF_WEIGHTS = ("affine", *FLOATS)
 
 
-def why_unfit(slot: str, quantizer: str, granularity: str) -> str | None:
+def why_unfit(slot: str, quantizer: str, granularity: str, bits: int = 8) -> str | None:
     """Say why a component in ``slot`` (``weight``, ``input``, ``q`` ...) cannot have a quantizer or granularity, if so.
 
     >>> why_unfit("weight", "log", "channel")
@@ -52,6 +54,8 @@ def why_unfit(slot: str, quantizer: str, granularity: str) -> str | None:
     if quantizer == "none":
         return None
     if slot == "weight":
+        if quantizer == "affine" and bits > AFFINE_WEIGHT:
+            return f"{bits} bits on an affine grid; weights take up to {AFFINE_WEIGHT} bits there"
         if granularity == "head":
             return "granularity 'head' is for q, k, v and softmax; weights take tensor, channel or group"
         reason = f"quantizer {quantizer!r} is for activations; weights take {', '.join(OF_WEIGHTS)}"

@@ -8,7 +8,7 @@ from typing import Any
 from pmq.core.choice import Choice, WidthChoice
 from pmq.core.component import Inventory
 from pmq.core.patches import PatchMap
-from pmq.cost.cost_model import CostModel, component_bytes, grid_ops
+from pmq.cost.cost_model import CostModel, choice_ops, component_bytes
 from pmq.cost.latency import kernel_key
 
 #: row of everything outside components: biases, norms, embeddings, and the time between layers
@@ -31,7 +31,7 @@ def cost_breakdown(costs: CostModel, assignment: Mapping[str, Choice], patches: 
     for component in inventory:
         costs_of_module = row(component.module)
         costs_of_module["size_bytes"] += component_bytes(component, assignment[component.name])
-        costs_of_module["bit_ops"] += grid_ops(component, assignment[component.name])
+        costs_of_module["bit_ops"] += choice_ops(component, assignment[component.name])
     for operator in inventory.operators:
         left, right = operator.operands
         row(inventory[left].module)["bit_ops"] += operator.macs * bits[left] * bits[right]

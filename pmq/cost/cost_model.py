@@ -32,15 +32,22 @@ def grid_bytes(component: Component, choice: Choice) -> int:
 
 def component_bytes(component: Component, choice: Choice) -> int:
     """Return the bytes of a component in a file: a weight's packed codes, and the grid of a weight or an activation."""
+    stored = component.role == "weight" or component.fixed
     if choice.is_fp32:
-        return 4 * component.numel if component.role == "weight" else 0
-    codes = math.ceil(component.numel * choice.bits / 8) if component.role == "weight" else 0
+        return 4 * component.numel if stored else 0
+    codes = math.ceil(component.numel * choice.bits / 8) if stored else 0
     return codes + grid_bytes(component, choice)
 
 
-def grid_ops(component: Component, choice: Choice) -> int:
-    """Return the bit operations of a grid computed at run time: each value of one image is compared twice, at 32 bits."""
-    return 2 * 32 * component.numel if choice.quantizer == "dynamic" else 0
+def choice_ops(component: Component, choice: Choice) -> int:
+    """Return the bit operations that depend on one component's choice alone.
+
+    A grid computed at run time compares each value of one image twice, at 32 bits. In a whole graph, writing a tensor costs the
+    bits of each of its values, which is what the operators between products add to the products' own operations.
+    """
+    if choice.quantizer == "dynamic":
+        return 2 * 32 * component.numel
+    return choice.bits * component.numel if component.slot == "tensor" and not component.fixed else 0
 
 
 class CostModel:
@@ -50,7 +57,7 @@ class CostModel:
 
     ``bit operations`` are multiply-accumulates of one image times the bits of both operands (32 for FP32), as HAQ and
     HAWQ-V3 count them; a product of two activations (``q @ k``, ``attn @ v``) counts both operands as well. Grids
-    computed at run time add the operations of computing them.
+    computed at run time, and tensors of whole graphs, add operations of their own, see :func:`choice_ops`.
     """
 
     def __init__(self, inventory: Inventory, latency: LatencyTable | None = None, pruning: PruningPlan | None = None) -> None:
@@ -76,7 +83,7 @@ class CostModel:
         """
         bits: dict[str, float] = {name: choice.bits for name, choice in assignment.items()}
         bits |= {} if patches is None else patches.mean_bits
-        return self.products(bits) + sum(grid_ops(c, assignment[c.name]) for c in self.inventory)
+        return self.products(bits) + sum(choice_ops(c, assignment[c.name]) for c in self.inventory)
 
     def products(self, bits: Mapping[str, float]) -> float:
         """Return the bit operations of all products, given the mean bits of every component."""

@@ -4,6 +4,7 @@ from pmq.graph.build import analyse, captured
 from pmq.graph.inventory import component_of, take_inventory
 from pmq.graph.model import CapturedModel
 from pmq.graph.taps import Attention, Layer, Product, TapFunction, Tapped
+from pmq.graph.tensors import with_tensors
 
 __all__ = [
     "Attention",
@@ -16,4 +17,5 @@ __all__ = [
     "captured",
     "component_of",
     "take_inventory",
+    "with_tensors",
 ]

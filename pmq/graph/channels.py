@@ -67,7 +67,7 @@ class Follower:
     """Propagation of channel numbers through the graph of ``model``, for one image."""
 
     def __init__(self, model: CapturedModel) -> None:
-        self.model, self.graph = model, model.program.graph
+        self.model, self.graph = model, model.structure
 
     def start(self, node: fx.Node, axis: int, count: int) -> Channels:
         """Return the channels of a tensor whose ``count`` channels lie along ``axis``."""

@@ -70,7 +70,7 @@ def attentions(model: CapturedModel) -> list[Heads]:
     """Return all attentions of a model, in the order of its graph."""
     operands = _operands(model)
     follower, heads = Follower(model), list[Heads]()
-    for node in model.program.graph.nodes:
+    for node in model.structure.nodes:
         module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, Attention) and not module.grouped:
             q, k, v = (operands.get((node, place)) for place in range(3))
@@ -87,7 +87,7 @@ def _operands(model: CapturedModel) -> dict[tuple[fx.Node, int], Operand]:
     """Return operands of attentions that are outputs of a layer, possibly moved, by node and position of the argument."""
     follower = Follower(model)
     operands: dict[tuple[fx.Node, int], Operand] = {}
-    for node in model.program.graph.nodes:
+    for node in model.structure.nodes:
         layer = layer_at(model, node)
         if layer is None:
             continue

@@ -16,7 +16,8 @@ from pmq.graph.kinds import input_kind, weight_kind
 from pmq.graph.model import CapturedModel
 from pmq.graph.nodes import path_of
 from pmq.graph.operators import MULTIPLIES, moves, packet
-from pmq.graph.taps import Attention, Layer, Product, Tapped
+from pmq.graph.taps import Attention, Layer, Product, Tapped, TensorTap
+from pmq.graph.tensors import END, tensor_products
 
 #: slots of operands whose components are named after the attention, not after the product
 OF_ATTENTION = ("q", "k", "softmax", "v")
@@ -43,24 +44,41 @@ def take_inventory(model: CapturedModel, image: Tensor) -> Inventory:
         image: one image ``(1, C, H, W)`` of the size the model will see.
     """
     seen = _observe(model, image)
-    stages = {name: number for number, cut in enumerate(model.program.cuts) for name in cut.modules}
-    nodes = {str(node.target): node for node in reversed(model.program.graph.nodes) if node.op == "call_module"}
+    stages = _stages(model)
+    graphs = (model.program.graph, model.structure)  # kinds are derived from the graph without taps
+    nodes = {str(node.target): node for graph in graphs for node in reversed(graph.nodes) if node.op == "call_module"}
     components: list[Component] = []
     operators: list[Operator] = []
     first: dict[Any, str] = {}
+    whole, results = any(isinstance(module, TensorTap) for module in model.tapped.values()), dict[str, str]()
     for path, module in model.tapped.items():
         node = nodes[path]
-        for slot, shape, kind, source in _operands(path, module, node, seen[path]):
+        for slot, shape, kind, source in _operands(path, module, node, seen[path], whole):
             name = component_of(path, slot)
             heads = shape[-3] if slot in OF_ATTENTION and len(shape) == 4 else 1
             shared = "" if source is None else first.setdefault(source, f"{name}.{slot}")
             same = "" if shared == f"{name}.{slot}" else shared
             components.append(Component(name, slot, kind, stages[path], _flat(slot, shape), heads, same))  # type: ignore[arg-type]
-        operators += _products(path, module, seen[path])
+        operators += [] if whole else _products(path, module, seen[path])
+    if whole:
+        operators, results = tensor_products(model, {path: each.macs[""] for path, each in seen.items() if "" in each.macs})
     weights = {id(module.weight) for module in model.tapped.values() if isinstance(module, Layer)}
     rest = sum(p.numel() * p.element_size() for p in model.parameters() if id(p) not in weights)
     uncovered_macs = model.total_macs - sum(operator.macs for operator in operators)
-    return Inventory(tuple(components), tuple(operators), rest, tuple(_uncovered(model, uncovered_macs)), model.total_macs)
+    rest -= sum(4 * component.numel for component in components if component.fixed)
+    uncovered = tuple(_uncovered(model, uncovered_macs))
+    return Inventory(tuple(components), tuple(operators), rest, uncovered, model.total_macs, results)
+
+
+def _stages(model: CapturedModel) -> dict[str, int]:
+    """Return the number of the stage that calls each module; of a constant's tap, the first one."""
+    cuts = model.program.cuts
+    stages = {name: number for number, cut in enumerate(cuts) for name in cut.modules}
+    for number, cut in enumerate(cuts):
+        for node in cut.graph.nodes:
+            if node.op == "call_module":
+                stages.setdefault(str(node.target), number)
+    return stages
 
 
 def component_of(path: str, slot: str) -> str:
@@ -69,6 +87,8 @@ def component_of(path: str, slot: str) -> str:
     >>> component_of("blocks.0.attn.attention", "q"), component_of("blocks.0.attn.qk:2", "q"), component_of("head", "input")
     ('blocks.0.attn', 'blocks.0.attn:2', 'head')
     """
+    if slot == "tensor":
+        return path.removesuffix(END)
     if slot not in OF_ATTENTION:
         return path
     owner, _, leaf = path.rpartition(".")
@@ -76,11 +96,21 @@ def component_of(path: str, slot: str) -> str:
     return f"{owner}{colon}{number}"
 
 
-def _operands(path: str, module: Tapped, node: fx.Node, seen: _Seen) -> Iterator[tuple[str, torch.Size, str, Any]]:
-    """Yield a module's slots with shape, kind, and the node whose value the operand is, where other modules may read it too."""
+def _operands(path: str, module: Tapped, node: fx.Node, seen: _Seen, whole: bool) -> Iterator[tuple[str, torch.Size, str, Any]]:
+    """Yield a module's slots with shape, kind, and the node whose value the operand is, where other modules may read it too.
+
+    In a ``whole`` graph, tensors are components where they are computed, not where they are read.
+    """
+    if isinstance(module, TensorTap):
+        yield "tensor", seen.shapes["tensor"], module.kind, None
+        return
+    if whole and not isinstance(module, Layer):
+        return
     if isinstance(module, Layer):
         kind = weight_kind(path, module, node)
         yield "weight", module.weight.shape, kind, None
+        if whole:
+            return
         yield "input", seen.shapes["input"], input_kind(kind, node.args[0]), _root(node.args[0])
         return
     places = dict(zip(module.slots if isinstance(module, Product) else ("q", "k", "v"), node.args, strict=False))
@@ -111,7 +141,7 @@ def _flat(slot: str, shape: torch.Size) -> tuple[int, ...]:
         return (shape[0] * shape[2], shape[1] * shape[3])
     if slot == "input":
         return tuple(shape[1:]) or (1,)
-    return (prod(shape[:-1]), shape[-1])
+    return (prod(shape[:-1]), shape[-1]) if shape else (1,)
 
 
 @torch.no_grad()
@@ -139,6 +169,8 @@ def _measured(module: Tapped, args: tuple[Tensor, ...], output: Tensor) -> tuple
         softmax = torch.Size((*q.shape[:-1], k.shape[-2]))
         macs = {"q@k": prod(softmax) * q.shape[-1], "attn@v": prod(softmax) * v.shape[-1]}
         return {"q": q.shape, "k": k.shape, "softmax": softmax, "v": v.shape}, macs
+    if isinstance(module, TensorTap):
+        return {"tensor": args[0].shape}, {}
     assert isinstance(module, Product)
     a, b = args
     return dict(zip(module.slots, (a.shape, b.shape), strict=True)), {"": module.macs(a, b, output)}

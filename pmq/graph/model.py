@@ -78,12 +78,23 @@ class CapturedModel(nn.Module):
             if node.op == "get_attr":
                 _hold(self, str(node.target), tensors[str(node.target)])
         self.program = Program(graph)
+        self._structure = self.program
         self.eval()
 
     @property
     def closed(self) -> bool:
         """Whether the graph accepts only a single image at a time."""
         return self.program.closed
+
+    @property
+    def structure(self) -> fx.Graph:
+        """Graph that transforms follow channels through: that of the program, before taps of tensors were inserted."""
+        return self._structure.graph
+
+    def structured_as(self, model: CapturedModel) -> CapturedModel:
+        """Return this model with the structure of the model that it was made from."""
+        self._structure = model._structure
+        return self
 
     def hold(self, name: str, module: nn.Module) -> None:
         """Register a module that a graph calls, under its dotted name."""

@@ -71,7 +71,7 @@ def _fixed(graph: fx.Graph) -> set[fx.Node]:
     for node in graph.nodes:
         inputs = node.all_input_nodes
         counts = packet(node) is aten.sym_size and str(node.meta["val"]) == str(batch)
-        if node.op == "get_attr" or counts or (node.op == "call_function" and all(n in fixed for n in inputs)):
+        if node.op == "get_attr" or counts or (node.op.startswith("call") and all(n in fixed for n in inputs)):
             fixed.add(node)
     return fixed
 

@@ -151,6 +151,24 @@ class Product(Tapped):
         return math.prod(sizes.values())
 
 
+class TensorTap(Tapped):
+    """Tap of a tensor that is no operand of its own: the result of an operator, or a constant.
+
+    Args:
+        kind: kind of its component.
+    """
+
+    slots = ("tensor",)
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the tensor after its tap function."""
+        return self.tapped("tensor", x)
+
+
 class Attention(Tapped):
     """Attention ``softmax(q @ k.mT * scale + mask) @ v`` of operands ``(..., T, D)``, fused unless it is ``written_out``.
 

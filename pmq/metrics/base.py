@@ -143,7 +143,10 @@ class Metric(ABC):
                 table.put(*pair, journaled[pair])
         to_measure: dict[str, list[Choice]] = {}
         for name, choice in missing:
-            to_measure.setdefault(name, []).append(choice)
+            if probe.simulator.inventory[name].fixed:  # a constant has no errors of single images, and its bits are not searched
+                table.put(name, choice, 0.0)
+            else:
+                to_measure.setdefault(name, []).append(choice)
         probe.simulator.apply(probe.base)
         if to_measure:
             for name, choice, error in self._measure(probe, to_measure, table):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from pmq.core.bits import FP32
+from pmq.core.bits import FLOAT16, FP32
 from pmq.core.component import Component, Inventory
 from pmq.core.errors import PmqError
 from pmq.core.validation import shown
@@ -75,8 +75,9 @@ class Constraints:
         """
         pins = dict(space.pins)
         for pattern, bits in {**dict.fromkeys(self.exclude, FP32), **self.keep}.items():
-            if bits not in (*range(2, 9), FP32):
-                raise PmqError(f"{shown(pattern)} cannot be kept at {bits} bits; allowed are 2 to 8, and 32 or fp32")
+            if bits not in (*range(2, 9), FLOAT16, FP32) or (bits == FLOAT16 and space.operators is None):
+                wide = ", 16" if space.operators is not None else ""
+                raise PmqError(f"{shown(pattern)} cannot be kept at {bits} bits; allowed are 2 to 8{wide}, and 32 or fp32")
             matched = [component.name for component in inventory if _matches(pattern, component)]
             if not matched:
                 raise PmqError(

@@ -15,6 +15,7 @@ from pmq.core.pruning import WidthOptions
 from pmq.core.quantizer_parameters import why_unfit
 from pmq.core.validation import validated
 from pmq.cost.latency import LatencyTable
+from pmq.optimize.operator_types import together
 from pmq.optimize.space_file import KINDS, OneChoice, Options, SpaceFile
 
 IMAGE_BITS = 8
@@ -82,7 +83,7 @@ class Space:
         decided = {d.components for d in self.decisions}
         pairs = {}
         for layer in layers:
-            pair = (f"{layer}.weight", f"{layer}.input")
+            pair = (f"{layer}.weight", self.inventory.source_of(layer))
             if pair in decided:
                 pairs[layer] = list(zip(*(choices[name] for name in pair), strict=True))
             else:
@@ -159,7 +160,7 @@ class Space:
         context = f"search space {self.name!r}, {component.name!r}"
         if bits == FP32:
             return FLOAT
-        _check_fits(component, quantizer, granularity, context)
+        _check_fits(component, quantizer, granularity, context, bits)
         fields = {"bits": bits, "quantizer": quantizer, "granularity": granularity, "group_size": options.group_size}
         fields |= {"symmetric": bool(options.symmetric), "estimator": self.estimator}
         return validated(Choice, fields, context)
@@ -190,7 +191,7 @@ class Space:
             return FLOAT
         quantizer = entry.quantizer or "affine"
         granularity = "token" if quantizer == "dynamic" else entry.granularity or "tensor"
-        _check_fits(component, quantizer, granularity, context)
+        _check_fits(component, quantizer, granularity, context, entry.bits)
         fields = entry.model_dump() | {"quantizer": quantizer, "granularity": granularity, "estimator": self.estimator}
         return validated(Choice, fields, context)
 
@@ -211,6 +212,9 @@ class Space:
         return tuple(dict.fromkeys(choices))
 
     def _decide(self) -> list[Decision]:
+        if self.file.operators is not None:
+            rows = together({c.name: self._component_choices(c) for c in self.inventory}, self.file, self.inventory)
+            return [Decision(names, tuple(zip(*row, strict=True))) for names, row in rows.items()]
         mode_decisions = self._mode_decisions()
         inside = {name for decision in mode_decisions.values() for name in decision.components}
         choices = {c.name: self._component_choices(c) for c in self.inventory if c.name not in inside}
@@ -281,9 +285,9 @@ class Space:
                 )
 
 
-def _check_fits(component: Component, quantizer: str, granularity: str, context: str) -> None:
-    """Raise if a component cannot have a quantizer or granularity."""
-    reason = why_unfit(component.slot, quantizer, granularity)
+def _check_fits(component: Component, quantizer: str, granularity: str, context: str, bits: int) -> None:
+    """Raise if a component cannot have a quantizer, granularity or bit-width."""
+    reason = why_unfit(component.slot, quantizer, granularity, bits)
     if reason:
         raise PmqError(f"{context}: {reason}")
 

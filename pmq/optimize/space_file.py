@@ -11,12 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from pmq.core.choice import Bits, Granularity, GroupSize
 from pmq.core.errors import PmqError
 from pmq.core.files import is_file, quoted, read_yaml
+from pmq.core.operator_widths import OperatorWidths
+from pmq.core.paths import spaces_folder
 from pmq.core.validation import shown, validated
 
 #: kinds of components that a space may name even if the model has none of them
 KINDS = (
     *("patch_embed", "qkv", "proj", "fc1", "fc2", "reduction", "head", "linear", "conv", "depthwise", "conv_transpose"),
     *("image", "norm", "attention", "gelu", "hidden", "features", "q", "k", "softmax", "v", "product"),
+    *("sum", "logits", "constant", "scale"),
 )
 
 
@@ -80,7 +83,8 @@ class SpaceFile(_Strict):
     ``weight`` and ``activation`` hold for all components; ``components`` refines them for a kind (``softmax``) or a name pattern
     (``blocks.0.*``), where the later entry wins; ``pins`` fixes bits by kind or pattern. With ``modes`` a layer's weight and
     input choose one of the modes together, regardless of the other entries. Activations that are the same tensor, read by
-    several operators, have the same bits unless ``shared`` is false.
+    several operators, have the same bits unless ``shared`` is false. With ``operators`` every tensor between operators is a
+    component, as targets need that compute with integers alone.
     """
 
     name: str
@@ -92,13 +96,7 @@ class SpaceFile(_Strict):
     ties: list[Tie] = Field(default_factory=list)
     shared: bool = True
     modes: dict[str, Mode] = Field(default_factory=dict)
-
-
-def spaces_folder() -> Path:
-    """Return the folder of the built-in search spaces: next to the package in a checkout, inside it when installed."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "search_spaces"
-    return inside if inside.is_dir() else package.parent / "search_spaces"
+    operators: OperatorWidths | None = None
 
 
 def read_space(space: str | SpaceFile) -> SpaceFile:

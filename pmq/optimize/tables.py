@@ -12,7 +12,7 @@ from pmq.core.budget import Limits
 from pmq.core.choice import FLOAT, WidthChoice, bits_of
 from pmq.core.component import Operator
 from pmq.core.errors import PmqError
-from pmq.cost.cost_model import CostModel, component_bytes, grid_ops
+from pmq.cost.cost_model import CostModel, choice_ops, component_bytes
 from pmq.metrics.sensitivity_table import SensitivityTable
 from pmq.optimize.space import Space
 from pmq.optimize.superposition import Superposition
@@ -73,7 +73,7 @@ class Tables:
                     error[d, k] += sensitivity.get(name, choice)
                     bits[d, k] = choice.bits
                     size[d, k] += component_bytes(inventory[name], choice)
-                    ops[d, k] += grid_ops(inventory[name], choice)
+                    ops[d, k] += choice_ops(inventory[name], choice)
             if latency is not None and not isinstance(decision.choices[0][0], WidthChoice):
                 for k in range(len(decision)):
                     ms[d, k] = latency.decision_ms(bits_of(decision.options(k)))
@@ -82,6 +82,15 @@ class Tables:
         for op in inventory.operators:
             same = where[op.operands[0]] == where[op.operands[1]]
             (inside if same else operators).append(op)
+        if inventory.whole:  # linked operands are inside one decision, so that here one of the two has a fixed width
+            for op in operators:
+                for name, other in (op.operands, op.operands[::-1]):
+                    d, fixed = where[name], decisions[where[other]].choices_of(other)
+                    if len(decisions[where[other]]) == 1:
+                        for k, choice in enumerate(decisions[d].choices_of(name)):
+                            ops[d, k] += op.macs * choice.bits * fixed[0].bits
+                        break
+            operators = []
         for op in inside:
             d = where[op.operands[0]]
             left, right = (decisions[d].choices_of(name) for name in op.operands)

@@ -112,12 +112,13 @@ def plan_evaluation(
     items = tuple(as_what(item) for item in ([what] if isinstance(what, Allocation | str | Path) else what))
     image, labelled = first_and_all(batches)
     like = None if recalibrate else next((item for item in items if isinstance(item, Allocation)), None)
-    subject = Subject.of(model, device, image, crop_pct, task_of(task, *items), like).with_loss(loss, image)
+    whole = (space := read_space(space)).operators is not None or any(isinstance(i, Allocation) and i.whole for i in items)
+    subject = Subject.of(model, device, image, crop_pct, task_of(task, *items), like, whole=whole).with_loss(loss, image)
     if calibration_images is not None:
         calibration_images = as_images(calibration_images).cpu()
         check_finite(subject.module, calibration_images)
     uniform_recipe = find_recipe(recipe, reconstruct)
-    uniform_space = Space(read_space(space), subject.inventory, uniform_recipe.estimator)
+    uniform_space = Space(space, subject.inventory, uniform_recipe.estimator)
     check_quantizers(uniform_space)
     covered = coverage(subject.inventory)
     if any(item != "fp32" for item in items):  # the coverage of an allocation was checked when it was searched

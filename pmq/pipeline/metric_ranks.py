@@ -132,8 +132,9 @@ def plan_rank(
     if len(gathered) < n_images:
         raise PmqError(f"{len(gathered)} images are fewer than the {n_images} needed; lower `n_truth` or `n_held_out`")
     parts = gathered.split(split.counts)
-    subject = Subject.of(model, device, parts[0], task=task).scaled(parts[0])
-    searched = Space(read_space(space), subject.inventory, chosen_recipe.estimator)
+    space_file = read_space(space)
+    subject = Subject.of(model, device, parts[0], task=task, whole=space_file.operators is not None).scaled(parts[0])
+    searched = Space(space_file, subject.inventory, chosen_recipe.estimator)
     check_quantizers(searched)
     check_coverage(coverage(subject.inventory, searched.choices), partial)
     *limits, one = [(text, resolve_budget(Budget.parse(text), searched)) for text in (*budgets, one_budget)]

@@ -14,7 +14,7 @@ from pmq.core.component import Inventory
 from pmq.core.errors import PmqError, one_line
 from pmq.core.progress import message
 from pmq.core.task import AUTO, CLASSIFICATION, Loss, Task
-from pmq.graph import CapturedModel, captured, take_inventory
+from pmq.graph import CapturedModel, captured, take_inventory, with_tensors
 from pmq.models import create_model, model_info
 from pmq.models.describe import declares_normalization, input_size, model_name
 from pmq.models.equivalence import check_captured
@@ -53,6 +53,7 @@ class Subject:
         size = self.info.data_config["input_size"]
         image = torch.zeros(1, *size).to(next(module.parameters()).device)
         model = captured(module, image)
+        model = with_tensors(model) if self.inventory.whole else model
         return replace(self, module=module, model=model, inventory=take_inventory(model, image))
 
     def scaled(self, images: Tensor) -> Subject:
@@ -82,6 +83,7 @@ class Subject:
         task: str = AUTO,
         like: Allocation | None = None,
         data_config: Mapping[str, Any] | None = None,
+        whole: bool = False,
     ) -> Subject:
         """Copy the user's module or create a model by name, capture it, and list its components.
 
@@ -94,6 +96,7 @@ class Subject:
             task: meaning of the outputs, a name of :class:`pmq.core.task.Task`.
             like: an allocation of a model of the same name, which supplies missing facts.
             data_config: preprocessing, where the model does not define it or it differs; by default that of ``like``.
+            whole: whether every tensor between operators is a component; so it is for an allocation ``like`` that has these.
 
         Raises:
             PmqError: the model cannot be copied or captured, cannot take such images, or has nothing to quantize.
@@ -105,6 +108,7 @@ class Subject:
         if crop_pct is not None:
             info = info.model_copy(update={"data_config": info.data_config | {"crop_pct": crop_pct}})
         model = captured(module, image)
+        model = with_tensors(model) if whole or (like is not None and like.whole) else model
         check_captured(module, model, image if images is None else images)
         inventory = take_inventory(model, image)
         if not inventory.components:

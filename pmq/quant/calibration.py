@@ -141,7 +141,7 @@ class _PassRecorder:
             self.samples[name].add(self.instrument.by_head(name, x.detach()), self.share, self.generator)
             if not self.samples[name].finite():
                 raise PmqError(f"activation {name!r} is not finite on the calibration images; check the checkpoint and the data")
-            if torch.is_grad_enabled():
+            if torch.is_grad_enabled() and not self.instrument.inventory[name].fixed:
                 self.activations[name] = x
             return x
 
@@ -150,6 +150,8 @@ class _PassRecorder:
     def _layer_hook(self, module: str) -> Any:
         def hook(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
             self.layers[module] = (args[0].detach(), output)
+            if self.instrument.inventory.whole:  # no tap at its input precedes it
+                self.order.append(f"{module}.weight")
 
         return hook
 

@@ -21,6 +21,7 @@ from pmq.core.recipe import Recipe
 from pmq.core.tensors import TensorFile
 from pmq.graph import CapturedModel
 from pmq.models.weights import OF_MODULE, parameters_file
+from pmq.quant.biases import round_biases
 from pmq.quant.calibration import Calibration, images_sha256
 from pmq.quant.layerwise import LayerwiseQuantizer
 from pmq.quant.prepare import Prepared
@@ -121,6 +122,8 @@ def build_quantized_model(model: CapturedModel, inventory: Inventory, quantized:
     known = Calibration(known=quantized.parameters)
     simulator = Simulator(model, inventory, known, lambda component, *_: weights[component.name], integers)
     simulator.apply(quantized.assignment)
+    if inventory.whole:
+        round_biases(simulator, weights)
     if quantized.patches is not None:
         install(simulator, quantized.patches)
     return simulator

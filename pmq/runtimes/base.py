@@ -49,6 +49,8 @@ class Target(ABC):
     packed_space: ClassVar[str | None] = None
     #: modes in which the last group of a weight row may be shorter than the others
     ragged: ClassVar[tuple[str, ...]] = ()
+    #: whether every tensor between operators is quantized
+    whole: ClassVar[bool] = False
 
     def require(self, running: bool = False) -> None:
         """Raise PmqError if a package needed to write files, or only to run them if ``running``, cannot be imported."""
@@ -74,9 +76,9 @@ class Target(ABC):
         for component in inventory:
             choice = assignment[component.name]
             if component.slot == "weight":
-                self.check_layer(component.module, choice, assignment[f"{component.module}.input"])
+                self.check_layer(component.module, choice, assignment[inventory.source_of(component.module)])
                 inputs = component.numel // component.shape[0]
-                blocks = layer_key(choice, assignment[f"{component.module}.input"]) in self.ragged
+                blocks = layer_key(choice, assignment[inventory.source_of(component.module)]) in self.ragged
                 if choice.group_size and inputs % choice.group_size and not blocks:
                     groups = f"groups of {choice.group_size}, which {inputs} inputs do not fill"
                     raise PmqError(

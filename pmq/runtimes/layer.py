@@ -70,7 +70,7 @@ class DeployLayer:
         zeros: ``(O, G)``, the integer of zero; None if the grid is symmetric.
         bias: ``(O,)``.
         operand: quantizer of the input; None in FP32, or if its grid is computed at run time.
-        image: shape ``(C, H, W)`` of a convolution's input.
+        image: shape ``(C, H, W)`` of a convolution's input; empty where it does not matter, as patches are not rearranged.
         convolution: geometry of a convolution; None for a linear layer.
     """
 
@@ -100,7 +100,13 @@ class DeployLayer:
     def tile(self) -> tuple[int, int] | None:
         """Height and width of the patches of a convolution whose windows neither overlap nor leave gaps; None for others."""
         convolution = self.convolution
-        if convolution is None or not convolution.plain or self.value.ndim != 4 or self.value.shape[2:] != convolution.stride:
+        if (
+            convolution is None
+            or not self.image
+            or not convolution.plain
+            or self.value.ndim != 4
+            or self.value.shape[2:] != convolution.stride
+        ):
             return None
         return int(self.value.shape[2]), int(self.value.shape[3])
 
@@ -120,14 +126,19 @@ def deploy_layers(
 ) -> list[DeployLayer]:
     """Return every layer of a model that was restored from ``quantized``, with its quantized weights ``weights``."""
     modules = {c.module: model.get_submodule(c.module) for c in inventory if c.slot == "weight"}
-    layers = [_layer(name, module, quantized, weights.get(f"{name}.weight")) for name, module in modules.items()]
+    layers = [
+        _layer(name, module, quantized, weights.get(f"{name}.weight"), inventory.source_of(name))
+        for name, module in modules.items()
+    ]
     images = {c.module: c.shape for c in inventory if c.slot == "input"}
+    if inventory.whole:
+        return layers
     return [layer if layer.convolution is None else replace(layer, image=images[layer.name]) for layer in layers]
 
 
-def _layer(name: str, module: Any, quantized: Quantized, weight: QuantizedWeight | None) -> DeployLayer:
+def _layer(name: str, module: Any, quantized: Quantized, weight: QuantizedWeight | None, read: str) -> DeployLayer:
     choice = quantized.assignment[f"{name}.weight"]
-    source = quantized.assignment.get(f"{name}.input", FLOAT)
+    source = quantized.assignment.get(read, FLOAT)
     codes = scales = zeros = None
     if weight is not None and "scale" in weight.quantizer.parameters:
         outputs, zero = weight.shape[0], weight.quantizer.parameters["zero_point"]
@@ -137,7 +148,7 @@ def _layer(name: str, module: Any, quantized: Quantized, weight: QuantizedWeight
         zeros = None if choice.symmetric else _by_output(zero, outputs)
     bias = None if module.bias is None else module.bias.detach().numpy()
     value, convolution = module.weight.detach().numpy(), Convolution.of(module)
-    operand = operand_of(f"{name}.input", quantized)
+    operand = operand_of(read, quantized)
     return DeployLayer(name, choice, source, value, codes, scales, zeros, bias, operand, (), convolution)
 
 

@@ -11,8 +11,8 @@ from pmq.core.files import quoted, read_bytes
 from pmq.core.validation import shown
 from pmq.runtimes.session import MOST
 
-#: ONNX's code of the integer type that inputs of layers are quantized to
-UINT8 = 2
+#: ONNX's codes of the integer types that activations are quantized to, of 8 and 16 bits
+ACTIVATIONS = (2, 4)
 
 
 def read_onnx(path: Path) -> Any:
@@ -55,8 +55,10 @@ def _foreign(model: Any) -> str:
         return f"{shown(outside[0])} in another file"
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     quantizers = [list(node.input) for node in model.graph.node if node.op_type == "QuantizeLinear"]
-    if any(len(inputs) != 3 or types.get(inputs[2]) != UINT8 for inputs in quantizers):  # OpenVINO crashes on 4-bit inputs
-        return "inputs quantized to anything but 8 bits"
+    if any(
+        len(inputs) != 3 or types.get(inputs[2]) not in ACTIVATIONS for inputs in quantizers
+    ):  # OpenVINO crashes on 4-bit inputs
+        return "inputs quantized to anything but 8 or 16 bits"
     return ""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class OnnxRuntime(OnnxTarget):
     extra = "onnx"
     runtime = "onnxruntime"
     lookup = "GatherElements"  # six times as fast as its Gather for single values
-    ragged = (W4, W8)
+    ragged: ClassVar[tuple[str, ...]] = (W4, W8)
 
     def session(self, model: Any, threads: int = 1) -> Session:
         """Load a file or model into an inference session on the CPU."""

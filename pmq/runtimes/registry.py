@@ -11,6 +11,7 @@ from pmq.runtimes import executorch as _executorch  # noqa: F401 (importing regi
 from pmq.runtimes import litert as _litert  # noqa: F401
 from pmq.runtimes import onnxruntime as _onnxruntime  # noqa: F401
 from pmq.runtimes import openvino as _openvino  # noqa: F401
+from pmq.runtimes import qdq as _qdq  # noqa: F401
 from pmq.runtimes.base import TARGETS, Target
 from pmq.runtimes.labels import TARGET
 

@@ -49,8 +49,10 @@ class _Symbol(Marker):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a symbolic tensor of the shape of the layer's output."""
-        attributes: dict[str, Any] = {"layer": self.name}
         shape = self.shape(x)
+        attributes: dict[str, Any] = {"layer": self.name}
+        if all(isinstance(side, int) for side in shape):
+            attributes["shape"] = list(shape)
         return torch.onnx.ops.symbolic(f"{DOMAIN}::{LAYER}", (x,), attributes, dtype=torch.float32, shape=shape, version=1)
 
 
@@ -97,9 +99,18 @@ def _cause(error: BaseException) -> str:
     return one_line(error)
 
 
-def single(layer: DeployLayer, shape: tuple[int, ...]) -> onnx.ModelProto:
-    """Return a graph that consists of the placeholder of one layer, whose input has ``shape``."""
-    return _of_one_node(LAYER, {"layer": layer.name}, layer.name, shape)
+def single(layer: DeployLayer, shape: tuple[int, ...], quantized: bool = False) -> onnx.ModelProto:
+    """Return a graph that consists of the placeholder of one layer, whose input has ``shape``.
+
+    With ``quantized``, the placeholder of the input's operand precedes it.
+    """
+    attributes = {"layer": layer.name} | ({"shape": [*shape[:-1], layer.shape[0]]} if layer.convolution is None else {})
+    model = _of_one_node(LAYER, attributes, layer.name, shape)
+    if quantized and layer.operand is not None:
+        operand = onnx.helper.make_node(OPERAND, [INPUT], ["quantized"], domain=DOMAIN, operand=layer.operand.name)
+        model.graph.node[0].input[0] = "quantized"
+        model.graph.node.insert(0, operand)
+    return model
 
 
 def _slim(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -159,6 +159,7 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str, Callable[[Example], str]], ...]] = 
         ("C++", "cpp", _onnxruntime_cpp),
         ("JavaScript", "js", _onnxruntime_javascript),
     ),
+    "qdq": (("Python", "python", _python("import onnxruntime\n", ONNXRUNTIME_PYTHON)), ("C++", "cpp", _onnxruntime_cpp)),
     "openvino": _OPENVINO,
     "openvino-bf16": (("Python", "python", _python("import openvino\n", OPENVINO_PYTHON.replace("f32", "bf16"))),),
     "litert": (("Python", "python", _python("from ai_edge_litert.interpreter import Interpreter\n", LITERT_PYTHON)),),

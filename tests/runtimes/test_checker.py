@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 import pmq
-from pmq.runtimes import TARGETS
+from pmq.runtimes import TARGETS, checker
 from pmq.runtimes.checker import PROGRAMS, Observed
 from tests.runtimes.node import install_runtime, run_module
 
@@ -105,7 +105,9 @@ def test_a_bundle_shows_its_pictures_and_goes_with_its_file(deployed: Path) -> N
 
 
 def test_every_target_has_a_program() -> None:
-    assert set(PROGRAMS) >= {name.removesuffix("-bf16") for name in TARGETS}
+    assert set(PROGRAMS) == set(TARGETS)
+    parts = Path(str(checker.__file__)).parent / "parts"
+    assert {part for programs in PROGRAMS.values() for part in programs.values()} == {path.name for path in parts.glob("*.*")}
 
 
 def test_sampled_values_meet_every_channel() -> None:

@@ -105,9 +105,12 @@ def plan_deployment(
         raise PmqError(f"target {target!r} has no open batch size; deploy with `dynamic_batch=False`")
     images = as_images(images).cpu()
     like = what if isinstance(what, Allocation) and not recalibrate else None
-    subject = Subject.of(model, "cpu", images, crop_pct, task_of(task, what), like, data_config)
+    whole = runtime.whole or (isinstance(what, Allocation) and what.whole)
+    subject = Subject.of(model, "cpu", images, crop_pct, task_of(task, what), like, data_config, whole)
     _check_outputs(subject, dynamic_batch)
     intake = Intake.of(input, layout, subject.info.data_config)
+    if runtime.whole and intake.values == "uint8":
+        raise PmqError(f"target {target!r} quantizes prepared images itself; deploy with `input=float`")
     images = intake.representable(images)
     if calibration_images is not None:
         calibration_images = as_images(calibration_images).cpu()

@@ -130,7 +130,8 @@ def _foreign_uniform(pool: CandidatePool, space: Space, index: dict[tuple[int, .
     """Return rows of FP32 and of the uniform allocations outside the space, which are compared but never chosen."""
     costs, rows = CostModel(space.inventory, space.latency), []
     assignments: dict[str, Assignment] = {"fp32": dict.fromkeys(space.inventory.names, FLOAT)}
-    if not space.file.modes and space.latency is None:  # a comparison with bits that no kernel computes would be unfair
+    free = not space.file.modes and space.file.operators is None
+    if free and space.latency is None:  # a comparison with bits that no kernel computes would be unfair
         assignments |= {f"uniform w{bits}a{bits}": space.uniform(bits, bits) for bits in UNIFORM}
     for source, assignment in assignments.items():
         genome = space.genome(assignment)

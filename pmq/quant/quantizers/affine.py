@@ -32,7 +32,7 @@ class Affine(Quantizer):
         self.high = self.low + (2**bits - 1)
         self.inverse = 1.0 / self.scale
         self._inverse, self._low, self._high, self._scale = (scalar(t) for t in (self.inverse, self.low, self.high, self.scale))
-        if self.scale.ndim == 0:
+        if self.scale.ndim == 0 and bits <= 8:
             self.int8_grid = (float(self.scale), int(self.low) + 128 if bits == 8 else 0)
 
     @property

@@ -99,7 +99,7 @@ class ResidualStream:
 def norm_pairs(model: CapturedModel) -> list[NormPair]:
     """Return the norms over the last axis that only layers read, in the order of the graph."""
     follower, pairs = Follower(model), []
-    for node in model.program.graph.nodes:
+    for node in model.structure.nodes:
         norm = _norm(model, node)
         if norm is None:
             continue
@@ -167,7 +167,7 @@ def _parts(index: Tensor, width: int) -> Iterator[Tensor]:
 def scaled_layers(model: CapturedModel) -> Iterator[tuple[Writer, nn.Parameter, Tensor]]:
     """Yield layers whose output is only multiplied by a parameter per channel, with the parameter and each channel's gain."""
     follower = Follower(model)
-    for node in model.program.graph.nodes:
+    for node in model.structure.nodes:
         layer = layer_at(model, node)
         if layer is None:
             continue

@@ -27,25 +27,30 @@ ROUNDING = 0.002
 #: file with the facts of a bundle
 FACTS = "bundle.txt"
 _PYTHON, _NODE, _CPP = "check.py", "check.mjs", "check.cpp"
+_ONNXRUNTIME = {name: name for name in (_PYTHON, _NODE, _CPP)} | {
+    "load.py": "load_onnxruntime.py",
+    "load.hpp": "load_onnxruntime.hpp",
+}
+_OPENVINO = {_PYTHON: _PYTHON, _CPP: _CPP, "load.py": "load_openvino.py", "load.hpp": "load_openvino.hpp"}
 #: target -> program or header of a bundle -> file among the parts
 PROGRAMS: Mapping[str, Mapping[str, str]] = {
-    "onnxruntime": {
-        **{name: name for name in (_PYTHON, _NODE, _CPP)},
-        "load.py": "load_onnxruntime.py",
-        "load.hpp": "load_onnxruntime.hpp",
-    },
-    "openvino": {_PYTHON: _PYTHON, _CPP: _CPP, "load.py": "load_openvino.py", "load.hpp": "load_openvino.hpp"},
+    "onnxruntime": _ONNXRUNTIME,
+    "qdq": _ONNXRUNTIME,
+    "openvino": _OPENVINO,
+    "openvino-bf16": _OPENVINO,
     "litert": {_PYTHON: _PYTHON, "load.py": "load_litert.py"},
     "executorch": {_PYTHON: _PYTHON, "load.py": "load_executorch.py"},
 }
+#: target -> what a loader says instead, where two targets share it
+REPLACED = {"openvino-bf16": (('PRECISION = "f32"', 'PRECISION = "bf16"'), ("element::Type_t::f32", "element::Type_t::bf16"))}
 #: program -> how it is started
 STARTED = {
     _PYTHON: "python check.py [FILE]",
     _NODE: "npm install onnxruntime-node && node check.mjs [FILE]",
     _CPP: "g++ -std=c++17 -O2 check.cpp -o check {flags} && ./check [FILE]",
 }
-#: target -> flags of a C++ compiler
-FLAGS = {"onnxruntime": "-lonnxruntime", "openvino": "-lopenvino"}
+#: header -> flags of a C++ compiler
+FLAGS = {"load_onnxruntime.hpp": "-lonnxruntime", "load_openvino.hpp": "-lopenvino"}
 
 
 @dataclass(frozen=True)
@@ -117,13 +122,18 @@ def write_bundle(
     write_bytes(folder / "probes.bin", probes)
     parts = files(__name__) / "parts"
     for name, part in PROGRAMS[target].items():
-        write_text(folder / name, (parts / part).read_text("utf-8"))
+        text = (parts / part).read_text("utf-8")
+        for old, new in REPLACED.get(target, ()):
+            text = text.replace(old, new)
+        write_text(folder / name, text)
     write_text(folder / "README.md", _readme(file, target, len(inputs), len(tensors)))
     return folder
 
 
 def _readme(file: Path, target: str, n_images: int, n_tensors: int) -> str:
-    commands = [STARTED[name].format(flags=FLAGS.get(target, "")) for name in PROGRAMS[target] if name in STARTED]
+    programs = PROGRAMS[target]
+    flags = FLAGS.get(programs.get("load.hpp", ""), "")
+    commands = [STARTED[name].format(flags=flags) for name in programs if name in STARTED]
     inside = "the outputs of its layers" if n_tensors > 1 else "its output alone, since this runtime returns nothing from inside"
     return f"""\
 # Check of {file.name}

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+constexpr auto PRECISION = ov::element::Type_t::f32;
 using Tensors = std::map<std::string, std::vector<float>>;
 
 class Runtime {
@@ -17,7 +18,7 @@ class Runtime {
   Runtime(const std::string& content, int threads) {
     const char* path = "check.tmp.onnx"; // OpenVINO reads ONNX from files
     std::ofstream(path, std::ios::binary) << content;
-    model_ = core_.compile_model(path, "CPU", ov::hint::inference_precision(ov::element::f32), ov::inference_num_threads(threads),
+    model_ = core_.compile_model(path, "CPU", ov::hint::inference_precision(PRECISION), ov::inference_num_threads(threads),
                                  ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
                                  ov::hint::dynamic_quantization_group_size(0));
     std::remove(path);
