@@ -55,9 +55,8 @@ def _foreign(model: Any) -> str:
         return f"{shown(outside[0])} in another file"
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     quantizers = [list(node.input) for node in model.graph.node if node.op_type == "QuantizeLinear"]
-    if any(
-        len(inputs) != 3 or types.get(inputs[2]) not in ACTIVATIONS for inputs in quantizers
-    ):  # OpenVINO crashes on 4-bit inputs
+    # OpenVINO crashes on 4-bit inputs.
+    if any(len(inputs) != 3 or types.get(inputs[2]) not in ACTIVATIONS for inputs in quantizers):
         return "inputs quantized to anything but 8 or 16 bits"
     return ""
 

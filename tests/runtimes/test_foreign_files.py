@@ -227,7 +227,7 @@ def function(m: onnx.ModelProto) -> None:
         (outside_of_an_attribute, "in another file"),
         (endless, "a graph within 'Loop'"),
         (function, "functions"),
-        (quantized(TensorProto.UINT4), "anything but 8 bits"),
+        (quantized(TensorProto.UINT4), "anything but 8 or 16 bits"),
         (lambda m: m.ClearField("graph"), "not an ONNX model"),
         (lambda m: setattr(m.graph.node[1], "op_type", "Nonsense"), "not an ONNX model"),
         (lambda m: m.graph.node[1].input.__setitem__(0, "nowhere"), "not an ONNX model"),
@@ -243,9 +243,10 @@ def test_what_pmq_does_not_write_never_reaches_a_runtime(change: Change, said: s
             read(path)
 
 
-def test_inputs_of_eight_bits_are_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.UINT16])
+def test_inputs_of_eight_and_sixteen_bits_are_taken(kind: int, tmp_path: Path) -> None:
     model = tiny()
-    quantized(TensorProto.UINT8)(model)
+    quantized(kind)(model)
     assert target_of(saved(model, tmp_path / "m.onnx")).name == "onnxruntime"
 
 
