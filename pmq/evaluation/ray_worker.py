@@ -15,6 +15,7 @@ from torch._ops import OpOverload, OpOverloadPacket
 from pmq.core.allocation import pmq_version
 from pmq.core.errors import PmqError
 from pmq.core.memory import keep_freed_memory
+from pmq.models.torchvision_ops import ensure_torchvision
 
 
 def pack(value: Any, cloudpickle: Any) -> bytes:
@@ -70,6 +71,7 @@ class Worker:
         if here != versions:
             raise PmqError(f"a node of the Ray cluster has {here}, this process {versions}; install the same versions everywhere")
         os.environ["PMQ_PROGRESS"] = "0"
+        ensure_torchvision()  # before a state is restored that holds modules of timm, which imports torchvision
         keep_freed_memory()
         torch.set_num_threads(threads)
         self._device = device
