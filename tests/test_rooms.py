@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "metrics": {"core", "graph", "quant"},
     "optimize": {"core", "cost.cost_model", "cost.latency", "metrics.sensitivity_table"},
     "patches": {"core", "models", "graph", "quant", "metrics"},
-    "evaluation": {"core", "quant", "data"},
+    "evaluation": {"core", "models", "quant", "data"},
     "runtimes": {"core", "models", "graph", "quant", "cost"},
     "exports": {"core", "models", "graph", "quant", "runtimes"},
     "reporting": {"core"},

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from pmq.data.source import Batch, ImageSource
 
-#: least number of images in a shard
-SHARD_IMAGES = 256
+#: least number of images in a shard of many images, and of few, which workers could not share otherwise
+SHARD_IMAGES, FEW_IMAGES = 256, 64
+#: number of shards of few images
+FEW_SHARDS = 16
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class ImageShards:
     @property
     def shard_images(self) -> int:
         """Number of images in each shard but the last: whole batches."""
-        return -(-SHARD_IMAGES // self.batch_size) * self.batch_size
+        least = min(SHARD_IMAGES, max(FEW_IMAGES, len(self.indices) // FEW_SHARDS))
+        return -(-least // self.batch_size) * self.batch_size
 
     def __len__(self) -> int:
         """Return the number of shards."""
