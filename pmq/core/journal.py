@@ -68,7 +68,7 @@ class Journal:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"key": key, "value": value, "crc32": _crc32(key, value)}) + "\n")
         except OSError as error:
-            raise PmqError(f"cannot write {str(self._path)!r}: {error.strerror}; go on later with `resume`") from None
+            raise PmqError(f"cannot write {str(self._path)!r}: {error.strerror}; once it can be written, {self._hint}") from None
         self._keep()
 
     def _keep(self) -> None:

@@ -13,9 +13,11 @@ from pmq.core.files import write_text
 from pmq.exports.base import register
 from pmq.exports.fit import ALL_BITS, Fitted, Holds
 from pmq.exports.grid import Grid
-from pmq.exports.module import ModuleFormat, layer_of
+from pmq.exports.module import ModuleFormat
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pmq.exports.tensor import ExportModel, QuantizedTensor
 
 
@@ -27,11 +29,8 @@ class ModelOpt(ModuleFormat):
     tool = "NVIDIA ModelOpt"
     suffix = ".yaml"
 
-    def holds(self, model: ExportModel, tensor: QuantizedTensor) -> Holds | str:
+    def holds_of_layer(self, model: ExportModel, tensor: QuantizedTensor, layer: nn.Module) -> Holds | str:
         """Return weights and inputs of linear layers and convolutions, which have quantizers of their own."""
-        layer = layer_of(model, tensor)
-        if isinstance(layer, str):
-            return layer
         if tensor.is_weight:
             return Holds(ALL_BITS, ("tensor", "channel"), asymmetric=False)
         return Holds(ALL_BITS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from pmq.exports.base import Format
 if TYPE_CHECKING:
     from torch import nn
 
+    from pmq.exports.fit import Holds
     from pmq.exports.tensor import ExportModel, QuantizedTensor
 
 
@@ -24,6 +26,15 @@ class ModuleFormat(Format):
 
     beside = (".safetensors",)
     reads_module = True
+
+    def holds(self, model: ExportModel, tensor: QuantizedTensor) -> Holds | str:
+        """Return what the format holds of weights and inputs of layers, and nothing of other tensors."""
+        layer = layer_of(model, tensor)
+        return layer if isinstance(layer, str) else self.holds_of_layer(model, tensor, layer)
+
+    @abstractmethod
+    def holds_of_layer(self, model: ExportModel, tensor: QuantizedTensor, layer: nn.Module) -> Holds | str:
+        """Return :meth:`holds` of the weight or input of a layer that tools replace."""
 
     def write_weights(self, model: ExportModel, path: Path, further: Mapping[str, Any] | None = None) -> Path:
         """Write the state dict with ``further`` arrays beside ``path``."""

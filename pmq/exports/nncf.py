@@ -14,9 +14,11 @@ from pmq.core.files import write_text
 from pmq.exports.base import register
 from pmq.exports.fit import ALL_BITS, Fitted, Holds
 from pmq.exports.grid import Grid
-from pmq.exports.module import ModuleFormat, layer_of
+from pmq.exports.module import ModuleFormat
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pmq.exports.tensor import ExportModel, QuantizedTensor
 
 #: places of the operands of an operator of torch: of a linear layer or a convolution, and of the fused attention function
@@ -38,9 +40,10 @@ class Nncf(ModuleFormat):
             return Holds(ALL_BITS, ("tensor", "head"))
         if slot == "softmax" and tensor.component.name in _fused(model):
             return "softmax inside of an attention function"
-        layer = layer_of(model, tensor)
-        if isinstance(layer, str):
-            return layer
+        return super().holds(model, tensor)
+
+    def holds_of_layer(self, model: ExportModel, tensor: QuantizedTensor, layer: nn.Module) -> Holds | str:
+        """Return weights and inputs of linear layers and convolutions."""
         return Holds(ALL_BITS, ("tensor", "channel") if tensor.is_weight else ("tensor",))
 
     def write(self, model: ExportModel, fitted: Fitted, path: Path) -> list[Path]:

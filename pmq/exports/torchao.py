@@ -12,9 +12,11 @@ from pmq.core.files import write_text
 from pmq.core.progress import message
 from pmq.exports.base import register
 from pmq.exports.fit import ALL_BITS, Fitted, Holds
-from pmq.exports.module import ModuleFormat, layer_of
+from pmq.exports.module import ModuleFormat
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pmq.exports.tensor import ExportModel, QuantizedTensor
 
 
@@ -26,13 +28,10 @@ class TorchAO(ModuleFormat):
     tool = "torchao"
     suffix = ".json"
 
-    def holds(self, model: ExportModel, tensor: QuantizedTensor) -> Holds | str:
+    def holds_of_layer(self, model: ExportModel, tensor: QuantizedTensor, layer: nn.Module) -> Holds | str:
         """Return weights of linear layers, and inputs whose grids are found at run time for each token."""
         from torch import nn
 
-        layer = layer_of(model, tensor)
-        if isinstance(layer, str):
-            return layer
         if not isinstance(layer, nn.Linear):
             return "convolutions"
         if not tensor.is_weight:

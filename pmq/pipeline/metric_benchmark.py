@@ -24,7 +24,7 @@ from pmq.optimize.ranking import rank_correlation
 from pmq.optimize.sampling import random_at_budget, random_genomes
 from pmq.optimize.tables import Floats, Genomes
 from pmq.pipeline.measure import measure
-from pmq.pipeline.search.candidate_pool import CandidatePool, simulate_allocation
+from pmq.pipeline.search.candidate_pool import CandidatePool
 from pmq.pipeline.search.explore import compared_candidates
 from pmq.pipeline.search.loop import Rounds
 from pmq.pipeline.search.state import SearchState
@@ -53,7 +53,9 @@ class MetricBenchmark:
         run: RunDir | None,
     ) -> None:
         self.space, self.limits, (self.one_budget, self._one_limits) = space, limits, one_budget
-        self.probe, self.evaluator, self.truth, self._run = probe, evaluator, truth, run
+        self.probe, self.evaluator, self._run = probe, evaluator, run
+        executor = LocalExecutor(SearchState(truth.simulator, probe, truth))
+        self._simulated = CandidatePool(executor, truth, space, run, StoppingCriteria())
         self.error = probe.task.error_name
         self.default = f"{ROUNDS_OF}+rounds"
         self.rows: list[dict[str, Any]] = []
@@ -154,7 +156,9 @@ class MetricBenchmark:
 
     def _truth(self, assignment: Assignment) -> dict[str, float | None]:
         name = "truth/" + ",".join(choice.label for choice in assignment.values())
-        return simulate_allocation(self.truth, assignment, name, self._run).compute()
+        accuracy = self._simulated.accuracy_of(assignment, name)
+        assert accuracy is not None  # errors propagate where this process does the work
+        return accuracy.compute()
 
 
 def _optimum(tables: Tables, limits: Limits, near: tuple[Genomes, int] | None) -> Genomes | None:

@@ -20,6 +20,7 @@ from pmq.quant import Simulator
 from pmq.runtimes.base import Target
 from pmq.runtimes.layer import DeployLayer
 from pmq.runtimes.operand import DeployOperand
+from pmq.runtimes.recorded import record_layers
 from pmq.runtimes.session import Session
 
 #: maximum error of a layer, in steps of 1/255 of its output's range: an input between two integers may be rounded either
@@ -65,20 +66,10 @@ def layer_errors(
 
     Inputs are those of the simulated model on ``image`` ``(1, C, H, W)``; errors are in steps of 1/255 of the output's range.
     """
-    recorded: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def record(name: str) -> Any:
-        return lambda module, args, output: recorded.__setitem__(name, (args[0].clone(), output.clone()))
-
-    handles = [simulator.layer(f"{layer.name}.weight").register_forward_hook(record(layer.name)) for layer in layers]
-    try:
-        simulator.model(image)
-    finally:
-        for handle in handles:
-            handle.remove()
+    recorded, _ = record_layers(simulator, [layer.name for layer in layers], image)
     errors = {}
     for layer in track([x for x in layers if not (x.weight.is_fp32 and x.source.is_fp32)], "proving layers"):
-        x, expected = recorded[layer.name]
+        x, expected = recorded[layer.name][-1]
         session = target.session(target.build(target.single(layer, tuple(x.shape)), [layer]), threads)
         spread = max(float(expected.max() - expected.min()), FLAT * float(expected.abs().max()))
         step = spread / 255

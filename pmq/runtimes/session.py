@@ -26,6 +26,15 @@ MOST = 2**31 - 1
 NATIVE = (RuntimeError, ValueError, IndexError, OverflowError, MemoryError)
 
 
+def layer_output(layer: str, call: int) -> str:
+    """Return the name of the tensor that a layer returns when it is called for the ``call``-th time, from 1.
+
+    >>> layer_output("head", 1), layer_output("head", 2)
+    ('head.output', 'head:2.output')
+    """
+    return f"{layer}{f':{call}' if call > 1 else ''}{LAYER_OUTPUT}"
+
+
 @dataclass(frozen=True)
 class Port:
     """Input or output of a graph: the type of its numbers, and its sides, where ``None`` is a dynamic side.

@@ -18,7 +18,7 @@ from pmq.core.errors import PmqError, one_line
 from pmq.runtimes.layer import DeployLayer
 from pmq.runtimes.marker import Marker, marked
 from pmq.runtimes.operand import DOMAIN, OPERAND, DeployOperand
-from pmq.runtimes.session import INPUT, LAYER_OUTPUT, OUTPUT
+from pmq.runtimes.session import INPUT, OUTPUT, layer_output
 
 #: name of the placeholder node of a layer
 LAYER = "Layer"
@@ -180,8 +180,7 @@ def fill(
         held |= {constant.name for constant in part.constants}
         calls[name] += 1
         if node.op_type == LAYER and node.output[0] != OUTPUT:
-            again = f":{calls[name]}" if calls[name] > 1 else ""
-            outputs[node.output[0]] = f"{name}{again}{LAYER_OUTPUT}"
+            outputs[node.output[0]] = layer_output(name, calls[name])
         if calls[name] > 1:
             _rename(part.nodes, {node.input[0], node.output[0], *held}, f":{calls[name]}")
         nodes += part.nodes

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -23,7 +21,8 @@ from pmq.pipeline.deploy.plan import DeployPlan
 from pmq.quant import Simulator
 from pmq.runtimes.checker import FACTS, Observed, write_bundle
 from pmq.runtimes.intake import Intake
-from pmq.runtimes.session import LAYER_OUTPUT, OUTPUT
+from pmq.runtimes.recorded import record_layers
+from pmq.runtimes.session import LAYER_OUTPUT, OUTPUT, layer_output
 
 #: number of images in it
 N_IMAGES = 4
@@ -58,28 +57,16 @@ def remove_bundle(out: Path) -> None:
         shutil.rmtree(out / BUNDLE)
 
 
-@torch.no_grad()
 def layer_outputs(simulator: Simulator, layers: Sequence[str], images: Tensor) -> dict[str, Any]:
     """Return the outputs ``(N, ...)`` of layers of a simulated model, and its own, by the names of a file's tensors."""
-    recorded, calls = dict[str, list[Any]](), Counter[str]()
-
-    def recorder(name: str) -> Callable[..., None]:
-        def record(module: Any, args: Any, output: Tensor) -> None:
-            calls[name] += 1
-            again = f":{calls[name]}" if calls[name] > 1 else ""
-            recorded.setdefault(f"{name}{again}{LAYER_OUTPUT}", []).append(output.numpy().copy())
-
-        return record
-
-    handles = [simulator.layer(f"{name}.weight").register_forward_hook(recorder(name)) for name in layers]
-    try:
-        for image in images.split(1):
-            calls.clear()
-            recorded.setdefault(OUTPUT, []).append(simulator.model(image).numpy())
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: np.stack(values) for name, values in recorded.items()}
+    outputs = dict[str, list[Any]]()
+    for image in images.split(1):
+        calls, result = record_layers(simulator, layers, image)
+        outputs.setdefault(OUTPUT, []).append(result.numpy())
+        for name, pairs in calls.items():
+            for number, (_, output) in enumerate(pairs, 1):
+                outputs.setdefault(layer_output(name, number), []).append(output.numpy())
+    return {name: np.stack(values) for name, values in outputs.items()}
 
 
 def _pictures(plan: DeployPlan, images: Tensor) -> list[bytes]:

@@ -185,15 +185,3 @@ def total_of(parts: Sequence[Accuracy]) -> Accuracy:
 
 def _mean(parts: Sequence[Accuracy]) -> float:
     return total_of(parts).mean_error
-
-
-def simulate_allocation(evaluator: Evaluator, assignment: Decisions, name: str, run: RunDir | None) -> Accuracy:
-    """Simulate an allocation on all images; the journal stores it under ``name``, and what it has is not simulated again."""
-    parts = []
-    for part in range(len(evaluator.parts)):
-        entry = run.recall(_key(name, part)) if run else None
-        accuracy = evaluator.evaluate(assignment, part) if entry is None else Accuracy.from_sums(entry, evaluator.task)
-        if run and entry is None:
-            run.record(_key(name, part), accuracy.sums)
-        parts.append(accuracy)
-    return total_of(parts)
