@@ -43,7 +43,8 @@ def profile_model(
     runtime = TARGETS[target]
     runtime.require()
     if runtime.whole:
-        raise PmqError(f"files of target {target!r} are for NPUs, whose milliseconds cannot be measured here; search by `bitops`")
+        why = f"files of target {target!r} are for NPUs, whose milliseconds cannot be measured here"
+        raise PmqError(f"{why}; search with a `budget` of bit operations, such as bitops=20G")
     subject = Subject.of(model, "cpu")
     profiled = Space(read_space(space or target), subject.inventory)
     for layer, modes in profiled.modes.items():
