@@ -77,5 +77,4 @@ def elementwise(recorder: Recorder, component: Component, changes: Sequence[Tens
     if not recorder.has_rows(component):
         return torch.stack([(squares * recorder.output_change(component, d).square()).sum() for d in changes])
     rows, squares = recorder.rows(component, n_images), recorder.output_rows(component, squares, n_images)
-    errors = (rows @ torch.cat([d.flatten(1) for d in changes]).T).square_()
-    return (errors.unflatten(-1, (len(changes), -1)) * squares[..., None, :]).sum((0, 1, 3))
+    return torch.stack([((rows @ d.flatten(1).T).square_() * squares).sum() for d in changes])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from pmq.graph import TapFunction
 from pmq.metrics.base import Entry, Probe
 from pmq.quant import Simulator
 from pmq.quant.compensation import has_rows, output_rows, rows_of
+from pmq.quant.gradients import gradients_by_stage
 
 #: maximum number of images per batch
 BATCH = 8
@@ -66,7 +68,8 @@ class Recorder:
         quantizer = None if choice.is_fp32 else self.simulator.quantizer(component, choice)
 
         def tap(x: Tensor) -> Tensor:
-            y: Tensor = x if quantizer is None else _StraightThrough.apply(x, quantizer)
+            # A view, as gradients shall be those of this reader of the tensor, not of its other readers.
+            y: Tensor = x.view_as(x) if quantizer is None else _StraightThrough.apply(x, quantizer)
             self.inputs[component.name], self.outputs[component.name] = x.detach(), y
             return y
 
@@ -100,6 +103,12 @@ class Recorder:
         self.outputs.clear()
         output: Tensor = self.simulator.model(batch.clone().requires_grad_())
         return output
+
+    def forget(self, components: Sequence[Component]) -> None:
+        """Release the recorded tensors of ``components``."""
+        for component in components:
+            self.inputs.pop(component.name, None)
+            self.outputs.pop(component.name, None)
 
     def changes(self, component: Component, choices: Sequence[Choice]) -> Iterator[Tensor]:
         """Yield what each choice adds to the component, in the component's shape."""
@@ -241,15 +250,18 @@ def _batch_scores(
     score: Score,
 ) -> dict[str, Tensor]:
     """Return the scores ``(choices, ...)`` of each component, summed over a batch."""
-    with torch.enable_grad():
-        output = recorder.run(images)
-        recorded = [recorder.outputs[c.name] for c in components]
-        batch_losses = losses(output)
-        gradients = [torch.autograd.grad(loss, recorded, retain_graph=loss is not batch_losses[-1]) for loss in batch_losses]
+    by_stage: dict[int, list[Component]] = defaultdict(list)
+    for component in components:
+        by_stage[component.stage].append(component)
     sums = {}
-    with torch.no_grad():
-        for index, component in enumerate(components):
-            g = torch.stack([loss_gradients[index] for loss_gradients in gradients])
-            changes = list(recorder.changes(component, choices[component.name]))
-            sums[component.name] = score(recorder, component, changes, g, len(images)).double().cpu()
-    return sums
+    stages = gradients_by_stage(
+        recorder.simulator.model, images, losses, lambda stage: [recorder.outputs[c.name] for c in by_stage[stage]]
+    )
+    for stage, gradients in stages:
+        with torch.no_grad():
+            for index, component in enumerate(by_stage[stage]):
+                g = torch.stack([of_loss[index] for of_loss in gradients])
+                changes = list(recorder.changes(component, choices[component.name]))
+                sums[component.name] = score(recorder, component, changes, g, len(images)).double().cpu()
+        recorder.forget(by_stage[stage])
+    return {component.name: sums[component.name] for component in components}

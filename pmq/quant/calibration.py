@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from pmq.core.progress import track
 from pmq.core.task import CLASSIFICATION, Task
 from pmq.graph import CapturedModel, TapFunction
 from pmq.quant.compensation import SecondMoment, has_rows, output_rows, rows_of
-from pmq.quant.gradients import log_likelihoods, squared_gradients
+from pmq.quant.gradients import Losses, gradients_by_stage, log_likelihoods, mean_squares
 from pmq.quant.instrument import Instrument
 from pmq.quant.quantizers import QUANTIZERS, Quantizer
 from pmq.quant.samples import Samples
@@ -108,18 +109,16 @@ def calibrate(
     row_weights: dict[str, list[Tensor]] = {}
     with freed_at_once(), Instrument(model, inventory) as instrument, torch.set_grad_enabled(gradients):
         for batch in track(images.split(BATCH), "calibrating"):
-            share, x = len(batch) / len(images), batch.to(device).clone().requires_grad_(gradients)
-            recorder = _PassRecorder(instrument, calibration.samples, share, generator)
-            with recorder:
-                output = model(x)
+            share, x, weights = len(batch) / len(images), batch.to(device), {}
+            with _PassRecorder(instrument, calibration.samples, share, generator) as recorder:
+                if gradients:
+                    losses = partial(log_likelihoods, task=task, generator=generator, draws=DRAWS)
+                    weights = recorder.weigh(model, x, losses, calibration.moments)
+                else:
+                    model(x)
             calibration.order = calibration.order or recorder.order
-            if gradients:
-                losses = log_likelihoods(output, task, generator, DRAWS)
-                for module, weights in recorder.weigh(losses, calibration.moments, len(batch)).items():
-                    row_weights.setdefault(module, []).append(weights)
-                del losses
-            recorder.clear()
-            del output
+            for module, of_rows in weights.items():
+                row_weights.setdefault(module, []).append(of_rows)
     calibration.row_weights = {module: torch.cat(parts) for module, parts in row_weights.items()}
     return calibration
 
@@ -142,7 +141,8 @@ class _PassRecorder:
             if not self.samples[name].finite():
                 raise PmqError(f"activation {name!r} is not finite on the calibration images; check the checkpoint and the data")
             if torch.is_grad_enabled() and not self.instrument.inventory[name].fixed:
-                self.activations[name] = x
+                # A view, as gradients shall be those of this reader of the tensor, not of its other readers.
+                self.activations[name] = x = x.view_as(x)
             return x
 
         return record
@@ -170,30 +170,34 @@ class _PassRecorder:
         for handle in self._handles:
             handle.remove()
 
-    def clear(self) -> None:
-        """Release the autograd graph of the pass.
-
-        The recorder and its hooks refer to each other, so the graph would otherwise be in memory until garbage collection.
-        """
-        self.activations.clear()
-        self.layers.clear()
-
-    def weigh(self, losses: list[Tensor], moments: dict[str, SecondMoment], n_images: int) -> dict[str, Tensor]:
-        """Add weights to samples and moments, and return the weights of each layer's output rows ``(B, T)`` by module."""
-        names, modules = list(self.activations), list(self.layers)
-        observed = [self.activations[n] for n in names] + [self.layers[m][1] for m in modules]
-        squares = squared_gradients(losses, observed)
+    def weigh(self, model: CapturedModel, images: Tensor, losses: Losses, moments: dict[str, SecondMoment]) -> dict[str, Tensor]:
+        """Run images ``(B, ...)``, weigh samples and moments, and return the weight of each output row ``(B, T)`` by module."""
         weights = {}
-        with torch.no_grad():
-            for name, square in zip(names, squares, strict=False):
-                self.samples[name].weigh(self.instrument.by_head(name, square))
-            for module, square in zip(modules, squares[len(names) :], strict=True):
-                layer = self.instrument.layer(f"{module}.weight")
-                rows = output_rows(layer, square).mean(1)
-                if has_rows(layer):
-                    moments.setdefault(module, SecondMoment()).update(rows_of(layer, self.layers[module][0]), rows)
-                weights[module] = rows.reshape(n_images, -1).cpu()
+        for stage, gradients in gradients_by_stage(model, images, losses, self._observed):
+            squares = mean_squares(gradients)
+            with torch.no_grad():
+                names, modules = self._recorded(stage)
+                for name, square in zip(names, squares, strict=False):
+                    self.samples[name].weigh(self.instrument.by_head(name, square))
+                    del self.activations[name]
+                for module, square in zip(modules, squares[len(names) :], strict=True):
+                    layer = self.instrument.layer(f"{module}.weight")
+                    rows = output_rows(layer, square).mean(1)
+                    if has_rows(layer):
+                        moments.setdefault(module, SecondMoment()).update(rows_of(layer, self.layers[module][0]), rows)
+                    weights[module] = rows.reshape(len(images), -1).cpu()
+                    del self.layers[module]
         return weights
+
+    def _recorded(self, stage: int) -> tuple[list[str], list[str]]:
+        """Return the names of a stage's recorded activations, and those of its layers."""
+        inventory = self.instrument.inventory
+        layers = [module for module in self.layers if inventory[f"{module}.weight"].stage == stage]
+        return [name for name in self.activations if inventory[name].stage == stage], layers
+
+    def _observed(self, stage: int) -> list[Tensor]:
+        names, modules = self._recorded(stage)
+        return [self.activations[name] for name in names] + [self.layers[module][1] for module in modules]
 
 
 def images_sha256(images: Tensor) -> str:

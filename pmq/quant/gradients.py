@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor
 
 from pmq.core.task import Task
+from pmq.graph import CapturedModel
 from pmq.models.outputs import drawn, joined, likelihood, to_logits, to_unit
 from pmq.quant.custom_loss import directions
 from pmq.quant.divergence import output_error
 
 #: number of labels drawn from the model's softmax for each image
 DRAWS = 2
+
+#: function that returns the losses of a model's output
+Losses = Callable[[Tensor], list[Tensor]]
 
 
 def log_likelihoods(output: Tensor, task: Task, generator: torch.Generator, draws: int = DRAWS) -> list[Tensor]:
@@ -44,11 +50,45 @@ def output_loss(reference: Tensor, output: Tensor, task: Task) -> Tensor:
     return joined(-(p * log_q).sum(-1), task)
 
 
-def squared_gradients(losses: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:
-    """Return the squared gradient with respect to each of ``tensors``, averaged over ``losses``."""
-    total: list[Tensor] = []
-    for loss in losses:
-        gradients = torch.autograd.grad(loss, tensors, retain_graph=loss is not losses[-1])
-        squares = [g.square_() / len(losses) for g in gradients]
-        total = squares if not total else [t.add_(s) for t, s in zip(total, squares, strict=True)]
-    return total
+def gradients_by_stage(
+    model: CapturedModel,
+    images: Tensor,
+    losses: Losses,
+    observed: Callable[[int], list[Tensor]],
+) -> Iterator[tuple[int, list[list[Tensor]]]]:
+    """Yield each stage, from the last to the first, with the gradients of each loss at the tensors observed in it.
+
+    The gradients of one stage are held at a time, and what the forward pass stored for a stage is released after it.
+
+    Args:
+        model: captured model.
+        images: ``(B, C, H, W)``, which run through the model once.
+        losses: function that returns the losses to differentiate.
+        observed: function that returns the tensors of a stage that the forward pass computed, and keeps none of them.
+    """
+    passed = []
+    x = images
+    with torch.enable_grad():
+        for stage in range(len(model.program.stages)):
+            start = x.detach().requires_grad_()
+            x = model.run(start, stage, stage + 1)
+            passed.append((start, x))
+        output = x.detach().requires_grad_()
+        of_losses = losses(output)
+        backward = [torch.autograd.grad(loss, output, retain_graph=loss is not of_losses[-1])[0] for loss in of_losses]
+    del x, output, of_losses
+    for stage in reversed(range(len(passed))):
+        start, end = passed.pop()
+        tensors = observed(stage)
+        gradients = [
+            list(torch.autograd.grad(end, [start, *tensors], outer, retain_graph=index < len(backward) - 1))
+            for index, outer in enumerate(backward)
+        ]
+        backward = [of_loss.pop(0) for of_loss in gradients]
+        del start, end, tensors
+        yield stage, gradients
+
+
+def mean_squares(gradients: list[list[Tensor]]) -> list[Tensor]:
+    """Return the squared gradient with respect to each tensor, averaged over losses; ``gradients`` are overwritten."""
+    return [torch.stack([g.square_() for g in of_tensor]).mean(0) for of_tensor in zip(*gradients, strict=True)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pmq.core.patches import PatchMap
 from pmq.core.progress import track
 from pmq.core.recipe import Recipe
 from pmq.core.task import CLASSIFICATION, Task
-from pmq.graph import Layer
+from pmq.graph import Layer, TapFunction
 from pmq.models.outputs import to_logits
 from pmq.quant.calibration import BATCH
 from pmq.quant.compensation import (
@@ -31,9 +31,10 @@ from pmq.quant.compensation import (
 from pmq.quant.compensation.moments import EVEN
 from pmq.quant.quantizers import Quantizer
 from pmq.quant.reconstruction import Checkpoints, Streams, learn_block, row_weights
+from pmq.quant.samples import Samples
 from pmq.quant.simulator import Simulator
 from pmq.quant.spill import Spill
-from pmq.quant.stream import Stream
+from pmq.quant.stream import Heard, Stream
 from pmq.quant.token_samples import TokenSamples
 from pmq.quant.tokens import TokenTaps
 from pmq.quant.weights import QuantizedWeight, fit, quantize_weight
@@ -73,6 +74,7 @@ class LayerwiseQuantizer:
         self.quantizers: dict[str, Quantizer] = {}
         self._taps, self._learns = TokenTaps(simulator, patches), recipe.reconstruct > 0 and patches is None
         self.by_bits: dict[str, dict[int, Quantizer]] = {}
+        self._inputs, self._inputs_of = Spill(), ""  # what reaches the layer whose input was fitted last
 
     @torch.no_grad()
     def quantize(self, assignment: Mapping[str, Choice]) -> None:
@@ -83,19 +85,19 @@ class LayerwiseQuantizer:
         simulator = self.simulator
         simulator.apply({})
         exact_stream, rounded_stream = Stream(simulator, self.images), Stream(simulator, self.images, self._taps.ranker)
-        with exact_stream as exact, rounded_stream as rounded, Spill() as before:
+        with exact_stream as exact, rounded_stream as rounded, Spill() as before, self._inputs:
             for stage in track(range(simulator.n_stages), "quantizing stages"):
                 learns = self._learns and bool(simulator.block_parameters(stage))
                 if learns:
                     before.take(exact.spill)
                 components = [c for name in self.calibration.order if (c := simulator.inventory[name]).stage == stage]
                 means = self._exact_means(stage, components, exact)
-                for component in components:
-                    choice = assignment.get(component.name, FLOAT)
-                    if component.role == "activation":
-                        self._activation(component, choice, stage, rounded)
-                    elif not choice.is_fp32:
-                        self._weight(component, choice, stage, rounded, means[component.module])
+                for group in _independent(components):
+                    choices = {c.name: assignment.get(c.name, FLOAT) for c in group}
+                    if group[0].role == "activation":
+                        self._activations(group, choices, stage, rounded)
+                    elif not choices[group[0].name].is_fp32:
+                        self._weight(group[0], choices[group[0].name], stage, rounded, means[group[0].module])
                 if learns:
                     self._learn(stage, components, assignment, Streams(before, rounded.spill, exact.spill))
                 rounded.advance(stage)
@@ -150,29 +152,51 @@ class LayerwiseQuantizer:
                 handle.remove()
         return {module: mean.compute() for module, mean in means.items()}
 
-    def _activation(self, component: Component, choice: Choice, stage: int, stream: Stream) -> None:
-        """Refit the quantizer of an activation to the quantized stream, and apply it."""
-        simulator, name, taps = self.simulator, component.name, self._taps
-        if choice.is_fp32:
-            if component.slot == "softmax" and taps.ranker is not None:
-                taps.set(component, None)
+    def _activations(self, group: Sequence[Component], choices: Mapping[str, Choice], stage: int, stream: Stream) -> None:
+        """Refit the quantizers of activations that do not depend on one another to the quantized stream, and apply them."""
+        simulator, taps = self.simulator, self._taps
+        pending: dict[str, Samples] = {}
+        for component in group:
+            name, choice = component.name, choices[component.name]
+            if choice.is_fp32:
+                if component.slot == "softmax" and taps.ranker is not None:
+                    taps.set(component, None)
+            elif name in taps.tokens:
+                self._tokens(component, choice, stage, stream)
+                taps.set(component, taps.quantizer(component, self.by_bits[name]))
+            else:
+                pending[name] = self.calibration.samples[name].again()
+        if not pending:
             return
-        if name in taps.tokens:
-            self._tokens(component, choice, stage, stream)
-            taps.set(component, taps.quantizer(component, self.by_bits[name]))
-            return
-        samples = self.calibration.samples[name].again()
+        last = next(reversed(pending))
+        for component in group:
+            if component.name in pending:
+                keep = component.slot == "input"
+                simulator.set_activation(component.name, self._recorder(component, pending, component.name == last, keep))
+        stream.listen(stage)
+        for component in group:
+            name = component.name
+            if name in pending:
+                values, weights = pending[name].compute(heads=choices[name].granularity == "head")
+                self.quantizers[name] = fit(values, choices[name], weights)
+                taps.set(component, simulator.spread(name, self.quantizers[name]))
+
+    def _recorder(self, component: Component, samples: Mapping[str, Samples], last: bool, keep: bool) -> TapFunction:
+        """Return a tap that samples an activation, and keeps it for the layer that reads it; the ``last`` one ends the pass."""
         generator = torch.Generator()  # not used: the sampled positions are already drawn
+        if keep:
+            self._inputs.clear()
+            self._inputs_of = component.module
 
         def record(x: Tensor) -> Tensor:
-            samples.add(simulator.by_head(name, x), 1.0, generator)
+            samples[component.name].add(self.simulator.by_head(component.name, x), 1.0, generator)
+            if keep:
+                self._inputs.append(x)
+            if last:
+                raise Heard
             return x
 
-        simulator.set_activation(name, record)
-        stream.listen(stage)
-        values, weights = samples.compute(heads=choice.granularity == "head")
-        self.quantizers[name] = fit(values, choice, weights)
-        taps.set(component, simulator.spread(name, self.quantizers[name]))
+        return record
 
     def _tokens(self, component: Component, choice: Choice, stage: int, stream: Stream) -> None:
         """Fit a grid to the tokens of each bit-width, and to all tokens if none has the bit-width of the activation."""
@@ -198,15 +222,19 @@ class LayerwiseQuantizer:
             return
         moment, mean = SecondMoment(), RowMean()
 
-        def add(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
-            rows = rows_of(layer, layer.tapped("input", args[0]))
+        def add(x: Tensor) -> None:
+            rows = rows_of(layer, layer.tapped("input", x))
             weights = self._row_weights(component.module, stream.batch, rows)
             mean.update(rows, weights)
             if self.recipe.ridge:  # the correction needs the joint moment of quantized and unquantized inputs
-                rows = torch.cat([rows, rows_of(layer, args[0])], 1)
+                rows = torch.cat([rows, rows_of(layer, x)], 1)
             moment.update(rows, weights)
 
-        _run_with_hook(layer, add, stage, stream)
+        if self._inputs_of == component.module:
+            for stream.batch, x in enumerate(self._inputs):
+                add(x.to(layer.weight.device))
+        else:
+            _listen_before(layer, add, stage, stream)
         original, second = self.simulator.original_weight(component.name), moment.compute()
         if self.recipe.ridge:
             inputs = len(second) // 2
@@ -228,8 +256,10 @@ class LayerwiseQuantizer:
 
         def add(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
             mean.update(output_rows(layer, output), self._row_weights(component.module, stream.batch, output))
+            raise Heard
 
-        _run_with_hook(layer, add, stage, stream)
+        with layer.register_forward_hook(add):
+            stream.listen(stage)
         layer.bias.data.add_(target_mean - mean.compute())
 
     def _row_weights(self, module: str, batch: int, like: Tensor) -> Tensor:
@@ -238,13 +268,27 @@ class LayerwiseQuantizer:
         return weights.reshape(-1).to(like.device)
 
 
-def _run_with_hook(layer: Layer, hook: Callable[..., None], stage: int, stream: Stream) -> None:
-    """Run a stage with a forward hook on a layer."""
-    handle = layer.register_forward_hook(hook)
-    try:
+def _independent(components: Sequence[Component]) -> list[list[Component]]:
+    """Group consecutive components whose values do not depend on one another: the operands of one product or attention."""
+    groups: list[list[Component]] = []
+    for component in components:
+        operand = component.role == "activation" and component.slot != "softmax"
+        if operand and groups and groups[-1][0].role == "activation" and groups[-1][0].module == component.module:
+            groups[-1].append(component)
+        else:
+            groups.append([component])
+    return groups
+
+
+def _listen_before(layer: Layer, function: Callable[[Tensor], None], stage: int, stream: Stream) -> None:
+    """Run a stage up to a layer, and call a function with the layer's input."""
+
+    def hook(module: nn.Module, args: tuple[Tensor]) -> None:
+        function(args[0])
+        raise Heard
+
+    with layer.register_forward_pre_hook(hook):
         stream.listen(stage)
-    finally:
-        handle.remove()
 
 
 def _learnable(name: str, assignment: Mapping[str, Choice], grids: Mapping[str, object]) -> bool:

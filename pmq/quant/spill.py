@@ -42,9 +42,13 @@ class Spill:
         self[self._count] = x
         self._count += 1
 
+    def clear(self) -> None:
+        """Remove all tensors."""
+        self._count = 0
+
     def take(self, other: Spill) -> None:
         """Replace the content by a copy of that of ``other``."""
-        self._count = 0
+        self.clear()
         for x in other:
             self.append(x)
 

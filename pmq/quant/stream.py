@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 from torch import Tensor
 
@@ -10,6 +11,10 @@ from pmq.quant.calibration import BATCH
 from pmq.quant.simulator import Simulator
 from pmq.quant.spill import Spill
 from pmq.quant.token_scores import Attention, Ranker
+
+
+class Heard(Exception):
+    """Raised by a tap or hook that needs nothing of what follows in the stage."""
 
 
 class Stream:
@@ -38,17 +43,20 @@ class Stream:
 
     def run(self, stage: int) -> Iterator[Tensor]:
         """Yield the output of a stage for each batch; the stream does not advance."""
-        device = next(self._simulator.model.parameters()).device
-        for batch, x in enumerate(self.spill):
-            self.batch = batch
-            if self._ranker is not None:
-                self._ranker.attention = self._attention[self.batch]
-            yield self._simulator.run(x.to(device), stage, stage + 1)
+        return (self._run(stage, batch) for batch in range(len(self.spill)))
+
+    def _run(self, stage: int, batch: int) -> Tensor:
+        self.batch = batch
+        if self._ranker is not None:
+            self._ranker.attention = self._attention[batch]
+        x = self.spill[batch].to(next(self._simulator.model.parameters()).device)
+        return self._simulator.run(x, stage, stage + 1)
 
     def listen(self, stage: int) -> None:
-        """Run a stage for its taps and hooks only, and discard the output."""
-        for _ in self.run(stage):
-            pass
+        """Run a stage for its taps and hooks only; each batch ends where one of them raises :class:`Heard`."""
+        for batch in range(len(self.spill)):
+            with suppress(Heard):
+                self._run(stage, batch)
 
     def advance(self, stage: int) -> None:
         """Run a stage and store its outputs as the inputs of the next one."""
