@@ -19,9 +19,9 @@ from pmq.graph import Layer, TapFunction
 from pmq.models.outputs import to_logits
 from pmq.quant.calibration import BATCH
 from pmq.quant.compensation import (
+    Compensator,
     RowMean,
     SecondMoment,
-    gptq_quantize,
     has_rows,
     logit_scale,
     output_rows,
@@ -239,7 +239,7 @@ class LayerwiseQuantizer:
         if self.recipe.ridge:
             inputs = len(second) // 2
             original, second = ridge_corrected(original, second, self.recipe.ridge), second[:inputs, :inputs]
-        self.weights[component.name] = quantized = gptq_quantize(original, choice, second)
+        self.weights[component.name] = quantized = Compensator(second).quantize(original, choice)
         weight = quantized.dequantize()
         self.simulator.set_weight(component.name, weight)
         if layer.bias is not None:

@@ -15,7 +15,7 @@ from pmq.core.task import CLASSIFICATION, Task
 from pmq.graph import CapturedModel
 from pmq.models.equivalence import TOLERANCE, Equivalence, Rewriting
 from pmq.quant.calibration import Calibration, calibrate
-from pmq.quant.compensation import SecondMoment, gptq_quantize
+from pmq.quant.compensation import Compensator, SecondMoment
 from pmq.quant.instrument import Instrument
 from pmq.quant.simulator import Rounding, Simulator, WeightMasker, nearest
 from pmq.quant.transforms import Setting, apply_transforms
@@ -87,14 +87,19 @@ def _unchanged(x: Tensor) -> Tensor:
 
 
 class Compensating:
-    """Rounding of weights with compensation on the FP32 inputs of their layer: one linear solve for each choice."""
+    """Rounding of weights with compensation on the FP32 inputs of their layer: one linear solve for each weight."""
 
     def __init__(self, moments: dict[str, SecondMoment]) -> None:
         self._moments = moments
+        self._last: tuple[str, Compensator] | None = None  # as the choices of one weight usually follow one another
 
     def __call__(self, component: Component, weight: Tensor, choice: Choice, columns: Tensor | None = None) -> QuantizedWeight:
         """Quantize a weight, or its remaining ``columns``."""
         if component.module not in self._moments:  # grouped and transposed convolutions have no moments
             return quantize_weight(weight, choice)
-        moment = self._moments[component.module].compute()
-        return gptq_quantize(weight, choice, moment if columns is None else moment[columns][:, columns])
+        if columns is not None:
+            moment = self._moments[component.module].compute()
+            return Compensator(moment[columns][:, columns]).quantize(weight, choice)
+        if self._last is None or self._last[0] != component.module:
+            self._last = component.module, Compensator(self._moments[component.module].compute())
+        return self._last[1].quantize(weight, choice)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pmq.core import Choice
 from pmq.quant import quantize_weight
-from pmq.quant.compensation import RowMean, SecondMoment, gptq_quantize, logit_scale, ridge_corrected
+from pmq.quant.compensation import Compensator, RowMean, SecondMoment, logit_scale, ridge_corrected
 
 
 def correlated(rows: int = 400, width: int = 24) -> Tensor:
@@ -28,7 +28,7 @@ def test_products_change_less_than_by_rounding_to_the_nearest(choice: Choice) ->
     x, weight = correlated(), torch.randn(9, 24, generator=torch.Generator().manual_seed(1))
     moment = SecondMoment()
     moment.update(x)
-    found = gptq_quantize(weight, choice, moment.compute())
+    found = Compensator(moment.compute()).quantize(weight, choice)
     errors = [float((x @ (q.dequantize() - weight).T).square().mean()) for q in (found, quantize_weight(weight, choice))]
     assert errors[0] < 0.5 * errors[1]
     assert int(found.codes.max()) < 2**choice.bits
@@ -38,20 +38,22 @@ def test_products_change_less_than_by_rounding_to_the_nearest(choice: Choice) ->
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda c: c.granularity)
 def test_independent_inputs_leave_nothing_to_compensate(choice: Choice) -> None:
     weight = torch.randn(9, 24)
-    assert torch.equal(gptq_quantize(weight, choice, torch.eye(24)).dequantize(), quantize_weight(weight, choice).dequantize())
+    assert torch.equal(
+        Compensator(torch.eye(24)).quantize(weight, choice).dequantize(), quantize_weight(weight, choice).dequantize()
+    )
 
 
 def test_inputs_that_are_always_zero() -> None:
     x = correlated()
     x[:, ::2] = 0
     for scale in (1.0, 0.0):
-        found = gptq_quantize(torch.randn(3, 24), CHOICES[0], (scale * x).T @ (scale * x))
+        found = Compensator((scale * x).T @ (scale * x)).quantize(torch.randn(3, 24), CHOICES[0])
         assert bool(found.dequantize().isfinite().all())
 
 
 def test_convolutions_keep_their_shape() -> None:
     weight = torch.randn(5, 3, 2, 4)
-    found = gptq_quantize(weight, CHOICES[0], torch.eye(24))
+    found = Compensator(torch.eye(24)).quantize(weight, CHOICES[0])
     assert found.dequantize().shape == weight.shape
 
 

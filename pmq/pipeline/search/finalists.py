@@ -27,7 +27,7 @@ _Result = tuple[dict[str, float | None], Quantized]
 #: error, row, quantized model and metrics of a finalist
 _Candidate = tuple[float, int, Quantized, dict[str, float | None]]
 #: points quantized layer by layer; the best of separately quantized components need not be the best after that
-FINALISTS = 4
+FINALISTS = 3
 
 
 def finalists(points: pd.DataFrame, error: str, count: int) -> list[int]:

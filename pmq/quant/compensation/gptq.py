@@ -14,30 +14,37 @@ BLOCK = 64
 DAMPING = 0.01
 
 
-@torch.no_grad()
-def gptq_quantize(weight: Tensor, choice: Choice, second_moment: Tensor) -> QuantizedWeight:
-    """Quantize ``weight`` ``(O, I, ...)`` so that its product with inputs of ``second_moment`` ``(I, I)`` changes least.
+class Compensator:
+    """Rounding that minimizes the error of a weight's product with inputs of ``second_moment`` ``(I, I)``, at any choice.
 
     Scales are those of rounding to nearest. Columns are processed in descending order of their moment; the update is that of
     OBQ in the form of GPTQ (2210.17323), which has the same order for all rows and needs one Cholesky factor of the inverse.
     """
-    if choice.quantizer in FLOATS:  # their error is too small to be worth compensating
-        return quantize_weight(weight, choice)
-    rows = to_rows(weight, choice)
-    quantizer = fit(rows, choice)
-    scale, low = (
-        from_rows(t.expand_as(rows).contiguous(), weight.shape).flatten(1).double()
-        for t in (quantizer.parameters["scale"], -quantizer.parameters["zero_point"])
-    )
-    moment = second_moment.double()
-    order = moment.diagonal().argsort(descending=True, stable=True)
-    moment = moment[order][:, order]
-    damping = DAMPING * moment.diagonal().mean().clamp(min=1e-12)
-    moment = moment + damping * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
-    upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(moment)), upper=True)
-    codes = _round(weight.flatten(1).double()[:, order], scale[:, order], low[:, order], 2**choice.bits - 1, upper)
-    codes = codes[:, order.argsort()]
-    return QuantizedWeight(to_rows(codes.reshape(weight.shape), choice).to(torch.uint8), quantizer, weight.shape)
+
+    @torch.no_grad()
+    def __init__(self, second_moment: Tensor) -> None:
+        moment = second_moment.double()
+        self._order = moment.diagonal().argsort(descending=True, stable=True)
+        moment = moment[self._order][:, self._order]
+        damping = DAMPING * moment.diagonal().mean().clamp(min=1e-12)
+        moment = moment + damping * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
+        self._upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(moment)), upper=True)
+
+    @torch.no_grad()
+    def quantize(self, weight: Tensor, choice: Choice) -> QuantizedWeight:
+        """Quantize ``weight`` ``(O, I, ...)``."""
+        if choice.quantizer in FLOATS:  # their error is too small to be worth compensating
+            return quantize_weight(weight, choice)
+        rows = to_rows(weight, choice)
+        quantizer = fit(rows, choice)
+        scale, low = (
+            from_rows(t.expand_as(rows).contiguous(), weight.shape).flatten(1).double()
+            for t in (quantizer.parameters["scale"], -quantizer.parameters["zero_point"])
+        )
+        order = self._order
+        codes = _round(weight.flatten(1).double()[:, order], scale[:, order], low[:, order], 2**choice.bits - 1, self._upper)
+        codes = codes[:, order.argsort()]
+        return QuantizedWeight(to_rows(codes.reshape(weight.shape), choice).to(torch.uint8), quantizer, weight.shape)
 
 
 def _round(weight: Tensor, scale: Tensor, low: Tensor, top: int, upper: Tensor) -> Tensor:
