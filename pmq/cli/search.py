@@ -54,7 +54,7 @@ def search(
         float | None, typer.Option(help="Seconds after which no round begins and no candidate is added", min=0)
     ] = None,
     max_evals: Annotated[int | None, typer.Option(help="Allocations after which rounds simulate no more", min=1)] = None,
-    rounds: Annotated[int, typer.Option(help="Maximum number of rounds; above 4 they end early without gain", min=1)] = 4,
+    rounds: Annotated[int, typer.Option(help="Maximum number of rounds; above 2 they end early without gain", min=1)] = 2,
     calib_images: o.CalibImages = 32,
     held_out: Annotated[
         int | None,

@@ -20,7 +20,7 @@ from pmq.quant.compensation import has_rows, output_rows, rows_of
 from pmq.quant.gradients import gradients_by_stage
 
 #: maximum number of images per batch
-BATCH = 8
+BATCH = 4
 
 
 class _StraightThrough(torch.autograd.Function):

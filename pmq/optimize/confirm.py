@@ -1,15 +1,14 @@
-"""Remeasure the choices near a table's optimum with a second metric."""
+"""Correction of a table by a second metric, which measures the choices near the table's optimum."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from statistics import median
 
 import numpy as np
 
 from pmq.core.budget import Limits
-from pmq.core.choice import Choice, WidthChoice
+from pmq.core.choice import Choice
+from pmq.core.component import Inventory
 from pmq.core.progress import track
 from pmq.metrics.sensitivity_table import SensitivityTable
 from pmq.optimize.joint import solver_for
@@ -20,8 +19,9 @@ from pmq.optimize.tables import Tables
 SPREAD, DRAWS = 0.33, 16
 #: standard deviation of the log of an error that is measured on one image; that of a mean falls with the root of their number
 NOISE = 1.6
-#: standard deviations of the difference between table and measurement from which on more images are worth their time
-DOUBT = 1.5
+#: standard deviations of what the log of a table's error is off by, and the measurement is not: of all components of a kind, of
+#: a kind at one bit-width, of all choices of a component, and of each choice
+KIND, KIND_BITS, COMPONENT, EACH = 0.2, 0.15, 0.2, 0.1
 
 #: lower bound of errors before their logarithm is taken
 LEAST = 1e-12
@@ -45,48 +45,35 @@ def near_optimal_choices(space: Space, tables: Tables, limits: Limits, seed: int
     return {name: list(near_optimal[name]) for name in space.inventory.names if name in near_optimal}
 
 
-def doubtful_choices(table: SensitivityTable, measured: SensitivityTable, n_images: int) -> dict[str, list[Choice]]:
-    """Return the choices whose error in ``measured`` differs from that in ``table`` by more than the noise of few images."""
-    limit = DOUBT * math.hypot(SPREAD, _noise(n_images))
-    doubtful: dict[str, list[Choice]] = {}
-    for name, choice, log in _log_ratios(table, measured, _shift(table, measured)):
-        if isinstance(choice, Choice) and abs(log) > limit:
-            doubtful.setdefault(name, []).append(choice)
-    return doubtful
+def confirmed(table: SensitivityTable, measured: SensitivityTable, n_images: int, inventory: Inventory) -> SensitivityTable:
+    """Return ``table``, corrected by what a second metric measured on ``n_images`` for some of its choices.
 
-
-def confirmed(table: SensitivityTable, measurements: Sequence[tuple[SensitivityTable, int]]) -> SensitivityTable:
-    """Return ``table`` with each error that was measured again replaced by a geometric mean, weighted by precision.
-
-    The two metrics err in different ways: a second-order metric does not see that large errors are not quadratic, and a
-    metric of single outputs is noisy, the more so the fewer the images.
-
-    Args:
-        table: the table.
-        measurements: tables of the other metric, each with its number of images; later ones replace the errors of earlier ones.
-            They are scaled to ``table`` by the median ratio of the first one, so that all errors stay comparable.
+    The two metrics err in different ways: a second-order metric does not see that large errors are not quadratic, and one that
+    compares the outputs of few images is noisy. How far the table is off is mostly shared: by components of a kind, by a kind at
+    one bit-width, by the choices of a component. The log of the ratio of both errors is therefore modelled as a sum of normal
+    deviations, which single choices share with these groups, and noise; the table is corrected by their posterior mean. Choices
+    that were not measured are corrected by what they share with measured ones. The median of the ratios, by which the scales of
+    the metrics differ, is left out.
     """
-    seconds = table.seconds + sum(measured.seconds for measured, _ in measurements)
-    joined = SensitivityTable(table.metric, {n: dict(row) for n, row in table.errors.items()}, seconds)
-    for measured, n_images in measurements:
-        weight = SPREAD**2 / (SPREAD**2 + _noise(n_images) ** 2)
-        for name, choice, log in _log_ratios(table, measured, _shift(table, measurements[0][0])):
-            joined.put(name, choice, max(table.get(name, choice), LEAST) * math.exp(weight * log))
+    seconds = table.seconds + measured.seconds
+    joined = SensitivityTable(table.metric, {n: dict(row) for n, row in table.errors.items()}, seconds, table.effects)
+    entries = [(name, choice, error) for name, choice, error in table if isinstance(choice, Choice) and not choice.is_fp32]
+    ratios = {
+        (name, choice): math.log(max(error, LEAST) / max(table.get(name, choice), LEAST)) for name, choice, error in measured
+    }
+    if not ratios:
+        return joined
+    known = [index for index, (name, choice, _) in enumerate(entries) if (name, choice) in ratios]
+    logs = np.array([ratios[entries[index][:2]] for index in known])
+    kinds = [f"{(c := inventory[name]).role} {c.kind}" for name, *_ in entries]
+    bits = [f"{kind} {choice.bits}" for kind, (_, choice, _) in zip(kinds, entries, strict=True)]
+    names, each = [name for name, *_ in entries], list(map(str, range(len(entries))))
+    covariance = np.zeros((len(entries), len(known)))
+    for deviation, labels in ((KIND, kinds), (KIND_BITS, bits), (COMPONENT, names), (EACH, each)):
+        index = np.unique(labels, return_inverse=True)[1]
+        covariance += deviation**2 * (index[:, None] == index[None, known])
+    noise = NOISE**2 / n_images * np.eye(len(known))
+    correction = covariance @ np.linalg.solve(covariance[known] + noise, logs - np.median(logs))
+    for (name, choice, error), log in zip(entries, correction.tolist(), strict=True):
+        joined.put(name, choice, error * math.exp(log))
     return joined
-
-
-def _noise(n_images: int) -> float:
-    return NOISE / math.sqrt(n_images)
-
-
-def _shift(table: SensitivityTable, measured: SensitivityTable) -> float:
-    """Return the median of the log of the ratio of ``measured`` to ``table``."""
-    return median([log for *_, log in _log_ratios(table, measured, 0.0)] or [0.0])
-
-
-def _log_ratios(
-    table: SensitivityTable, measured: SensitivityTable, shift: float
-) -> Iterator[tuple[str, Choice | WidthChoice, float]]:
-    """Yield the log of the ratio of each error in ``measured`` to that in ``table``, minus ``shift``."""
-    for name, choice, error in measured:
-        yield name, choice, math.log(max(error, LEAST) / max(table.get(name, choice), LEAST)) - shift

@@ -60,7 +60,8 @@ WeightMasker = Callable[[str, WidthChoice], Mapping[str, MaskedWeight]]
 class Simulator:
     """Context manager that applies choices to a model; leaving it restores the model.
 
-    Each weight is quantized once for each choice and cached, so that applying another allocation only exchanges pointers.
+    Each weight is quantized once for each choice, and its codes are kept: a byte for each value, from which the values are
+    computed again whenever the choice is applied.
 
     Args:
         model: captured model in evaluation mode; changed in place until :meth:`close`.
@@ -87,9 +88,9 @@ class Simulator:
         self._instrument = Instrument(model, inventory)
         self._components = {c.name: c for c in inventory}
         self._current: dict[str, Choice] = dict.fromkeys(inventory.names, FLOAT)
-        self._weights: dict[tuple[str, Choice, str], Tensor] = {}
-        self._fitted: dict[tuple[str, Choice], QuantizedWeight] = {}
-        self._integers: dict[tuple[str, Choice], IntegerWeight | None] = {}
+        self._embedded: dict[tuple[str, Choice, str], Tensor] = {}
+        self._quantized: dict[tuple[str, Choice], QuantizedWeight] = {}
+        self._integers: dict[str, tuple[Choice, IntegerWeight | None]] = {}
         self._quantizers: dict[tuple[str, Choice], Quantizer] = {}
 
     def apply(self, assignment: Decisions) -> None:
@@ -152,8 +153,14 @@ class Simulator:
         choice, input_choice = self._current[weight], self._current[source]
         if choice.is_fp32 or input_choice.is_fp32 or weight in self._masked:
             return None
-        integers, quantizer = self._integers[weight, choice], self._quantizers[source, input_choice]
-        return None if integers is None or quantizer.int8_grid is None else IntegerLinear(integers, quantizer)
+        quantizer = self._quantizers[source, input_choice]
+        if quantizer.int8_grid is None:
+            return None
+        if weight not in self._integers or self._integers[weight][0] != choice:
+            quantized = self.quantized_weight(self._components[weight], choice)
+            self._integers[weight] = choice, IntegerWeight.of(quantized)
+        integers = self._integers[weight][1]
+        return None if integers is None else IntegerLinear(integers, quantizer)
 
     def run(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Run stages ``start`` to ``stop`` (exclusive) of the model with the current choices.
@@ -176,7 +183,7 @@ class Simulator:
         pairs = [(self._components[name], choice) for name, row in choices.items() for choice in row]
         for component, choice in track(pairs, "fitting quantizers"):
             if not choice.is_fp32:
-                (self.weight if component.role == "weight" else self.quantizer)(component, choice)
+                (self.quantized_weight if component.role == "weight" else self.quantizer)(component, choice)
 
     def fit(self, name: str, choices: Sequence[Choice]) -> dict[Choice, QuantizedWeight | Quantizer]:
         """Return the quantized weights, or the quantizers, of a component at some choices, for :meth:`use` elsewhere."""
@@ -190,26 +197,22 @@ class Simulator:
         for name, fitted in fits.items():
             for choice, value in fitted.items():
                 if isinstance(value, QuantizedWeight):
-                    self._fitted[name, choice] = value
+                    self._quantized[name, choice] = value
                 else:
                     self.calibration.use(name, choice, value)
 
     def weight(self, component: Component, choice: Choice) -> Tensor:
-        """Return the quantized and masked values of a weight, which are computed once and cached."""
-        mask = self._masked.get(component.name)
-        key = (component.name, choice, "" if mask is None else mask.label)
-        if key in self._weights:
-            return self._weights[key]
-        if mask is not None:
+        """Return the quantized and masked values of a weight; masked ones are cached."""
+        if component.name not in self._masked:
+            return self.quantized_weight(component, choice).dequantize()
+        mask = self._masked[component.name]
+        key = (component.name, choice, mask.label)
+        if key not in self._embedded:
             values = mask.values
             if not choice.is_fp32:
                 values = self.rounding(component, values, choice, mask.columns).dequantize()
-            self._weights[key] = mask.embedded(values, self._instrument.weights[component.name].shape)
-        else:
-            quantized = self.quantized_weight(component, choice)
-            self._weights[key] = quantized.dequantize()
-            self._integers[component.name, choice] = IntegerWeight.of(quantized) if self.integers else None
-        return self._weights[key]
+            self._embedded[key] = mask.embedded(values, self._instrument.weights[component.name].shape)
+        return self._embedded[key]
 
     def exact(self, component: Component) -> Tensor:
         """Return the FP32 values of a weight, masked where its unit has a width choice."""
@@ -218,10 +221,11 @@ class Simulator:
         return self._instrument.weights[component.name].detach()
 
     def quantized_weight(self, component: Component, choice: Choice) -> QuantizedWeight:
-        """Quantize a weight, without its mask, and return its codes and quantizer."""
-        if (component.name, choice) in self._fitted:
-            return self._fitted[component.name, choice]
-        return self.rounding(component, self._instrument.weights[component.name].detach(), choice, None)
+        """Return the codes and the quantizer of a weight, without its mask, which are computed once and cached."""
+        key = (component.name, choice)
+        if key not in self._quantized:
+            self._quantized[key] = self.rounding(component, self._instrument.weights[component.name].detach(), choice, None)
+        return self._quantized[key]
 
     def quantizer(self, component: Component, choice: Choice) -> Quantizer:
         """Return the quantizer of an activation, which is fitted once and cached."""

@@ -16,7 +16,7 @@ from pmq.cost import CostModel
 from pmq.metrics import SensitivityTable
 from pmq.metrics.sensitivity_table import Effects
 from pmq.optimize import ExactSolver, Space, SpaceFile, Tables, UniformCosts, non_dominated, nsga2, within
-from pmq.optimize.confirm import confirmed, doubtful_choices, near_optimal_choices
+from pmq.optimize.confirm import confirmed, near_optimal_choices
 from pmq.optimize.greedy import greedy
 from pmq.optimize.lagrangian import minimize_lagrangian
 from pmq.optimize.ranking import rank_correlation
@@ -234,25 +234,26 @@ def test_plausible_choices_are_those_that_errors_not_known_well_could_make_optim
     assert found == near_optimal_choices(space, tables, limits)
 
 
-def test_measured_again_errors_count_by_their_precision() -> None:
-    two, four, eight = (Choice(bits=b) for b in (2, 4, 8))
-    table = SensitivityTable("a", {"x": {two: 4.0, four: 1.0, eight: 0.25}, "y": {two: 3.0}})
-    measured = SensitivityTable("b", {"x": {two: 40.0, four: 10.0, eight: 10.0}})  # ten times as large; eight bit forty
-    joined = confirmed(table, [(measured, 10**9)])
-    assert joined.get("x", two) == pytest.approx(4) and joined.get("x", four) == pytest.approx(1)
-    assert joined.get("x", eight) == pytest.approx(1.0)  # nothing but the measurement, 10 / 10
-    assert joined.get("y", two) == 3.0
-    assert table.get("x", eight) == 0.25
-    few = confirmed(table, [(measured, 4)]).get("x", eight)
-    assert 0.25 < few < confirmed(table, [(measured, 48)]).get("x", eight) < 1.0
-
-
-def test_doubtful_errors_are_measured_on_more_images() -> None:
-    two, four, eight = (Choice(bits=b) for b in (2, 4, 8))
-    table = SensitivityTable("a", {"x": {two: 4.0, four: 1.0, eight: 0.25}})
-    measured = SensitivityTable("b", {"x": {two: 40.0, four: 10.0, eight: 25.0}})
-    assert doubtful_choices(table, measured, 12) == {"x": [eight]}
-    assert doubtful_choices(table, measured, 1) == {}  # a single image says too little to doubt the table
-    again = SensitivityTable("b", {"x": {eight: 2.5}})  # more images agree with the table, on the scale of the first measurement
-    joined = confirmed(table, [(measured, 12), (again, 48)])
-    assert joined.get("x", eight) == pytest.approx(0.25) and joined.get("x", two) == pytest.approx(4)
+def test_a_second_metric_corrects_what_it_measured_and_what_shares_its_kind() -> None:
+    space, _ = problem(layers=4)
+    table = SensitivityTable("a", {name: {c: 1.0 / 2**c.bits for c in row} for name, row in space.choices.items()})
+    names = list(space.choices)
+    weights = [name for name in names if space.inventory[name].role == "weight"]
+    low = min(space.choices[weights[0]], key=lambda choice: choice.bits)
+    others = {c for c in space.choices[weights[0]] if c != low}
+    # The second metric's scale is ten times the table's, and it finds weights at the lowest width four times as bad as the table.
+    errors = {name: {c: 10 * table.get(name, c) for c in row} for name, row in space.choices.items()}
+    for name in weights[:-1]:
+        errors[name][low] *= 4
+    del errors[weights[-1]]
+    measured = SensitivityTable("b", errors)
+    joined = confirmed(table, measured, 10**6, space.inventory)
+    assert joined.get(weights[0], low) / table.get(weights[0], low) == pytest.approx(4, rel=0.05)
+    assert all(joined.get(weights[0], c) == pytest.approx(table.get(weights[0], c), rel=0.05) for c in others)
+    assert 1.5 < joined.get(weights[-1], low) / table.get(weights[-1], low) < 4, (
+        "it was not measured, but others of its kind were"
+    )
+    few = confirmed(table, measured, 2, space.inventory)
+    assert 1 < few.get(weights[0], low) / table.get(weights[0], low) < 3
+    assert table.get(weights[0], low) == 1.0 / 2**low.bits
+    assert confirmed(table, SensitivityTable("b"), 12, space.inventory).errors == table.errors

@@ -17,7 +17,7 @@ from pmq.core.rundir import RunDir
 from pmq.metrics import METRICS, Probe, SensitivityTable
 from pmq.optimize import Space, Tables, solver_for, within
 from pmq.optimize.candidates import Candidate, exact_candidates, largest_uniform
-from pmq.optimize.confirm import confirmed, doubtful_choices, near_optimal_choices
+from pmq.optimize.confirm import confirmed, near_optimal_choices
 from pmq.optimize.exact import trust_region
 from pmq.optimize.refit import posterior_update
 from pmq.optimize.tables import Genomes
@@ -26,11 +26,11 @@ from pmq.pipeline.search.candidate_pool import CandidatePool
 
 #: relative gain of error or hypervolume below which the search stops
 GAIN = 0.01
-#: fewest rounds: the mean of several tables has less noise than one table
+#: fewest rounds
 LEAST = 2
-#: metric of the last round, which remeasures near-optimal choices only; images it uses for all of them, and for doubtful ones
+#: metric of the last round, which remeasures near-optimal choices only, and the most images it uses
 CONFIRM = "measured"
-CONFIRM_IMAGES = (12, 48)
+CONFIRM_IMAGES = 12
 
 
 @dataclass
@@ -137,17 +137,11 @@ class Rounds:
         self._update()
 
     def _confirm(self) -> None:
-        """Remeasure the near-optimal choices with a second metric, and on more images where it contradicts the table."""
+        """Remeasure the near-optimal choices with a second metric, and correct the table by it."""
         choices = near_optimal_choices(self.space, self.tables, self.limits, self.probe.seed)
-        measurements: list[tuple[SensitivityTable, int]] = []
-        for count in CONFIRM_IMAGES:
-            images = self.probe.images[:count]
-            probe = replace(self.probe, base={}, images=images)
-            measurements.append((measure(probe, choices, CONFIRM, self._run, f"confirm/{len(images)}/"), len(images)))
-            choices = doubtful_choices(self.table, *measurements[-1])
-            if not choices or len(images) == len(self.probe.images):
-                break
-        self.table = confirmed(self.table, measurements)
+        probe = replace(self.probe, base={}, images=self.probe.images[:CONFIRM_IMAGES])
+        measured = measure(probe, choices, CONFIRM, self._run, "confirm/")
+        self.table = confirmed(self.table, measured, len(probe.images), self.space.inventory)
         self._update()
 
     def _context(self) -> Decisions:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 #: most rounds of a search
-ROUNDS = 3
+ROUNDS = 2
 
 
 @dataclass
