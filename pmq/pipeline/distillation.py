@@ -134,9 +134,10 @@ def plan_distillation(
         "train": hashlib.sha256(repr(train).encode()).hexdigest()[:16],
         **asdict(schedule),
     }
+    student = None if like is None else student_of(like, subject)  # what does not fit is refused before a folder is made
     run = RunDir(out, settings, resume)
     allocation = start.allocation(item, subject, run.path)
-    student = student_of(allocation, subject)
+    student = student or student_of(allocation, subject)
     device, task = next(subject.model.parameters()).device, subject.task
     steps = schedule.epochs * -(-len(train) // schedule.batch_size)
     rates = {name: schedule.rate * factor for name, factor in student.rates.items()}

@@ -14,6 +14,7 @@ from pmq.core.allocation import CalibrationInfo
 from pmq.core.coverage import check_coverage, coverage
 from pmq.core.files import is_file
 from pmq.core.recipe import Recipe, find_recipe
+from pmq.core.run_files import START
 from pmq.core.spec import What, read_bits
 from pmq.optimize import Space, SpaceFile, read_space
 from pmq.pipeline.allocation import make_allocation
@@ -23,9 +24,6 @@ from pmq.pipeline.quantize import RecipeQuantizer
 from pmq.pipeline.students import check_trainable
 from pmq.pipeline.subject import Subject
 from pmq.quant import images_sha256
-
-#: file below the run directory with the quantized model that fine-tuning of uniform bits starts from
-START = Path("allocations") / "start.json"
 
 
 @dataclass(frozen=True)

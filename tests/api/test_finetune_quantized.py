@@ -9,9 +9,9 @@ import torch
 
 import pmq
 from pmq.core import Allocation, PmqError
-from pmq.core.rundir import CHOSEN
+from pmq.core.run_files import CHOSEN, START
 from pmq.pipeline.distillation_state import STATE
-from pmq.pipeline.finetuning_start import START, StartSettings
+from pmq.pipeline.finetuning_start import StartSettings
 from pmq.pipeline.students import QuantizedModelStudent
 from pmq.pipeline.subject import Subject
 from tests.api.test_finetune import Source
@@ -76,13 +76,13 @@ def test_killed_and_resumed_ends_where_undisturbed_does(images: torch.Tensor, tm
 
 def test_oscillation_is_damped(images: torch.Tensor, tmp_path: Path) -> None:
     student = QuantizedModelStudent(started(images, tmp_path), Subject.of(make_tiny(), images=images)).module
-    assert float(student.oscillation()) == pytest.approx(0, abs=1e-9)  # it starts from levels
+    assert student.oscillation().item() == pytest.approx(0, abs=1e-9)  # it starts from levels
     weight = student.model.get_parameter("blocks.0.mlp.fc1.weight")
     scale = student.quantized().tensors.arrays()["blocks.0.mlp.fc1.weight.scale"][0]
     with torch.no_grad():
         weight[0, 0] += 0.25 * float(scale)
     term = student.oscillation()
-    assert float(term) == pytest.approx((0.25 * float(scale)) ** 2, rel=1e-2)
+    assert term.item() == pytest.approx((0.25 * float(scale)) ** 2, rel=1e-2)
     term.backward()
     assert weight.grad[0, 0] > 0  # a step against the gradient leads back to the level
     assert student.grids["blocks/0/mlp/fc1/weight"].grid.gain.grad is None
