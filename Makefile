@@ -22,7 +22,7 @@ ARGS       =
 # Device of gpu-check.
 DEVICE     =
 # Schedule for the embedded model, which ends within five minutes on one core.
-TUNING     = --epochs 4 --lr 5e-4 --train-images 8000 --batch-size 64
+TUNING     = --epochs 4 --lr 1e-3 --train-images 8000 --batch-size 64
 # Number of cases and kills of the campaigns.
 CASES      = 10000
 KILLS      = 200

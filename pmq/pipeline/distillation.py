@@ -140,9 +140,8 @@ def plan_distillation(
     student = student or student_of(allocation, subject)
     device, task = next(subject.model.parameters()).device, subject.task
     steps = schedule.epochs * -(-len(train) // schedule.batch_size)
-    rates = {name: schedule.rate * factor for name, factor in student.rates.items()}
     distiller = Distiller(
-        student.module, subject.module, schedule.rate, steps, task, schedule.amp, rates=rates, penalty=student.penalty
+        student.module, subject.module, schedule.rate, steps, task, schedule.amp, student.undecayed, student.penalty
     )
     history, best = restored(run.path / STATE, distiller, student.module)
     with torch.no_grad():
@@ -180,11 +179,12 @@ def best_student(distillation: Distillation) -> Allocation:
     """Return the allocation of the student with its best parameters, which the student is given."""
     best = {name: torch.from_numpy(array) for name, array in distillation.best.arrays().items()}
     distillation.student.module.load_state_dict(best, strict=False)
-    allocation, seen = distillation.student.allocation(distillation.schedule.epochs), distillation.train
+    allocation = distillation.student.allocation(distillation.schedule.epochs)
     known = allocation.calibration
     if known is None:
         return allocation
-    n_held_out = max(known.n_held_out, len(seen) + len(distillation.held_out) - known.n_images)
+    n_trained = max(len(distillation.train) - known.n_images, 0)  # as far as they did not calibrate already
+    n_held_out = max(known.n_held_out, len(distillation.held_out) + n_trained)
     return allocation.model_copy(update={"calibration": known.model_copy(update={"n_held_out": n_held_out})})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Protocol
 
 from torch import nn
@@ -17,8 +17,6 @@ from pmq.pipeline.subject import Subject
 from pmq.pruning.distil import Penalty
 from pmq.quant.finetuning import QuantizedStudent
 
-#: how much faster gains and shifts of grids learn than weights: they are relative to a range, weights are not
-GRID_RATE = 10.0
 #: weight of the oscillation at the end of the training
 DAMPING = 1e-3
 
@@ -27,11 +25,11 @@ class Student(Protocol):
     """A model in training.
 
     Attributes:
-        rates: learning rates of parameters relative to that of all others, by name.
+        undecayed: names of parameters without weight decay.
         penalty: further term of the loss, or ``None``.
     """
 
-    rates: Mapping[str, float]
+    undecayed: Collection[str]
     penalty: Penalty | None
 
     @property
@@ -54,7 +52,7 @@ class PrunedStudent:
     def __init__(self, pruned: Allocation, subject: Subject) -> None:
         self._pruned, self._subject = pruned, subject
         self.module = load_pruned(pruned, subject.module).to(next(subject.model.parameters()).device)
-        self.rates: Mapping[str, float] = {}
+        self.undecayed: Collection[str] = ()
         self.penalty: Penalty | None = None
 
     def simulation(self) -> nn.Module:
@@ -77,7 +75,7 @@ class QuantizedModelStudent:
     def __init__(self, start: Allocation, subject: Subject) -> None:
         shaped = pruned_like(subject, start)
         self._start, self.module = start, QuantizedStudent(shaped.model, shaped.inventory, load_quantized(shaped, start))
-        self.rates: Mapping[str, float] = dict.fromkeys(self.module.names_of_grids, GRID_RATE)
+        self.undecayed: Collection[str] = self.module.names_of_grids
         self.penalty: Penalty | None = Penalty(self.module.oscillation, DAMPING) if self.module.has_weights else None
 
     def simulation(self) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,7 @@ class Distiller:
         steps: total number of steps.
         task: meaning of the outputs.
         amp: multiply in bfloat16.
-        rates: peak learning rates of parameters that have others, by name; these do not decay.
+        undecayed: names of parameters without weight decay, in addition to those of one axis.
         penalty: further term of the loss.
     """
 
@@ -56,19 +56,17 @@ class Distiller:
         steps: int,
         task: Task = CLASSIFICATION,
         amp: bool = False,
-        rates: Mapping[str, float] | None = None,
+        undecayed: Collection[str] = (),
         penalty: Penalty | None = None,
     ) -> None:
         self.student, self._teacher = student.eval(), teacher.eval()
-        self._steps, self._task, self._amp, self._penalty = steps, task, amp, penalty
+        self._rate, self._steps, self._task, self._amp, self._penalty = rate, steps, task, amp, penalty
         self._named = {name: p.requires_grad_() for name, p in student.named_parameters()}
-        groups: dict[tuple[float, float], list[Tensor]] = {}
-        for name, parameter in self._named.items():
-            own = None if rates is None else rates.get(name)
-            decay = WEIGHT_DECAY if own is None and parameter.ndim > 1 else 0.0
-            groups.setdefault((rate if own is None else own, decay), []).append(parameter)
-        self._optimizer = torch.optim.AdamW([{"params": p, "lr": r, "weight_decay": d} for (r, d), p in groups.items()])
-        self._rates = [peak for peak, _ in groups]
+        decays = {name for name, p in self._named.items() if p.ndim > 1 and name not in undecayed}
+        grouped = [[p for name, p in self._named.items() if (name in decays) == group] for group in (True, False)]
+        self._optimizer = torch.optim.AdamW(
+            [{"params": grouped[0], "weight_decay": WEIGHT_DECAY}, {"params": grouped[1], "weight_decay": 0.0}], lr=rate
+        )
         self.step = 0
 
     def learn(self, images: Tensor) -> float:
@@ -76,8 +74,8 @@ class Distiller:
         device = next(self.student.parameters()).device
         images = images.to(device)
         done = self.step / self._steps
-        for group, peak in zip(self._optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = peak * _schedule(done)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate * _schedule(done)
         with torch.autocast(device.type, torch.bfloat16, enabled=self._amp):
             with torch.no_grad():
                 target = self._teacher(images)
