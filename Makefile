@@ -21,6 +21,8 @@ OUT        =
 ARGS       =
 # Device of gpu-check.
 DEVICE     =
+# Schedule for the embedded model, whose 744 training images take 3.5 minutes of one core.
+TUNING     = --epochs 25 --lr 1e-3 --batch-size 32
 # Number of cases and kills of the campaigns.
 CASES      = 10000
 KILLS      = 200
@@ -32,7 +34,7 @@ flag = $(if $($(1)),$(2) "$($(1))")
 SUBJECT = $(MODEL) $(call flag,CHECKPOINT,--checkpoint) $(call flag,DATA,--data)
 
 .DEFAULT_GOAL := help
-.PHONY: help install search patches prune evaluate profile deploy export plot report test test-mobile test-bridges test-ray gpu-check fuzz chaos bench check dist docs clean
+.PHONY: help install search patches prune finetune evaluate profile deploy export plot report test test-mobile test-bridges test-ray gpu-check fuzz chaos bench check dist docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -56,6 +58,9 @@ patches: $(STAMP) ## allocate bits to the single patches of the latest run's all
 
 prune: $(STAMP) ## prune a model, refit it, and quantize, deploy and time the result [MODEL= RATIO=0.25 CHECKPOINT= DATA= TARGET= OUT=folder ARGS=]
 	$(PMQ) prune $(SUBJECT) $(call flag,RATIO,--ratio) --target "$(or $(TARGET),onnxruntime)" $(call flag,SEED,--seed) $(call flag,OUT,--out) $(ARGS)
+
+finetune: $(STAMP) ## fine-tune a model with 3-bit weights and activations, or RUN=run or folder, by distillation from FP32 [MODEL= CHECKPOINT= DATA= OUT=folder ARGS=]
+	$(PMQ) finetune "$(or $(RUN),w3a3)" $(SUBJECT) $(if $(or $(RUN),$(MODEL)),,$(TUNING)) $(call flag,SEED,--seed) $(call flag,OUT,--out) --resume $(ARGS)
 
 evaluate: $(STAMP) ## evaluate the latest run's allocation, or WHAT=fp32,w4a4,FILE [MODEL= CHECKPOINT= DATA= ARGS=]
 	$(PMQ) evaluate "$(WHAT)" $(SUBJECT) $(call flag,SPACE,--space) $(call flag,SEED,--seed) $(ARGS)

@@ -8,7 +8,7 @@
     reallocate     give single patches bits of their own (the command ``pmq patches``)
     prune          remove channels and heads, and reconstruct the rest
     load_pruned    rebuild a pruned model from its folder
-    finetune       train a pruned model by distillation
+    finetune       train a pruned or quantized model by distillation
     profile        measure the latency of each choice on a runtime
     deploy         write a model file that a runtime executes, and prove it
     demo           write a web page that classifies pictures with a deployed file

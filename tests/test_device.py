@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import pmq
-from pmq.bench.gpu_check import differences, finetuned_on, sensitivities
+from pmq.bench.gpu_check import Training, differences, finetuned_on, sensitivities
 from pmq.core.rundir import CHOSEN
 from tests.conftest import make_tiny
 from tests.shallow import shallow_searches
@@ -45,3 +45,11 @@ def test_a_search_ends_and_its_allocation_is_worth_the_same_on_the_cpu(images: t
 def test_a_pruned_model_is_finetuned(images: torch.Tensor, tmp_path: Path) -> None:
     finetuned_on(DEVICE, make_tiny(), images, tmp_path)
     assert (tmp_path / CHOSEN).exists()
+
+
+def test_a_quantized_model_is_finetuned_and_is_worth_the_same_on_the_cpu(images: torch.Tensor, tmp_path: Path) -> None:
+    options = {"calibration_images": images[:8], "recipe": "mse", "epochs": 1, "batch_size": 16, "amp": True}
+    teacher, order = make_tiny().to(DEVICE), list(range(64))
+    tuned = pmq.finetune(teacher, "w4a4", Training(images), order, images[64:], out=tmp_path, **options)
+    (kl,) = pmq.evaluate(make_tiny(), tuned.allocation, [images[64:]], device="cpu")["kl"]
+    assert kl == pytest.approx(tuned.after, rel=0.1)

@@ -141,7 +141,7 @@ def times(device: str, model: Any, images: Tensor) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class _Training:
+class Training:
     """Images in memory, as a source of images for fine-tuning."""
 
     images: Tensor
@@ -154,7 +154,7 @@ class _Training:
 
 def finetuned_on(device: str, model: Any, images: Tensor, out: Path) -> None:
     """Prune a quarter of a model and fine-tune it for an epoch."""
-    held_out, training = images[:N_CALIBRATION], _Training(images[N_CALIBRATION:])
+    held_out, training = images[:N_CALIBRATION], Training(images[N_CALIBRATION:])
     pruned = pmq.prune(copy.deepcopy(model), held_out, 0.25, importance="random", device=device).allocation
     order = list(range(len(training.images)))
     teacher = copy.deepcopy(model).to(device)

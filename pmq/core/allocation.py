@@ -142,6 +142,11 @@ class Allocation(_Strict):
         return any(name.endswith(".tensor") for name in self.components)
 
     @property
+    def is_fp32(self) -> bool:
+        """Whether all components stay in FP32, as in a model that is only pruned."""
+        return all(choice.is_fp32 for choice in self.components.values())
+
+    @property
     def assignment(self) -> Assignment:
         """The choice of each component."""
         return {name: c.choice for name, c in self.components.items()}

@@ -21,6 +21,8 @@ from pmq.core.validation import validated
 CHOOSES = "chosen"
 #: key in the manifest of a pruned model, whose chosen allocation is in FP32
 PRUNED = "pruned"
+#: key in the manifest of a quantized model that was fine-tuned
+FINETUNED = "finetuned"
 
 
 class _Lenient(BaseModel):
@@ -67,7 +69,7 @@ class Ranking(_Lenient):
 
 
 class Figures(_Lenient):
-    """Accuracy and costs of a pruned model."""
+    """Accuracy and costs of a pruned or fine-tuned model."""
 
     top1: float | None = None
     agreement: float | None = None
@@ -109,6 +111,7 @@ class Manifest(_Lenient):
         command: how it was started.
         chosen: the chosen allocation's file, once a search has finished.
         pruned: figures of a pruned model, once it is made.
+        finetuned: figures of a quantized model, once it is fine-tuned.
         limits: the budget in figures.
         ranking: how well predictions ranked what was simulated.
         seconds: that its parts took.
@@ -121,6 +124,7 @@ class Manifest(_Lenient):
     command: Command | None = None
     chosen: str | None = None
     pruned: Figures | None = None
+    finetuned: Figures | None = None
     limits: dict[str, float | None] = Field(default_factory=dict)
     ranking: dict[str, Ranking] = Field(default_factory=dict)
     seconds: dict[str, float] = Field(default_factory=dict)
@@ -130,9 +134,14 @@ class Manifest(_Lenient):
     files: dict[str, str] = Field(default_factory=dict)
 
     @property
+    def unsearched(self) -> Figures | None:
+        """The figures of a pruned or fine-tuned model, whose folder holds no search; None for a search."""
+        return self.pruned or self.finetuned
+
+    @property
     def finished(self) -> bool:
         """Whether the run has finished."""
-        return self.chosen is not None or self.pruned is not None
+        return any(outcome is not None for outcome in (self.chosen, self.pruned, self.finetuned))
 
     def asked(self, run: Path) -> Asked:
         """The settings, of the search in ``run``."""
@@ -167,7 +176,7 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 def add_to_manifest(path: Path, facts: dict[str, Any]) -> None:
     """Add facts to the manifest of a folder, creating it if needed; with the outcome also the hashes of the result files."""
-    if CHOOSES in facts or PRUNED in facts:
+    if facts.keys() & {CHOOSES, PRUNED, FINETUNED}:
         facts = facts | {"files": hashes(path)}
     write_text(path / MANIFEST, json.dumps(read_facts(path) | _plain(facts), indent=1, allow_nan=False) + "\n")
 
@@ -182,7 +191,7 @@ def _plain(value: Any) -> Any:
 
 
 def is_finished(path: Path) -> bool:
-    """Whether a folder holds a run that finished, or a pruned model."""
+    """Whether a folder holds a run that finished, or a pruned or fine-tuned model."""
     return known_manifest(path).finished
 
 

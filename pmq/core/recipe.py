@@ -21,6 +21,7 @@ class Recipe(BaseModel):
         ridge: with ``sequential``: strength of the correction of weights for their input's error (ERQ, 2407.06794); 0 is off.
         sequential: quantize layer by layer: ranges, rounding and biases account for the error of earlier layers.
         reconstruct: with ``sequential``: number of gradient steps in which each block learns its rounding and scales.
+        finetune: number of epochs of quantization-aware fine-tuning that followed, which no calibration repeats.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,6 +34,7 @@ class Recipe(BaseModel):
     ridge: float = 0.0
     sequential: bool = False
     reconstruct: int = 0
+    finetune: int = 0
 
     @model_validator(mode="after")
     def _gradients_where_they_are_read(self) -> Self:
@@ -43,7 +45,7 @@ class Recipe(BaseModel):
     @property
     def plain(self) -> bool:
         """Whether the checkpoint's weights are only rounded."""
-        return not (self.transforms or self.compensate or self.sequential)
+        return not (self.transforms or self.compensate or self.sequential or self.finetune)
 
 
 #: gradient steps for each block; more steps overfit few calibration images

@@ -21,6 +21,8 @@ DECISIONS = Path("decisions.json")
 INVENTORY = Path("inventory.json")
 #: the captured graph of the model
 GRAPH = Path("graph.json")
+#: the quantized model that fine-tuning of uniform bits starts from
+START = Path("allocations") / "start.json"
 #: cost breakdown of the chosen allocation
 SPENT = Path("spent.csv")
 #: latency table, in the run of a search with one
@@ -43,6 +45,7 @@ RESULTS = (
 #: all files that no other command may overwrite
 _PROTECTED = (
     *RESULTS,
+    *(START, START.with_suffix(".safetensors")),
     *map(Path, (MANIFEST, JOURNAL, "state.safetensors", "rank.csv", "allocations.csv", "allocations/schema.json")),
 )
 

@@ -17,6 +17,7 @@ from pmq.core.journal import Journal
 from pmq.core.lock import hold
 from pmq.core.manifest import (
     CHOOSES,
+    FINETUNED,
     PRUNED,
     add_to_manifest,
     is_finished,
@@ -83,6 +84,7 @@ __all__ = [
     "CHOSEN",
     "DECISIONS",
     "DEPLOYMENT",
+    "FINETUNED",
     "LATENCY",
     "LAYERS",
     "MANIFEST",

@@ -80,7 +80,8 @@ def differences(paths: Sequence[Path]) -> dict[str, list[str]]:
 
 def _listed(path: Path, changed: float) -> Listed:
     manifest = known_manifest(path)
-    state = "searched" if manifest.chosen else "pruned" if manifest.pruned else "unfinished"
+    states = {"searched": manifest.chosen, "pruned": manifest.pruned, "fine-tuned": manifest.finetuned}
+    state = next((name for name, outcome in states.items() if outcome is not None), "unfinished")
     settings, info = manifest.settings, manifest.settings.get("model")
     model = str(info.get("name")) if isinstance(info, dict) else "unknown"
     budget = settings.get("budget") if isinstance(settings.get("budget"), str) else None
@@ -88,7 +89,7 @@ def _listed(path: Path, changed: float) -> Listed:
         return Listed(path, model, budget, state, changed)
     allocation = Allocation.load(path / CHOSEN, with_tensors=False)
     costs = allocation.budget.achieved if allocation.budget else {}
-    metrics = allocation.metrics if manifest.pruned is None else manifest.pruned.model_dump()
+    metrics = allocation.metrics if manifest.unsearched is None else manifest.unsearched.model_dump()
     error = metrics.get("kl") if metrics.get("kl") is not None else metrics.get("feature_error")
     return Listed(
         path,

@@ -12,20 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pmq.core import Allocation, PmqError
+from pmq.core import Allocation
 from pmq.core.checkpoints import keep
 from pmq.core.files import write_bytes
 from pmq.core.progress import message, track
 from pmq.core.rundir import RunDir
+from pmq.core.spec import as_what, task_of
 from pmq.core.task import AUTO, Task
 from pmq.core.tensors import TensorFile
-from pmq.graph import captured
-from pmq.models import model_info
-from pmq.models.weights import both_file, parameters_file, weights_sha256
+from pmq.models.weights import parameters_file
 from pmq.pipeline.distillation_state import RESUMABLE, STATE, restored
+from pmq.pipeline.finetuning_start import StartSettings
 from pmq.pipeline.images import as_images
-from pmq.pipeline.pruned_model import load_pruned
-from pmq.pipeline.subject import take_in
+from pmq.pipeline.students import Student, student_of
+from pmq.pipeline.subject import Subject
 from pmq.pruning.distil import Distiller, augment
 from pmq.quant import output_error
 
@@ -43,12 +43,14 @@ class Finetuned:
     """Result of fine-tuning.
 
     Attributes:
-        allocation: the pruned model with its best parameters.
+        start: the model as it was before.
+        allocation: the pruned or quantized model with its best parameters.
         before: mean error on the held-out images at the start.
         after: mean error on the held-out images with the best parameters.
         history: mean error at the start and after each epoch.
     """
 
+    start: Allocation
     allocation: Allocation
     before: float
     after: float
@@ -81,8 +83,8 @@ class Distillation:
     """A student in training, and its best parameters so far; :func:`train` changes ``history`` and ``best``.
 
     Attributes:
-        pruned: the allocation that the student was loaded from.
-        student: the pruned model.
+        start: the allocation that the student was loaded from.
+        student: the model with fewer channels or bits.
         distiller: teacher, loss and optimizer.
         run: run directory, locked until the end.
         train: indices of the images to learn from.
@@ -94,8 +96,8 @@ class Distillation:
         best: parameters with the least error so far.
     """
 
-    pruned: Allocation
-    student: nn.Module
+    start: Allocation
+    student: Student
     distiller: Distiller
     run: RunDir
     train: list[int]
@@ -109,45 +111,50 @@ class Distillation:
 
 def plan_distillation(
     teacher: nn.Module,
-    pruned: Allocation,
+    what: Allocation | Path | str,
     train: list[int],
     held_out: Tensor,
     schedule: Schedule,
+    start: StartSettings,
     out: Path | str,
     resume: bool,
 ) -> Distillation:
     """Build the student, and restore what a killed run had reached; see :func:`pmq.finetune` for the arguments.
 
     Raises:
-        PmqError: the model is not the teacher of this student, the student has bits already, or the folder holds another run.
+        PmqError: the model is not the teacher of this student, the student cannot be trained, or the folder holds another run.
     """
-    if pruned.pruning is None:
-        raise PmqError("this allocation is no pruned model; `pmq prune` makes one to fine-tune")
-    held_out = as_images(held_out)
-    teacher = take_in(teacher, images=held_out)
-    pruned.check_model(model_info(teacher))
-    device, task = next(teacher.parameters()).device, Task.of(pruned.task or AUTO, pruned.model.num_classes)
-    student = load_pruned(pruned, teacher).to(device)
-    steps = schedule.epochs * -(-len(train) // schedule.batch_size)
-    distiller = Distiller(student, teacher, schedule.rate, steps, task, schedule.amp)
+    item, held_out = as_what(what), as_images(held_out)
+    like = item if isinstance(item, Allocation) else None
+    subject = Subject.of(teacher, images=held_out, task=task_of(AUTO, item), like=like)
+    start.check(item, subject)
+    subject = subject.scaled(held_out)
     settings: dict[str, Any] = {
-        "pruned": pruned.tensors_sha256,
+        "start": start.described(item),
         "train": hashlib.sha256(repr(train).encode()).hexdigest()[:16],
         **asdict(schedule),
     }
+    student = None if like is None else student_of(like, subject)  # what does not fit is refused before a folder is made
     run = RunDir(out, settings, resume)
-    history, best = restored(run.path / STATE, distiller, student)
+    allocation = start.allocation(item, subject, run.path)
+    student = student or student_of(allocation, subject)
+    device, task = next(subject.model.parameters()).device, subject.task
+    steps = schedule.epochs * -(-len(train) // schedule.batch_size)
+    distiller = Distiller(
+        student.module, subject.module, schedule.rate, steps, task, schedule.amp, student.undecayed, student.penalty
+    )
+    history, best = restored(run.path / STATE, distiller, student.module)
     with torch.no_grad():
-        references = [teacher(x.to(device)) for x in held_out.split(schedule.batch_size)]
-    distillation = Distillation(pruned, student, distiller, run, train, held_out, references, task, schedule, history, best)
+        references = [subject.module(x.to(device)) for x in held_out.split(schedule.batch_size)]
+    distillation = Distillation(allocation, student, distiller, run, train, held_out, references, task, schedule, history, best)
     if not history:
-        distillation.history, distillation.best = [held_out_error(distillation)], parameters_file(student)
+        distillation.history, distillation.best = [held_out_error(distillation)], parameters_file(student.module)
     return distillation
 
 
 def train(distillation: Distillation, images: Images) -> None:
     """Train the remaining epochs; after each one the run directory holds everything needed to resume."""
-    schedule, student, history = distillation.schedule, distillation.student, distillation.history
+    schedule, student, history = distillation.schedule, distillation.student.module, distillation.history
     n_batches = -(-len(distillation.train) // schedule.batch_size)
     for epoch in range(len(history) - 1, schedule.epochs):
         order = np.random.default_rng([schedule.seed, epoch]).permutation(distillation.train).tolist()
@@ -170,22 +177,24 @@ def train(distillation: Distillation, images: Images) -> None:
 
 def best_student(distillation: Distillation) -> Allocation:
     """Return the allocation of the student with its best parameters, which the student is given."""
-    student, pruned = distillation.student, distillation.pruned
     best = {name: torch.from_numpy(array) for name, array in distillation.best.arrays().items()}
-    student.load_state_dict(best, strict=False)
-    assert pruned.pruning is not None
-    plan = pruned.pruning.model_copy(update={"weights_sha256": weights_sha256(student)})
-    image = distillation.held_out[:1].to(next(student.parameters()).device)
-    return pruned.model_copy(update={"pruning": plan}).with_tensors(both_file(student, captured(student, image)))
+    distillation.student.module.load_state_dict(best, strict=False)
+    allocation = distillation.student.allocation(distillation.schedule.epochs)
+    known = allocation.calibration
+    if known is None:
+        return allocation
+    n_trained = max(len(distillation.train) - known.n_images, 0)  # as far as they did not calibrate already
+    n_held_out = max(known.n_held_out, len(distillation.held_out) + n_trained)
+    return allocation.model_copy(update={"calibration": known.model_copy(update={"n_held_out": n_held_out})})
 
 
 @torch.no_grad()
 def held_out_error(distillation: Distillation) -> float:
-    """Return the student's mean error on the held-out images."""
-    student, batch_size = distillation.student, distillation.schedule.batch_size
-    device = next(student.parameters()).device
+    """Return the mean error on the held-out images of what the student's allocation computes."""
+    simulation, batch_size = distillation.student.simulation(), distillation.schedule.batch_size
+    device = next(simulation.parameters()).device
     errors = [
-        output_error(reference, student(x.to(device)), distillation.task)
+        output_error(reference, simulation(x.to(device)), distillation.task)
         for x, reference in zip(distillation.held_out.split(batch_size), distillation.references, strict=True)
     ]
     return float(torch.cat(errors).double().mean())

@@ -32,8 +32,13 @@ class RecipeQuantizer:
         """Quantize the model with an assignment, and with bits of single tokens where ``patches`` are given.
 
         Raises:
-            PmqError: there are no calibration images.
+            PmqError: there are no calibration images, or the recipe includes fine-tuning.
         """
+        if recipe.finetune:
+            raise PmqError(
+                "this allocation was fine-tuned, which images for calibration cannot repeat; recalibrate the one that "
+                "fine-tuning started from, and run `pmq finetune` on it"
+            )
         return quantize(self._prepared_by(recipe), assignment, self._checkpoints, patches)
 
     def _prepared_by(self, recipe: Recipe) -> Prepared:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +22,14 @@ WEIGHT_DECAY = 0.05
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
+@dataclass(frozen=True)
+class Penalty:
+    """Term of a loss, whose weight rises from 0 to ``weight`` over the steps, along half a cosine."""
+
+    term: Callable[[], Tensor]
+    weight: float
+
+
 class Distiller:
     """Distillation of a teacher into a student, whose state can be saved and resumed.
 
@@ -34,15 +44,26 @@ class Distiller:
         steps: total number of steps.
         task: meaning of the outputs.
         amp: multiply in bfloat16.
+        undecayed: names of parameters without weight decay, in addition to those of one axis.
+        penalty: further term of the loss.
     """
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, rate: float, steps: int, task: Task = CLASSIFICATION, amp: bool = False
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        rate: float,
+        steps: int,
+        task: Task = CLASSIFICATION,
+        amp: bool = False,
+        undecayed: Collection[str] = (),
+        penalty: Penalty | None = None,
     ) -> None:
         self.student, self._teacher = student.eval(), teacher.eval()
-        self._rate, self._steps, self._task, self._amp = rate, steps, task, amp
+        self._rate, self._steps, self._task, self._amp, self._penalty = rate, steps, task, amp, penalty
         self._named = {name: p.requires_grad_() for name, p in student.named_parameters()}
-        grouped = [[p for p in self._named.values() if (p.ndim > 1) == matrix] for matrix in (True, False)]
+        decays = {name for name, p in self._named.items() if p.ndim > 1 and name not in undecayed}
+        grouped = [[p for name, p in self._named.items() if (name in decays) == group] for group in (True, False)]
         self._optimizer = torch.optim.AdamW(
             [{"params": grouped[0], "weight_decay": WEIGHT_DECAY}, {"params": grouped[1], "weight_decay": 0.0}], lr=rate
         )
@@ -52,15 +73,19 @@ class Distiller:
         """Take one step on a batch ``(B, C, H, W)`` and return its loss."""
         device = next(self.student.parameters()).device
         images = images.to(device)
+        done = self.step / self._steps
         for group in self._optimizer.param_groups:
-            group["lr"] = self._rate * _schedule(self.step / self._steps)
+            group["lr"] = self._rate * _schedule(done)
         with torch.autocast(device.type, torch.bfloat16, enabled=self._amp):
             with torch.no_grad():
                 target = self._teacher(images)
             output = self.student(images)
         loss = _loss(target.float(), output.float(), self._task)
+        objective = loss
+        if self._penalty is not None:
+            objective = loss + self._penalty.weight * 0.5 * (1 - math.cos(math.pi * done)) * self._penalty.term()
         self._optimizer.zero_grad()
-        loss.backward()
+        objective.backward()
         nn.utils.clip_grad_norm_(self._named.values(), NORM)
         self._optimizer.step()
         self.step += 1

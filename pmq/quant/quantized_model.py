@@ -75,15 +75,27 @@ def quantize(
             patches = _refitted(patches, grids)
         weights = {n: simulator.quantized_weight(c, assignment[n]) for n, c in named.items() if c.role == "weight"}
         quantizers = {n: prepared.calibration.quantizer(n, assignment[n]) for n, c in named.items() if c.role == "activation"}
-    arrays: dict[str, Any] = {n: p.detach().cpu().numpy() for n, p in plain.items() if n not in weights}
+    arrays = packed(plain, weights, assignment)
+    parameters = {name: quantizer.numbers for name, quantizer in quantizers.items()}
+    return Quantized(dict(assignment), prepared.recipe, parameters, TensorFile.of(arrays), patches)
+
+
+def packed(parameters: Mapping[str, Tensor], weights: Mapping[str, QuantizedWeight], assignment: Assignment) -> dict[str, Any]:
+    """Return the tensors of a quantized model as NumPy arrays, named as in :class:`Quantized`.
+
+    Args:
+        parameters: all parameters of the model, by name.
+        weights: its quantized weights, by component.
+        assignment: the choice of each component.
+    """
+    arrays: dict[str, Any] = {n: p.detach().cpu().numpy() for n, p in parameters.items() if n not in weights}
     for name, weight in weights.items():
         choice = assignment[name]
         arrays[f"{name}.codes"] = pack(weight.codes.cpu(), choice.bits).numpy()
         for key, value in weight.quantizer.parameters.items():
             if key != "zero_point" or not choice.symmetric:
                 arrays[f"{name}.{key}"] = value.reshape(-1).cpu().numpy()
-    parameters = {name: quantizer.numbers for name, quantizer in quantizers.items()}
-    return Quantized(dict(assignment), prepared.recipe, parameters, TensorFile.of(arrays), patches)
+    return arrays
 
 
 def _refitted(patches: PatchMap, grids: Mapping[str, Mapping[int, Quantizer]]) -> PatchMap:

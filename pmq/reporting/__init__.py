@@ -35,7 +35,7 @@ def plot_run(run: Path | str, folder: Path | str | None = None) -> list[Path]:
         raise PmqError(
             f"cannot draw into {quoted(target)}: tables of figures would overwrite those of the run; choose another folder"
         )
-    panels = PANELS if data.pruned else (*SEARCHED, *PANELS)
+    panels = (*SEARCHED, *PANELS) if data.searched else PANELS
     return [path for panel in track(panels, "drawing") for path in panel(data, target)]
 
 

@@ -55,7 +55,7 @@ class RunData:
     def allocation(self) -> Allocation:
         """Chosen allocation."""
         allocation = Allocation.load(self.file(files.CHOSEN))
-        if self.pruned:
+        if not self.searched:
             return allocation
         inventory = allocation.inventory if allocation.pruning is None else None  # that of a pruned model is narrower
         same_names = set(allocation.components) == set(self.inventory.names)
@@ -179,14 +179,16 @@ class RunData:
         return PmqError(f"the run in {quoted(self.path)} is damaged: {fault}; {_RESTORE}")
 
     @property
-    def pruned(self) -> bool:
-        """Whether the run is a pruned model without a search."""
-        return self.manifest.pruned is not None
+    def searched(self) -> bool:
+        """Whether the run is a search, and not just a pruned or fine-tuned model."""
+        return self.manifest.unsearched is None
 
     @property
     def heading(self) -> str:
         """Heading of the run: the model, and the budget of a search."""
-        return f"{self.allocation.model.name}, pruned" if self.pruned else self.title
+        if self.searched:
+            return self.title
+        return f"{self.allocation.model.name}, {'pruned' if self.manifest.pruned else 'fine-tuned'}"
 
     @property
     def title(self) -> str:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import pmq
-from pmq.core import Allocation, PmqError
+from pmq.core import FLOAT, Allocation, PmqError
+from pmq.core.choice import ComponentChoice
 from pmq.core.rundir import CHOSEN
 from pmq.core.tensors import TensorFile
 from pmq.pipeline.distillation_state import STATE
@@ -87,9 +88,10 @@ def test_what_is_not_as_the_model_is_not_gone_on_from(
         pmq.finetune(make_tiny(), pruned, Source(images), list(range(24)), images[24:], resume=True, **options)
 
 
-def test_what_is_not_pruned_is_refused(searched: Allocation, images: torch.Tensor, tmp_path: Path) -> None:
-    with pytest.raises(PmqError, match="no pruned model"):
-        pmq.finetune(make_tiny(), searched, Source(images), [0], images, out=tmp_path / "x")
+def test_what_is_neither_pruned_nor_quantized_is_refused(searched: Allocation, images: torch.Tensor, tmp_path: Path) -> None:
+    fp32 = searched.model_copy(update={"components": {n: ComponentChoice(**FLOAT.model_dump()) for n in searched.components}})
+    with pytest.raises(PmqError, match="no pruned model and all in FP32"):
+        pmq.finetune(make_tiny(), fp32, Source(images), [0], images, out=tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 

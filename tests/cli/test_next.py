@@ -37,6 +37,7 @@ FIRST = {
     "profile": "profile {} --rounds 3",
     "prune": "prune {} --ratio 0.5 --calib-images 8 --limit 16 --out smaller",
     "finetune": "finetune smaller {base} --train-images 8 --held-out 8 --epochs 1 --batch-size 8 --limit 16 --out tuned",
+    "finetune bits": "finetune run {again} --train-images 8 --held-out 8 --epochs 1 --batch-size 8 --limit 16 --out trained",
 }
 
 

@@ -17,11 +17,13 @@ def check_resolvable(data: RunData) -> None:
     """Raise unless the tables of a run can be solved for another budget.
 
     Raises:
-        PmqError: the run is a pruned model, searched widths, or its settings contradict its chosen allocation.
+        PmqError: the run is no search, searched widths, or its settings contradict its chosen allocation.
     """
     path = quoted(data.path)
-    if data.pruned:
-        raise PmqError(f"run {path} is a pruned model, which has no tables to solve for another budget; search it first")
+    if not data.searched:
+        raise PmqError(
+            f"run {path} is a pruned or fine-tuned model, which has no tables to solve for another budget; search the model"
+        )
     if data.settings.widths:
         raise PmqError(f"run {path} searched widths as well, which cannot be solved again; search again")
     if (data.settings.model, data.settings.recipe.name) != (data.allocation.model, data.allocation.recipe.name):

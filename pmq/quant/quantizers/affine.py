@@ -24,6 +24,7 @@ class Affine(Quantizer):
     """
 
     name = "affine"
+    movable = True
 
     def __init__(self, parameters: Parameters, bits: int, symmetric: bool = False) -> None:
         self.scale, self.zero_point = parameters["scale"], parameters["zero_point"]
@@ -44,6 +45,13 @@ class Affine(Quantizer):
     def ends(self) -> tuple[Tensor, Tensor]:
         """Return the lowest and the highest level."""
         return self.low * self.scale, self.high * self.scale
+
+    def shifted(self, share: Tensor) -> Affine:
+        """Return the quantizer whose levels lie higher by a ``share`` of its range, rounded to whole steps; it keeps zero."""
+        top = 2.0**self.bits - 1
+        return Affine(
+            {"scale": self.scale, "zero_point": (self.zero_point - share * top).round().clamp(0.0, top) + 0.0}, self.bits
+        )
 
     @classmethod
     def from_range(cls, low: Tensor, high: Tensor, bits: int, symmetric: bool) -> Affine:

@@ -30,6 +30,8 @@ class Quantizer(ABC):
     shared: ClassVar[frozenset[str]] = frozenset()
     #: names of parameters that are proportional to the values
     lengths: ClassVar[tuple[str, ...]] = ("scale",)
+    #: whether :meth:`shifted` moves the levels; a quantizer that must contain zero at one end has none to move
+    movable: ClassVar[bool] = False
     bits: int
     #: ``(scale, offset)`` if every level is ``(i + offset) * scale`` for an int8 ``i``, which :meth:`int8` returns; else None
     int8_grid: tuple[float, int] | None = None
@@ -57,6 +59,10 @@ class Quantizer(ABC):
         """Return the quantizer of values that are ``factor`` times as large."""
         scaled = {k: v * factor if k in self.lengths else v for k, v in self.parameters.items()}
         return type(self)(scaled, self.bits)
+
+    def shifted(self, share: Tensor) -> Quantizer:
+        """Return the quantizer whose levels lie higher by a ``share`` of its range, as far as its parameters express that."""
+        raise NotImplementedError(f"the levels of quantizer {self.name!r} cannot be moved")
 
     @classmethod
     def variants(cls, bits: int, symmetric: bool) -> Sequence[Callable[[Tensor, Tensor], Quantizer]]:

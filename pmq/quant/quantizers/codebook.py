@@ -38,6 +38,7 @@ class Codebook(Quantizer):
 
     name = "codebook"
     shared = frozenset({"levels", "scale", "zero_point"})
+    movable = True
 
     def __init__(self, parameters: Parameters, bits: int, symmetric: bool = False) -> None:
         self.levels, self.bits = parameters["levels"].reshape(-1), bits
@@ -61,6 +62,12 @@ class Codebook(Quantizer):
     def ends(self) -> tuple[Tensor, Tensor]:
         """Return the lowest and the highest level."""
         return self._values[0], self._values[-1]
+
+    def shifted(self, share: Tensor) -> Codebook:
+        """Return the quantizer whose levels lie higher by a ``share`` of their range, rounded to steps of the grid under them."""
+        distance = share.reshape(()) * (self.levels[-1] - self.levels[0])
+        zero_point = (self.zero_point - distance).round().clamp(0, TOP) + 0.0
+        return Codebook({"levels": self.levels, "scale": self.scale, "zero_point": zero_point}, self.bits)
 
     @classmethod
     def fit(cls, x: Tensor, bits: int, symmetric: bool, estimator: EstimatesRanges, weight: Tensor | None = None) -> Codebook:

@@ -31,6 +31,7 @@ class Power(Quantizer):
     name = "power"
     shared = frozenset({"root"})
     lengths = ("low", "high")
+    movable = True
 
     def __init__(self, parameters: Parameters, bits: int, symmetric: bool = False) -> None:
         self.low, self.high, self.bits = parameters["low"], parameters["high"], bits
@@ -52,6 +53,11 @@ class Power(Quantizer):
     def ends(self) -> tuple[Tensor, Tensor]:
         """Return the ends of the range."""
         return self.low, self.high
+
+    def shifted(self, share: Tensor) -> Power:
+        """Return the quantizer whose levels lie higher by a ``share`` of its range."""
+        distance = share * (self.high - self.low)
+        return Power({**self.parameters, "low": self.low + distance, "high": self.high + distance}, self.bits)
 
     @classmethod
     def from_range(cls, low: Tensor, high: Tensor, bits: int, root: int) -> Power:

@@ -11,7 +11,7 @@ from pmq.reporting.run_data import RunData
 
 def facts(run: RunData) -> list[list[str]]:
     """Return the name and value of each setting that the result depends on."""
-    manifest, allocation, settings = run.manifest, run.allocation, None if run.pruned else run.settings
+    manifest, allocation, settings = run.manifest, run.allocation, run.settings if run.searched else None
     model, calibration = allocation.model, allocation.calibration
     held, table = settings and settings.held_out, settings and settings.latency
     searched, weights = manifest.macs_searched, ""

@@ -37,20 +37,20 @@ def payload(run: RunData, alone: bool = True) -> dict[str, Any]:
         "allocation": allocation.model_dump(mode="json"),
         "places": {name: place(name) for name in allocation.components},
         "achieved": {} if budget is None else budget.achieved,
-        "metrics": allocation.metrics if manifest.pruned is None else manifest.pruned.model_dump(),
+        "metrics": allocation.metrics if manifest.unsearched is None else manifest.unsearched.model_dump(),
         "deployments": deployments(run.path),
         "patches": patch_maps(run.path) if alone else [],
-        "limits": manifest.limits if budget is None or run.pruned else budget.limits,
+        "limits": manifest.limits if budget is None or not run.searched else budget.limits,
         "ranking": {name: ranking.model_dump() for name, ranking in manifest.ranking.items()},
     }
-    if not run.pruned:
+    if run.searched:
         data |= _search_data(run, data["limits"], alone)
     rounded: dict[str, Any] = _plain(data)
     return rounded
 
 
 def _search_data(run: RunData, limits: dict[str, float | None], alone: bool) -> dict[str, Any]:
-    """Return the data that only searches have, unlike pruned models."""
+    """Return the data that only searches have, unlike pruned and fine-tuned models."""
     points = _points(run.points, alone)
     error = "kl" if points["kl"].notna().any() else "feature_error"
     points.loc[points[error] == 0, "source"] = "fp32"  # whatever the search space calls it

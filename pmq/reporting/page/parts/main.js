@@ -16,7 +16,7 @@ function renderRun(run) {
     select = renderAllocation(run, points);
     renderWhy(run);
   } else {
-    section("allocation", "Model", note("This run is a pruned model in FP32. It can be searched, deployed and evaluated like any other model."));
+    section("allocation", "Model", note(run.allocation.recipe.finetune ? "This run is a model with the bits of an allocation, fine-tuned with them. It can be evaluated, simulated and deployed." : "This run is a pruned model in FP32. It can be searched, deployed and evaluated like any other model."));
     renderKept(run.allocation.pruning?.units ?? {}, "");
   }
   if (run.patches.length) renderPatches(run);
