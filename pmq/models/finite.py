@@ -16,7 +16,7 @@ _WHAT_TO_DO = "check checkpoint and preprocessing"
 def check_finite(model: nn.Module, images: Tensor | None = None, batch_size: int = 16) -> None:
     """Check that parameters and buffers of ``model``, and its outputs on ``images`` ``(N, C, H, W)``, are finite.
 
-    Buffers may contain ``-inf``, as masks do.
+    Buffers may contain ``-inf``, as masks do, and be infinite if they are single numbers, as limits that clamp nothing are.
 
     Raises:
         PmqError: a parameter, buffer or output is not finite, the first of which is named; or the model fails on the images.
@@ -25,7 +25,8 @@ def check_finite(model: nn.Module, images: Tensor | None = None, batch_size: int
         if not parameter.isfinite().all():
             raise PmqError(f"{name!r} of the model contains {_kind(parameter)}; {_WHAT_TO_DO}")
     for name, tensor in model.named_buffers():
-        if tensor.isnan().any() or tensor.isposinf().any():  # masks contain -inf
+        limit = tensor.numel() == 1
+        if tensor.isnan().any() or (tensor.isposinf().any() and not limit):
             raise PmqError(f"{name!r} of the model contains {_kind(tensor)}; {_WHAT_TO_DO}")
     if images is not None:
         device = next(model.parameters()).device

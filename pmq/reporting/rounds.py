@@ -20,7 +20,7 @@ def plot_rounds(run: RunData, folder: Path) -> list[Path]:
     left.set_xticks(place, [f"{p}\n{n} simulated" for p, n in zip(place, rounds["simulated"], strict=True)])
     left.set_xlabel("round")
     left.set_ylabel("lowest simulated error within the budget (nats)", color=BLUE)
-    left.set_ylim(0, 1.2 * rounds["error"].max())
+    left.set_ylim(0, 1.2 * rounds["error"].max() + 1e-12)
     volume = left.twinx()
     volume.plot(place, rounds["hypervolume"], marker="s", color=ORANGE)
     volume.set_ylabel("hypervolume (decades of error x share of the budget)", color=ORANGE)

@@ -43,6 +43,12 @@ def test_masks_may_hold_minus_infinity() -> None:
     check_finite(spoiled(lambda m: m.register_buffer("mask", torch.tensor([0.0, -torch.inf]))), IMAGES)
 
 
+def test_a_limit_that_clamps_nothing_may_be_infinite_but_no_buffer_of_several_values() -> None:
+    check_finite(spoiled(lambda m: m.register_buffer("input_max", torch.tensor(torch.inf))), IMAGES)
+    with pytest.raises(PmqError, match="'variance' of the model contains infinite values"):
+        check_finite(spoiled(lambda m: m.register_buffer("variance", torch.tensor([1.0, torch.inf]))), IMAGES)
+
+
 def test_images_are_blamed_for_what_they_hold() -> None:
     model, images = make_tiny(), IMAGES.clone()
     images[0, 0, 0, 0] = torch.nan
