@@ -51,6 +51,8 @@ class Target(ABC):
     ragged: ClassVar[tuple[str, ...]] = ()
     #: whether every tensor between operators is quantized
     whole: ClassVar[bool] = False
+    #: whether a layer that runs alone returns values on the grid of its result
+    quantizes_results: ClassVar[bool] = False
 
     def require(self, running: bool = False) -> None:
         """Raise PmqError if a package needed to write files, or only to run them if ``running``, cannot be imported."""
