@@ -72,7 +72,10 @@ def deploy(
     name = str(latest_or(None, results)) if what == "latest" else what
     item = read_what(name, with_tensors=not recalibrate)
     allocations = [item] if isinstance(item, Allocation) else []
-    target = target or next((a.target or "qdq" for a in allocations if a.target or a.whole), "onnxruntime")
+    target = target or next(
+        (a.target or ("litert-static" if a.norms_written_out else "qdq") for a in allocations if a.target or a.whole),
+        "onnxruntime",
+    )
     TARGETS[target].require()
     run = run_of(name)
     table = latency_of(run) if latency is None else LatencyTable.load(latency)

@@ -31,7 +31,7 @@ class Options(_Strict):
     """Choices that a component has; unset fields come from the more general entry.
 
     ``quantizer`` is one name, several names (each a choice at every bit-width), or a mapping such as ``{2: log, 5: power}``
-    of the lowest bit-width to the quantizer from there upwards. ``symmetric`` may list the bit-widths at which grids are symmetric.
+    of the lowest bit-width to the quantizer from there upwards. ``symmetric`` may list the bit-widths of symmetric grids.
     """
 
     bits: list[Bits] | None = Field(default=None, min_length=1)

@@ -69,4 +69,3 @@ class LiteRTStatic(WholeGraph, LiteRT):
             return read_bits(model)
         except LookupError as error:
             raise PmqError(f"{error.args[0]} of {quoted(path)} is not quantized; deploy the model again") from None
-

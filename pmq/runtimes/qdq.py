@@ -26,6 +26,7 @@ class Qdq(WholeGraph, OnnxRuntime):
     """
 
     name = "qdq"
+    takes_pixels = False
 
     def single(self, layer: DeployLayer, shape: tuple[int, ...]) -> Any:
         """Return an ONNX graph with the placeholder of one layer, and of its quantized input."""

@@ -22,6 +22,7 @@ from pmq.runtimes.session import INPUT, OUTPUT
 from pmq.runtimes.skeleton import LAYER
 from pmq.runtimes.static_codes import KINDS, TensorWriter
 from pmq.runtimes.static_moves import move
+from pmq.runtimes.static_pixels import pixel_grids, takes_pixels, without_casts
 
 Array = NDArray[Any]
 #: elementwise operators by their name in ONNX; ADD and SUB compute int16 at any scale only without this option
@@ -61,9 +62,12 @@ def static_graph(
     nodes, constants = folded(skeleton)
     named = {operand.name: operand for operand in operands}
     named |= {o.name: o for layer in layers for o in (layer.operand, layer.result) if o is not None}
+    pixels = takes_pixels(skeleton)
+    nodes = without_casts(nodes) if pixels else nodes
+    known = pixel_grids(nodes, constants) if pixels and named else {}
     sides = [side.dim_value for side in skeleton.graph.input[0].type.tensor_type.shape.dim]
-    writer = _Writer(Grids(nodes, constants, named), {INPUT: sides}, layers, operators)
-    writer.start()
+    writer = _Writer(Grids(nodes, constants, named, known), {INPUT: sides}, layers, operators)
+    writer.start(pixels)
     for node in nodes:
         writer.add(node)
     writer.end()
@@ -80,11 +84,15 @@ class _Writer(TensorWriter):
         self.layers, self.operators = {layer.name: with_room_for_bias(layer) for layer in layers}, operators
         self._constants: dict[str, int] = {}
 
-    def start(self) -> None:
-        """Add the graph's input, and quantize it."""
-        source = self.b.tensor(self.shapes[INPUT], INPUT)
+    def start(self, pixels: bool) -> None:
+        """Add the graph's input, pixel values or prepared images, and quantize it."""
+        source = self.b.tensor(self.shapes[INPUT], INPUT, TYPES.UINT8 if pixels else TYPES.FLOAT32)
         self.b.graph.inputs = [source]
-        if self.floats:
+        if pixels:
+            self.b.quantized(source, np.ones(1, np.float32))
+        if self.floats and pixels:
+            self._tensors[INPUT, 32] = self.converted(source, None)
+        elif self.floats:
             self._tensors[INPUT, 32] = source
         else:
             self.finish(INPUT, source)
