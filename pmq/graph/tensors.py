@@ -36,8 +36,8 @@ def with_tensors(model: CapturedModel, norms: bool = False) -> CapturedModel:
     """Return a model that computes the same with a tap at every tensor between operators; it shares the parameters.
 
     Attention is written out, and so are layer norms with ``norms``. A tensor that is moved, or multiplied by a positive number,
-    keeps its grid, so only the operator that computed it has a tap; tensors that are joined have one at the result. Constants that operators read have taps, too,
-    except the biases of layers and norms, which are integers of 32 bits.
+    keeps its grid, so only the operator that computed it has a tap; tensors that are joined have one at the result. Constants
+    that operators read have taps, too, except the biases of layers and norms, which are integers of 32 bits.
 
     Raises:
         PmqError: an operator has no form in integers; the message names it.
