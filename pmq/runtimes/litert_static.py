@@ -1,4 +1,4 @@
-"""LiteRT models of integers alone, for NPUs and microcontrollers: int8 or int16 for every tensor between operators."""
+"""LiteRT models of integers alone, for NPUs: int8 or int16 for every tensor between operators."""
 
 from __future__ import annotations
 

@@ -83,10 +83,10 @@ def _sizes(writer: TensorWriter, node: onnx.NodeProto, total: int) -> list[int]:
 
 def _ranges(writer: TensorWriter, node: onnx.NodeProto, shape: Sequence[int]) -> list[tuple[int, int, int]]:
     """Return start, end and step of a slice for each axis."""
-    given = [writer.integers(name).reshape(-1).tolist() for name in node.input[1:]]
-    starts, ends = given[:2]
-    axes = given[2] if len(given) > 2 else list(range(len(starts)))
-    steps = given[3] if len(given) > 3 else [1] * len(starts)
+    settings = [writer.integers(name).reshape(-1).tolist() for name in node.input[1:]]
+    starts, ends = settings[:2]
+    axes = settings[2] if len(settings) > 2 else list(range(len(starts)))
+    steps = settings[3] if len(settings) > 3 else [1] * len(starts)
     ranges = [(0, n, 1) for n in shape]
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         if step < 1:
