@@ -77,7 +77,8 @@ def sensitivity(
     gathered = gather_images(images, 2 * n_calibration)
     calib, measured_on = gathered[:n_calibration], gathered[n_calibration:]
     space_file, chosen_recipe = read_space(space), find_recipe(recipe)
-    subject = Subject.of(model, device, calib, task=task, whole=space_file.operators is not None)
+    whole, norms = space_file.operators is not None, space_file.norms_written_out
+    subject = Subject.of(model, device, calib, task=task, whole=whole, norms=norms)
     subject = subject.scaled(calib).with_loss(loss, calib)
     searched = Space(space_file, subject.inventory, chosen_recipe.estimator)
     check_quantizers(searched)

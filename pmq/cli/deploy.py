@@ -72,7 +72,9 @@ def deploy(
     name = str(latest_or(None, results)) if what == "latest" else what
     item = read_what(name, with_tensors=not recalibrate)
     allocations = [item] if isinstance(item, Allocation) else []
-    target = target or next((a.target or "qdq" for a in allocations if a.target or a.whole), "onnxruntime")
+    whole = {True: "litert-static", False: "qdq"}
+    written_for = [a.target or whole[a.norms_written_out] for a in allocations if a.target or a.whole]
+    target = target or next(iter(written_for), "onnxruntime")
     TARGETS[target].require()
     run = run_of(name)
     table = latency_of(run) if latency is None else LatencyTable.load(latency)

@@ -147,6 +147,11 @@ class Allocation(_Strict):
         return all(choice.is_fp32 for choice in self.components.values())
 
     @property
+    def norms_written_out(self) -> bool:
+        """Whether the tensors inside of norms have bits, for targets that have no norm in integers."""
+        return any(name.endswith(".sqrt.tensor") for name in self.components)
+
+    @property
     def assignment(self) -> Assignment:
         """The choice of each component."""
         return {name: c.choice for name, c in self.components.items()}

@@ -126,6 +126,11 @@ class Inventory:
         """Whether every tensor between operators is a component."""
         return bool(self.results)
 
+    @property
+    def norms_written_out(self) -> bool:
+        """Whether the tensors inside of norms are components, for targets that have no norm in integers."""
+        return any(c.kind == "moment" for c in self.components)
+
     def source_of(self, module: str) -> str:
         """Return the name of the component that a layer reads: its input, or the tensor that another operator computed."""
         return self._sources.get(module, f"{module}.input")

@@ -17,7 +17,8 @@ class OperatorWidths(BaseModel):
     """Widths that the operators of a target take where every tensor is quantized, so that no search proposes others.
 
     ``layer`` lists triples of bits: of the input, the weight and the result; ``product`` those of both operands and the result;
-    ``norm`` those of the input, the scale and the result. ``elementwise`` lists the widths of all other operators, whose
+    ``norm`` those of the input, the scale and the result; without any, norms are written out in elementwise operators and means.
+    ``elementwise`` lists the widths of all other operators, whose
     operands and result have one width. Where a tensor has another width than an operator takes, the file converts it.
     """
 
@@ -25,7 +26,7 @@ class OperatorWidths(BaseModel):
 
     layer: list[tuple[Bits, Bits, Bits]] = Field(min_length=1)
     product: list[tuple[Bits, Bits, Bits]] = Field(min_length=1)
-    norm: list[tuple[Bits, Bits, Bits]] = Field(min_length=1)
+    norm: list[tuple[Bits, Bits, Bits]] = Field(default_factory=list)
     elementwise: list[Bits] = Field(min_length=1)
 
     @classmethod

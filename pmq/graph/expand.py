@@ -1,4 +1,4 @@
-"""Expansion of a graph's compound operators into such that compute one tensor each: attention, and gates."""
+"""Expansion of a graph's compound operators into such that compute one tensor each: attention, gates, and norms."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from pmq.graph.lower import Einsum
 from pmq.graph.model import CapturedModel
 from pmq.graph.nodes import batch_axis, drop_unread
 from pmq.graph.operators import aten, packet
-from pmq.graph.taps import SLOTS, Attention, Product, Tapped
+from pmq.graph.taps import KIND, SLOTS, Attention, Product, Tapped
 
 
-def expanded(graph: fx.Graph, model: CapturedModel) -> dict[str, Tapped]:
+def expanded(graph: fx.Graph, model: CapturedModel, norms: bool = False) -> dict[str, Tapped]:
     """Write attentions, scaled products and gated activations out, in place; return all modules of the graph by name.
+
+    With ``norms``, layer norms are written out as well.
 
     The attentions of ``model`` are among them, as its structure still calls them.
 
     Raises:
         PmqError: an attention is causal, has a mask of booleans, or heads that share keys; or a product is a general ``einsum``.
     """
-    expansion = _Expansion(graph, {name: model.get_submodule(name) for name in model.program.calls})  # type: ignore[misc]
+    expansion = _Expansion(graph, {name: model.get_submodule(name) for name in model.program.calls}, norms)  # type: ignore[misc]
     for node in list(graph.nodes):
         expansion.visit(node)
     drop_unread(graph)
@@ -33,8 +35,8 @@ def expanded(graph: fx.Graph, model: CapturedModel) -> dict[str, Tapped]:
 
 
 class _Expansion:
-    def __init__(self, graph: fx.Graph, modules: dict[str, Tapped]) -> None:
-        self.graph, self.modules = graph, modules
+    def __init__(self, graph: fx.Graph, modules: dict[str, Tapped], norms: bool) -> None:
+        self.graph, self.modules, self.norms = graph, modules, norms
 
     def visit(self, node: fx.Node) -> None:
         module = self.modules.get(str(node.target)) if node.op == "call_module" else None
@@ -42,6 +44,8 @@ class _Expansion:
             self._attention(node, module)
         elif isinstance(module, Product):
             self._product(node, module)
+        elif packet(node) is aten.layer_norm and self.norms:
+            self._norm(node)
         elif packet(node) is aten.silu:
             with self.graph.inserting_before(node):
                 gate = self._function(node, aten.sigmoid.default, node.args[0])
@@ -67,6 +71,26 @@ class _Expansion:
             scores = scores if mask is None else self._function(node, aten.add.Tensor, scores, mask)
             weights = self._function(node, aten.softmax.int, scores, -1)
             self._replace(node, self._multiply(node, f"{owner}.av".lstrip("."), ("softmax", "v"), weights, v, False))
+
+    def _norm(self, node: fx.Node) -> None:
+        """Write a layer norm out: the centered values, divided by the root of their mean square."""
+        x, sides, gain, bias, epsilon = (*node.args, *(None, None, None, 1e-5)[len(node.args) - 1 :])[:5]
+        epsilon = node.kwargs.get("eps", epsilon)
+        axes = [-i - 1 for i in range(len(sides))]  # type: ignore[arg-type]
+        with self.graph.inserting_before(node):
+            mean = self._function(node, aten.mean.dim, x, axes, True)
+            centered = self._function(node, aten.sub.Tensor, x, mean)
+            square = self._function(node, aten.mul.Tensor, centered, centered)
+            variance = self._function(node, aten.mean.dim, square, axes, True)
+            variance = self._function(node, aten.add.Tensor, variance, epsilon)
+            deviation = self._function(node, aten.sqrt.default, variance)
+            for inner in (mean, centered, square, deviation, variance.args[0], variance):
+                inner.meta[KIND] = "moment"  # type: ignore[union-attr]
+            new = self._function(node, aten.div.Tensor, centered, deviation)
+            new = new if gain is None else self._function(node, aten.mul.Tensor, new, gain)
+            new = new if bias is None else self._function(node, aten.add.Tensor, new, bias)
+            new.meta[KIND] = "norm"
+            self._replace(node, new)
 
     def _product(self, node: fx.Node, module: Product) -> None:
         """Write the factor of a product out."""

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 #: function that receives an activation and returns the activation the model continues with
 TapFunction = Callable[[Tensor], Tensor]
 
+#: key in the metadata of a node that states the kind of the tensor, where its operator does not
+KIND = "kind"
 #: key of a node's ``meta`` with the slots of the operands of the called module
 SLOTS = "slots"
 

@@ -14,7 +14,7 @@ from pmq.graph.kinds import GELUS, NORMS
 from pmq.graph.model import CapturedModel
 from pmq.graph.nodes import batch_axis, copied, path_of
 from pmq.graph.operators import aten, is_integer, moves, packet
-from pmq.graph.taps import SLOTS, Layer, Product, Tapped, TensorTap
+from pmq.graph.taps import KIND, SLOTS, Layer, Product, Tapped, TensorTap
 
 #: end of the path of a tap; its component is named with a dot instead
 END = ":tensor"
@@ -28,22 +28,22 @@ SOFTMAX = (aten.softmax, aten._softmax)
 #: operators that integer graphs have, beside products, layers and moves
 COMPUTES = (
     *(aten.add, aten.sub, aten.mul, aten.div, aten.neg, aten.gelu, aten.relu, aten.sigmoid, aten.tanh, aten.hardswish),
-    *(aten.hardsigmoid, aten.layer_norm, aten.mean, aten.avg_pool2d, aten.adaptive_avg_pool2d, *SOFTMAX),
+    *(aten.hardsigmoid, aten.layer_norm, aten.sqrt, aten.mean, aten.avg_pool2d, aten.adaptive_avg_pool2d, *SOFTMAX),
 )
 
 
-def with_tensors(model: CapturedModel) -> CapturedModel:
+def with_tensors(model: CapturedModel, norms: bool = False) -> CapturedModel:
     """Return a model that computes the same with a tap at every tensor between operators; it shares the parameters.
 
-    Attention is written out. A tensor that is moved, or multiplied by a positive number, keeps its grid, so only the operator
-    that computed it has a tap; tensors that are joined have one at the result. Constants that operators read have taps, too,
-    except the biases of layers and norms, which are integers of 32 bits.
+    Attention is written out, and so are layer norms with ``norms``. A tensor that is moved, or multiplied by a positive number,
+    keeps its grid, so only the operator that computed it has a tap; tensors that are joined have one at the result. Constants
+    that operators read have taps, too, except the biases of layers and norms, which are integers of 32 bits.
 
     Raises:
         PmqError: an operator has no form in integers; the message names it.
     """
     graph = copied(model.program.graph)
-    modules = expanded(graph, model)
+    modules = expanded(graph, model, norms)
     tensors = {str(n.target): model.tensor(str(n.target)) for n in model.structure.nodes if n.op == "get_attr"}
     modules |= _Taps(graph).insert()
     return CapturedModel(graph, modules, tensors, model.total_macs, model.once).structured_as(model)
@@ -192,6 +192,8 @@ def name_of(node: fx.Node) -> str:
 def kind_of(node: fx.Node) -> str:
     """Return what the values of a tensor are like."""
     operator = packet(node)
+    if KIND in node.meta:
+        return str(node.meta[KIND])
     if node.op == "placeholder":
         return "image"
     if node.op == "call_module":

@@ -162,7 +162,7 @@ class Space:
             return FLOAT
         _check_fits(component, quantizer, granularity, context, bits)
         fields = {"bits": bits, "quantizer": quantizer, "granularity": granularity, "group_size": options.group_size}
-        fields |= {"symmetric": bool(options.symmetric), "estimator": self.estimator}
+        fields |= {"symmetric": options.is_symmetric(bits), "estimator": self.estimator}
         return validated(Choice, fields, context)
 
     def _mode_decision(self, weight: Component, source: Component) -> Decision:

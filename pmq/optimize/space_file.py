@@ -19,7 +19,7 @@ from pmq.core.validation import shown, validated
 KINDS = (
     *("patch_embed", "qkv", "proj", "fc1", "fc2", "reduction", "head", "linear", "conv", "depthwise", "conv_transpose"),
     *("image", "norm", "attention", "gelu", "hidden", "features", "q", "k", "softmax", "v", "product"),
-    *("sum", "logits", "constant", "scale"),
+    *("sum", "logits", "constant", "scale", "moment"),
 )
 
 
@@ -31,14 +31,18 @@ class Options(_Strict):
     """Choices that a component has; unset fields come from the more general entry.
 
     ``quantizer`` is one name, several names (each a choice at every bit-width), or a mapping such as ``{2: log, 5: power}``
-    of the lowest bit-width to the quantizer from there upwards.
+    of the lowest bit-width to the quantizer from there upwards. ``symmetric`` may list the bit-widths of symmetric grids.
     """
 
     bits: list[Bits] | None = Field(default=None, min_length=1)
     quantizer: str | Annotated[list[str] | dict[int, str], Len(min_length=1)] | None = None
     granularity: Granularity | None = None
     group_size: GroupSize | None = None
-    symmetric: bool | None = None
+    symmetric: bool | list[Bits] | None = None
+
+    def is_symmetric(self, bits: int) -> bool:
+        """Return whether grids of a bit-width are symmetric."""
+        return bits in self.symmetric if isinstance(self.symmetric, list) else bool(self.symmetric)
 
     def quantizers(self, bits: int) -> list[str]:
         """Return the quantizers at a bit-width, the one of uniform allocations first."""
@@ -97,6 +101,11 @@ class SpaceFile(_Strict):
     shared: bool = True
     modes: dict[str, Mode] = Field(default_factory=dict)
     operators: OperatorWidths | None = None
+
+    @property
+    def norms_written_out(self) -> bool:
+        """Whether norms are written out, as the target has no operator for them in integers."""
+        return self.operators is not None and not self.operators.norm
 
 
 def read_space(space: str | SpaceFile) -> SpaceFile:

@@ -113,7 +113,9 @@ def plan_evaluation(
     image, labelled = first_and_all(batches)
     like = None if recalibrate else next((item for item in items if isinstance(item, Allocation)), None)
     whole = (space := read_space(space)).operators is not None or any(isinstance(i, Allocation) and i.whole for i in items)
-    subject = Subject.of(model, device, image, crop_pct, task_of(task, *items), like, whole=whole).with_loss(loss, image)
+    norms = space.norms_written_out or any(isinstance(i, Allocation) and i.norms_written_out for i in items)
+    subject = Subject.of(model, device, image, crop_pct, task_of(task, *items), like, whole=whole, norms=norms)
+    subject = subject.with_loss(loss, image)
     if calibration_images is not None:
         calibration_images = as_images(calibration_images).cpu()
         check_finite(subject.module, calibration_images)

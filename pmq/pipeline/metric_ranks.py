@@ -133,7 +133,8 @@ def plan_rank(
         raise PmqError(f"{len(gathered)} images are fewer than the {n_images} needed; lower `n_truth` or `n_held_out`")
     parts = gathered.split(split.counts)
     space_file = read_space(space)
-    subject = Subject.of(model, device, parts[0], task=task, whole=space_file.operators is not None).scaled(parts[0])
+    whole, norms = space_file.operators is not None, space_file.norms_written_out
+    subject = Subject.of(model, device, parts[0], task=task, whole=whole, norms=norms).scaled(parts[0])
     searched = Space(space_file, subject.inventory, chosen_recipe.estimator)
     check_quantizers(searched)
     check_coverage(coverage(subject.inventory, searched.choices), partial)

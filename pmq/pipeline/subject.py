@@ -53,7 +53,7 @@ class Subject:
         size = self.info.data_config["input_size"]
         image = torch.zeros(1, *size).to(next(module.parameters()).device)
         model = captured(module, image)
-        model = with_tensors(model) if self.inventory.whole else model
+        model = with_tensors(model, self.inventory.norms_written_out) if self.inventory.whole else model
         return replace(self, module=module, model=model, inventory=take_inventory(model, image))
 
     def scaled(self, images: Tensor) -> Subject:
@@ -84,6 +84,7 @@ class Subject:
         like: Allocation | None = None,
         data_config: Mapping[str, Any] | None = None,
         whole: bool = False,
+        norms: bool = False,
     ) -> Subject:
         """Copy the user's module or create a model by name, capture it, and list its components.
 
@@ -97,6 +98,7 @@ class Subject:
             like: an allocation of a model of the same name, which supplies missing facts.
             data_config: preprocessing, where the model does not define it or it differs; by default that of ``like``.
             whole: whether every tensor between operators is a component; so it is for an allocation ``like`` that has these.
+            norms: whether norms are written out in a whole graph, too.
 
         Raises:
             PmqError: the model cannot be copied or captured, cannot take such images, or has nothing to quantize.
@@ -108,7 +110,8 @@ class Subject:
         if crop_pct is not None:
             info = info.model_copy(update={"data_config": info.data_config | {"crop_pct": crop_pct}})
         model = captured(module, image)
-        model = with_tensors(model) if whole or (like is not None and like.whole) else model
+        norms = norms or (like is not None and like.norms_written_out)
+        model = with_tensors(model, norms) if whole or (like is not None and like.whole) else model
         check_captured(module, model, image if images is None else images)
         inventory = take_inventory(model, image)
         if not inventory.components:

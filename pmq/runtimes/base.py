@@ -51,6 +51,10 @@ class Target(ABC):
     ragged: ClassVar[tuple[str, ...]] = ()
     #: whether every tensor between operators is quantized
     whole: ClassVar[bool] = False
+    #: whether files prepare pixel values
+    takes_pixels: ClassVar[bool] = True
+    #: whether a layer that runs alone returns values on the grid of its result
+    quantizes_results: ClassVar[bool] = False
 
     def require(self, running: bool = False) -> None:
         """Raise PmqError if a package needed to write files, or only to run them if ``running``, cannot be imported."""

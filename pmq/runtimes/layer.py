@@ -70,6 +70,7 @@ class DeployLayer:
         zeros: ``(O, G)``, the integer of zero; None if the grid is symmetric.
         bias: ``(O,)``.
         operand: quantizer of the input; None in FP32, or if its grid is computed at run time.
+        result: quantizer of the output, where every tensor has one.
         image: shape ``(C, H, W)`` of a convolution's input; empty where it does not matter, as patches are not rearranged.
         convolution: geometry of a convolution; None for a linear layer.
     """
@@ -85,10 +86,11 @@ class DeployLayer:
     operand: DeployOperand | None = None
     image: tuple[int, ...] = ()
     convolution: Convolution | None = None
+    result: DeployOperand | None = None
 
     def plain(self) -> DeployLayer:
         """Return the same layer in FP32."""
-        return replace(self, weight=FLOAT, source=FLOAT, codes=None, scales=None, zeros=None, operand=None)
+        return replace(self, weight=FLOAT, source=FLOAT, codes=None, scales=None, zeros=None, operand=None, result=None)
 
     @property
     def by_integers(self) -> bool:
@@ -132,7 +134,8 @@ def deploy_layers(
     ]
     images = {c.module: c.shape for c in inventory if c.slot == "input"}
     if inventory.whole:
-        return layers
+        results = inventory.results
+        return [replace(layer, result=operand_of(results[layer.name], quantized)) for layer in layers]
     return [layer if layer.convolution is None else replace(layer, image=images[layer.name]) for layer in layers]
 
 

@@ -73,6 +73,10 @@ def layer_errors(
         session = target.session(target.build(target.single(layer, tuple(x.shape)), [layer]), threads)
         spread = max(float(expected.max() - expected.min()), FLAT * float(expected.abs().max()))
         step = spread / 255
+        if target.quantizes_results and layer.result is not None:
+            quantizer = simulator.quantizer(simulator.inventory[layer.result.name], layer.result.choice)
+            # the middle of two levels may be rounded either way
+            expected, step = quantizer(expected), max(step, float(layer.result.parameters["scale"].max()) * (1 + SAME))
         errors[layer.name] = float(np.abs(session(x.numpy()) - expected.numpy()).max()) / max(step, 1e-12)
     return errors
 

@@ -52,7 +52,7 @@ def integer_graph(
     nodes, constants = folded(skeleton)
     named = {operand.name: operand for operand in operands}
     named |= {layer.operand.name: layer.operand for layer in layers if layer.operand is not None}
-    fitting = {layer.name: _with_room_for_bias(layer) for layer in layers}
+    fitting = {layer.name: with_room_for_bias(layer) for layer in layers}
     writer = _Writer(Grids(nodes, constants, named), fitting, operators)
     writer.start()
     for node in nodes:
@@ -222,7 +222,7 @@ class _Writer(CodeWriter):
         return output
 
 
-def _with_room_for_bias(layer: DeployLayer) -> DeployLayer:
+def with_room_for_bias(layer: DeployLayer) -> DeployLayer:
     """Return a layer whose biases fit into 32 bits: outputs with tiny weights beside a large bias get coarser weights.
 
     This is the one place where a file differs from the simulation, so a message says so; the proof of layers alone covers it.

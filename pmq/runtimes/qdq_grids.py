@@ -107,6 +107,7 @@ class Grids:
         nodes: the graph's nodes that depend on its input.
         constants: the constants that they read.
         operands: quantized tensors by component.
+        known: grids that no component has, by tensor.
 
     Attributes:
         of: grid by tensor.
@@ -115,9 +116,13 @@ class Grids:
     """
 
     def __init__(
-        self, nodes: Sequence[onnx.NodeProto], constants: Mapping[str, Array], operands: Mapping[str, DeployOperand]
+        self,
+        nodes: Sequence[onnx.NodeProto],
+        constants: Mapping[str, Array],
+        operands: Mapping[str, DeployOperand],
+        known: Mapping[str, Grid] | None = None,
     ) -> None:
-        self.of: dict[str, Grid] = {}
+        self.of: dict[str, Grid] = dict(known or {})
         self.alias: dict[str, str] = {}
         self.values = dict(constants)
         for node in nodes:

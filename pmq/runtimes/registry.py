@@ -9,6 +9,7 @@ from pmq.core.files import quoted
 from pmq.core.validation import shown
 from pmq.runtimes import executorch as _executorch  # noqa: F401 (importing registers them)
 from pmq.runtimes import litert as _litert  # noqa: F401
+from pmq.runtimes import litert_static as _litert_static  # noqa: F401
 from pmq.runtimes import onnxruntime as _onnxruntime  # noqa: F401
 from pmq.runtimes import openvino as _openvino  # noqa: F401
 from pmq.runtimes import qdq as _qdq  # noqa: F401

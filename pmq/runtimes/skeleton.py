@@ -102,7 +102,7 @@ def _cause(error: BaseException) -> str:
 def single(layer: DeployLayer, shape: tuple[int, ...], quantized: bool = False) -> onnx.ModelProto:
     """Return a graph that consists of the placeholder of one layer, whose input has ``shape``.
 
-    With ``quantized``, the placeholder of the input's operand precedes it.
+    With ``quantized``, the placeholder of the input's operand precedes it, and that of its result follows.
     """
     attributes = {"layer": layer.name} | ({"shape": [*shape[:-1], layer.shape[0]]} if layer.convolution is None else {})
     model = _of_one_node(LAYER, attributes, layer.name, shape)
@@ -110,6 +110,10 @@ def single(layer: DeployLayer, shape: tuple[int, ...], quantized: bool = False) 
         operand = onnx.helper.make_node(OPERAND, [INPUT], ["quantized"], domain=DOMAIN, operand=layer.operand.name)
         model.graph.node[0].input[0] = "quantized"
         model.graph.node.insert(0, operand)
+        if layer.result is not None:
+            model.graph.node[1].output[0] = "product"
+            result = onnx.helper.make_node(OPERAND, ["product"], [OUTPUT], domain=DOMAIN, operand=layer.result.name)
+            model.graph.node.append(result)
     return model
 
 

@@ -152,6 +152,7 @@ int main() {{
 
 
 _OPENVINO = (("Python", "python", _python("import openvino\n", OPENVINO_PYTHON)), ("C++", "cpp", _openvino_cpp))
+_LITERT = (("Python", "python", _python("from ai_edge_litert.interpreter import Interpreter\n", LITERT_PYTHON)),)
 #: target -> heading, language of the code block and code of each example
 EXAMPLES: Mapping[str, tuple[tuple[str, str, Callable[[Example], str]], ...]] = {
     "onnxruntime": (
@@ -162,6 +163,7 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str, Callable[[Example], str]], ...]] = 
     "qdq": (("Python", "python", _python("import onnxruntime\n", ONNXRUNTIME_PYTHON)), ("C++", "cpp", _onnxruntime_cpp)),
     "openvino": _OPENVINO,
     "openvino-bf16": (("Python", "python", _python("import openvino\n", OPENVINO_PYTHON.replace("f32", "bf16"))),),
-    "litert": (("Python", "python", _python("from ai_edge_litert.interpreter import Interpreter\n", LITERT_PYTHON)),),
+    "litert": _LITERT,
+    "litert-static": _LITERT,
     "executorch": (("Python", "python", _python("import torch\nfrom executorch.runtime import Runtime\n", EXECUTORCH_PYTHON)),),
 }

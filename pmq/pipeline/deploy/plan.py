@@ -106,10 +106,11 @@ def plan_deployment(
     images = as_images(images).cpu()
     like = what if isinstance(what, Allocation) and not recalibrate else None
     whole = runtime.whole or (isinstance(what, Allocation) and what.whole)
-    subject = Subject.of(model, "cpu", images, crop_pct, task_of(task, what), like, data_config, whole)
+    norms = read_space(target).norms_written_out or (isinstance(what, Allocation) and what.norms_written_out)
+    subject = Subject.of(model, "cpu", images, crop_pct, task_of(task, what), like, data_config, whole, norms)
     _check_outputs(subject, dynamic_batch)
     intake = Intake.of(input, layout, subject.info.data_config)
-    if runtime.whole and intake.values == "uint8":
+    if not runtime.takes_pixels and intake.values == "uint8":
         raise PmqError(f"target {target!r} quantizes prepared images itself; deploy with `input=float`")
     images = intake.representable(images)
     if calibration_images is not None:

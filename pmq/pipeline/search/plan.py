@@ -117,7 +117,7 @@ def plan_search(
     space_file = read_space(space)
     gathered = gather_images(images, split.n_calibration + split.n_held_out)
     divided = SearchImages(gathered, *divide_images(gathered, split.n_calibration, split.n_held_out))
-    subject = _subject(model, divided.calibration, options, run_options, space_file.operators is not None)
+    subject = _subject(model, divided.calibration, options, run_options, space_file)
     constraints, target = options.constraints, None if options.latency is None else options.latency.target
     space_file = space_file if constraints is None else constraints.applied(space_file, subject.inventory)
     reference = None if options.reference is None else take_in(options.reference, run_options.device, divided.calibration)
@@ -156,12 +156,13 @@ def plan_search(
 
 
 def _subject(
-    model: nn.Module | str | None, calibration: Tensor, options: SearchOptions, run_options: RunOptions, whole: bool
+    model: nn.Module | str | None, calibration: Tensor, options: SearchOptions, run_options: RunOptions, space: SpaceFile
 ) -> Subject:
     device, config = run_options.device, options.data_config
+    whole, norms = space.operators is not None, space.norms_written_out
     if whole and (options.prune or options.patches is not None):
         raise PmqError("widths and bits of patches are not searched where every tensor has bits; leave `prune` and `patches` out")
-    subject = Subject.of(model, device, calibration, options.crop_pct, options.task, data_config=config, whole=whole)
+    subject = Subject.of(model, device, calibration, options.crop_pct, options.task, data_config=config, whole=whole, norms=norms)
     return subject.scaled(calibration).with_loss(options.loss, calibration)
 
 

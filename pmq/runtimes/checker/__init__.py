@@ -32,13 +32,15 @@ _ONNXRUNTIME = {name: name for name in (_PYTHON, _NODE, _CPP)} | {
     "load.hpp": "load_onnxruntime.hpp",
 }
 _OPENVINO = {_PYTHON: _PYTHON, _CPP: _CPP, "load.py": "load_openvino.py", "load.hpp": "load_openvino.hpp"}
+_LITERT = {_PYTHON: _PYTHON, "load.py": "load_litert.py"}
 #: target -> program or header of a bundle -> file among the parts
 PROGRAMS: Mapping[str, Mapping[str, str]] = {
     "onnxruntime": _ONNXRUNTIME,
     "qdq": _ONNXRUNTIME,
     "openvino": _OPENVINO,
     "openvino-bf16": _OPENVINO,
-    "litert": {_PYTHON: _PYTHON, "load.py": "load_litert.py"},
+    "litert": _LITERT,
+    "litert-static": _LITERT,
     "executorch": {_PYTHON: _PYTHON, "load.py": "load_executorch.py"},
 }
 #: target -> what a loader says instead, where two targets share it
