@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -37,9 +37,9 @@ class LiteRT(Target):
     suffix = ".tflite"
     extra = "litert"
     runtime = "ai_edge_litert"
-    packages = ("litert_torch",)
+    packages: ClassVar[tuple[str, ...]] = ("litert_torch",)
     int8 = DYNAMIC8
-    modes = (DYNAMIC8, DYNAMIC4, DYNAMIC4_GROUPS, HALF, FLOAT)
+    modes: ClassVar[tuple[str, ...]] = (DYNAMIC8, DYNAMIC4, DYNAMIC4_GROUPS, HALF, FLOAT)
     open_batch = False
 
     def skeleton(self, model: nn.Module, layers: list[str], image: Tensor, dynamic_batch: bool = False) -> Any:

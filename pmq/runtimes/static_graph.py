@@ -154,7 +154,7 @@ class _Writer(TensorWriter):
         bits = 32 if self.floats else next((b for b in sorted(self.operators.elementwise) if b >= least), None)
         if bits is None:
             raise PmqError(f"operator {kind} of {self.grid(output).name!r} takes no operands or results of {least} bits")
-        options = None if make is None else make()
+        options: Any = None if make is None else make()
         shape: Sequence[int] = np.broadcast_shapes(*(self.shape(name) for name in tensors))
         inputs = [self.code(name, bits) for name in tensors]
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}

@@ -51,7 +51,7 @@ def move(writer: TensorWriter, node: onnx.NodeProto) -> None:
         places = np.where(index < 0, index + shape[axis], index).astype(np.int32)
         writer.b.add(OPS.GATHER, [x, writer.b.constant(np.array(places, np.int32))], y, options)
     elif node.op_type == "Expand":
-        new = np.broadcast_shapes(shape, tuple(int(n) for n in writer.integers(node.input[1])))
+        new = list(np.broadcast_shapes(shape, tuple(int(n) for n in writer.integers(node.input[1]))))
         y = writer.result(output, new, bits)
         writer.b.add(OPS.BROADCAST_TO, [x, writer.b.constant(np.array(new, np.int32))], y)
     else:

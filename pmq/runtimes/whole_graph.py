@@ -18,8 +18,8 @@ class WholeGraph(Target):
 
     whole = True
     open_batch = False
-    packed_space = None
-    modes = ("w8 x 8", "w4 x 8", "w8 x 16", "w4 x 16")
+    packed_space: ClassVar[str | None] = None
+    modes: ClassVar[tuple[str, ...]] = ("w8 x 8", "w4 x 8", "w8 x 16", "w4 x 16")
     #: bytes for each operator: its nodes, and the names of its tensors
     graph_bytes: ClassVar[int] = 400_000
     #: bits of tensors whose grids have to be symmetric
