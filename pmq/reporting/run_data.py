@@ -153,6 +153,13 @@ class RunData:
                 raise self._damaged("front.csv and points.csv have genomes that do not match decisions.json")
         return digits
 
+    def is_fp32(self, genome: str) -> bool:
+        """Return whether a genome leaves every component in FP32; of older runs without decisions, no genome is known to."""
+        if self.decisions is None or not genome:
+            return False
+        chosen = ((row[int(digit, 36)] for row in d.choices) for d, digit in zip(self.decisions, genome, strict=True))
+        return all(choice.is_fp32 for choices in chosen for choice in choices)
+
     def file(self, name: Path) -> Path:
         """Return the path of one of the run's files.
 

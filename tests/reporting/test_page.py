@@ -18,6 +18,8 @@ from pmq.core.run_files import hashes
 from pmq.core.rundir import add_to_manifest
 from pmq.reporting import write_page, write_report
 from pmq.reporting.page.highlights import find_highlights
+from pmq.reporting.page.payload import payload
+from pmq.reporting.run_data import RunData
 from tests.asked import asked
 from tests.conftest import SHALLOW, make_tiny
 from tests.conftest import pmq as run_pmq
@@ -257,6 +259,17 @@ def test_fp32_is_known_whatever_a_space_calls_it() -> None:
     points = points.assign(source=["fp32", "nsga2", "nsga2", "nsga2"], within=True)
     assert find_highlights(points, "size_bytes", "kl")["most accurate within the budget"] == 1
     assert find_highlights(points, "size_bytes", "kl")["knee"] == 2
+
+
+def test_allocations_without_error_are_not_taken_for_fp32(default_run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(default_run, copy)
+    points = pd.read_csv(copy / "front.csv", dtype={"genome": str})
+    points.loc[points["n_images"] > 0, "kl"] = 0.0  # as of a model whose outputs do not depend on its weights
+    points.to_csv(copy / "front.csv", index=False)
+    add_to_manifest(copy, {"files": hashes(copy)})
+    sources = payload(RunData(copy))["points"]["source"]
+    assert sources.count("fp32") == 1 and "uniform w8a8" in sources
 
 
 def test_text_in_the_data_cannot_end_its_element(default_run: Path, tmp_path: Path) -> None:

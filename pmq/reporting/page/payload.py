@@ -51,9 +51,8 @@ def payload(run: RunData, alone: bool = True) -> dict[str, Any]:
 
 def _search_data(run: RunData, limits: dict[str, float | None], alone: bool) -> dict[str, Any]:
     """Return the data that only searches have, unlike pruned and fine-tuned models."""
-    points = _points(run.points, alone)
+    points = _points(run, alone)
     error = "kl" if points["kl"].notna().any() else "feature_error"
-    points.loc[points[error] == 0, "source"] = "fp32"  # whatever the search space calls it
     axes = [axis for axis in AXES if axis[0] in points]
     cost = next((name for name, _, _ in axes if limits.get(name) is not None), "size_bytes")
     data = {
@@ -87,11 +86,13 @@ def _columns(table: pd.DataFrame) -> dict[str, list[Any]]:
     return {str(name): table[name].tolist() for name in table}
 
 
-def _points(points: pd.DataFrame, alone: bool) -> pd.DataFrame:
+def _points(run: RunData, alone: bool) -> pd.DataFrame:
     """Return the simulated points, the whole front and, for a run that is ``alone``, an even sample of the dominated points."""
-    points = points.copy()
+    points = run.points.copy()
     points["source"] = points["source"].fillna("nsga2")
     points["genome"] = points["genome"].fillna("")
+    in_fp32 = (points["n_images"] > 0) & points["genome"].map(run.is_fp32)
+    points.loc[in_fp32, "source"] = "fp32"  # whatever the search space calls it
     shown = points["front"].astype(bool) | (points["n_images"] > 0) | points["chosen"]
     selection = pd.concat([points[shown], evenly(points[~shown])]) if alone else points[shown]
     names = [name for name in FIGURES if name in selection]
