@@ -173,7 +173,7 @@ def test_pixels_are_prepared_in_integers(scale: list[float]) -> None:
 
 @pytest.mark.parametrize("bits", ["w8a8", "w8a16"])
 def test_litert_static_files_are_proved(bits: str, tiny: Tiny, tmp_path: Path) -> None:
-    deployment = pmq.deploy(tiny.module, bits, "litert-static", tiny.images, tmp_path, n_passes=3)
+    deployment = pmq.deploy(tiny.module, bits, "litert-static", tiny.images, tmp_path, calibration_images=tiny.images, n_passes=3)
     assert {name for name, check in deployment.proof.items() if not check.passed} <= {"operands", "agreement"}
     assert deployment.proof["bits"].measured == 0
     assert deployment.proof["layers"].passed
