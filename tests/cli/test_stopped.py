@@ -63,7 +63,7 @@ def test_interrupted_runs_say_how_to_go_on(number: int, status: int, tmp_path: P
 
 
 def test_interrupted_later_runs_finish_with_the_best_so_far(tmp_path: Path) -> None:
-    command = ["search", *QUICK, "--space", "default", "--out", str(tmp_path / "run")]
+    command = ["search", *QUICK, "--space", "default", "--rounds", "3", "--out", str(tmp_path / "run")]
     process = FORKER.start(SHALLOW[-1], command, None)
     journal = tmp_path / "run" / "journal.jsonl"
     while not (journal.exists() and '"sensitivity/round1/' in journal.read_text()):
