@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from pmq.core.choice import FLOAT, FLOATS, Choice
 from pmq.core.component import Component
+from pmq.core.errors import PmqError
 from pmq.core.patches import PatchMap
 from pmq.core.progress import track
 from pmq.core.recipe import Recipe
 from pmq.core.task import CLASSIFICATION, Task
-from pmq.graph import Layer, TapFunction
+from pmq.graph import TapFunction
 from pmq.models.outputs import to_logits
 from pmq.quant.calibration import BATCH
 from pmq.quant.compensation import (
@@ -177,6 +178,11 @@ class LayerwiseQuantizer:
         for component in group:
             name = component.name
             if name in pending:
+                if not pending[name].finite():
+                    raise PmqError(
+                        f"{name!r} is not finite once all before it is quantized, as where the variance of a norm "
+                        "rounds to zero; give it more bits, or choose another target"
+                    )
                 values, weights = pending[name].compute(heads=choices[name].granularity == "head")
                 self.quantizers[name] = fit(values, choices[name], weights)
                 taps.set(component, simulator.spread(name, self.quantizers[name]))
@@ -234,7 +240,7 @@ class LayerwiseQuantizer:
             for stream.batch, x in enumerate(self._inputs):
                 add(x.to(layer.weight.device))
         else:
-            _listen_before(layer, add, stage, stream)
+            stream.listen_before(layer, add, stage)
         original, second = self.simulator.original_weight(component.name), moment.compute()
         if self.recipe.ridge:
             inputs = len(second) // 2
@@ -278,17 +284,6 @@ def _independent(components: Sequence[Component]) -> list[list[Component]]:
         else:
             groups.append([component])
     return groups
-
-
-def _listen_before(layer: Layer, function: Callable[[Tensor], None], stage: int, stream: Stream) -> None:
-    """Run a stage up to a layer, and call a function with the layer's input."""
-
-    def hook(module: nn.Module, args: tuple[Tensor]) -> None:
-        function(args[0])
-        raise Heard
-
-    with layer.register_forward_pre_hook(hook):
-        stream.listen(stage)
 
 
 def _learnable(name: str, assignment: Mapping[str, Choice], grids: Mapping[str, object]) -> bool:

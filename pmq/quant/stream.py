@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from pmq.graph import Layer
 from pmq.quant.calibration import BATCH
 from pmq.quant.simulator import Simulator
 from pmq.quant.spill import Spill
@@ -57,6 +58,16 @@ class Stream:
         for batch in range(len(self.spill)):
             with suppress(Heard):
                 self._run(stage, batch)
+
+    def listen_before(self, layer: Layer, function: Callable[[Tensor], None], stage: int) -> None:
+        """Run a stage up to a layer, and call ``function`` with the layer's input."""
+
+        def hook(module: nn.Module, args: tuple[Tensor]) -> None:
+            function(args[0])
+            raise Heard
+
+        with layer.register_forward_pre_hook(hook):
+            self.listen(stage)
 
     def advance(self, stage: int) -> None:
         """Run a stage and store its outputs as the inputs of the next one."""
