@@ -55,19 +55,16 @@ def token_errors(
 
     def score(recorder: Recorder, component: Component, changes: Sequence[Tensor], gradients: Tensor, n_images: int) -> Tensor:
         place, x = places.get(component.name), recorder.inputs[component.name]
-        if ranker is not None and component.name == scored_components[0]:
-            ranker.forget()
         if place is None:
             products = torch.zeros(1, n_images, 1)
         else:
             products = _squared_products(place, [-x, *changes], gradients, n_images)  # (K, B, T)
-            if ranker is not None:
-                products = products.gather(2, _token_order(ranker, place, x).expand_as(products))
-        if ranker is not None and component.slot == "softmax":
-            ranker.saw(x)
+            if orders is not None:
+                products = products.gather(2, orders.of(recorder, component.name).expand_as(products))
         return torch.stack([products.sum(1), products.square().sum(1)])
 
     scored_components = _scored_components(probe, places, ranker)
+    orders = None if ranker is None else _Orders(ranker, places, probe, scored_components)
     sums = sum_scores(probe, {name: list(choices.get(name, [FLOAT])) for name in scored_components}, sampled_label_losses, score)
     n, errors = len(probe.images), {}
     for name in places:
@@ -75,6 +72,33 @@ def token_errors(
         noise = (square - mean.square()).clamp_min(0) / max(1, n - 1)
         errors[name] = TokenErrors((0, *(choice.bits for choice in choices[name])), mean.numpy(), noise.numpy())
     return errors
+
+
+class _Orders:
+    """Orders of the tokens of each batch, by the scores that rank them at run time.
+
+    A score depends on what the forward pass computed earlier, while components are scored from the last stage to the first.
+    So all orders of a batch are computed, in the order of the forward pass, when the first one is asked for.
+    """
+
+    def __init__(self, ranker: Ranker, places: Mapping[str, Patchable], probe: Probe, names: Sequence[str]) -> None:
+        self._ranker, self._places = ranker, places
+        self._components = [probe.simulator.inventory[name] for name in names]
+        self._recorder: Recorder | None = None
+        self._orders: dict[str, Tensor] = {}
+
+    def of(self, recorder: Recorder, name: str) -> Tensor:
+        """Return the order of an activation's tokens ``(B, T)`` in the batch that ``recorder`` has recorded."""
+        if self._recorder is not recorder:
+            self._recorder, self._orders = recorder, {}
+            self._ranker.forget()
+            for component in self._components:
+                x = recorder.inputs[component.name]
+                if component.name in self._places:
+                    self._orders[component.name] = _token_order(self._ranker, self._places[component.name], x)
+                if component.slot == "softmax":
+                    self._ranker.saw(x)
+        return self._orders[name]
 
 
 def _scored_components(probe: Probe, places: Mapping[str, Patchable], ranker: Ranker | None) -> list[str]:
