@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pmq.core import Choice, Inventory, PmqError
 from pmq.core.choice import WidthChoice
 from pmq.core.files import quoted, read_json
+from pmq.core.genomes import DIGITS
 from pmq.core.validation import validated
 
 
@@ -41,8 +42,8 @@ def read_decisions(path: Path, inventory: Inventory) -> GenomeDecisions:
     decisions = validated(_File, read_json(path, "decisions"), label).decisions
     for number, decision in enumerate(decisions):
         lengths = {len(row) for row in decision.choices}
-        if len(decision.choices) != len(decision.components) or len(lengths) != 1 or not 1 <= min(lengths) <= 36:
-            raise PmqError(f"{label}: decision {number} must have 1 to 36 choices, as many for each of its components")
+        if len(decision.choices) != len(decision.components) or len(lengths) != 1 or not 1 <= min(lengths) <= len(DIGITS):
+            raise PmqError(f"{label}: decision {number} must have 1 to {len(DIGITS)} choices, as many for each of its components")
     bits = [
         name for d in decisions for name, row in zip(d.components, d.choices, strict=True) if not isinstance(row[0], WidthChoice)
     ]

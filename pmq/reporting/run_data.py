@@ -16,6 +16,7 @@ from pmq.core import Allocation, Inventory, PmqError
 from pmq.core import run_files as files
 from pmq.core.description import describe_components
 from pmq.core.files import quoted, read_json
+from pmq.core.genomes import DIGITS
 from pmq.core.manifest import Asked, Manifest, read_manifest
 from pmq.core.validation import shown
 from pmq.reporting import tables
@@ -146,7 +147,9 @@ class RunData:
         if {len(text) for text in genomes} - {length}:
             raise self._damaged("front.csv and points.csv have genomes of different lengths")
         codes = np.frombuffer("".join(genomes).encode("ascii"), np.uint8).reshape(len(genomes), length).astype(np.int64)
-        digits = np.where(codes >= ord("a"), codes - ord("a") + 10, codes - ord("0"))
+        numbers = np.full(128, len(DIGITS))
+        numbers[[ord(digit) for digit in DIGITS]] = np.arange(len(DIGITS))
+        digits = numbers[codes]
         if self.decisions is not None and len(digits):
             counts = [len(decision.choices[0]) for decision in self.decisions]
             if len(counts) != length or (digits >= counts).any():
@@ -157,7 +160,7 @@ class RunData:
         """Return whether a genome leaves every component in FP32; of older runs without decisions, no genome is known to."""
         if self.decisions is None or not genome:
             return False
-        chosen = ((row[int(digit, 36)] for row in d.choices) for d, digit in zip(self.decisions, genome, strict=True))
+        chosen = ((row[DIGITS.index(digit)] for row in d.choices) for d, digit in zip(self.decisions, genome, strict=True))
         return all(choice.is_fp32 for choices in chosen for choice in choices)
 
     def file(self, name: Path) -> Path:

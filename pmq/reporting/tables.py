@@ -91,9 +91,9 @@ def granularity(text: str) -> str:
 
 
 def genome(text: str) -> str:
-    """Parse a genome: a digit or lower-case letter for each decision."""
-    if not re.fullmatch("[0-9a-z]+", text):
-        raise ValueError("it must have a digit or lower-case letter for each decision")
+    """Parse a genome: a digit or letter for each decision."""
+    if not re.fullmatch("[0-9a-zA-Z]+", text):
+        raise ValueError("it must have a digit or letter for each decision")
     return text
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pmq.core import Budget, Limits, PmqError
 from pmq.core.coverage import Coverage, check_coverage, coverage
 from pmq.core.files import check_target
+from pmq.core.genomes import DIGITS
 from pmq.core.paths import named_path
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.run_files import MANIFEST
@@ -125,6 +126,7 @@ def plan_search(
     widths = Joint(subject, divided.calibration, recipe, run_options.seed, groups) if options.prune else None
     searched_space = Space(space_file, subject.inventory, recipe.estimator, options.latency, widths.widths if widths else ())
     check_quantizers(searched_space)
+    _check_choices(searched_space)
     if options.patches is not None:
         _check_patches(options, subject, target)
     goal = _goal(budget, searched_space, subject, options)
@@ -171,6 +173,16 @@ def _check_patches(options: SearchOptions, subject: Subject, target: str | None)
         raise PmqError("the bits of patches are chosen by the task's own error; search with a custom loss without `patches`")
     assert options.patches is not None
     check_possible(options.patches, subject.inventory, target)
+
+
+def _check_choices(space: Space) -> None:
+    """Raise if a decision has more choices than a run can write down."""
+    largest = max(space.decisions, key=len)
+    if len(largest) > len(DIGITS):
+        raise PmqError(
+            f"{len(largest)} choices of {', '.join(largest.components)} together are more than the {len(DIGITS)} that a run can "
+            "tell apart; allow fewer bit-widths, or untie them"
+        )
 
 
 def _goal(budget: Budget, space: Space, subject: Subject, options: SearchOptions) -> Goal | None:

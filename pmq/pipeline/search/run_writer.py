@@ -11,6 +11,7 @@ from torch import nn
 
 from pmq.core import Allocation
 from pmq.core.files import write_csv, write_text
+from pmq.core.genomes import to_text
 from pmq.core.run_files import GRAPH
 from pmq.core.rundir import CHOSEN, DECISIONS, LATENCY, LAYERS, SPENT, RunDir
 from pmq.cost import CostModel, component_bytes
@@ -66,7 +67,7 @@ def write_run(
     write_text(path / "inventory.json", json.dumps(subject.inventory.to_dict(), indent=1) + "\n")
     write_text(path / GRAPH, json.dumps(graph_record(subject.model)) + "\n")
     points = result.points.copy()
-    points["genome"] = [_digits(archive.genomes[i]) if i >= 0 else "" for i in points.pop("genome_id")]
+    points["genome"] = [to_text(archive.genomes[i]) if i >= 0 else "" for i in points.pop("genome_id")]
     interesting = points["front"] | points["kl"].notna() | points["feature_error"].notna()
     write_csv(path / "front.csv", points[interesting].sort_values("bit_ops"))
     write_csv(path / "points.csv", points[~interesting].drop(columns=["kl", "agreement", "feature_error", "source"]))
@@ -87,11 +88,6 @@ def write_run(
         bytes_searched=result.coverage.bytes_searched,
         uncovered=[asdict(entry) for entry in subject.inventory.uncovered],
     )
-
-
-def _digits(genome: Any) -> str:
-    """Return a genome as text, a digit or letter for each decision's choice."""
-    return "".join("0123456789abcdefghijklmnopqrstuvwxyz"[int(i)] for i in genome)
 
 
 def _decisions(space: Space) -> list[dict[str, Any]]:

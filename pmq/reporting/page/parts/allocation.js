@@ -1,6 +1,6 @@
 // The selected allocation: metrics and costs, bit-widths by block, and its file.
 
-const DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz";
+const DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
 // viridis, from low to high bit-widths
 const BITS = { 2: "#440154", 3: "#46327e", 4: "#365c8d", 5: "#277f8e", 6: "#1fa187", 7: "#2fb47c", 8: "#4ac16d", 16: "#a0da39", 32: "#fde725" };
 const bitsLabel = (choice) => (choice.bits === 32 ? "fp32" : choice.bits === 16 ? (choice.quantizer === "bfloat16" ? "bf16" : "fp16") : String(choice.bits));

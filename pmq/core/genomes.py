@@ -1,0 +1,17 @@
+"""Genomes as text: a character for each decision, which stands for one of its choices."""
+
+from __future__ import annotations
+
+import string
+
+#: characters of choices, in order
+DIGITS = string.digits + string.ascii_lowercase + string.ascii_uppercase
+
+
+def to_text(genome: object) -> str:
+    """Return a genome, numbers of choices, as text.
+
+    >>> to_text([0, 10, 61])
+    '0aZ'
+    """
+    return "".join(DIGITS[int(choice)] for choice in genome)  # type: ignore[attr-defined]
