@@ -49,7 +49,7 @@ class EvaluationPlan:
         subject: the FP32 model with its components.
         labelled: batches of ``(images, labels)``, read once; or the images in shards.
         calibration: images ``(N, C, H, W)`` that shorthands and recalibrated allocations are calibrated on, or ``None``.
-        space: search space that shorthands take their quantizers and pins from.
+        space: search space that shorthands take their quantizers and pins from; None without shorthands.
         recipe: recipe that shorthands are quantized by.
         recalibrate: whether allocations are quantized again by their own recipes instead of loading their tensors.
         coverage: share of the model that has components.
@@ -61,7 +61,7 @@ class EvaluationPlan:
     subject: Subject
     labelled: Iterable[tuple[Tensor, Tensor | None]] | ImageShards
     calibration: Tensor | None
-    space: Space
+    space: Space | None
     recipe: Recipe
     recalibrate: bool
     coverage: Coverage
@@ -120,8 +120,10 @@ def plan_evaluation(
         calibration_images = as_images(calibration_images).cpu()
         check_finite(subject.module, calibration_images)
     uniform_recipe = find_recipe(recipe, reconstruct)
-    uniform_space = Space(space, subject.inventory, uniform_recipe.estimator)
-    check_quantizers(uniform_space)
+    uniform_space = None
+    if not all(isinstance(item, Allocation) for item in items):  # allocations have quantizers of their own
+        uniform_space = Space(space, subject.inventory, uniform_recipe.estimator)
+        check_quantizers(uniform_space)
     covered = coverage(subject.inventory)
     if any(item != "fp32" for item in items):  # the coverage of an allocation was checked when it was searched
         check_coverage(covered, partial or all(isinstance(item, Allocation) or item == "fp32" for item in items))
@@ -178,6 +180,7 @@ def results_table(plan: EvaluationPlan, evaluated: Sequence[EvaluatedItem], metr
 
 def _quantized(plan: EvaluationPlan, item: What, subject: Subject, quantizer: RecipeQuantizer) -> Quantized:
     if not isinstance(item, Allocation):
+        assert plan.space is not None
         return quantizer.quantize(plan.recipe, plan.space.uniform(*read_bits(item)))
     if not plan.recalibrate:
         return load_quantized(subject, item)

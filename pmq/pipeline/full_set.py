@@ -71,7 +71,7 @@ def _digest(plan: EvaluationPlan, images: ImageShards, amp: bool) -> str:
         "images": images.source.identity(images.indices),
         "batch_size": images.batch_size,
         "calibration": None if plan.calibration is None else images_sha256(plan.calibration),
-        "space": plan.space.file.model_dump(exclude_none=True),
+        "space": plan.space and plan.space.file.model_dump(exclude_none=True),
         "recipe": plan.recipe.model_dump(),
         "recalibrate": plan.recalibrate,
         "task": [plan.subject.task.name, plan.subject.task.scale],

@@ -108,6 +108,8 @@ def test_a_searched_allocation_is_a_proved_file(tiny: Tiny, tmp_path: Path) -> N
     assert result.allocation.budget is not None
     assert result.allocation.budget.achieved["bit_ops"] <= 0.045e9
     file = result.allocation.save(tmp_path / "chosen.json")
+    evaluated = pmq.evaluate(tiny.module, file, [images])  # without its space, as an allocation says everything
+    assert evaluated["n_images"].tolist() == [24]
     deployment = pmq.deploy(tiny.module, file, "qdq", images[8:], tmp_path, n_passes=3)
     # a single value of few between two levels is more than the proof allows a large model
     assert {name for name, check in deployment.proof.items() if not check.passed} <= {"operands"}
