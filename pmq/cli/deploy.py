@@ -72,7 +72,7 @@ def deploy(
     name = str(latest_or(None, results)) if what == "latest" else what
     item = read_what(name, with_tensors=not recalibrate)
     allocations = [item] if isinstance(item, Allocation) else []
-    whole = {True: "litert-static", False: "qdq"}
+    whole = {TARGETS[each].norms_written_out: each for each in TARGETS if TARGETS[each].whole}
     written_for = [a.target or whole[a.norms_written_out] for a in allocations if a.target or a.whole]
     target = target or next(iter(written_for), "onnxruntime")
     TARGETS[target].require()

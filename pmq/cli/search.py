@@ -15,6 +15,7 @@ from pmq.cli.grouped import grouped
 from pmq.cli.hints import as_flags
 from pmq.cli.output import costs, number, print_json, print_table, say
 from pmq.cli.source import NO_FLAGS, Source
+from pmq.pipeline.search.stopping import ROUNDS
 
 if TYPE_CHECKING:
     from pmq.pipeline.search.result import SearchResult
@@ -54,7 +55,7 @@ def search(
         float | None, typer.Option(help="Seconds after which no round begins and no candidate is added", min=0)
     ] = None,
     max_evals: Annotated[int | None, typer.Option(help="Allocations after which rounds simulate no more", min=1)] = None,
-    rounds: Annotated[int, typer.Option(help="Maximum number of rounds; above 2 they end early without gain", min=1)] = 2,
+    rounds: Annotated[int, typer.Option(help=f"Most rounds; above {ROUNDS} they end early without gain", min=1)] = ROUNDS,
     calib_images: o.CalibImages = 32,
     held_out: Annotated[
         int | None,

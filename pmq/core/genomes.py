@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Iterable
 
 #: characters of choices, in order
 DIGITS = string.digits + string.ascii_lowercase + string.ascii_uppercase
 
 
-def to_text(genome: object) -> str:
+def to_text(genome: Iterable[int]) -> str:
     """Return a genome, numbers of choices, as text.
 
     >>> to_text([0, 10, 61])
     '0aZ'
     """
-    return "".join(DIGITS[int(choice)] for choice in genome)  # type: ignore[attr-defined]
+    return "".join(DIGITS[int(choice)] for choice in genome)

@@ -15,6 +15,7 @@ from pmq.core import BitWidth
 from pmq.core.choice import Granularity
 from pmq.core.errors import PmqError
 from pmq.core.files import quoted, read_csv
+from pmq.core.genomes import DIGITS
 from pmq.core.quantizer_parameters import QUANTIZER_PARAMETERS
 from pmq.core.validation import shown
 
@@ -92,7 +93,7 @@ def granularity(text: str) -> str:
 
 def genome(text: str) -> str:
     """Parse a genome: a digit or letter for each decision."""
-    if not re.fullmatch("[0-9a-zA-Z]+", text):
+    if not re.fullmatch(f"[{DIGITS}]+", text):
         raise ValueError("it must have a digit or letter for each decision")
     return text
 

@@ -56,6 +56,11 @@ class Target(ABC):
     #: whether a layer that runs alone returns values on the grid of its result
     quantizes_results: ClassVar[bool] = False
 
+    @property
+    def norms_written_out(self) -> bool:
+        """Whether layer norms are exported as the operators that they consist of."""
+        return False
+
     def require(self, running: bool = False) -> None:
         """Raise PmqError if a package needed to write files, or only to run them if ``running``, cannot be imported."""
         for package in (self.runtime, *(() if running else self.packages)):

@@ -22,6 +22,16 @@ DTYPES = {np.dtype(np.float32): TYPES.FLOAT32, np.dtype(np.float16): TYPES.FLOAT
 DTYPES |= {np.dtype(np.int32): TYPES.INT32}
 
 
+def empty_model() -> Any:
+    """Return a model whose graph has no tensors and no operators."""
+    model, graph = schema.ModelT(), schema.SubGraphT()
+    model.version, model.description = 3, b"pmq"
+    model.buffers, model.operatorCodes = [schema.BufferT()], []
+    graph.tensors, graph.operators = [], []
+    model.subgraphs = [graph]
+    return model
+
+
 class Graph:
     """Editor of a model's graph."""
 

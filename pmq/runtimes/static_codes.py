@@ -11,7 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from pmq.core.errors import PmqError
-from pmq.runtimes.flatbuffer import OPS, TYPES, Graph
+from pmq.runtimes.flatbuffer import OPS, TYPES, Graph, empty_model
 from pmq.runtimes.qdq_grids import Grid, Grids
 
 Array = NDArray[Any]
@@ -39,13 +39,7 @@ class TensorWriter:
     """
 
     def __init__(self, grids: Grids, shapes: Mapping[str, Sequence[int]]) -> None:
-        model = schema.ModelT()
-        model.version, model.description = 3, b"pmq"
-        model.buffers, model.operatorCodes = [schema.BufferT()], []
-        graph = schema.SubGraphT()
-        graph.tensors, graph.operators = [], []
-        model.subgraphs = [graph]
-        self.grids, self.b = grids, Graph(model)
+        self.grids, self.b = grids, Graph(empty_model())
         self.floats = not grids.of
         self.shapes: dict[str, tuple[int, ...]] = {name: tuple(shape) for name, shape in shapes.items()}
         self._tensors: dict[tuple[str, int], int] = {}

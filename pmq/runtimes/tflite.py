@@ -15,7 +15,7 @@ from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import Builder
 from torch import Tensor, nn
 
-from pmq.runtimes.flatbuffer import LAYER, NAME, OPS, TYPES, Graph
+from pmq.runtimes.flatbuffer import LAYER, NAME, OPS, TYPES, Graph, empty_model
 from pmq.runtimes.layer import DeployLayer
 from pmq.runtimes.marker import Marker, marked
 
@@ -54,21 +54,15 @@ def take_skeleton(model: nn.Module, layers: Sequence[str], image: Tensor) -> Any
 
 def single(layer: DeployLayer, shape: tuple[int, ...]) -> Any:
     """Return a graph that consists of the placeholder of one layer, whose input has ``shape``."""
-    model = schema.ModelT()
-    model.version, model.description = 3, b"pmq"
-    model.buffers, model.operatorCodes = [schema.BufferT()], []
-    graph = schema.SubGraphT()
-    graph.tensors, graph.operators = [], []
-    model.subgraphs = [graph]
-    b = Graph(model)
+    b = Graph(empty_model())
     x = b.tensor(shape)
     rows = (*shape[:-1], layer.shape[0])
     if layer.patch:
         rows = (shape[0], layer.shape[0], shape[2] // layer.patch[0], shape[3] // layer.patch[1])
     y = b.tensor(rows)
-    graph.inputs, graph.outputs = [x], [y]
+    b.graph.inputs, b.graph.outputs = [x], [y]
     b.marker(layer.name, x, y)
-    return model
+    return b.model
 
 
 def fill(skeleton: Any, layers: Sequence[DeployLayer], emit: Callable[[Graph, DeployLayer, int, int], None]) -> Any:

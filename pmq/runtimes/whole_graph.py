@@ -30,6 +30,11 @@ class WholeGraph(Target):
         """The widths that operators take, from the search space of the target's name."""
         return OperatorWidths.read(spaces_folder() / f"{self.name}.yaml")
 
+    @property
+    def norms_written_out(self) -> bool:
+        """Whether the tensors inside of norms have bits, as the target has no norm in integers."""
+        return not self.operators.norm
+
     def check(self, assignment: Assignment, inventory: Inventory) -> None:
         """Raise PmqError unless every component has a grid that the target has, and every operator takes its operands."""
         if all(choice.is_fp32 for choice in assignment.values()):
@@ -38,7 +43,7 @@ class WholeGraph(Target):
             raise PmqError(
                 f"target {self.name!r} needs bits for every tensor between operators; search with `target={self.name}`"
             )
-        if inventory.norms_written_out == bool(self.operators.norm):
+        if inventory.norms_written_out != self.norms_written_out:
             raise PmqError(f"target {self.name!r} has other tensors inside of norms; search with `target={self.name}`")
         for component in inventory:
             choice = assignment[component.name]

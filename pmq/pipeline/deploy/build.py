@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from pmq.core import Allocation
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.models import class_names
-from pmq.optimize import read_space
 from pmq.pipeline.allocation import load_quantized
 from pmq.pipeline.deploy.plan import DeployPlan
 from pmq.pipeline.pruned_model import plain
@@ -83,7 +82,7 @@ def build(plan: DeployPlan, recipe: str | Recipe, seed: int, recalibrate: bool) 
 
 def in_fp32(runtime: Target, model: nn.Module, image: Tensor) -> Any:
     """Build a model in FP32 for a runtime."""
-    norms = read_space(runtime.name).norms_written_out
+    norms = runtime.norms_written_out
     subject = Subject.of(model, "cpu", image, whole=norms, norms=norms)
     layers = deploy_layers(subject.model, subject.inventory, plain(subject), {})
     return runtime.build(runtime.skeleton(subject.model, [layer.name for layer in layers], image), layers)

@@ -106,7 +106,7 @@ def plan_deployment(
     images = as_images(images).cpu()
     like = what if isinstance(what, Allocation) and not recalibrate else None
     whole = runtime.whole or (isinstance(what, Allocation) and what.whole)
-    norms = read_space(target).norms_written_out or (isinstance(what, Allocation) and what.norms_written_out)
+    norms = runtime.norms_written_out or (isinstance(what, Allocation) and what.norms_written_out)
     subject = Subject.of(model, "cpu", images, crop_pct, task_of(task, what), like, data_config, whole, norms)
     _check_outputs(subject, dynamic_batch)
     intake = Intake.of(input, layout, subject.info.data_config)
