@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pmq.core import Budget
+from pmq.core.memory_limit import limited_memory, report_excess
 from pmq.evaluation import executor_of
 from pmq.optimize import SpaceFile
 from pmq.pipeline.search.clock import Clock
@@ -57,7 +58,7 @@ def search(
         4
     """
     clock = Clock()
-    with executor_of(run.ray) as executor:
+    with limited_memory(run.memory), executor_of(run.ray) as executor:
         plan = plan_search(model, images, budget, space, out, options, split, run)
         prepared = calibrate(plan)
         clock.lap("calibration")
@@ -68,6 +69,7 @@ def search(
     if options.patches is not None:
         with_patches = reallocate_chosen(plan, chosen.allocation, model)
         clock.lap("patches")
+    report_excess(run.memory)
     result = result_of(plan, explored, chosen, prepared.rewritings, with_patches, clock)
     publish(plan, explored, chosen, result, model)
     return result

@@ -10,6 +10,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from pmq.core.coverage import check_coverage, coverage
+from pmq.core.memory_limit import limited_memory, report_excess
 from pmq.core.recipe import find_recipe
 from pmq.core.task import AUTO, Loss
 from pmq.evaluation import RayOptions, executor_of
@@ -40,6 +41,7 @@ def sensitivity(
     loss: Loss | None = None,
     partial: bool = False,
     ray: RayOptions | None = None,
+    memory: float | None = None,
 ) -> pd.DataFrame:
     """Measure the error that each choice of each component makes at the output, by one or several metrics.
 
@@ -59,6 +61,7 @@ def sensitivity(
         loss: custom loss that replaces the task's own error, see :func:`pmq.search`.
         partial: continue although less than half of the model can be quantized.
         ray: workers of a Ray cluster that share the work; the errors are the same.
+        memory: bytes that this process should not exceed, see :class:`pmq.RunOptions`.
 
     Returns:
         A row for each metric, component and choice: ``metric component kind role bits quantizer error``. The frame's
@@ -83,9 +86,12 @@ def sensitivity(
     searched = Space(space_file, subject.inventory, chosen_recipe.estimator)
     check_quantizers(searched)
     check_coverage(coverage(subject.inventory, searched.choices), partial)
-    prepared = prepare(subject.model, subject.inventory, calib, chosen_recipe, seed, task=subject.task)
     frames, seconds = [], {}
-    with prepared.simulator() as simulator, executor_of(ray) as executor:
+    with (
+        limited_memory(memory),
+        prepare(subject.model, subject.inventory, calib, chosen_recipe, seed, task=subject.task).simulator() as simulator,
+        executor_of(ray) as executor,
+    ):
         probe = Probe(simulator, measured_on if len(measured_on) else calib, subject.task, {}, batch_size, seed)
         spread_state(executor, SearchState(simulator, probe), searched.choices)
         if not executor.n_workers:
@@ -94,6 +100,7 @@ def sensitivity(
             table = measure(replace(probe), searched.choices, each.name)
             frames.append(table.frame(subject.inventory))
             seconds[each.name] = table.seconds
+    report_excess(memory)
     frame = pd.concat(frames, ignore_index=True)
     frame.attrs["seconds"] = seconds
     return frame

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 
 import torch
 
 from pmq.core.memory import keep_freed_memory
+from pmq.core.memory_limit import peak_bytes
 from pmq.core.recipe import find_recipe
 from pmq.graph import analyse
 from pmq.models import create_model, model_info
@@ -30,8 +30,7 @@ def main(name: str, n_images: int, recipe: str) -> None:
     model, inventory = analyse(module, images[:1])
     prepared = prepare(model, inventory, images, find_recipe(recipe))
     quantize(prepared, Space(read_space("default"), inventory, prepared.recipe.estimator).uniform(4, 4))
-    unit = 1 if sys.platform == "darwin" else 1024  # unit of ru_maxrss in bytes
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6)
+    print(peak_bytes() / 1e6)
 
 
 if __name__ == "__main__":

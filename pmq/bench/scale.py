@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import argparse
 import gc
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +23,7 @@ from pmq.api import search
 from pmq.bench.workers import Overhead, Phase, RecordingExecutor, predicted_seconds, simulated_seconds
 from pmq.cli.output import print_table
 from pmq.core.memory import keep_freed_memory
+from pmq.core.memory_limit import resident_bytes
 from pmq.data import Data, open_data
 from pmq.data.image_shards import ImageShards
 from pmq.evaluation import RayOptions, executor_of
@@ -98,22 +96,15 @@ def measure_overhead(workers: int) -> None:
         list(executor.run([Unit(i, f"task {i}", nothing, (i,)) for i in range(TASKS)]))
         per_task_ms = 1e3 * (time.perf_counter() - start) / TASKS
         gc.collect()
-        before = resident_mb()
+        before = resident_bytes()
         grown = before
         units = [Unit(i, f"task {i}", nothing, (i,)) for i in range(WAITING)]
         for number, _ in enumerate(executor.run(units)):
             if number % 500 == 0:
-                grown = max(grown, resident_mb())
-    rows = [[workers, per_task_ms, per_task_ms * workers, grown - before]]
+                grown = max(grown, resident_bytes())
+    rows = [[workers, per_task_ms, per_task_ms * workers, (grown - before) / 1e6]]
     columns = ["workers", "driver's ms per task", "ms of a worker per task", f"MB more with {WAITING} tasks"]
     print_table("overhead of tasks that compute nothing", columns, rows)
-
-
-def resident_mb() -> float:
-    """Return the resident memory of this process; where the system does not tell, its peak."""
-    if Path("/proc/self/statm").exists():
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def measure_ratio(run: Callable[[RayOptions], Any], name: str, repeats: int) -> None:

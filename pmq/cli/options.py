@@ -78,6 +78,12 @@ BatchSize = Annotated[int, typer.Option("--batch-size", "-b", help="Number of im
 Workers = Annotated[int, typer.Option("--workers", "-j", help="Number of processes that load images", min=0, max=1024)]
 Threads = Annotated[int | None, typer.Option(help="Number of threads per operation (default: all cores)", min=1, max=1024)]
 Device = Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:1, mps")]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BYTES", help="Memory not to exceed, such as 8GB: beyond, codes and statistics of weights are kept on disk"
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of all random draws", min=0, max=2**32 - 1)]
 CalibImages = Annotated[int, typer.Option(help="Number of calibration images", min=1)]
 HeldOut = Annotated[int, typer.Option(help="Number of held-out images that measure sensitivity and evaluate candidates", min=1)]

@@ -68,6 +68,7 @@ def search(
     workers: o.Workers = 0,
     threads: o.Threads = None,
     device: o.Device = "cpu",
+    memory: o.Memory = None,
     cluster: Cluster = NO_CLUSTER,
     seed: o.Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Run directory (default: named after the settings below --results)")] = None,
@@ -86,6 +87,7 @@ def search(
     from pmq.cli.subject import open_subject, unpruned_reference
     from pmq.core import Budget
     from pmq.core.files import is_file
+    from pmq.core.memory_limit import parse_bytes
     from pmq.core.rundir import MANIFEST, is_pruned
     from pmq.core.task import task_line
     from pmq.cost import LatencyTable
@@ -96,6 +98,7 @@ def search(
     from pmq.runtimes import TARGETS
 
     parsed_budget = Budget.parse(budget)  # fail before the model is loaded
+    limit = None if memory is None else parse_bytes(memory)
     constraints = Constraints.parse(keep or (), exclude or (), min_bits, max_bits, tie or ())
     if model is not None and is_file(Path(model) / MANIFEST) and not is_pruned(Path(model)):
         _resolve(model, budget, json)
@@ -136,7 +139,15 @@ def search(
             crop_pct=source.crop_pct,
         ),
         split=DataSplit(n_calibration=calib_images, n_held_out=held_out or HELD_OUT),
-        run=RunOptions(batch_size=batch_size, seed=seed, results=results, resume=resume, ray=ray, command=command_of(source)),
+        run=RunOptions(
+            batch_size=batch_size,
+            seed=seed,
+            results=results,
+            resume=resume,
+            memory=limit,
+            ray=ray,
+            command=command_of(source),
+        ),
     )
     if json:
         _print_result_json(result)
@@ -212,7 +223,7 @@ def _print_summary(result: SearchResult, source: Source, target: str | None) -> 
     say(
         f"allocation: {_chosen_file(result.run)}",
         f"report: {result.run / NAME}",
-        f"time: {times}",
+        f"time: {times}; peak memory: {number(result.peak_bytes / 1e9)} GB",
         f"next: {commands}",
     )
 

@@ -26,6 +26,7 @@ def sensitivity(
     workers: o.Workers = 0,
     threads: o.Threads = None,
     device: o.Device = "cpu",
+    memory: o.Memory = None,
     cluster: Cluster = NO_CLUSTER,
     seed: o.Seed = 0,
     out: Annotated[Path | None, typer.Option(help="CSV file to write the whole table to")] = None,
@@ -37,10 +38,12 @@ def sensitivity(
     from pmq.api import sensitivity as run_sensitivity
     from pmq.cli.subject import open_subject
     from pmq.core.files import write_csv
+    from pmq.core.memory_limit import parse_bytes
     from pmq.core.run_files import check_output
 
     if out is not None:
         check_output(out, ".csv", [source.checkpoint])
+    limit = None if memory is None else parse_bytes(memory)
     ray = cluster.options()
     module, images = open_subject(source.with_model(model), workers, device, cluster.threads(threads))
     table = run_sensitivity(
@@ -55,6 +58,7 @@ def sensitivity(
         batch_size=batch_size,
         seed=seed,
         ray=ray,
+        memory=limit,
     )
     seconds = table.attrs["seconds"]
     if out is not None:

@@ -16,6 +16,7 @@ from pmq.core.component import Inventory
 from pmq.core.errors import PmqError
 from pmq.core.memory import freed_at_once
 from pmq.core.progress import track
+from pmq.core.shelf import Shelf
 from pmq.core.task import CLASSIFICATION, Task
 from pmq.graph import CapturedModel, TapFunction
 from pmq.quant.compensation import SecondMoment, has_rows, output_rows, rows_of
@@ -38,7 +39,8 @@ class Calibration:
         samples: values of each activation.
         known: parameters of activations that need no samples, by component.
         info: description of the images from which the samples are.
-        moments: second moment of the input rows of each layer that has rows, by module; only with gradients.
+        moments: second moment of the input rows of each layer that has rows, by module; only with gradients. On disk where
+            memory is limited.
         order: components in the order in which a forward pass reaches them.
         row_weights: squared gradient at each row of each layer's output ``(N, T)``, by module; only with gradients.
     """
@@ -50,7 +52,7 @@ class Calibration:
         info: CalibrationInfo | None = None,
     ) -> None:
         self.samples, self.known, self.info = samples or {}, known or {}, info
-        self.moments: dict[str, SecondMoment] = {}
+        self.moments: Shelf[str, SecondMoment] = Shelf()
         self.row_weights: dict[str, Tensor] = {}
         self.order: list[str] = []
         self._cache: dict[tuple[str, str], Quantizer] = {}
@@ -170,7 +172,7 @@ class _PassRecorder:
         for handle in self._handles:
             handle.remove()
 
-    def weigh(self, model: CapturedModel, images: Tensor, losses: Losses, moments: dict[str, SecondMoment]) -> dict[str, Tensor]:
+    def weigh(self, model: CapturedModel, images: Tensor, losses: Losses, moments: Shelf[str, SecondMoment]) -> dict[str, Tensor]:
         """Run images ``(B, ...)``, weigh samples and moments, and return the weight of each output row ``(B, T)`` by module."""
         weights = {}
         for stage, gradients in gradients_by_stage(model, images, losses, self._observed):
@@ -184,7 +186,9 @@ class _PassRecorder:
                     layer = self.instrument.layer(f"{module}.weight")
                     rows = output_rows(layer, square).mean(1)
                     if has_rows(layer):
-                        moments.setdefault(module, SecondMoment()).update(rows_of(layer, self.layers[module][0]), rows)
+                        moment = moments[module] if module in moments else SecondMoment()
+                        moment.update(rows_of(layer, self.layers[module][0]), rows)
+                        moments[module] = moment
                     weights[module] = rows.reshape(len(images), -1).cpu()
                     del self.layers[module]
         return weights

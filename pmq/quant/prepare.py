@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -89,7 +90,7 @@ def _unchanged(x: Tensor) -> Tensor:
 class Compensating:
     """Rounding of weights with compensation on the FP32 inputs of their layer: one linear solve for each weight."""
 
-    def __init__(self, moments: dict[str, SecondMoment]) -> None:
+    def __init__(self, moments: Mapping[str, SecondMoment]) -> None:
         self._moments = moments
         self._last: tuple[str, Compensator] | None = None  # as the choices of one weight usually follow one another
 

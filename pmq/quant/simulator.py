@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pmq.core.choice import FLOAT, Choice, Decisions, WidthChoice, bits_of, widths_of
 from pmq.core.component import Component, Inventory
 from pmq.core.progress import track
+from pmq.core.shelf import Shelf
 from pmq.graph import CapturedModel
 from pmq.graph.taps import Layer, TapFunction
 from pmq.quant.calibration import Calibration
@@ -61,7 +62,7 @@ class Simulator:
     """Context manager that applies choices to a model; leaving it restores the model.
 
     Each weight is quantized once for each choice, and its codes are kept: a byte for each value, from which the values are
-    computed again whenever the choice is applied.
+    computed again whenever the choice is applied. They are on disk where memory is limited.
 
     Args:
         model: captured model in evaluation mode; changed in place until :meth:`close`.
@@ -88,8 +89,8 @@ class Simulator:
         self._instrument = Instrument(model, inventory)
         self._components = {c.name: c for c in inventory}
         self._current: dict[str, Choice] = dict.fromkeys(inventory.names, FLOAT)
-        self._embedded: dict[tuple[str, Choice, str], Tensor] = {}
-        self._quantized: dict[tuple[str, Choice], QuantizedWeight] = {}
+        self._embedded: Shelf[tuple[str, Choice, str], Tensor] = Shelf()
+        self._quantized: Shelf[tuple[str, Choice], QuantizedWeight] = Shelf()
         self._integers: dict[str, tuple[Choice, IntegerWeight | None]] = {}
         self._quantizers: dict[tuple[str, Choice], Quantizer] = {}
 

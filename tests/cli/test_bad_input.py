@@ -49,6 +49,8 @@ def bad(tmp_path: Path) -> dict[str, str]:
         ("search --recipe magic", "recipe 'magic'"),
         ("search --recipe fast --reconstruct", "--recipe best"),
         ("search --metric magic", "sensitivity metric 'magic'"),
+        ("search --memory 8", "such as 8GB"),
+        ("sensitivity --memory 0GB", "such as 8GB"),
         ("search --out {file}/run", "cannot write"),
         ("search --calib-images 5000", "1000"),
         ("search --device cuda:9", "device 'cuda:9'"),

@@ -87,6 +87,8 @@ class RunOptions:
         device: device to run on, such as ``cuda``.
         results: folder in which the run directory is named after model and budget, where ``out`` names none.
         resume: resume a killed run.
+        memory: bytes that this process should not exceed: codes and statistics of weights are kept on disk beyond 0.8 of it.
+            The rest of what a search holds cannot be limited. Results are the same. ``None`` keeps them in memory.
         ray: workers of a Ray cluster that share the work; ``None`` for this process alone. Results are the same.
         command: facts about how the run was started, which the manifest stores.
     """
@@ -96,5 +98,6 @@ class RunOptions:
     device: str | torch.device | None = None
     results: Path | str | None = None
     resume: bool = False
+    memory: float | None = None
     ray: RayOptions | None = None
     command: Mapping[str, Any] | None = None

@@ -9,6 +9,7 @@ import pandas as pd
 
 from pmq.core import Allocation, Limits
 from pmq.core.coverage import EVERYTHING, Coverage
+from pmq.core.memory_limit import peak_bytes
 from pmq.metrics import SensitivityTable
 from pmq.models.equivalence import Rewriting
 from pmq.pipeline.search.clock import Clock
@@ -34,6 +35,7 @@ class SearchResult:
         without_patches: the chosen allocation before its patches got bits of their own, or ``None``.
         rewritings: the recipe's transforms, the relative error of the outputs after each, and whether it was kept.
         coverage: percent of multiply-accumulates and of weight bytes that were searched, and the operators outside.
+        peak_bytes: most memory that this process has held so far.
     """
 
     allocation: Allocation
@@ -47,6 +49,7 @@ class SearchResult:
     without_patches: Allocation | None = None
     rewritings: tuple[Rewriting, ...] = ()
     coverage: Coverage = EVERYTHING
+    peak_bytes: int = 0
 
     @property
     def front(self) -> pd.DataFrame:
@@ -75,4 +78,5 @@ def result_of(
         without_patches=None if with_patches is None else chosen.allocation,
         rewritings=rewritings,
         coverage=plan.coverage,
+        peak_bytes=peak_bytes(),
     )

@@ -82,6 +82,7 @@ def write_run(
         limits=asdict(result.limits),
         ranking=result.ranking,
         seconds=result.seconds,  # of the process that finished; a resumed run took longer in total
+        peak_bytes=result.peak_bytes,
         resumed=run.resumed,
         transforms=[asdict(rewriting) for rewriting in result.rewritings],
         macs_searched=result.coverage.macs_searched,
