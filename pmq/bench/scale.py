@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pmq.api import search
+from pmq.bench.subject import uniform_plan
 from pmq.bench.workers import Overhead, Phase, RecordingExecutor, predicted_seconds, simulated_seconds
 from pmq.cli.output import print_table
 from pmq.core.memory import keep_freed_memory
@@ -32,7 +33,7 @@ from pmq.evaluation.executor import Unit
 from pmq.evaluation.ray_worker import pack
 from pmq.evaluation.sharded import evaluate_shards
 from pmq.models import create_model, model_info
-from pmq.pipeline.evaluation_table import plan_evaluation, quantize_items
+from pmq.pipeline.evaluation_table import quantize_items
 from pmq.pipeline.search.clock import Clock
 from pmq.pipeline.search.options import DataSplit, RunOptions, SearchOptions
 from pmq.pipeline.search.plan import plan_search
@@ -55,21 +56,8 @@ class Subject:
     def quantized(self) -> tuple[Comparison, ImageShards]:
         """Quantize uniform allocations, and return them with the shards to evaluate them on."""
         shards = self.data.evaluation_shards(32, self.data.evaluation_indices(CALIBRATION, 0, self.limit))
-        plan = plan_evaluation(
-            *(self.model, list(self.what), shards),
-            calibration_images=self.data.calibration_images(CALIBRATION, 0),
-            space="default",
-            recipe="fast",
-            reconstruct=False,
-            checkpoints=None,
-            recalibrate=False,
-            crop_pct=None,
-            seed=0,
-            device=None,
-            task="auto",
-            loss=None,
-            partial=False,
-        )
+        images = self.data.calibration_images(CALIBRATION, 0)
+        plan = uniform_plan(self.model, list(self.what), shards, images, "default", "fast", 0)
         modules = [item.module for item in quantize_items(plan)]
         return Comparison(plan.subject.model, modules, plan.subject.task), shards
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from pmq.core import Allocation
 from pmq.core.memory import keep_freed_memory
+from pmq.core.spec import What
 from pmq.data import Data, open_data
 from pmq.models import create_model, model_info
+from pmq.pipeline.evaluation_table import EvaluationPlan, plan_evaluation
 from pmq.pipeline.patches.reallocator import Reallocator
 
 
@@ -64,3 +68,24 @@ def open_allocation(args: argparse.Namespace) -> OpenedAllocation:
     images = data.calibration_images(info.images_used, info.seed)
     indices = data.evaluation_indices(info.images_used, info.seed, args.limit)
     return OpenedAllocation(model, data, Reallocator(model, allocation, images, args.crop_pct), images, indices)
+
+
+def uniform_plan(
+    model: nn.Module, what: Sequence[What], batches: Any, calibration: Tensor, space: str, recipe: str, seed: int
+) -> EvaluationPlan:
+    """Return the plan of an evaluation whose other settings are the defaults."""
+    return plan_evaluation(
+        *(model, what, batches),
+        calibration_images=calibration,
+        space=space,
+        recipe=recipe,
+        reconstruct=False,
+        checkpoints=None,
+        recalibrate=False,
+        crop_pct=None,
+        seed=seed,
+        device=None,
+        task="auto",
+        loss=None,
+        partial=False,
+    )

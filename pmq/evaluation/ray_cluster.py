@@ -49,10 +49,12 @@ def connect(ray: Any, options: RayOptions) -> bool:
             raise PmqError(f"`ray` is {options.address!r}, which is not auto, local, HOST:PORT or ray://HOST:PORT")
     try:
         ray.init(**here, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError, ray.exceptions.RayError) as error:
         with suppress(Exception):
             ray.shutdown()
-        hint = "start one by `ray start --head`, or pass `ray=local`" if options.address == "auto" else "check the address"
+        hint = "check the address, and that this machine has the cluster's token"
+        if options.address == "auto":
+            hint = "start one by `ray start --head`, or pass `ray=local`"
         if options.address == "local":
             hint = "see the logs of its session"
         raise PmqError(f"Ray at {options.address!r} cannot be reached: {one_line(error)}; {hint}") from None

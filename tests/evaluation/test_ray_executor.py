@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -174,3 +176,13 @@ def test_no_cluster_is_one_line() -> None:
         executor_of(RayOptions("auto"))
     with pytest.raises(PmqError, match="not auto, local, HOST:PORT"):
         executor_of(RayOptions("somewhere"))
+
+
+def test_a_cluster_whose_token_is_missing_is_one_line(tmp_path: Path) -> None:
+    environment = os.environ | {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token"}
+    line = [sys.executable, "-m", "pmq", "search", "--ray", "127.0.0.1:6399", "--out", str(tmp_path / "run")]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    told = done.stderr.splitlines()[-1]
+    assert told.startswith("pmq: Ray at '127.0.0.1:6399' cannot be reached") and "token" in told
+    assert not (tmp_path / "run").exists()

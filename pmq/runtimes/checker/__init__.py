@@ -136,7 +136,9 @@ def _readme(file: Path, target: str, n_images: int, n_tensors: int) -> str:
     programs = PROGRAMS[target]
     flags = FLAGS.get(programs.get("load.hpp", ""), "")
     commands = [STARTED[name].format(flags=flags) for name in programs if name in STARTED]
-    inside = "the outputs of its layers" if n_tensors > 1 else "its output alone, as nothing inside of it can be read there"
+    compared = "the outputs of its layers"
+    if n_tensors == 1:
+        compared = "its output, the only tensor that can be read on a device,"
     return f"""\
 # Check of {file.name}
 
@@ -146,8 +148,8 @@ Copy this folder and `{file.name}` to a device (the file lies above the folder, 
 {chr(10).join(commands)}
 ```
 
-in this folder. It runs the file on {n_images} images and compares {inside} with the
-simulation's, prints the first tensor that differs by more than rounding can explain, on how many images the decision is the
+in this folder. It runs the file on {n_images} images and compares {compared} with
+the simulation's, prints the first tensor that differs by more than rounding can explain, on how many images the decision is the
 simulation's, and the median latency of 30 passes. The exit status is 1 if a tensor differs.
 
 `bundle.txt` has the facts and, for each tensor, the number of values, the distance between them in the flattened tensor, the
