@@ -4,8 +4,7 @@ Each model is created with random weights, perturbed norms and noise as images, 
 A row of the table has the seconds of each step and the most memory held in it. With ``--law FILE.csv`` nothing is searched: a
 law is fitted to all rows of the table but those of ``--predict NAME[@PIXELS]``, and compared with them.
 
-The law of a step is a sum of four terms with coefficients of at least zero, fitted by their relative errors: a constant, the
-values that a forward pass computes, its multiply-accumulates, and the operations of the solves that compensate rounding.
+The law of a step is ``c * parameters ** a * tokens ** b``, fitted to the logarithms by least squares; so is that of memory.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from pmq.api import sensitivity
@@ -38,7 +36,7 @@ from pmq.pipeline.search.plan import plan_search
 from pmq.pipeline.search.steps import calibrate, choose, explore_space
 from pmq.pipeline.subject import Subject
 
-TERMS = ("constant", "values", "macs", "solves")
+TERMS = ("parameters", "tokens")
 STEPS = ("calibration", "sensitivity", "simulation", "front", "finish", "total")
 
 
@@ -64,15 +62,12 @@ def subject_of(name: str, count: int) -> tuple[nn.Module, Tensor]:
 
 
 def terms_of(inventory: Inventory) -> dict[str, float]:
-    """Return what the law of a model's steps is made of, and its parameters, in millions."""
-    weights = [c for c in inventory if c.role == "weight"]
-    rows = [(c.shape[0], c.numel // c.shape[0]) for c in weights]
+    """Return what the law is made of: millions of parameters, and tokens; and millions of multiply-accumulates for one image."""
+    weights = sum(c.numel for c in inventory if c.role == "weight")
     return {
-        "parameters": (sum(c.numel for c in weights) + inventory.rest_bytes / 4) / 1e6,
-        "constant": 1.0,
-        "values": sum(c.numel for c in inventory if c.role == "activation") / 1e6,
+        "parameters": (weights + inventory.rest_bytes / 4) / 1e6,
+        "tokens": float(np.median([c.shape[0] for c in inventory if c.slot == "input" and c.kind != "image"])),
         "macs": sum(op.macs for op in inventory.operators) / 1e6,
-        "solves": sum(inputs**2 * (inputs + outputs) for outputs, inputs in rows) / 1e6,
     }
 
 
@@ -104,22 +99,28 @@ def measured(name: str, n_calibration: int) -> dict[str, Any]:
     return row | {"table_s": time.perf_counter() - start, "table_gb": step_peak_bytes() / 1e9}
 
 
-def law(known: pd.DataFrame, step: str, models: pd.DataFrame) -> Any:
-    """Return the seconds ``(N,)`` that a step takes in ``models``, by a law fitted to the models that are ``known``."""
-    seconds = known[f"{step}_s"].to_numpy(float)
-    coefficients, _ = nnls(known[list(TERMS)].to_numpy(float) / seconds[:, None], np.ones(len(known)))
-    return models[list(TERMS)].to_numpy(float) @ coefficients
+def law(known: pd.DataFrame, column: str, models: pd.DataFrame) -> Any:
+    """Return a column ``(N,)`` for ``models``, by a law fitted to the models that are ``known``."""
+
+    def terms(table: pd.DataFrame) -> Any:
+        return np.column_stack([np.ones(len(table)), np.log(table[list(TERMS)].to_numpy(float))])
+
+    exponents = np.linalg.lstsq(terms(known), np.log(known[column].to_numpy(float)), rcond=None)[0]
+    return np.exp(terms(models) @ exponents)
 
 
 def print_laws(table: pd.DataFrame, predicted: Iterable[str]) -> None:
-    """Print the seconds of each step and what the law of the other models says of them."""
+    """Print the seconds of each step, the memory, and what the law of the other models says of them."""
     asked = table["model"].isin(list(predicted))
-    known, rows = table[~asked], []
-    for step in STEPS:
-        laws = law(known, step, table)
-        for name, seconds, by_law, new in zip(table["model"], table[f"{step}_s"], laws, asked, strict=True):
-            rows.append([step, name, "predicted" if new else "fitted", seconds, by_law, f"{by_law / seconds - 1:+.0%}"])
-    print_table("seconds of each step", ["step", "model", "", "measured s", "law s", "law"], rows)
+    rows = list[list[Any]]()
+    table = table.assign(peak_gb=table.filter(like="_gb").max(axis=1))
+    known = table[~asked]
+    for column in [name for name in (*(f"{step}_s" for step in STEPS), "table_s", "peak_gb") if name in table]:
+        laws = law(known, column, table)
+        for name, measured_value, by_law, new in zip(table["model"], table[column], laws, asked, strict=True):
+            off = f"{by_law / measured_value - 1:+.0%}"
+            rows.append([column, name, "predicted" if new else "fitted", measured_value, by_law, off])
+    print_table("measured and by the law", ["", "model", "", "measured", "law", "law"], rows)
 
 
 def main() -> None:

@@ -7,6 +7,9 @@ from typing import Protocol
 
 from torch import Tensor
 
+#: how many times the 99th percentile of magnitudes a value may be to get weight that does not come from its own gradient
+FAR = 64.0
+
 #: lowest and highest value of each row ``(R, 1)``
 Range = tuple[Tensor, Tensor]
 
@@ -39,3 +42,14 @@ def squared_error(x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
     """Return the weighted mean squared error of each row: ``(R, K)``, ``(R, K)`` -> ``(R, 1)``."""
     error = (y - x).square_()
     return (error if weight is None else error.mul_(weight)).mean(1, keepdim=True)
+
+
+def near(values: Tensor) -> Tensor:
+    """Return 1 for each value ``(R, K)`` that is not far larger than the others of its row, else 0.
+
+    Large models store that there is nothing to see in a few tokens, by values a thousand times as large as all others that hardly
+    anything reads. Any weight but that of their gradients would make a range cover them, and leave nothing for the others.
+    """
+    magnitudes = values.abs()
+    far = FAR * magnitudes.quantile(0.99, dim=1, keepdim=True)
+    return ((magnitudes <= far) | (far == 0)).to(values.dtype)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pmq.quant.ranges import near
+
 #: number of values sampled from each activation; its minimum and maximum are stored in addition
 SAMPLES = 2**15
 #: weight added to each sample's squared gradient, relative to their mean, as gradients of few images are noisy
@@ -54,12 +56,11 @@ class Samples:
         """Return values and weights ``(R, K)``, a row for each head or one for all; each head's minimum and maximum come last."""
         assert self._low is not None and self._high is not None
         values = torch.cat([*self._values, self._low, self._high], 1)
-        weights = None
-        if self._weights:
-            weights = torch.cat(self._weights, 1)
-            mean = weights.mean().clamp(min=1e-30)
-            weights = weights / mean + EVEN
-            weights = torch.cat([weights, torch.ones_like(self._low), torch.ones_like(self._high)], 1)
-        if heads:
-            return values, weights
-        return values.reshape(1, -1), None if weights is None else weights.reshape(1, -1)
+        if not self._weights:
+            return (values if heads else values.reshape(1, -1)), None
+        own = torch.cat(self._weights, 1)
+        own = own / own.mean().clamp(min=1e-30)
+        own, even = (torch.nn.functional.pad(x, (0, 2), value=end) for x, end in ((own, 0.0), (torch.full_like(own, EVEN), 1.0)))
+        if not heads:
+            values, own, even = (x.reshape(1, -1) for x in (values, own, even))
+        return values, own + even * near(values)

@@ -11,6 +11,8 @@ from onnx import helper, numpy_helper
 from pmq.runtimes.skeleton import Part
 
 Array = NDArray[Any]
+#: domain of the operators that onnxruntime adds to ONNX
+CONTRIB = "com.microsoft"
 #: last part of the name of the node that determines a layer's mode, by which a reader identifies it
 PRODUCT = "product"
 #: the same of the node that returns a quantized operand

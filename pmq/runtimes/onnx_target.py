@@ -40,6 +40,8 @@ class OnnxTarget(Target):
     #: operator that looks values up in a table fastest
     lookup: ClassVar[str] = "Gather"
     packed_space: ClassVar[str | None] = "runnable"
+    #: whether inputs of layers may have grids that are found at run time, token by token
+    by_token: ClassVar[bool] = False
     modes: ClassVar[tuple[str, ...]] = (INT8, W4, W8, HALF, FLOAT)
 
     def skeleton(self, model: nn.Module, layers: list[str], image: Tensor, dynamic_batch: bool = False) -> Any:
@@ -82,7 +84,8 @@ class OnnxTarget(Target):
     def check_layer(self, name: str, weight: Choice, source: Choice) -> None:
         """Raise PmqError unless there are kernels for both choices, or operators that compute their levels for FP32 kernels."""
         stored = weight.quantizer == "affine" or layer_key(weight, FLOAT_CHOICE) in self.modes
-        if not (stored and self.executes(source)):
+        quantized = self.executes(source) or (self.by_token and source.quantizer == "dynamic")
+        if not (stored and quantized):
             super().check_layer(name, weight, source)
 
     @abstractmethod
@@ -140,6 +143,7 @@ class OnnxTarget(Target):
 
 def _stored(node: Any, known: Mapping[str, Any], makers: Mapping[str, Any]) -> str:
     """Return the mode of a layer, determined from the node of its product."""
+    from pmq.runtimes import onnx_dynamic
     from pmq.runtimes.onnx_quantizers import label
 
     attributes = {a.name: a.i for a in node.attribute}
@@ -147,7 +151,8 @@ def _stored(node: Any, known: Mapping[str, Any], makers: Mapping[str, Any]) -> s
         return f"w{attributes['bits']}-group{attributes['block_size']} x fp32"
     weight = _weight_label(node.input[1], known, makers)
     # inputs in bfloat16 have no operators of their own: a runtime computes everything outside of integer layers with them
-    return BFLOAT16 if weight == "16-bfloat16" else f"w{weight} x {label(node.input[0], known, makers)}"
+    source = onnx_dynamic.label(node.input[0], known, makers) or label(node.input[0], known, makers)
+    return BFLOAT16 if weight == "16-bfloat16" else f"w{weight} x {source}"
 
 
 def _weight_label(name: str, known: Mapping[str, Any], makers: Mapping[str, Any]) -> str:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from pmq.runtimes.layer import DeployLayer
     from pmq.runtimes.onnx_parts import PartBuilder
 
-#: domain of the operators that onnxruntime adds to ONNX
-CONTRIB = "com.microsoft"
 #: accuracy level at which MatMulNBits computes FP32 inputs in FP32
 EXACT = 1
 
@@ -34,6 +32,7 @@ class OnnxRuntime(OnnxTarget):
     extra = "onnx"
     runtime = "onnxruntime"
     lookup = "GatherElements"  # six times as fast as its Gather for single values
+    by_token = True
     ragged: ClassVar[tuple[str, ...]] = (W4, W8)
 
     def session(self, model: Any, threads: int = 1) -> Session:
@@ -57,10 +56,14 @@ class OnnxRuntime(OnnxTarget):
 
     def emit(self, layer: DeployLayer, x: str, y: str) -> Any:
         """Return a layer as onnxruntime's operators."""
+        from pmq.runtimes import onnx_dynamic
         from pmq.runtimes.onnx_parts import PartBuilder
         from pmq.runtimes.onnx_quantizers import values
 
         b = PartBuilder(layer.name, self.lookup)
+        if layer.source.quantizer == "dynamic":
+            onnx_dynamic.product(b, layer, x, y)
+            return b.part
         if layer.convolution is not None and layer.tile is None:
             integer = layer.by_integers and layer.zeros is None and not layer.convolution.transposed
             (_integer_convolution if integer else PartBuilder.float_convolution)(b, layer, x, y)
@@ -80,7 +83,7 @@ class OnnxRuntime(OnnxTarget):
 
 def _integer_product(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> None:
     """Add a product of integers, which returns FP32 values."""
-    from pmq.runtimes.onnx_builder import PRODUCT
+    from pmq.runtimes.onnx_builder import CONTRIB, PRODUCT
     from pmq.runtimes.onnx_quantizers import codes
 
     assert layer.operand is not None and layer.codes is not None and layer.scales is not None
@@ -96,7 +99,7 @@ def _integer_product(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> None
 def _blockwise_product(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> None:
     """Add a product of FP32 values by integers with a scale for each group of inputs."""
     from pmq.runtimes.layer import nibbles
-    from pmq.runtimes.onnx_builder import PRODUCT
+    from pmq.runtimes.onnx_builder import CONTRIB, PRODUCT
 
     assert layer.codes is not None and layer.scales is not None and layer.weight.group_size is not None
     if layer.tile:

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from pmq.quant.estimators.base import RangeEstimator, register
-from pmq.quant.ranges import Fit, Range, squared_error
+from pmq.quant.ranges import Fit, Range, near, squared_error
 
 #: factors by which both ends shrink; at two bits, the best range of a long-tailed tensor is a small part of the full range
 _TOGETHER = tuple(0.96**i for i in range(60))
+#: factors on a single end, tried first where a few values are far larger than the others
+_FAR = tuple(0.5**i for i in range(25))
 #: number of values that are quantized in one call, as the cost of small tensors is that of the calls
 _AT_ONCE = 1 << 14
 #: factors on a single end, relative to the best common factor
@@ -27,6 +29,11 @@ class MeanSquaredError(RangeEstimator):
 
     def _estimate(self, x: Tensor, low: Tensor, high: Tensor, fit: Fit, symmetric: bool, weight: Tensor | None) -> Range:
         best = _Best(x, fit, low, high, weight if self.weighted else None)
+        if self.weighted and not bool(near(x).all()):
+            for factor in _FAR:
+                best.offer(best.low, high * factor)
+            for factor in _FAR:
+                best.offer(low * factor, best.high)
         best.offer_all(_TOGETHER)
         if not symmetric:
             for factor in _ALONE:
