@@ -163,7 +163,8 @@ def test_an_evaluation_is_that_of_one_process_though_a_node_is_lost(
     expected = evaluate(None)
     monkeypatch.setattr(Journal, "record", recorded)
     pd.testing.assert_frame_equal(evaluate(RayOptions(cluster.address)), expected, check_exact=True)
-    assert sorted(seen) == sorted(f"shard/{i}" for i in range(9))
+    n_shards = len(images.evaluation_shards(100, range(2450)))
+    assert n_shards > 4 and sorted(seen) == sorted(f"shard/{i}" for i in range(n_shards))
     assert not list(tmp_path.iterdir())  # nothing is left behind by a finished evaluation
 
 
