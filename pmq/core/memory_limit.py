@@ -18,8 +18,11 @@ _limit: list[float] = [float("inf")]
 
 
 def peak_bytes() -> int:
-    """Return the most memory that this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    """Return the most memory that this process has held so far, or since :func:`step_peak_bytes` was called."""
+    if not _STATUS.exists():  # where there is a file, the number below may be that of the process that started this one
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
 
 
 def resident_bytes() -> int:
@@ -31,12 +34,11 @@ def resident_bytes() -> int:
 
 def step_peak_bytes() -> int:
     """Return the most memory that this process has held since the last call, or so far where the system does not tell."""
-    if not _STATUS.exists():
-        return peak_bytes()
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-    with suppress(OSError):  # a container may forbid it
-        _FORGET.write_text("5")
-    return int(line.split()[1]) * 1024
+    peak = peak_bytes()
+    if _FORGET.exists():
+        with suppress(OSError):  # a container may forbid it
+            _FORGET.write_text("5")
+    return peak
 
 
 def parse_bytes(text: str) -> float:

@@ -58,9 +58,10 @@ class Samples:
         values = torch.cat([*self._values, self._low, self._high], 1)
         if not self._weights:
             return (values if heads else values.reshape(1, -1)), None
-        own = torch.cat(self._weights, 1)
-        own = own / own.mean().clamp(min=1e-30)
-        own, even = (torch.nn.functional.pad(x, (0, 2), value=end) for x, end in ((own, 0.0), (torch.full_like(own, EVEN), 1.0)))
+        weights = torch.cat(self._weights, 1)
+        weights = weights / weights.mean().clamp(min=1e-30)
+        parts = (weights, 0.0), (torch.full_like(weights, EVEN), 1.0)
+        weights, even = (torch.nn.functional.pad(part, (0, 2), value=of_ends) for part, of_ends in parts)
         if not heads:
-            values, own, even = (x.reshape(1, -1) for x in (values, own, even))
-        return values, own + even * near(values)
+            values, weights, even = (x.reshape(1, -1) for x in (values, weights, even))
+        return values, weights + even * near(values)

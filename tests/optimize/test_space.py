@@ -159,7 +159,6 @@ def test_modes_decide_weight_and_input_of_a_layer_together(tiny: Tiny) -> None:
     pairs = list(zip(*layers[1].choices, strict=True))
     assert [(w.label, a.label) for w, a in pairs] == [
         *((str(bits), "8") for bits in (2, 3, 4, 5, 6, 8)),
-        ("8", "8-dynamic"),
         ("4", "fp32"),
         ("8", "fp32"),
         ("16-half", "fp32"),
@@ -167,7 +166,7 @@ def test_modes_decide_weight_and_input_of_a_layer_together(tiny: Tiny) -> None:
     ]
     assert all(c.is_fp32 for name, row in own.choices.items() for c in row if name.endswith((".q", ".k", ".v", ".softmax")))
     modes = own.uniform_modes()
-    assert set(modes) == {"int8", "int8-token", "w6a8", "w5a8", "w4a8", "w3a8", "w2a8", "w4", "w8", "half", "float"}
+    assert set(modes) == {"int8", "w6a8", "w5a8", "w4a8", "w3a8", "w2a8", "w4", "w8", "half", "float"}
     assert own.genome(own.uniform(8, 8)) == modes["int8"]
     tables, costs = Tables.build(own, SensitivityTable.zeros(own.choices)), CostModel(tiny.inventory)
     for genome in modes.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,7 +55,7 @@ def planted(images: Tensor) -> nn.Module:
 
 def agreement(model: nn.Module, images: Tensor, recipe: str, *modes: str) -> float:
     """Return the agreement with FP32 of 8-bit layers, whose inputs have grids of the first mode that they can have."""
-    space = read_space("onnxruntime")
+    space = read_space("onnxruntime-token")
     space = space.model_copy(update={"modes": {name: space.modes[name] for name in (*modes, "float")}})
     calibration, compared = images.split(SPLIT)
     table = pmq.evaluate(model, "w8a8", [compared], calibration_images=calibration, recipe=recipe, space=space)
@@ -73,8 +74,8 @@ def test_a_grid_for_each_token_holds(planted: nn.Module, images: Tensor) -> None
     assert agreement(planted, images, "minmax", "int8-token") > 95
 
 
-def test_a_search_gives_grids_by_token_to_the_layers_that_need_them(planted: nn.Module, images: Tensor) -> None:
-    space = read_space("onnxruntime")
+def test_a_search_gives_grids_by_token_to_the_layers_that_need_them(planted: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    space = read_space("onnxruntime-token")
     modes = {name: space.modes[name] for name in ("int8", "int8-token")}
     chosen = pmq.search(
         planted,
@@ -87,6 +88,9 @@ def test_a_search_gives_grids_by_token_to_the_layers_that_need_them(planted: nn.
     by_token = {name for name, choice in chosen.assignment.items() if choice.quantizer == "dynamic"}
     assert {f"blocks.{i}.mlp.fc2.input" for i in range(6)} <= by_token
     assert chosen.metrics["agreement"] is not None and chosen.metrics["agreement"] > 95
+    deployed = pmq.deploy(planted, chosen, "onnxruntime", images[SPLIT[0] :], tmp_path, n_passes=3)
+    assert deployed.status == "proved"
+    assert deployed.proof["bits"].passed
 
 
 def test_far_values_count_by_their_own_gradient_alone() -> None:
