@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Hashable, Iterator, MutableMapping
 from itertools import count
+from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -43,7 +44,8 @@ class Shelf(MutableMapping[Key, Value]):
 
     def _is_full(self) -> bool:
         """Return whether values belong on disk, and move those that are in memory there."""
-        if self._folder is None and resident_bytes() > FULL * self._limit:
+        limited = isfinite(self._limit)  # without a limit nothing is read from the system at each access
+        if limited and self._folder is None and resident_bytes() > FULL * self._limit:
             self._folder = TemporaryDirectory(prefix="pmq-")
         if self._folder is not None and self._values:
             for key in list(self._values):

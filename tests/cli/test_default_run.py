@@ -29,9 +29,9 @@ def test_default_search_beats_uniform_on_all_test_images(run: Path, tmp_path: Pa
 
 def test_uniform_low_bits_by_minmax_lose_clearly() -> None:
     """Else the search on the embedded model would have nothing to do."""
-    done = pmq("evaluate", "w3a3,fp32", "--recipe", "minmax", "--limit", "2000", "--json")
+    done = pmq("evaluate", "w2a2,fp32", "--recipe", "minmax", "--limit", "2000", "--json")
     uniform, fp32 = json.loads(done.stdout)["results"]
-    assert uniform["top1"] < fp32["top1"] - 5
+    assert uniform["top1"] < fp32["top1"] - 10
 
 
 def test_export_and_plot_the_latest_run(run: Path, tmp_path: Path) -> None:
