@@ -15,6 +15,7 @@ from pmq.cli.output import print_table
 from pmq.core.memory import keep_freed_memory
 from pmq.data import open_data
 from pmq.models import create_model, model_info
+from pmq.models.float_products import multiply_by_onednn
 
 _TINY, _SMALL = "deit_tiny_patch16_224", "deit_small_patch16_224"
 CASES = ((None, 64), (_TINY, 1), (_TINY, 8), (_TINY, 32), (_SMALL, 8), (_SMALL, 32))
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     args = parser.parse_args()
     keep_freed_memory()
+    multiply_by_onednn()
     torch.set_num_threads(args.threads)
     rows = []
     for model, batch in CASES:

@@ -24,6 +24,7 @@ from pmq.core.progress import track
 from pmq.core.spec import read_what
 from pmq.cost import CostModel
 from pmq.models import create_model
+from pmq.models.float_products import multiply_by_onednn
 from pmq.pipeline.evaluation_table import quantize_items
 
 CALIBRATION = 32
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     keep_freed_memory()
+    multiply_by_onednn()
     model = create_model(args.model)
     data = pmq.open_images(args.data, model, data_config={"mean": tuple(args.mean), "std": tuple(args.std)})
     indices = data.evaluation_indices(CALIBRATION, args.seed, args.limit)

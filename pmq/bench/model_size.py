@@ -30,6 +30,7 @@ from pmq.core.memory import keep_freed_memory
 from pmq.core.memory_limit import step_peak_bytes
 from pmq.evaluation import executor_of
 from pmq.models import create_model, model_info
+from pmq.models.float_products import multiply_by_onednn
 from pmq.pipeline.search.clock import Clock
 from pmq.pipeline.search.options import DataSplit, RunOptions, SearchOptions
 from pmq.pipeline.search.plan import plan_search
@@ -144,6 +145,7 @@ def main() -> None:
             print(table.tail(1).to_string())
         return
     keep_freed_memory()
+    multiply_by_onednn()
     torch.set_num_threads(1)
     if args.table:
         print(json.dumps(measured(args.one, args.calib_images)))

@@ -33,6 +33,7 @@ from pmq.evaluation.executor import Unit
 from pmq.evaluation.ray_worker import pack
 from pmq.evaluation.sharded import evaluate_shards
 from pmq.models import create_model, model_info
+from pmq.models.float_products import multiply_by_onednn
 from pmq.pipeline.evaluation_table import quantize_items
 from pmq.pipeline.search.clock import Clock
 from pmq.pipeline.search.options import DataSplit, RunOptions, SearchOptions
@@ -170,6 +171,7 @@ def main() -> None:
     parser.add_argument("--start-s", type=float, default=8.0, help="time in which workers start, for the law")
     args = parser.parse_args()
     keep_freed_memory()
+    multiply_by_onednn()
     torch.set_num_threads(1)
     if args.step == "overhead":
         measure_overhead(args.workers)

@@ -104,8 +104,10 @@ def open_subject(source: Source, workers: int, device: str, threads: int | None)
     from pmq.data.image_table import TableKeys
     from pmq.evaluation.order import check_order
     from pmq.models import class_names, model_info
+    from pmq.models.float_products import multiply_by_onednn
     from pmq.models.prepared import name_classes
 
+    multiply_by_onednn()
     if threads is not None:
         torch.set_num_threads(threads)
     module = open_model(source)

@@ -1,0 +1,45 @@
+"""The library that multiplies FP32 matrices is changed only where products stay as precise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from pmq.models import float_products
+from pmq.models.float_products import is_precise, multiply_by_onednn
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    """Leave the process as it was."""
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    yield
+    torch.backends.mkldnn.matmul.fp32_precision = before
+
+
+def test_products_stay_precise() -> None:
+    multiply_by_onednn()
+    assert is_precise()
+
+
+def test_other_processors_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    monkeypatch.setattr(float_products, "SLOWED", ("a vendor that no processor names",))
+    assert not multiply_by_onednn()
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_setting_is_taken_back_where_products_would_lose_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    monkeypatch.setattr(float_products, "_is_slowed", lambda: True)
+    monkeypatch.setattr(float_products, "is_precise", lambda: False)
+    assert not multiply_by_onednn()
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_bfloat16_is_told_from_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    linear = torch.nn.functional.linear
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda x, w: linear(x.bfloat16(), w.bfloat16()).float())
+    assert not is_precise()
