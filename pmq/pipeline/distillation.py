@@ -20,13 +20,13 @@ from pmq.core.rundir import RunDir
 from pmq.core.spec import as_what, task_of
 from pmq.core.task import AUTO, Task
 from pmq.core.tensors import TensorFile
+from pmq.models.distil import Distiller, augment
 from pmq.models.weights import parameters_file
 from pmq.pipeline.distillation_state import RESUMABLE, STATE, restored
 from pmq.pipeline.finetuning_start import StartSettings
 from pmq.pipeline.images import as_images
 from pmq.pipeline.students import Student, student_of
 from pmq.pipeline.subject import Subject
-from pmq.pruning.distil import Distiller, augment
 from pmq.quant import output_error
 
 

@@ -11,7 +11,7 @@ from pmq.core.checkpoints import keep
 from pmq.core.errors import one_line
 from pmq.core.files import is_file, quoted
 from pmq.core.tensors import TensorFile
-from pmq.pruning.distil import Distiller, check_like
+from pmq.models.distil import Distiller, check_like
 
 #: file below the run directory with everything that a killed run resumes from
 STATE = "state.safetensors"

@@ -10,11 +10,11 @@ from torch import nn
 from pmq.core import Allocation, PmqError
 from pmq.core.recipe import Recipe
 from pmq.graph import captured
+from pmq.models.distil import Penalty
 from pmq.models.weights import both_file, weights_sha256
 from pmq.pipeline.allocation import load_quantized, with_parameters
 from pmq.pipeline.pruned_model import load_pruned, pruned_like
 from pmq.pipeline.subject import Subject
-from pmq.pruning.distil import Penalty
 from pmq.quant.finetuning import QuantizedStudent
 
 #: weight of the oscillation at the end of the training

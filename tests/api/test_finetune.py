@@ -13,9 +13,9 @@ from pmq.core import FLOAT, Allocation, PmqError
 from pmq.core.choice import ComponentChoice
 from pmq.core.rundir import CHOSEN
 from pmq.core.tensors import TensorFile
+from pmq.models.distil import augment
 from pmq.pipeline.distillation_state import STATE
 from pmq.pipeline.pruned_model import load_pruned
-from pmq.pruning.distil import augment
 from tests.conftest import make_tiny
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,16 @@ from pmq.core import Allocation
 from tests.conftest import FORKER, SHALLOW, pmq
 
 QUICK = ["--calib-images", "6", "--held-out", "12"]
+#: seconds after which a run that does not reach what a test waits for has failed
+PATIENCE = 180
+
+
+def wait_for(reached: Callable[[], bool]) -> None:
+    """Return as soon as a run has reached something."""
+    deadline = time.monotonic() + PATIENCE
+    while not reached():
+        assert time.monotonic() < deadline, "the run never got there"
+        time.sleep(0.002)
 
 
 def test_killed_and_resumed_equals_undisturbed(tmp_path: Path) -> None:
@@ -28,8 +39,7 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path: Path) -> None:
     measured = sum('"sensitivity/' in line for line in whole)
     for lines in (measured // 3, measured + 3):
         process = FORKER.start(SHALLOW[-1], [*command, str(tmp_path / "killed"), "--resume"], None)
-        while not (journal.exists() and journal.read_bytes().count(b"\n") >= lines):
-            time.sleep(0.002)
+        wait_for(lambda lines=lines: journal.exists() and journal.read_bytes().count(b"\n") >= lines)  # type: ignore[misc]
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait().returncode == -signal.SIGKILL
     before = journal.read_bytes()
@@ -52,8 +62,7 @@ def test_interrupted_runs_say_how_to_go_on(number: int, status: int, tmp_path: P
     command = [sys.executable, "-m", "pmq", "search", *QUICK, *cheap, "--out", str(tmp_path / "run")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     journal = tmp_path / "run" / "journal.jsonl"
-    while not (journal.exists() and b"\n" in journal.read_bytes()):
-        time.sleep(0.01)
+    wait_for(lambda: journal.exists() and b"\n" in journal.read_bytes())
     process.send_signal(number)
     _, told = process.communicate(timeout=60)
     assert process.returncode == status
@@ -66,8 +75,7 @@ def test_interrupted_later_runs_finish_with_the_best_so_far(tmp_path: Path) -> N
     command = ["search", *QUICK, "--space", "default", "--rounds", "3", "--out", str(tmp_path / "run")]
     process = FORKER.start(SHALLOW[-1], command, None)
     journal = tmp_path / "run" / "journal.jsonl"
-    while not (journal.exists() and '"sensitivity/round1/' in journal.read_text()):
-        time.sleep(0.01)
+    wait_for(lambda: journal.exists() and '"sensitivity/round1/' in journal.read_text())
     os.kill(process.pid, signal.SIGINT)
     done = process.wait()
     told = done.stderr

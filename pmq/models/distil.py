@@ -1,4 +1,4 @@
-"""Fine-tuning by distillation: a pruned model learns the outputs of the unpruned model on images without labels."""
+"""Fine-tuning by distillation: a model of fewer channels or bits learns the outputs of the FP32 model, without labels."""
 
 from __future__ import annotations
 
