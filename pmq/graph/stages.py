@@ -11,6 +11,10 @@ from pmq.graph.nodes import shape_of, stack_of
 from pmq.graph.operators import aten, packet
 
 
+#: key of a node's ``meta`` that marks the sizes of merged tokens ``(B, N, 1)``
+SIZES = "sizes"
+
+
 @dataclass(frozen=True)
 class StageGraph:
     """Part of a graph that takes one tensor and returns one.
@@ -30,8 +34,25 @@ def cut_stages(graph: fx.Graph) -> list[StageGraph]:
     """Cut a graph at every block: where one tensor is alive that is the output or the input of whole modules.
 
     The first stage holds everything before the first block, such as patch and position embeddings. Constants and numbers,
-    such as the number of images, are computed in each stage that needs them.
+    such as the number of images, are computed in each stage that needs them. Sizes of merged tokens that are alive beside the
+    tokens are the last channel of the tensor between two stages.
     """
+    parts, ends, fixed = _parts(graph)
+    result = next(node for node in graph.nodes if node.op == "output").args[0]
+    cuts, start = [], (parts[0][0],)
+    for part, end in zip(parts, [*ends, (result,)], strict=True):
+        cuts.append(_part(part, start, end, fixed))
+        start = end
+    return cuts
+
+
+def stage_ends(graph: fx.Graph) -> list[fx.Node]:
+    """Return the nodes whose values leave the stages of a graph, except the last."""
+    return [end for end, *_ in _parts(graph)[1]]
+
+
+def _parts(graph: fx.Graph) -> tuple[list[list[fx.Node]], list[tuple[fx.Node, ...]], set[fx.Node]]:
+    """Return the nodes of each stage, the nodes alive at the end of each but the last (sizes behind tokens), and the fixed."""
     nodes = [node for node in graph.nodes if node.op != "output"]
     fixed = _fixed(graph)
     flow = [node for node in nodes if node not in fixed]
@@ -43,25 +64,22 @@ def cut_stages(graph: fx.Graph) -> list[StageGraph]:
     for i, node in enumerate(flow[: calls[-1]] if calls else []):  # after the last call a restart saves nothing
         called = i if node.op == "call_module" else called
         alive = {n for n in (*alive, node) if last[n] > i}
-        if len(alive) != 1 or not _is_border(next(iter(alive)), batch):
+        streams = [n for n in alive if SIZES not in n.meta]
+        if len(streams) != 1 or len(alive) > 2 or not _is_border(streams[0], batch):
             continue
         if called >= starts[-1]:
             starts.append(i + 1)
         elif len(starts) == 2:  # operators between patch embedding and first block are part of the stem
             starts[1] = i + 1
     parts = [flow[a:b] for a, b in zip(starts, [*starts[1:], len(flow)], strict=True)]
-    ends = [_alive_after(part, last, place) for part in parts[:-1]]
-    result = next(node for node in graph.nodes if node.op == "output").args[0]
-    cuts, start = [], flow[0]
-    for part, end in zip(parts, [*ends, result], strict=True):
-        cuts.append(_part(part, start, end, fixed))
-        start = end
-    return cuts
+    return parts, [_alive_after(part, flow, last, place) for part in parts[:-1]], fixed
 
 
-def _alive_after(part: list[fx.Node], last: dict[fx.Node, int], place: dict[fx.Node, int]) -> fx.Node:
+def _alive_after(
+    part: list[fx.Node], flow: list[fx.Node], last: dict[fx.Node, int], place: dict[fx.Node, int]
+) -> tuple[fx.Node, ...]:
     end = place[part[-1]]
-    return next(node for node in reversed(part) if last[node] > end)
+    return tuple(sorted((node for node in flow[: end + 1] if last[node] > end), key=lambda node: SIZES in node.meta))
 
 
 def _fixed(graph: fx.Graph) -> set[fx.Node]:
@@ -101,17 +119,28 @@ def _common(stacks: list[list[str]]) -> list[str]:
     return shared
 
 
-def _part(nodes: list[fx.Node], start: fx.Node, end: Any, fixed: set[fx.Node]) -> StageGraph:
+def _unpacked(graph: fx.Graph, received: fx.Node, start: tuple[fx.Node, ...]) -> list[fx.Node]:
+    """Return the nodes of a stage's tokens and their sizes in the one tensor that it receives."""
+    if len(start) == 1:
+        return [received]
+    slices = [graph.call_function(aten.slice.Tensor, (received, -1, *ends)) for ends in ((0, -1), (-1, 1 << 62))]
+    for node, source in zip(slices, start, strict=True):
+        node.meta = dict(source.meta)
+    return slices
+
+
+def _part(nodes: list[fx.Node], start: tuple[fx.Node, ...], end: tuple[Any, ...], fixed: set[fx.Node]) -> StageGraph:
     """Return a graph from ``start`` to ``end`` of ``nodes`` and the constants and numbers that they need."""
     graph = fx.Graph()
-    env: dict[fx.Node, fx.Node] = {start: graph.placeholder("x")}
-    env[start].meta = dict(start.meta)
+    received = graph.placeholder("x")
+    received.meta = dict(start[0].meta)
+    env = dict(zip(start, _unpacked(graph, received, start), strict=True))
 
     def value(node: fx.Node) -> fx.Node:
         if node not in env:
             assert node in fixed, f"{node} is alive beside the input of a stage"
             if packet(node) is aten.sym_size:
-                env[node] = graph.call_function(aten.sym_size.int, (env[start], 0))
+                env[node] = graph.call_function(aten.sym_size.int, (received, 0))
                 env[node].meta = dict(node.meta)
             else:
                 env[node] = graph.node_copy(node, value)
@@ -122,7 +151,8 @@ def _part(nodes: list[fx.Node], start: fx.Node, end: Any, fixed: set[fx.Node]) -
             for source in node.all_input_nodes:
                 value(source)
             env[node] = graph.node_copy(node, value)
-    graph.output(value(end))
+    results = [value(node) for node in end]
+    graph.output(results[0] if len(results) == 1 else graph.call_function(aten.cat.default, (results, -1)))
     modules = tuple(str(node.target) for node in nodes if node.op == "call_module")
     reads = tuple((node.op == "call_module", str(node.target)) for node in graph.nodes if node.op in ("call_module", "get_attr"))
     return StageGraph(graph, modules, reads)

@@ -1,0 +1,163 @@
+"""Token merging: between two blocks the most similar tokens become their means, and the model goes on with fewer tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from operator import getitem
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from pmq.core.errors import PmqError
+from pmq.graph.model import CapturedModel
+from pmq.graph.nodes import copied, is_fixed, shape_of, stack_of
+from pmq.graph.stages import SIZES, stage_ends
+from pmq.graph.taps import Attention
+from pmq.graph.token_axis import Fewer, Unfollowed, follow_tokens
+
+#: ending of the name of the module that merges tokens behind a block
+MERGE = "merge_tokens"
+
+
+class MergeTokens(nn.Module):
+    """Module that merges the most similar tokens (ToMe, arXiv 2210.09461), in operators that every runtime has.
+
+    Every second patch looks for the most similar one among the others; the ``count`` patches that are most similar to theirs
+    are merged into it, by the mean weighted with the number of patches that each token stands for. The similarity is the
+    cosine between the centred tokens, which LayerNorm computes, and which transforms of the model therefore do not change.
+    Products with rows of the identity gather tokens.
+
+    Args:
+        count: number of tokens to merge, at most half of the patches.
+        prefix: number of tokens at the front, such as the class token, which are not merged.
+    """
+
+    def __init__(self, count: int, prefix: int) -> None:
+        super().__init__()
+        self.count, self.prefix = count, prefix
+
+    def forward(self, x: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the tokens ``(B, N - count, C)`` of ``x`` ``(B, N, C)``, and how many patches each stands for ``(B, N, 1)``."""
+        p = self.prefix
+        size = torch.ones_like(x[..., :1]) if size is None else size
+        weighted = torch.cat([x * size, size], -1)
+        unit = nn.functional.layer_norm(x, x.shape[-1:])
+        similarity, target = (unit[:, p::2] @ unit[:, p + 1 :: 2].mT).max(-1)
+        n_seeking, kept = similarity.shape[1], similarity.shape[1] - self.count
+        order = similarity.topk(n_seeking, dim=-1, largest=False).indices
+        seeking = _rows(order, n_seeking) @ weighted[:, p::2]
+        others = weighted[:, p + 1 :: 2]
+        into = _rows(target.gather(1, order[:, kept:]), others.shape[1]).mT
+        merged = torch.cat([weighted[:, :p], seeking[:, :kept], others + into @ seeking[:, kept:]], 1)
+        return merged[..., :-1] / merged[..., -1:], merged[..., -1:]
+
+
+def _rows(index: Tensor, count: int) -> Tensor:
+    """Return the rows of the identity ``(..., count)`` that ``index`` names."""
+    return (index[..., None] == torch.arange(count, device=index.device)).to(torch.float32)
+
+
+class LogSizes(nn.Module):
+    """Module that returns what proportional attention adds to its logits for tokens of ``size`` ``(B, N, 1)``."""
+
+    def forward(self, size: Tensor) -> Tensor:
+        """Return ``log(size)`` as ``(B, 1, 1, N)``."""
+        return size.log().mT[:, None]
+
+
+def mergeable_blocks(model: CapturedModel) -> dict[str, int]:
+    """Return the number of tokens behind each block of ``model`` after which tokens can be merged, by the name of the block.
+
+    Raises:
+        PmqError: no block of the model ends in a sequence of tokens.
+    """
+    ends = _block_ends(model.program.graph, model)
+    if not ends:
+        raise PmqError("no block of this model ends in a plain sequence of tokens (B, N, C), so tokens cannot be merged")
+    return {name: int(shape_of(node)[1]) for name, node in ends.items()}  # type: ignore[index]
+
+
+def merge_tokens(model: CapturedModel, merged: Mapping[str, int], prefix: int) -> CapturedModel:
+    """Return a model that merges ``merged[block]`` tokens behind each block, and shares the parameters of ``model``.
+
+    Transforms of the result still follow the channels of ``model``, whose layers are the same.
+
+    Args:
+        model: captured model of a plain vision transformer.
+        merged: number of tokens to merge by the name of the block.
+        prefix: number of tokens at the front that are not merged.
+
+    Raises:
+        PmqError: the model has no such block or too few tokens, or computes with tokens in a way that merging would change.
+    """
+    known = mergeable_blocks(model)
+    unknown = [name for name in merged if name not in known]
+    if unknown:
+        raise PmqError(f"tokens cannot be merged behind {unknown[0]!r}; this model has the blocks {', '.join(known)}")
+    graph = copied(model.program.graph)
+    ends = _block_ends(graph, model)
+    modules: dict[str, nn.Module] = {name: model.get_submodule(name) for name in model.program.calls}
+    size: fx.Node | None = None
+    for name in known:
+        if merged.get(name, 0):
+            size = _merge_behind(graph, modules, name, ends[name], size, MergeTokens(merged[name], prefix))
+    tensors = {str(n.target): model.tensor(str(n.target)) for n in graph.nodes if n.op == "get_attr"}
+    return CapturedModel(graph, modules, tensors, model.total_macs, model.once).structured_as(model)
+
+
+def _block_ends(graph: fx.Graph, model: CapturedModel) -> dict[str, fx.Node]:
+    """Return the nodes of tokens ``(B, N, C)`` that leave a block before the last attention, by the name of the block."""
+    found, place = dict[str, fx.Node](), {node: i for i, node in enumerate(graph.nodes)}
+    calls = [n for n in graph.nodes if n.op == "call_module"]
+    last = max((place[n] for n in calls if isinstance(model.get_submodule(str(n.target)), Attention)), default=-1)
+    for node in [node for node in stage_ends(graph)[1:] if place[node] < last]:
+        shape = shape_of(node) or ()
+        if len(shape) == 3 and is_fixed(shape[1]) and stack_of(node):
+            found[stack_of(node)[-1]] = node
+    return found
+
+
+def _merge_behind(
+    graph: fx.Graph, modules: dict[str, nn.Module], block: str, end: fx.Node, size: fx.Node | None, merge: MergeTokens
+) -> fx.Node:
+    """Insert a merging behind the node ``end``, and return the node of the sizes of tokens."""
+    value: Any = end.meta["val"]
+    n_tokens, most = int(value.shape[1]), (int(value.shape[1]) - merge.prefix) // 2
+    if not 0 < merge.count <= most:
+        raise PmqError(f"{merge.count} of {n_tokens} tokens cannot be merged behind {block!r}; merge from 1 to {most}")
+    readers, path = list(end.users), f"{block}.{MERGE}"
+    modules[path] = merge
+    with graph.inserting_after(end):
+        both = graph.call_module(path, (end,) if size is None else (end, size))
+    with graph.inserting_after(both):
+        sizes, tokens = (graph.call_function(getitem, (both, i)) for i in (1, 0))
+    fewer = value.new_empty((value.shape[0], n_tokens - merge.count, value.shape[2]))
+    both.meta = dict(end.meta) | {"val": (fewer, fewer[..., :1])}
+    tokens.meta = dict(end.meta) | {"val": fewer}
+    sizes.meta = dict(end.meta) | {"val": fewer[..., :1], SIZES: True}
+    for reader in readers:
+        reader.replace_input_with(end, tokens)
+    try:
+        attentions = follow_tokens(graph, tokens, Fewer(n_tokens, merge.count, merge.prefix), modules)
+    except Unfollowed as error:
+        raise PmqError(f"tokens cannot be merged behind {block!r}, because {error}") from None
+    for attention in attentions:
+        _weigh(graph, modules, attention, sizes)
+    return sizes
+
+
+def _weigh(graph: fx.Graph, modules: dict[str, nn.Module], attention: fx.Node, sizes: fx.Node) -> None:
+    """Add the logarithm of the sizes of tokens to the logits of an attention, in place of those before."""
+    value: Any = sizes.meta["val"]
+    if len(attention.args) > 3:
+        weights: Any = attention.args[3]
+        weights.args = (sizes,)
+        weights.meta["val"] = value.mT[:, None]
+        return
+    path = f"{attention.target}_sizes"
+    modules[path] = LogSizes()
+    with graph.inserting_before(attention):
+        weights = graph.call_module(path, (sizes,))
+    weights.meta = dict(attention.meta) | {"val": value.mT[:, None]}
+    attention.args = (*attention.args[:3], weights)
