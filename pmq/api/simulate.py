@@ -7,7 +7,7 @@ from torch import nn
 from pmq.core import Allocation
 from pmq.core.task import AUTO
 from pmq.pipeline.allocation import load_quantized
-from pmq.pipeline.pruned_model import pruned_like
+from pmq.pipeline.pruned_model import shaped_like
 from pmq.pipeline.subject import Subject
 from pmq.pipeline.torch_modes import undisturbed
 from pmq.quant import build_quantized_model
@@ -32,5 +32,5 @@ def simulate(model: nn.Module, allocation: Allocation) -> nn.Module:
         >>> pmq.simulate(model, result.allocation)(images).shape
         torch.Size([12, 10])
     """
-    subject = pruned_like(Subject.of(model, task=allocation.task or AUTO, like=allocation), allocation)
+    subject = shaped_like(Subject.of(model, task=allocation.task or AUTO, like=allocation), allocation)
     return build_quantized_model(subject.model, subject.inventory, load_quantized(subject, allocation)).model

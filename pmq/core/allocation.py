@@ -13,6 +13,7 @@ from pmq.core.choice import Assignment, ComponentChoice
 from pmq.core.description import ComponentDescription, Descriptions, check_choices, check_parameters, check_tensors
 from pmq.core.errors import PmqError
 from pmq.core.files import is_there, quoted, read_json, write_bytes, write_text
+from pmq.core.merging import MergingPlan
 from pmq.core.patches import PatchMap
 from pmq.core.pruning import PruningPlan
 from pmq.core.recipe import Recipe
@@ -102,7 +103,8 @@ class Allocation(_Strict):
     """A bit-width allocation.
 
     ``components`` maps names such as ``blocks.0.attn.qkv.weight`` to choices, ``inventory`` to descriptions of the components.
-    Of a pruned model, ``model`` describes the unpruned model, and ``pruning`` the channels that remain.
+    Of a pruned model, ``model`` describes the unpruned model, and ``pruning`` the channels that remain. ``merging`` says how many
+    tokens are merged behind each block.
 
     The transformed parameters and the codes of the weights are in ``<name>.safetensors`` beside the file, with the hash
     ``tensors_sha256``; with them the quantized model is built without images.
@@ -120,6 +122,7 @@ class Allocation(_Strict):
     inventory: dict[str, ComponentDescription] | None = None
     patches: PatchMap | None = None
     pruning: PruningPlan | None = None
+    merging: MergingPlan | None = None
     budget: BudgetInfo | None = None
     metrics: dict[str, float | None] = Field(default_factory=dict)
     tensors_sha256: str | None = None

@@ -158,6 +158,26 @@ class LatencyTable(BaseModel):
         kept = {name.removesuffix(".input"): len(tokens.kept) / len(tokens.bits) for name, tokens in inputs.items()}
         return self.rest_ms + self.decision_ms(assignment, kept)
 
+    def with_fewer_tokens(self, shares: Mapping[str, float], key: str, whole_ms: float) -> LatencyTable:
+        """Return the table of a model that merges tokens.
+
+        Args:
+            shares: share of its rows that each layer still computes; its milliseconds, and those that a width of its unit saves,
+                shrink with it.
+            key: choice of the layers with which the whole model was measured; the rest of the model takes what remains.
+            whole_ms: milliseconds of the whole model.
+        """
+        layers = {name: {k: ms * shares[name] for k, ms in row.items()} for name, row in self.layers.items()}
+        units = {
+            name: {
+                label: {k: ms * min(shares[layer] for layer in self.layers_of(name)) for k, ms in row.items()}
+                for label, row in by_label.items()
+            }
+            for name, by_label in self.units.items()
+        }
+        rest = whole_ms - sum(row.get(key, row.get(PLAIN, 0.0)) for row in layers.values())
+        return self.model_copy(update={"layers": layers, "units": units, "rest_ms": rest})
+
     def check(self, fingerprint: Mapping[str, str], force: bool = False, **facts: object) -> None:
         """Raise unless the table is of these ``facts`` (``threads=1``), and of this ``fingerprint`` or forced."""
         for name, expected in facts.items():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from operator import getitem
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import Tensor, fx, nn
 from pmq.core.errors import PmqError
 from pmq.graph.model import CapturedModel
 from pmq.graph.nodes import copied, is_fixed, shape_of, stack_of
+from pmq.graph.operators import aten, origin, packet
 from pmq.graph.stages import SIZES, stage_ends
 from pmq.graph.taps import Attention
 from pmq.graph.token_axis import Fewer, Unfollowed, follow_tokens
@@ -66,16 +69,35 @@ class LogSizes(nn.Module):
         return size.log().mT[:, None]
 
 
-def mergeable_blocks(model: CapturedModel) -> dict[str, int]:
-    """Return the number of tokens behind each block of ``model`` after which tokens can be merged, by the name of the block.
+@dataclass(frozen=True)
+class MergeableBlock:
+    """A block behind which tokens can be merged: the number of tokens there, and the stage of the model that ends there."""
+
+    n_tokens: int
+    stage: int
+
+
+def mergeable_blocks(model: CapturedModel) -> dict[str, MergeableBlock]:
+    """Return the blocks of ``model`` behind which tokens can be merged, by name, in order.
 
     Raises:
         PmqError: no block of the model ends in a sequence of tokens.
     """
-    ends = _block_ends(model.program.graph, model)
+    graph, ends = model.program.graph, _block_ends(model.program.graph, model)
     if not ends:
         raise PmqError("no block of this model ends in a plain sequence of tokens (B, N, C), so tokens cannot be merged")
-    return {name: int(shape_of(node)[1]) for name, node in ends.items()}  # type: ignore[index]
+    stages = {node: stage for stage, node in enumerate(stage_ends(graph))}
+    return {name: MergeableBlock(int(node.meta["val"].shape[1]), stages[node]) for name, node in ends.items()}
+
+
+def prefix_tokens(model: CapturedModel) -> int:
+    """Return the number of tokens that a model puts in front of the patches of every image: class and register tokens."""
+    for node in model.program.graph.nodes:
+        if packet(node) is aten.cat and len(shape_of(node) or ()) == 3 and node.args[1:] == (1,):
+            parts: Any = node.args[0]
+            in_front = itertools.takewhile(lambda part: origin(part).op == "get_attr", parts)
+            return sum(int(part.meta["val"].shape[1]) for part in in_front)
+    return 0
 
 
 def merge_tokens(model: CapturedModel, merged: Mapping[str, int], prefix: int) -> CapturedModel:

@@ -25,7 +25,7 @@ from pmq.optimize import Space, SpaceFile, read_space
 from pmq.pipeline.allocation import load_quantized
 from pmq.pipeline.images import as_images, first_and_all
 from pmq.pipeline.measure import check_quantizers
-from pmq.pipeline.pruned_model import pruned_like
+from pmq.pipeline.pruned_model import shaped_like
 from pmq.pipeline.quantize import RecipeQuantizer
 from pmq.pipeline.subject import Subject
 from pmq.pruning import plan_of
@@ -150,8 +150,8 @@ def quantize_items(plan: EvaluationPlan) -> list[EvaluatedItem]:
             evaluated.append(EvaluatedItem(subject, dict.fromkeys(subject.inventory.names, FLOAT), None, subject.model))
             continue
         shaped, quantizer = subject, shared
-        if isinstance(item, Allocation) and (item.pruning is not None or plan_of(subject.module) is not None):
-            shaped = pruned_like(subject, item, plan.calibration if plan.recalibrate else None)
+        if isinstance(item, Allocation) and (item.pruning or item.merging or plan_of(subject.module)):
+            shaped = shaped_like(subject, item, plan.calibration if plan.recalibrate else None)
             quantizer = RecipeQuantizer(shaped, plan.calibration, plan.seed, plan.checkpoints)
         quantized = _quantized(plan, item, shaped, quantizer)
         module = build_quantized_model(copy.deepcopy(shaped.model), shaped.inventory, quantized).model

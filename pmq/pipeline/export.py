@@ -19,7 +19,7 @@ from pmq.exports.fit import Fitted, check_unsupported, fit, summary
 from pmq.exports.tensor import ExportModel, quantized_tensors
 from pmq.models.equivalence import TOLERANCE, relative_error
 from pmq.pipeline.allocation import load_quantized
-from pmq.pipeline.pruned_model import pruned_like
+from pmq.pipeline.pruned_model import shaped_like
 from pmq.pipeline.subject import Subject
 from pmq.quant import Quantized, restore
 from pmq.runtimes.layer import deploy_layers
@@ -71,7 +71,7 @@ def export_model(model: nn.Module | str | None, allocation: Allocation) -> Expor
     subject = Subject.of(model, "cpu", task=allocation.task or AUTO, like=allocation)
     if subject.info.weights_sha256 != allocation.model.weights_sha256:
         raise PmqError(f"the allocation is of other weights of {allocation.model.name!r} than these; pass their checkpoint")
-    subject = pruned_like(subject, allocation)
+    subject = shaped_like(subject, allocation)
     quantized = replace(load_quantized(subject, allocation), patches=None)
     layers = deploy_layers(subject.model, subject.inventory, quantized, restore(subject.model, quantized))
     by_name = {layer.name: layer for layer in layers}

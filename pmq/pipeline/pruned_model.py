@@ -94,8 +94,8 @@ def plain(subject: Subject) -> Quantized:
     return Quantized(all_fp32, find_recipe("minmax"), {}, both_file(subject.module, subject.model))
 
 
-def pruned_like(subject: Subject, allocation: Allocation, images: Tensor | None = None) -> Subject:
-    """Return the subject pruned by an allocation's plan, and reconstructed on ``images`` where these are given.
+def shaped_like(subject: Subject, allocation: Allocation, images: Tensor | None = None) -> Subject:
+    """Return the subject pruned and with tokens merged by an allocation's plans, and reconstructed on ``images`` if given.
 
     Without images the remaining weights are those of the checkpoint, for an allocation that has its own tensors.
 
@@ -109,8 +109,9 @@ def pruned_like(subject: Subject, allocation: Allocation, images: Tensor | None 
             raise PmqError(
                 "the allocation is of another pruned model; pass the unpruned model, or the pruned model of this allocation"
             )
-        return subject
-    return subject if plan is None else subject.of_module(pruned_copy(subject.module, plan, images, subject.task))
+        return subject.merged(allocation.merging)
+    pruned = subject if plan is None else subject.of_module(pruned_copy(subject.module, plan, images, subject.task))
+    return pruned.merged(allocation.merging)
 
 
 def pruned_copy(model: nn.Module, plan: PruningPlan, images: Tensor | None, task: Task, seed: int = 0) -> nn.Module:

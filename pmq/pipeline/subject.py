@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from pmq.core.allocation import Allocation, ModelInfo
 from pmq.core.component import Inventory
 from pmq.core.errors import PmqError, one_line
+from pmq.core.merging import MergingPlan
 from pmq.core.progress import message
 from pmq.core.task import AUTO, CLASSIFICATION, Loss, Task
 from pmq.graph import CapturedModel, captured, take_inventory, with_tensors
+from pmq.graph.macs import count_macs
+from pmq.graph.token_merging import merge_tokens
 from pmq.models import create_model, model_info
 from pmq.models.describe import declares_normalization, input_size, model_name
 from pmq.models.equivalence import check_captured
@@ -36,10 +39,11 @@ class Subject:
 
     Attributes:
         module: the model as a module.
-        model: its captured graph, which computes the same and shares its parameters.
+        model: its captured graph, which computes the same, except for merged tokens, and shares its parameters.
         info: name, hash of the weights, data config and number of classes.
         inventory: its components and operators.
         task: meaning of its outputs.
+        merging: how many tokens the captured graph merges, or ``None``.
     """
 
     module: nn.Module
@@ -47,6 +51,7 @@ class Subject:
     info: ModelInfo
     inventory: Inventory
     task: Task = CLASSIFICATION
+    merging: MergingPlan | None = None
 
     def of_module(self, module: nn.Module) -> Subject:
         """Return the subject of a module with other widths."""
@@ -54,7 +59,24 @@ class Subject:
         image = torch.zeros(1, *size).to(next(module.parameters()).device)
         model = captured(module, image)
         model = with_tensors(model, self.inventory.norms_written_out) if self.inventory.whole else model
-        return replace(self, module=module, model=model, inventory=take_inventory(model, image))
+        shaped = replace(self, module=module, model=model, inventory=take_inventory(model, image), merging=None)
+        return shaped.merged(self.merging)
+
+    def merged(self, plan: MergingPlan | None) -> Subject:
+        """Return the subject with tokens merged by a plan; itself without one.
+
+        Raises:
+            PmqError: the plan does not fit the model, see :func:`pmq.graph.token_merging.merge_tokens`.
+        """
+        if plan is None:
+            return self
+        if self.inventory.whole:
+            raise PmqError("tokens are not merged where every tensor has bits, as integers cannot rank them; leave `merge` out")
+        model = merge_tokens(self.model, plan.merged, plan.prefix)
+        device = next(self.module.parameters()).device
+        image = torch.zeros(1, *self.info.data_config["input_size"], device=device)
+        model.total_macs = count_macs(model, image)
+        return replace(self, model=model, inventory=take_inventory(model, image), merging=plan)
 
     def scaled(self, images: Tensor) -> Subject:
         """Return the subject with the scale of its outputs on images ``(N, C, H, W)``, where its task needs one."""

@@ -65,6 +65,11 @@ def build(plan: DeployPlan, recipe: str | Recipe, seed: int, recalibrate: bool) 
     if quantized.patches is not None:
         leave_out_tokens(restored, subject.inventory, quantized.patches)
         skeleton = runtime.skeleton(intake.entered(restored), names, example, plan.dynamic_batch)
+    if subject.merging is not None:
+        unmerged = replace(subject, merging=None).of_module(subject.module).model
+        restore(unmerged, quantized)
+        mark_operands(unmerged, operands)
+        unskipped = runtime.skeleton(intake.entered(unmerged), names, example, plan.dynamic_batch)
     info, classes = subject.info, class_names(subject.module)
     metadata = described(info.data_config, info.num_classes, classes, subject.task.name, intake.values, intake.layout)
     metadata |= {TARGET: plan.runtime.name}

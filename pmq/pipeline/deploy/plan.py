@@ -20,7 +20,7 @@ from pmq.cost.latency import PLAIN
 from pmq.models.finite import check_finite
 from pmq.optimize import Space, read_space
 from pmq.pipeline.images import as_images
-from pmq.pipeline.pruned_model import pruned_like
+from pmq.pipeline.pruned_model import shaped_like
 from pmq.pipeline.subject import Subject, take_in
 from pmq.pruning import plan_of
 from pmq.runtimes import TARGETS, Target
@@ -118,7 +118,7 @@ def plan_deployment(
         check_finite(subject.module, calibration_images)
     reference = subject.module if reference is None else take_in(reference, "cpu", images)
     if isinstance(what, Allocation):
-        subject = pruned_like(subject, what, calibration_images if recalibrate else None)
+        subject = shaped_like(subject, what, calibration_images if recalibrate else None)
     assignment = assignment_of(what, subject, target)
     runtime.check(assignment, subject.inventory)
     if what != "fp32":

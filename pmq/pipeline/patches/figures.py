@@ -15,7 +15,7 @@ from pmq.core.task import AUTO
 from pmq.patches import attends_globally
 from pmq.pipeline.allocation import load_quantized
 from pmq.pipeline.images import as_images
-from pmq.pipeline.pruned_model import pruned_like
+from pmq.pipeline.pruned_model import shaped_like
 from pmq.pipeline.subject import Subject
 from pmq.pipeline.torch_modes import undisturbed
 from pmq.quant import build_quantized_model
@@ -38,7 +38,7 @@ def draw_patches(
     if patches is None:
         raise PmqError("this allocation has no bits of patches; `pmq patches` adds them")
     images = as_images(images).cpu()
-    subject = pruned_like(Subject.of(model, "cpu", images, crop_pct, allocation.task or AUTO, allocation), allocation)
+    subject = shaped_like(Subject.of(model, "cpu", images, crop_pct, allocation.task or AUTO, allocation), allocation)
     simulator = build_quantized_model(
         copy.deepcopy(subject.model), subject.inventory, replace(load_quantized(subject, allocation), patches=None)
     )

@@ -24,7 +24,7 @@ from pmq.pipeline.image_split import CALIB_IMAGES, divide_images
 from pmq.pipeline.images import as_images
 from pmq.pipeline.patches.kinds import SCORE, check_possible
 from pmq.pipeline.patches.map_evaluator import MapEvaluator
-from pmq.pipeline.pruned_model import pruned_like
+from pmq.pipeline.pruned_model import shaped_like
 from pmq.pipeline.subject import Subject
 from pmq.quant import Calibration, Quantized, build_quantized_model, restore
 from pmq.quant.calibration import calibrate
@@ -75,7 +75,7 @@ class Reallocator:
         calib, probed, evaluated = divide_images(images, count, len(images) - count if count < len(images) else len(images))
         self.allocation = allocation
         unpruned = Subject.of(model, "cpu", calib, crop_pct, allocation.task or AUTO, allocation)
-        self._subject = subject = pruned_like(unpruned, allocation, calib).scaled(calib)
+        self._subject = subject = shaped_like(unpruned, allocation, calib).scaled(calib)
         self.map_evaluator = MapEvaluator(subject, allocation, calib, evaluated, seed, latency)
         quantized = load_quantized(subject, allocation)
         self._assignment = quantized.assignment

@@ -17,15 +17,17 @@ from pmq.optimize.tables import UniformCosts
 STEP, RUNGS = 0.25, 25
 
 
-def resolve_budget(budget: Budget, space: Space, reserved: int = 0) -> Limits:
+def resolve_budget(budget: Budget, space: Space, reserved: int = 0, whole: Space | None = None) -> Limits:
     """Return the limits of a budget in the space, after ``reserved`` bytes are set aside.
+
+    Uniform bits and shares are those of the space ``whole``, if given: of the same model with all tokens.
 
     Raises:
         PmqError: the limits are below the space's cheapest point, which the message states.
     """
     if budget.agreement is not None:
         raise PmqError(f"budget {budget.text!r} is an agreement, which only a search can meet: run `pmq search`")
-    limits = budget.resolve(UniformCosts(space))
+    limits = budget.resolve(UniformCosts(whole or space))
     if limits.size_bytes is not None:
         limits = replace(limits, size_bytes=limits.size_bytes - reserved)
     if limits.latency_ms is not None and space.latency is None:

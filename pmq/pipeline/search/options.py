@@ -30,6 +30,7 @@ class SearchOptions:
         patches: give each patch of the chosen allocation bits of its own, ``static`` or ``dynamic`` (:func:`pmq.reallocate`);
             the budget includes the size of the map.
         prune: search the width of each block too: hidden channels, the rank of heads, and the number of heads.
+        merge: search the number of tokens to merge behind each block too.
         constraints: fixed bits, excluded layers, and the fewest and most bits.
         metric: sensitivity metric, see :mod:`pmq.metrics`.
         n_rounds: most rounds; the search stops earlier when a round gains nothing.
@@ -50,6 +51,7 @@ class SearchOptions:
     reconstruct: bool = False
     patches: str | None = None
     prune: bool = False
+    merge: bool = False
     constraints: Constraints | None = None
     metric: str = "fisher_shrunk"
     n_rounds: int = ROUNDS

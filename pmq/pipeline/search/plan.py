@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from pmq.pipeline.patches.kinds import check_possible
 from pmq.pipeline.patches.map_size import map_bytes
 from pmq.pipeline.search.agreement import Goal
 from pmq.pipeline.search.budget import report_limits, resolve_budget
+from pmq.pipeline.search.merging import MergingChoice
 from pmq.pipeline.search.options import DataSplit, RunOptions, SearchOptions
 from pmq.pipeline.search.settings import named_after, search_settings
 from pmq.pipeline.search.width_options import groups_of
@@ -122,6 +124,8 @@ def plan_search(
     constraints, target = options.constraints, None if options.latency is None else options.latency.target
     space_file = space_file if constraints is None else constraints.applied(space_file, subject.inventory)
     reference = None if options.reference is None else take_in(options.reference, run_options.device, divided.calibration)
+    if options.merge and reference is None:
+        reference = copy.deepcopy(subject.module)
     groups = groups_of(space_file, target)
     widths = Joint(subject, divided.calibration, recipe, run_options.seed, groups) if options.prune else None
     searched_space = Space(space_file, subject.inventory, recipe.estimator, options.latency, widths.widths if widths else ())
@@ -131,7 +135,8 @@ def plan_search(
         _check_patches(options, subject, target)
     goal = _goal(budget, searched_space, subject, options)
     reserved = 0 if options.patches is None else map_bytes(searched_space, options.patches)
-    limits = goal.guess if goal else resolve_budget(budget, searched_space, reserved)
+    merging = _merging(goal, subject, searched_space, divided, recipe, options, run_options) if options.merge else None
+    limits = goal.guess if goal else Limits() if merging else resolve_budget(budget, searched_space, reserved)
     if constraints is not None and constraints.any:
         report_limits(budget, Limits() if goal else limits, constraints.describe())
     covered = coverage(subject.inventory, searched_space.choices)
@@ -140,6 +145,12 @@ def plan_search(
     settings = search_settings(budget, space_file, searched_space, recipe, subject, *split_images, options, run_options)
     path = out if out is not None else None if run_options.results is None else named_after(Path(run_options.results), settings)
     run = None if path is None else RunDir(path, settings, run_options.resume)
+    if merging is not None:
+        merged = merging.choose(budget, reserved, run)
+        subject, limits, latency = merged.subject, merged.limits, merged.space.latency
+        widths = None if widths is None else widths.with_subject(subject)
+        searched_space = Space(space_file, subject.inventory, recipe.estimator, latency, widths.widths if widths else ())
+        options = replace(options, latency=latency)
     return SearchPlan(
         budget=budget,
         limits=limits,
@@ -166,6 +177,23 @@ def _subject(
         raise PmqError("widths and bits of patches are not searched where every tensor has bits; leave `prune` and `patches` out")
     subject = Subject.of(model, device, calibration, options.crop_pct, options.task, data_config=config, whole=whole, norms=norms)
     return subject.scaled(calibration).with_loss(options.loss, calibration)
+
+
+def _merging(
+    goal: Goal | None,
+    subject: Subject,
+    space: Space,
+    images: SearchImages,
+    recipe: Recipe,
+    options: SearchOptions,
+    run_options: RunOptions,
+) -> MergingChoice:
+    if goal is not None:
+        raise PmqError("tokens are merged to meet a cost; search with a `budget` of bytes, bit operations or ms, without agreement")
+    if space.widths:  # which are searched together with bits once tokens are merged
+        space = Space(space.file, subject.inventory, recipe.estimator, space.latency)
+    settings = options.metric, run_options.batch_size, run_options.seed
+    return MergingChoice(subject, space, images.calibration, images.probed, recipe, *settings)
 
 
 def _check_patches(options: SearchOptions, subject: Subject, target: str | None) -> None:

@@ -48,6 +48,7 @@ def search_settings(
         "task": subject.task.name,
         "pruning": plan and plan.model_dump(),
         "widths": [[w.name, [WidthChoice(unit=u).label for u in w.options]] for w in space.widths] or None,
+        "merge": options.merge,
         "metric": options.metric,
         "latency": options.latency and options.latency.sha256,
         "calibration": {"sha256": images_sha256(calibration), "n_images": len(calibration)},

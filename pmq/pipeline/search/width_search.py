@@ -66,6 +66,12 @@ class Joint:
         ]
         self._built: dict[tuple[str, ...], tuple[Subject, Prepared]] = {}
 
+    def with_subject(self, subject: Subject) -> Joint:
+        """Return the same widths for a subject whose graph merges tokens."""
+        other = copy.copy(self)
+        other._subject, other._built = subject, {}
+        return other
+
     def prepared(self, n_held_out: int) -> Prepared:
         """Return the full-width model after transforms and calibration, its channels in the order that widths refer to."""
         subject = self._subject
