@@ -158,6 +158,12 @@ class LatencyTable(BaseModel):
         kept = {name.removesuffix(".input"): len(tokens.kept) / len(tokens.bits) for name, tokens in inputs.items()}
         return self.rest_ms + self.decision_ms(assignment, kept)
 
+    @property
+    def fastest_key(self) -> str:
+        """Choice with which the model is fastest if all layers have it that can."""
+        keys = {PLAIN, *(key for row in self.layers.values() for key in row)}
+        return min(sorted(keys), key=lambda key: self.whole_ms({layer: key for layer in self.layers}))
+
     def with_fewer_tokens(self, shares: Mapping[str, float], key: str, whole_ms: float) -> LatencyTable:
         """Return the table of a model that merges tokens.
 

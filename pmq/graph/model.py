@@ -55,7 +55,7 @@ class CapturedModel(nn.Module):
 
     Args:
         graph: lowered graph, in which modules compute all products.
-        modules: these modules, by name.
+        modules: the modules that it calls, by name.
         tensors: all other tensors that the graph reads, by name.
         total_macs: multiply-accumulates of the original model for one image, without products that are the same for all
             images, which are folded.
@@ -65,7 +65,7 @@ class CapturedModel(nn.Module):
     def __init__(
         self,
         graph: fx.Graph,
-        modules: Mapping[str, Tapped],
+        modules: Mapping[str, nn.Module],
         tensors: Mapping[str, Tensor],
         total_macs: int = 0,
         once: tuple[str, ...] = (),

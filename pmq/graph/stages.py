@@ -10,7 +10,6 @@ from torch import fx
 from pmq.graph.nodes import shape_of, stack_of
 from pmq.graph.operators import aten, packet
 
-
 #: key of a node's ``meta`` that marks the sizes of merged tokens ``(B, N, 1)``
 SIZES = "sizes"
 

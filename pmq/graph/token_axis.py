@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from pmq.graph.kinds import ACTIVATIONS
 from pmq.graph.nodes import is_fixed, shape_of
 from pmq.graph.operators import aten, packet
+from pmq.graph.stages import SIZES
 from pmq.graph.taps import Attention, Layer
 
 #: operators that compute each value by itself, from one tensor or from tensors of which all but one are constants or equally long
@@ -21,6 +22,8 @@ _ELEMENTWISE = (
     *(aten.sigmoid, aten.tanh, aten.exp, aten.pow, aten.rsqrt),
     *ACTIVATIONS,
 )
+#: operators that divide an axis, and the place of the axis among their arguments
+_DIVIDES = {aten.split: 2, aten.split_with_sizes: 2, aten.chunk: 2, aten.slice: 1}
 _NORMS = (aten.layer_norm, aten.native_layer_norm, aten.rms_norm)
 
 
@@ -65,6 +68,7 @@ class _Follower:
     def visit(self, node: fx.Node) -> None:
         """Find the axis of the tokens of a node's value, and shorten it."""
         operator, shape = packet(node), shape_of(node)
+        args: Any = node.args
         source: Any = next(source for source in node.all_input_nodes if source in self.axis)
         axis, before = self.axis[source], _rank(source)
         if node.op == "call_module":
@@ -76,17 +80,13 @@ class _Follower:
         elif operator is aten.reshape and shape is not None:
             self._reshape(node, source, axis, shape)
         elif operator is aten.permute:
-            self._shorten(node, [a % before for a in node.args[1]].index(axis))  # type: ignore[union-attr]
+            self._shorten(node, [a % before for a in args[1]].index(axis))
         elif operator in (aten.transpose, aten.swapaxes):
-            swapped = [a % before for a in node.args[1:3]]  # type: ignore[operator]
-            self._shorten(node, {swapped[0]: swapped[1], swapped[1]: swapped[0]}.get(axis, axis))
+            one, other = (a % before for a in args[1:3])
+            self._shorten(node, {one: other, other: one}.get(axis, axis))
         elif operator in (aten.unbind, aten.select):
             self._select(node, axis, before)
-        elif operator in (aten.split, aten.split_with_sizes, aten.chunk) and _dim(node, 2, 0) % before != axis:
-            self._shorten(node, axis)
-        elif operator is getitem:
-            self._shorten(node, axis)
-        elif operator is aten.slice and _dim(node, 1, 0) % before != axis:
+        elif operator is getitem or (operator in _DIVIDES and _dim(node, _DIVIDES[operator]) % before != axis):
             self._shorten(node, axis)
         else:
             raise Unfollowed(f"{node.target} at {node.name!r} reads tokens in a way that depends on their number")
@@ -95,15 +95,12 @@ class _Follower:
         module = self._modules[str(node.target)]
         if isinstance(module, Layer) and module.kind == "linear" and axis < before - 1:
             self._shorten(node, axis)
-        elif isinstance(module, Attention) and not module.causal and len(node.args) < 4:
-            if before != 4 or any(self.axis.get(operand) != 2 for operand in node.args):  # type: ignore[arg-type]
+        elif isinstance(module, Attention):
+            operands, (mask, *_) = node.args[:3], (*node.args[3:], None)
+            if before != 4 or module.causal or any(self.axis.get(operand) != 2 for operand in operands):  # type: ignore[arg-type]
                 raise Unfollowed(f"attention {node.target!r} is not one over all tokens of an image")
-            self.attentions.append(node)
-            self._shorten(node, 2)
-        elif isinstance(module, Attention) and len(node.args) == 4 and not module.causal:
-            mask: Any = node.args[3]
-            if not str(mask.target).endswith("_sizes"):
-                raise Unfollowed(f"attention {node.target!r} has a mask or a bias of positions")
+            if isinstance(mask, fx.Node) and SIZES not in mask.meta:
+                raise Unfollowed(f"attention {node.target!r} has a mask, or a bias of positions")
             self.attentions.append(node)
             self._shorten(node, 2)
         else:
@@ -129,7 +126,7 @@ class _Follower:
         self._shorten(node, new)
 
     def _select(self, node: fx.Node, axis: int, before: int) -> None:
-        dim = (node.args[1] if len(node.args) > 1 else 0) % before  # type: ignore[operator]
+        dim = _dim(node, 1) % before
         if dim != axis:
             self._shorten(node, axis - (dim < axis))
         elif packet(node) is aten.unbind or not 0 <= int(node.args[2]) < self._fewer.prefix:  # type: ignore[arg-type]
@@ -154,8 +151,9 @@ def _product(sizes: Any) -> str:
 
 def _rank(node: fx.Node) -> int:
     value = node.meta["val"]
-    return value.ndim if isinstance(value, Tensor) else value[0].ndim
+    return int((value if isinstance(value, Tensor) else value[0]).ndim)
 
 
-def _dim(node: fx.Node, place: int, default: int) -> int:
-    return int(node.args[place]) if len(node.args) > place else default  # type: ignore[arg-type]
+def _dim(node: fx.Node, place: int) -> int:
+    """Return the axis that an operator divides, 0 by default."""
+    return int(node.args[place]) if len(node.args) > place else 0  # type: ignore[arg-type]

@@ -181,5 +181,5 @@ def _weigh(graph: fx.Graph, modules: dict[str, nn.Module], attention: fx.Node, s
     modules[path] = LogSizes()
     with graph.inserting_before(attention):
         weights = graph.call_module(path, (sizes,))
-    weights.meta = dict(attention.meta) | {"val": value.mT[:, None]}
+    weights.meta = dict(attention.meta) | {"val": value.mT[:, None], SIZES: True}
     attention.args = (*attention.args[:3], weights)

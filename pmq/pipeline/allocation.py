@@ -34,7 +34,12 @@ def make_allocation(
     """Return the allocation of a quantized model: choices, calibrated parameters, costs, metrics and tensors."""
     costs = CostModel(subject.inventory, latency, plan_of(subject.module))
     plan = plan_allocation(subject.info, costs, quantized.assignment, quantized.recipe, space, budget, limits, metrics)
-    facts = {"calibration": calibration, "pruning": plan_of(subject.module), "merging": subject.merging, "task": subject.task.name}
+    facts = {
+        "calibration": calibration,
+        "pruning": plan_of(subject.module),
+        "merging": subject.merging,
+        "task": subject.task.name,
+    }
     return with_parameters(plan.model_copy(update=facts), quantized)
 
 

@@ -37,7 +37,9 @@ def relative_latency(
     sessions = {}
     for name, (model, inventory) in track(list(models.items()), "building merged models"):
         skeleton = target.skeleton(model, list(modes), image)
-        sessions[name] = Bench(target, skeleton, Maker(model, inventory, modes), image.numpy(), threads).session(dict.fromkeys(modes, key))
+        sessions[name] = Bench(target, skeleton, Maker(model, inventory, modes), image.numpy(), threads).session(
+            dict.fromkeys(modes, key)
+        )
     array = image.numpy()
     times = interleaved({name: (lambda s=s: s(array)) for name, s in sessions.items()}, 2 * ROUNDS)  # type: ignore[misc]
     whole = times[next(iter(models))]

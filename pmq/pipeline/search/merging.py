@@ -16,13 +16,13 @@ from pmq.core.progress import message, track
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.rundir import RunDir
 from pmq.cost import LatencyTable
-from pmq.cost.latency import PLAIN
 from pmq.graph.token_merging import merge_tokens, mergeable_blocks, prefix_tokens
 from pmq.metrics import Probe, SensitivityTable
 from pmq.optimize import Space, Tables, solver_for
 from pmq.optimize.merging import propose_mergings
 from pmq.pipeline.measure import measure
 from pmq.pipeline.search.budget import resolve_budget
+from pmq.pipeline.search.options import RunOptions, SearchOptions
 from pmq.pipeline.subject import Subject
 from pmq.quant import output_error, prepare
 from pmq.runtimes import TARGETS
@@ -54,12 +54,10 @@ class MergingChoice:
 
     Args:
         subject: the model.
-        space: the search space laid over it.
-        calibration, probed: images ``(N, C, H, W)`` that calibrate, and that measure errors.
+        space: the search space laid over it; widths, if any, are searched together with bits once tokens are merged.
         recipe: recipe of the search.
-        metric: sensitivity metric of the search.
-        batch_size: images in a forward pass.
-        seed: seed of drawn labels.
+        calibration, probed: images ``(N, C, H, W)`` that calibrate, and that measure errors.
+        options, run_options: options of the search.
 
     Raises:
         PmqError: tokens of this model cannot be merged.
@@ -69,16 +67,16 @@ class MergingChoice:
         self,
         subject: Subject,
         space: Space,
+        recipe: Recipe,
         calibration: Tensor,
         probed: Tensor,
-        recipe: Recipe,
-        metric: str,
-        batch_size: int,
-        seed: int,
+        options: SearchOptions,
+        run_options: RunOptions,
     ) -> None:
-        self._subject, self._space, self._recipe, self._metric, self._seed = subject, space, recipe, metric, seed
+        self._subject, self._recipe, self._metric, self._seed = subject, recipe, options.metric, run_options.seed
+        self._space = Space(space.file, subject.inventory, recipe.estimator, space.latency)
         self._run: RunDir | None = None
-        self._calibration, self._images, self._batch_size = calibration, probed[:IMAGES], batch_size
+        self._calibration, self._images, self._batch_size = calibration, probed[:IMAGES], run_options.batch_size
         self._blocks, self._prefix = mergeable_blocks(subject.model), prefix_tokens(subject.model)
         self._n_tokens = next(iter(self._blocks.values())).n_tokens
         merge_tokens(subject.model, {next(iter(self._blocks)): 1}, self._prefix)  # so that a refusal precedes all measurements
@@ -112,11 +110,12 @@ class MergingChoice:
                 compared.append((own[index] + float(tables.evaluate(genome[None])[0, 0]), index, limits))
         if not compared:
             raise refusal or PmqError(f"no merging of tokens meets budget {budget.text!r}; raise it")
-        error, index, limits = min(compared, key=lambda each: each[0])
+        predicted, index, limits = min(compared, key=lambda each: each[0])
         plan = subjects[index].merging
+        name = "that of no tokens" if plan is None else plan.label
         message(
-            f"of {len(subjects)} mergings, {'that of no tokens' if plan is None else plan.label} leaves the least predicted error: "
-            f"{error:.3g}, of which {own[index]:.3g} from merging"
+            f"of {len(subjects)} mergings, {name} leaves the least predicted error: {predicted:.3g}, of which "
+            f"{own[index]:.3g} from merging"
         )
         return Merged(subjects[index], spaces[index], limits)
 
@@ -177,8 +176,8 @@ class MergingChoice:
         """Return the measured milliseconds of each model relative to the first, all layers in the fastest mode of most."""
         models = {str(i): (copy.deepcopy(each.model).cpu(), each.inventory) for i, each in enumerate(subjects)}
         size = self._subject.info.data_config["input_size"]
-        key = _fastest(latency)
-        measured = relative_latency(TARGETS[latency.target], models, self._space.modes, key, size, latency.threads)
+        target = TARGETS[latency.target]
+        measured = relative_latency(target, models, self._space.modes, latency.fastest_key, size, latency.threads)
         return list(measured.values())
 
     def _space_of(self, merged: Subject, ratio: float) -> Space:
@@ -186,12 +185,6 @@ class MergingChoice:
         if latency is not None and merged.merging is not None:
             macs = {op.name: op.macs for op in self._subject.inventory.operators}
             shares = {op.name: op.macs / macs[op.name] for op in merged.inventory.operators if op.name in latency.layers}
-            key = _fastest(latency)
+            key = latency.fastest_key
             latency = latency.with_fewer_tokens(shares, key, ratio * latency.whole_ms(dict.fromkeys(latency.layers, key)))
         return Space(self._space.file, merged.inventory, self._recipe.estimator, latency)
-
-
-def _fastest(latency: LatencyTable) -> str:
-    """Return the choice of layers with which a model whose layers all have it is fastest."""
-    keys = dict.fromkeys([PLAIN, *(key for row in latency.layers.values() for key in row)])
-    return min(keys, key=lambda key: latency.whole_ms(dict.fromkeys(latency.layers, key)))

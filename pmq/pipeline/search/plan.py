@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,9 +122,8 @@ def plan_search(
     subject = _subject(model, divided.calibration, options, run_options, space_file)
     constraints, target = options.constraints, None if options.latency is None else options.latency.target
     space_file = space_file if constraints is None else constraints.applied(space_file, subject.inventory)
-    reference = None if options.reference is None else take_in(options.reference, run_options.device, divided.calibration)
-    if options.merge and reference is None:
-        reference = copy.deepcopy(subject.module)
+    original = subject.module if options.merge and options.reference is None else options.reference
+    reference = None if original is None else take_in(original, run_options.device, divided.calibration)
     groups = groups_of(space_file, target)
     widths = Joint(subject, divided.calibration, recipe, run_options.seed, groups) if options.prune else None
     searched_space = Space(space_file, subject.inventory, recipe.estimator, options.latency, widths.widths if widths else ())
@@ -135,7 +133,11 @@ def plan_search(
         _check_patches(options, subject, target)
     goal = _goal(budget, searched_space, subject, options)
     reserved = 0 if options.patches is None else map_bytes(searched_space, options.patches)
-    merging = _merging(goal, subject, searched_space, divided, recipe, options, run_options) if options.merge else None
+    merging = (
+        MergingChoice(subject, searched_space, recipe, divided.calibration, divided.probed, options, run_options)
+        if options.merge
+        else None
+    )
     limits = goal.guess if goal else Limits() if merging else resolve_budget(budget, searched_space, reserved)
     if constraints is not None and constraints.any:
         report_limits(budget, Limits() if goal else limits, constraints.describe())
@@ -179,23 +181,6 @@ def _subject(
     return subject.scaled(calibration).with_loss(options.loss, calibration)
 
 
-def _merging(
-    goal: Goal | None,
-    subject: Subject,
-    space: Space,
-    images: SearchImages,
-    recipe: Recipe,
-    options: SearchOptions,
-    run_options: RunOptions,
-) -> MergingChoice:
-    if goal is not None:
-        raise PmqError("tokens are merged to meet a cost; search with a `budget` of bytes, bit operations or ms, without agreement")
-    if space.widths:  # which are searched together with bits once tokens are merged
-        space = Space(space.file, subject.inventory, recipe.estimator, space.latency)
-    settings = options.metric, run_options.batch_size, run_options.seed
-    return MergingChoice(subject, space, images.calibration, images.probed, recipe, *settings)
-
-
 def _check_patches(options: SearchOptions, subject: Subject, target: str | None) -> None:
     if options.loss is not None:
         raise PmqError("the bits of patches are chosen by the task's own error; search with a custom loss without `patches`")
@@ -214,4 +199,6 @@ def _check_choices(space: Space) -> None:
 
 
 def _goal(budget: Budget, space: Space, subject: Subject, options: SearchOptions) -> Goal | None:
+    if budget.agreement is not None and options.merge:
+        raise PmqError("tokens are merged to meet a cost, not an agreement; search with a `budget` such as latency=10ms")
     return None if budget.agreement is None else Goal.of(budget, space, subject.task, options.patches, options.prune)
