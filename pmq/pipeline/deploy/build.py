@@ -61,7 +61,7 @@ def build(plan: DeployPlan, recipe: str | Recipe, seed: int, recalibrate: bool) 
     operands = deploy_operands(subject.inventory, quantized)
     mark_operands(restored, operands)
     names, example = [layer.name for layer in layers], torch.from_numpy(intake.fed(plan.images[:1]))
-    unskipped = skeleton = runtime.skeleton(intake.entered(restored), names, example, plan.dynamic_batch)
+    unskipped = skeleton = whole = runtime.skeleton(intake.entered(restored), names, example, plan.dynamic_batch)
     if quantized.patches is not None:
         leave_out_tokens(restored, subject.inventory, quantized.patches)
         skeleton = runtime.skeleton(intake.entered(restored), names, example, plan.dynamic_batch)
@@ -69,14 +69,14 @@ def build(plan: DeployPlan, recipe: str | Recipe, seed: int, recalibrate: bool) 
         unmerged = replace(subject, merging=None).of_module(subject.module).model
         restore(unmerged, quantized)
         mark_operands(unmerged, operands)
-        unskipped = runtime.skeleton(intake.entered(unmerged), names, example, plan.dynamic_batch)
+        whole = runtime.skeleton(intake.entered(unmerged), names, example, plan.dynamic_batch)
     info, classes = subject.info, class_names(subject.module)
     metadata = described(info.data_config, info.num_classes, classes, subject.task.name, intake.values, intake.layout)
     metadata |= {TARGET: plan.runtime.name}
     path = plan.out / f"{plan.stem}.failed{runtime.suffix}"  # renamed once it is proved
     files = runtime.save(runtime.build(skeleton, layers, operands), path, metadata)
     others = {"fp32": runtime.build(unskipped, [layer.plain() for layer in layers])}
-    others |= {} if unskipped is skeleton else {"whole": runtime.build(unskipped, layers, operands)}
+    others |= {} if whole is skeleton else {"whole": runtime.build(whole, layers, operands)}
     if plan_of(plan.reference) != plan_of(subject.module):
         others["unpruned"] = in_fp32(runtime, plan.reference, plan.images[:1])
     simulation = layerwise = build_quantized_model(copy.deepcopy(subject.model), subject.inventory, quantized)
