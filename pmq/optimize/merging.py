@@ -8,6 +8,8 @@ import numpy as np
 
 #: number of prices of a token in a block, from which proposals result
 PRICES = 40
+#: least tokens of all blocks that a proposal keeps, as a share of those without merging
+LEAST = 0.5
 
 
 def propose_mergings(
@@ -16,7 +18,7 @@ def propose_mergings(
     """Return numbers of tokens to merge behind each block, without any first, then from few to many.
 
     For each price of a token in a block, dynamic programming over blocks finds the mergings with the least sum of errors and
-    prices. Of all that result, those with about evenly spaced numbers of tokens are returned.
+    prices. Of all that result, those with about evenly spaced numbers of tokens are returned, of at least half of all tokens.
 
     Args:
         errors: block -> number of tokens -> error of the output if they are merged there and none elsewhere.
@@ -34,7 +36,9 @@ def propose_mergings(
     for price in np.geomspace(min(positive) / (n_tokens * len(errors)), 10 * max(positive), PRICES):
         merged = _cheapest(errors, n_tokens, prefix, float(price))
         found.setdefault(_work(errors, merged, n_tokens), merged)
-    works = sorted(found, reverse=True)
+    works = sorted((work for work in found if work >= LEAST * n_tokens * len(errors)), reverse=True)
+    if not works:
+        return [{}]
     wanted = np.linspace(works[0], works[-1], n_proposals)
     nearest = dict.fromkeys(min(works, key=lambda work: abs(work - target)) for target in wanted)
     return [{}, *(found[work] for work in nearest if found[work])][:n_proposals]

@@ -38,7 +38,9 @@ def test_the_most_similar_pairs_become_their_weighted_means(n_tokens: int, prefi
     for image in range(2):
         wanted, wanted_sizes = _merged_by_loops(x[image], size[image], 3, prefix)
         torch.testing.assert_close(tokens[image, :prefix], x[image, :prefix])
-        order, wanted_order = (rows.sum(-1).argsort() for rows in (tokens[image], wanted))  # tokens after the prefix have no order
+        order, wanted_order = (
+            rows.sum(-1).argsort() for rows in (tokens[image], wanted)
+        )  # tokens after the prefix have no order
         torch.testing.assert_close(tokens[image][order], wanted[wanted_order], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(sizes[image, order, 0], wanted_sizes[wanted_order])
 
@@ -97,12 +99,12 @@ def test_tokens_at_the_front_are_known_and_never_merged() -> None:
 def test_what_cannot_be_merged_is_refused_in_one_line() -> None:
     model = captured(make_tiny(), IMAGES[:1])
     assert list(mergeable_blocks(model)) == ["blocks.0"]  # behind the last block nothing would be saved
-    with pytest.raises(PmqError, match="of 17 tokens cannot be merged behind 'blocks.0'; merge from 1 to 8"):
+    with pytest.raises(PmqError, match=r"of 17 tokens cannot be merged behind 'blocks.0'; merge from 1 to 8"):
         merge_tokens(model, {"blocks.0": 9}, 1)
-    with pytest.raises(PmqError, match="cannot be merged behind 'layers.7'; this model has the blocks blocks.0"):
+    with pytest.raises(PmqError, match=r"cannot be merged behind 'layers.7'; this model has the blocks blocks.0"):
         merge_tokens(model, {"layers.7": 1}, 1)
     pooled = captured(make_tiny(global_pool="avg", class_token=False), IMAGES[:1])
-    with pytest.raises(PmqError, match="'blocks.0', because .*mean.* depends on their number"):
+    with pytest.raises(PmqError, match=r"'blocks.0', because .*mean.* depends on their number"):
         merge_tokens(pooled, {"blocks.0": 2}, 0)
     swin = {"img_size": 32, "patch_size": 2, "window_size": 4, "embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2)}
     with pytest.raises(PmqError, match="no block of this model ends in a plain sequence of tokens"):

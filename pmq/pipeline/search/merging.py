@@ -90,8 +90,7 @@ class MergingChoice:
             PmqError: the budget is below the cheapest point of every merging.
         """
         self._run = run
-        proposals = propose_mergings(self._recorded("errors", self._errors), self._n_tokens, self._prefix, PROPOSALS)
-        subjects = [self._merged(proposal) for proposal in proposals]
+        subjects = self.proposed()
         latency = self._space.latency
         ratios = [1.0] * len(subjects) if latency is None else self._recorded("ratios", lambda: self._ratios(latency, subjects))
         spaces = [self._space_of(each, ratio) for each, ratio in zip(subjects, ratios, strict=True)]
@@ -118,6 +117,11 @@ class MergingChoice:
             f"{own[index]:.3g} from merging"
         )
         return Merged(subjects[index], spaces[index], limits)
+
+    def proposed(self, count: int = PROPOSALS) -> list[Subject]:
+        """Return the model itself, and models that merge more and more tokens where that costs least error."""
+        proposals = propose_mergings(self._recorded("errors", self._errors), self._n_tokens, self._prefix, count)
+        return [self._merged(proposal) for proposal in proposals]
 
     def _recorded(self, name: str, compute: Callable[[], Any]) -> Any:
         """Return what the journal holds under a name, or compute and record it."""
