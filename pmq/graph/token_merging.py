@@ -1,4 +1,4 @@
-"""Token merging: between two blocks the most similar tokens become their means, and the model goes on with fewer tokens."""
+"""Token merging: between two blocks the most similar tokens become their means, and later blocks compute fewer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pmq.graph.model import CapturedModel
 from pmq.graph.nodes import copied, is_fixed, shape_of, stack_of
 from pmq.graph.operators import aten, origin, packet
 from pmq.graph.stages import SIZES, stage_ends
-from pmq.graph.taps import Attention
+from pmq.graph.taps import Attention, TensorTap
 from pmq.graph.token_axis import Fewer, Unfollowed, follow_tokens
 
 #: ending of the name of the module that merges tokens behind a block
@@ -113,6 +113,8 @@ def merge_tokens(model: CapturedModel, merged: Mapping[str, int], prefix: int) -
     Raises:
         PmqError: the model has no such block or too few tokens, or computes with tokens in a way that merging would change.
     """
+    if any(isinstance(module, TensorTap) for module in model.tapped.values()):
+        raise PmqError("tokens are not merged where every tensor has bits, as integers cannot rank them; leave `merge` out")
     known = mergeable_blocks(model)
     unknown = [name for name in merged if name not in known]
     if unknown:
@@ -130,14 +132,14 @@ def merge_tokens(model: CapturedModel, merged: Mapping[str, int], prefix: int) -
 
 def _block_ends(graph: fx.Graph, model: CapturedModel) -> dict[str, fx.Node]:
     """Return the nodes of tokens ``(B, N, C)`` that leave a block before the last attention, by the name of the block."""
-    found, place = dict[str, fx.Node](), {node: i for i, node in enumerate(graph.nodes)}
+    ends, place = dict[str, fx.Node](), {node: i for i, node in enumerate(graph.nodes)}
     calls = [n for n in graph.nodes if n.op == "call_module"]
     last = max((place[n] for n in calls if isinstance(model.get_submodule(str(n.target)), Attention)), default=-1)
     for node in [node for node in stage_ends(graph)[1:] if place[node] < last]:
         shape = shape_of(node) or ()
         if len(shape) == 3 and is_fixed(shape[1]) and stack_of(node):
-            found[stack_of(node)[-1]] = node
-    return found
+            ends[stack_of(node)[-1]] = node
+    return ends
 
 
 def _merge_behind(

@@ -32,19 +32,19 @@ def propose_mergings(
     positive = [error for row in errors.values() for error in row.values() if error > 0]
     if not positive:
         return [{}]
-    found: dict[int, dict[str, int]] = {}
+    by_work: dict[int, dict[str, int]] = {}
     for price in np.geomspace(min(positive) / (n_tokens * len(errors)), 10 * max(positive), PRICES):
-        merged = _cheapest(errors, n_tokens, prefix, float(price))
-        found.setdefault(_work(errors, merged, n_tokens), merged)
-    works = sorted((work for work in found if work >= LEAST * n_tokens * len(errors)), reverse=True)
+        merged = _least_total(errors, n_tokens, prefix, float(price))
+        by_work.setdefault(_work(errors, merged, n_tokens), merged)
+    works = sorted((work for work in by_work if work >= LEAST * n_tokens * len(errors)), reverse=True)
     if not works:
         return [{}]
-    wanted = np.linspace(works[0], works[-1], n_proposals)
-    nearest = dict.fromkeys(min(works, key=lambda work: abs(work - target)) for target in wanted)
-    return [{}, *(found[work] for work in nearest if found[work])][:n_proposals]
+    targets = np.linspace(works[0], works[-1], n_proposals)
+    nearest = dict.fromkeys(min(works, key=lambda work: abs(work - target)) for target in targets)
+    return [{}, *(by_work[work] for work in nearest if by_work[work])][:n_proposals]
 
 
-def _cheapest(errors: Mapping[str, Mapping[int, float]], n_tokens: int, prefix: int, price: float) -> dict[str, int]:
+def _least_total(errors: Mapping[str, Mapping[int, float]], n_tokens: int, prefix: int, price: float) -> dict[str, int]:
     """Return the mergings with the least sum of their errors and of the price of each token of each block behind them."""
     best: dict[int, tuple[float, dict[str, int]]] = {n_tokens: (0.0, {})}
     for block, row in errors.items():

@@ -54,29 +54,23 @@ class Subject:
     merging: MergingPlan | None = None
 
     def of_module(self, module: nn.Module) -> Subject:
-        """Return the subject of a module with other widths."""
-        size = self.info.data_config["input_size"]
-        image = torch.zeros(1, *size).to(next(module.parameters()).device)
-        model = captured(module, image)
+        """Return the subject of a module with other widths, with tokens merged as here."""
+        model = captured(module, self._image)
         model = with_tensors(model, self.inventory.norms_written_out) if self.inventory.whole else model
-        shaped = replace(self, module=module, model=model, inventory=take_inventory(model, image), merging=None)
+        shaped = replace(self, module=module, model=model, inventory=take_inventory(model, self._image), merging=None)
         return shaped.merged(self.merging)
 
     def merged(self, plan: MergingPlan | None) -> Subject:
-        """Return the subject with tokens merged by a plan; itself without one.
-
-        Raises:
-            PmqError: the plan does not fit the model, see :func:`pmq.graph.token_merging.merge_tokens`.
-        """
+        """Return the subject with tokens merged by a plan, see :func:`pmq.graph.token_merging.merge_tokens`."""
         if plan is None:
             return self
-        if self.inventory.whole:
-            raise PmqError("tokens are not merged where every tensor has bits, as integers cannot rank them; leave `merge` out")
         model = merge_tokens(self.model, plan.merged, plan.prefix)
-        device = next(self.module.parameters()).device
-        image = torch.zeros(1, *self.info.data_config["input_size"], device=device)
-        model.total_macs = count_macs(model, image)
-        return replace(self, model=model, inventory=take_inventory(model, image), merging=plan)
+        model.total_macs = count_macs(model, self._image)
+        return replace(self, model=model, inventory=take_inventory(model, self._image), merging=plan)
+
+    @property
+    def _image(self) -> Tensor:
+        return torch.zeros(1, *self.info.data_config["input_size"]).to(next(self.module.parameters()).device)
 
     def scaled(self, images: Tensor) -> Subject:
         """Return the subject with the scale of its outputs on images ``(N, C, H, W)``, where its task needs one."""

@@ -94,7 +94,7 @@ class MergingChoice:
         latency = self._space.latency
         ratios = [1.0] * len(subjects) if latency is None else self._recorded("ratios", lambda: self._ratios(latency, subjects))
         spaces = [self._space_of(each, ratio) for each, ratio in zip(subjects, ratios, strict=True)]
-        own = self._recorded("own", lambda: [self._error(each) for each in track(subjects, "measuring merged models")])
+        losses = self._recorded("losses", lambda: [self._error(each) for each in track(subjects, "measuring merged models")])
         of_bits, compared = self._bits(), list[tuple[float, int, Limits]]()
         refusal: PmqError | None = None
         for index, space in enumerate(spaces):
@@ -106,7 +106,7 @@ class MergingChoice:
             tables = Tables.build(space, of_bits)
             genome = solver_for(tables).solve(limits)
             if genome is not None:
-                compared.append((own[index] + float(tables.evaluate(genome[None])[0, 0]), index, limits))
+                compared.append((losses[index] + float(tables.evaluate(genome[None])[0, 0]), index, limits))
         if not compared:
             raise refusal or PmqError(f"no merging of tokens meets budget {budget.text!r}; raise it")
         predicted, index, limits = min(compared, key=lambda each: each[0])
@@ -114,7 +114,7 @@ class MergingChoice:
         name = "that of no tokens" if plan is None else plan.label
         message(
             f"of {len(subjects)} mergings, {name} leaves the least predicted error: {predicted:.3g}, of which "
-            f"{own[index]:.3g} from merging"
+            f"{losses[index]:.3g} from merging"
         )
         return Merged(subjects[index], spaces[index], limits)
 

@@ -175,8 +175,8 @@ def _subject(
 ) -> Subject:
     device, config = run_options.device, options.data_config
     whole, norms = space.operators is not None, space.norms_written_out
-    if whole and (options.prune or options.patches is not None):
-        raise PmqError("widths and bits of patches are not searched where every tensor has bits; leave `prune` and `patches` out")
+    if whole and (options.prune or options.merge or options.patches is not None):
+        raise PmqError("only bits are searched where every tensor has bits; leave `prune`, `merge` and `patches` out")
     subject = Subject.of(model, device, calibration, options.crop_pct, options.task, data_config=config, whole=whole, norms=norms)
     return subject.scaled(calibration).with_loss(options.loss, calibration)
 
