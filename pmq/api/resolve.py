@@ -53,4 +53,5 @@ def resolve(run: Path | str, budget: str | Budget) -> tuple[Path, Allocation]:
     settings, metrics = data.settings, {"predicted_error": tables.evaluate(genome[None])[0, 0]}
     costs, assignment = CostModel(data.inventory, space.latency), space.assignment(genome)
     allocation = plan_allocation(settings.model, costs, assignment, settings.recipe, space.name, budget.text, limits, metrics)
+    allocation = allocation.model_copy(update={"merging": data.allocation.merging})
     return allocation.save(file), allocation

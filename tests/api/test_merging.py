@@ -39,6 +39,7 @@ def test_a_search_merges_tokens_and_its_file_computes_the_same(tmp_path: Path) -
     assert table["bit_ops"][0] == found.allocation.budget.achieved["bit_ops"]
     deployment = pmq.deploy(model, loaded, "onnxruntime", IMAGES, tmp_path / "file", n_passes=3)
     assert deployment.status == "proved" and deployment.whole_latency_ms is not None
+    assert pmq.resolve(run, "w8a8")[1].merging == merging
     resumed = pmq.RunOptions(resume=True)
     split = pmq.DataSplit(8, 16)
     again = pmq.search(model, IMAGES, budget, space="onnxruntime", options=OPTIONS, split=split, out=run, run=resumed)
