@@ -13,7 +13,7 @@ from pmq.graph import captured
 from pmq.models.distil import Penalty
 from pmq.models.weights import both_file, weights_sha256
 from pmq.pipeline.allocation import load_quantized, with_parameters
-from pmq.pipeline.pruned_model import load_pruned, pruned_like
+from pmq.pipeline.pruned_model import load_pruned, shaped_like
 from pmq.pipeline.subject import Subject
 from pmq.quant.finetuning import QuantizedStudent
 
@@ -73,7 +73,7 @@ class QuantizedModelStudent:
     """A model with the bits of an allocation, pruned or not; see :class:`Student`."""
 
     def __init__(self, start: Allocation, subject: Subject) -> None:
-        shaped = pruned_like(subject, start)
+        shaped = shaped_like(subject, start)
         self._start, self.module = start, QuantizedStudent(shaped.model, shaped.inventory, load_quantized(shaped, start))
         self.undecayed: Collection[str] = self.module.names_of_grids
         self.penalty: Penalty | None = Penalty(self.module.oscillation, DAMPING) if self.module.has_weights else None
