@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pmq.graph.nodes import calls_of, is_fixed
-from pmq.graph.stages import StageGraph, cut_stages
+from pmq.graph.stages import SIZES, StageGraph, cut_stages
 from pmq.graph.taps import Tapped
 
 Stage = Callable[[Any, Tensor], Tensor]
@@ -26,9 +26,15 @@ class Program:
         self.graph, self.calls = graph, calls_of(graph)
         self.closed = any(n.op == "placeholder" and is_fixed(n.meta["val"].shape[0]) for n in graph.nodes)
         self.cuts: list[StageGraph] = cut_stages(graph)
-        codes = [cut.graph.python_code(root_module="self") for cut in self.cuts]
-        self._sources = [(code.src, code.globals) for code in codes]
-        self.stages: list[Stage] = [_compiled(*source) for source in self._sources]
+        # Between stages, merged tokens and their sizes are one tensor; a graph that has them also runs at once.
+        merges = any(SIZES in node.meta for node in graph.nodes)
+        codes = [g.python_code(root_module="self") for g in (*(cut.graph for cut in self.cuts), *([graph] if merges else []))]
+        self._compile([(code.src, code.globals) for code in codes])
+
+    def _compile(self, sources: list[tuple[str, Mapping[str, Any]]]) -> None:
+        functions, n_stages = [_compiled(*source) for source in sources], len(self.cuts)
+        self._sources, self.stages = sources, functions[:n_stages]
+        self.whole: Stage | None = next(iter(functions[n_stages:]), None)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
         return self
@@ -38,9 +44,9 @@ class Program:
         return {"calls": self.calls, "closed": self.closed, "cuts": cuts, "sources": self._sources}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.graph, self.calls, self.closed, self._sources = fx.Graph(), state["calls"], state["closed"], state["sources"]
+        self.graph, self.calls, self.closed = fx.Graph(), state["calls"], state["closed"]
         self.cuts = [StageGraph(fx.Graph(), modules, reads) for modules, reads in state["cuts"]]
-        self.stages = [_compiled(*source) for source in self._sources]
+        self._compile(state["sources"])
 
 
 def _compiled(source: str, names: Mapping[str, Any]) -> Stage:
@@ -103,7 +109,8 @@ class CapturedModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the model's output for images ``(B, C, H, W)``."""
-        return self.run(images)
+        whole = self.program.whole
+        return self.run(images) if whole is None or self.closed else whole(self, images)
 
     def run(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Apply stages ``start`` to ``stop`` (exclusive), image by image where the graph accepts only a single one."""

@@ -40,8 +40,16 @@ class Fewer:
     prefix: int
 
 
-def follow_tokens(graph: fx.Graph, tokens: fx.Node, fewer: Fewer, modules: Mapping[str, nn.Module]) -> list[fx.Node]:
-    """Give all values that depend on ``tokens`` ``(B, N, C)``, which are already fewer, their new shapes, in place.
+def follow_tokens(
+    graph: fx.Graph, axes: Mapping[fx.Node, int], fewer: Fewer, modules: Mapping[str, nn.Module]
+) -> list[fx.Node]:
+    """Give all values that depend on values with fewer tokens their new shapes, in place.
+
+    Args:
+        graph: the graph.
+        axes: axis of the tokens of the values that already have fewer.
+        fewer: the numbers of tokens.
+        modules: modules that the graph calls, by name.
 
     Returns:
         The attentions that read them.
@@ -49,12 +57,10 @@ def follow_tokens(graph: fx.Graph, tokens: fx.Node, fewer: Fewer, modules: Mappi
     Raises:
         Unfollowed: the tokens of a value cannot be told, or an operator reads them in another way.
     """
-    follower = _Follower(fewer, modules, {tokens: 1})
-    behind = False
+    follower = _Follower(fewer, modules, dict(axes))
     for node in graph.nodes:
-        if behind and node.op != "output" and any(source in follower.axis for source in node.all_input_nodes):
+        if node.op != "output" and node not in axes and any(source in follower.axis for source in node.all_input_nodes):
             follower.visit(node)
-        behind |= node is tokens
     return follower.attentions
 
 
@@ -97,7 +103,8 @@ class _Follower:
             self._shorten(node, axis)
         elif isinstance(module, Attention):
             operands, (mask, *_) = node.args[:3], (*node.args[3:], None)
-            if before != 4 or module.causal or any(self.axis.get(operand) != 2 for operand in operands):  # type: ignore[arg-type]
+            axes = [self.axis.get(operand) for operand in operands]  # type: ignore[arg-type]
+            if before != 4 or module.causal or axes not in ([2, 2, 2], [2, None, None]):
                 raise Unfollowed(f"attention {node.target!r} is not one over all tokens of an image")
             if isinstance(mask, fx.Node) and SIZES not in mask.meta:
                 raise Unfollowed(f"attention {node.target!r} has a mask, or a bias of positions")

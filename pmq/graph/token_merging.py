@@ -18,6 +18,7 @@ from pmq.graph.operators import aten, origin, packet
 from pmq.graph.stages import SIZES, stage_ends
 from pmq.graph.taps import Attention, TensorTap
 from pmq.graph.token_axis import Fewer, Unfollowed, follow_tokens
+from pmq.graph.unread_tokens import without_unread_tokens
 
 #: ending of the name of the module that merges tokens behind a block
 MERGE = "merge_tokens"
@@ -26,34 +27,54 @@ MERGE = "merge_tokens"
 class MergeTokens(nn.Module):
     """Module that merges the most similar tokens (ToMe, arXiv 2210.09461), in operators that every runtime has.
 
-    Every second patch looks for the most similar one among the others; the ``count`` patches that are most similar to theirs
-    are merged into it, by the mean weighted with the number of patches that each token stands for. The similarity is the
-    cosine between the centred tokens, which LayerNorm computes, and which transforms of the model therefore do not change.
-    Products with rows of the identity gather tokens.
+    Every second patch looks for the most similar one among the others. The ``count`` patches that lose least are merged into
+    theirs, by the mean weighted with the number of patches that each token stands for. A patch loses one minus the cosine
+    between both, times the attention that the first token, the class token, pays to it: what the class token does not read may
+    change more. The cosine is that of the centred tokens, which LayerNorm computes, and which transforms of the model therefore
+    do not change. Products with rows of the identity scatter tokens.
 
     Args:
         count: number of tokens to merge, at most half of the patches.
         prefix: number of tokens at the front, such as the class token, which are not merged.
+        scale: factor of the products of queries and keys.
     """
 
-    def __init__(self, count: int, prefix: int) -> None:
+    def __init__(self, count: int, prefix: int, scale: float) -> None:
         super().__init__()
-        self.count, self.prefix = count, prefix
+        self.count, self.prefix, self.scale = count, prefix, scale
 
-    def forward(self, x: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the tokens ``(B, N - count, C)`` of ``x`` ``(B, N, C)``, and how many patches each stands for ``(B, N, 1)``."""
-        p = self.prefix
-        size = torch.ones_like(x[..., :1]) if size is None else size
-        weighted = torch.cat([x * size, size], -1)
+    def forward(self, x: Tensor, q: Tensor, k: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the tokens ``(B, N - count, C)`` of ``x`` ``(B, N, C)``, and how many patches each stands for ``(B, N, 1)``.
+
+        Args:
+            x: tokens.
+            q, k: queries and keys ``(B, H, N, D)`` of the attention before.
+            size: number of patches that each token stands for ``(B, N, 1)``; one without it.
+        """
+        p, others = self.prefix, x[:, self.prefix + 1 :: 2]
         unit = nn.functional.layer_norm(x, x.shape[-1:])
         similarity, target = (unit[:, p::2] @ unit[:, p + 1 :: 2].mT).max(-1)
+        attention = (q[:, :, :1] @ k.mT * self.scale).softmax(-1).mean(1)[:, 0, p::2]
         n_seeking, kept = similarity.shape[1], similarity.shape[1] - self.count
-        order = similarity.topk(n_seeking, dim=-1, largest=False).indices
-        seeking = _rows(order, n_seeking) @ weighted[:, p::2]
-        others = weighted[:, p + 1 :: 2]
+        order = ((x.shape[-1] - similarity) * attention).topk(n_seeking, dim=-1).indices
+        seeking = _gathered(x, p + 2 * order)
         into = _rows(target.gather(1, order[:, kept:]), others.shape[1]).mT
-        merged = torch.cat([weighted[:, :p], seeking[:, :kept], others + into @ seeking[:, kept:]], 1)
-        return merged[..., :-1] / merged[..., -1:], merged[..., -1:]
+        if size is None:
+            total = 1 + into.sum(-1, keepdim=True)
+            sizes = [torch.ones_like(x[:, : p + kept, :1]), total]
+        else:
+            of_seeking, of_others = _gathered(size, p + 2 * order), size[:, p + 1 :: 2]
+            into, others = into * of_seeking[:, kept:].mT, others * of_others
+            total = of_others + into.sum(-1, keepdim=True)
+            sizes = [size[:, :p], of_seeking[:, :kept], total]
+        merged = (others + into @ seeking[:, kept:]) / total
+        return torch.cat([x[:, :p], seeking[:, :kept], merged], 1), torch.cat(sizes, 1)
+
+
+def _gathered(x: Tensor, index: Tensor) -> Tensor:
+    """Return the tokens ``(B, K, C)`` of ``x`` ``(B, N, C)`` that ``index`` ``(B, K)`` names for each image; whole rows are copied."""
+    first = torch.arange(x.shape[0], device=x.device)[:, None] * x.shape[1]
+    return x.flatten(0, 1).index_select(0, (first + index).flatten()).unflatten(0, index.shape)
 
 
 def _rows(index: Tensor, count: int) -> Tensor:
@@ -103,6 +124,7 @@ def prefix_tokens(model: CapturedModel) -> int:
 def merge_tokens(model: CapturedModel, merged: Mapping[str, int], prefix: int) -> CapturedModel:
     """Return a model that merges ``merged[block]`` tokens behind each block, and shares the parameters of ``model``.
 
+    Its last attention answers only the tokens at the front, where nothing reads the others.
     Transforms of the result still follow the channels of ``model``, whose layers are the same.
 
     Args:
@@ -125,7 +147,8 @@ def merge_tokens(model: CapturedModel, merged: Mapping[str, int], prefix: int) -
     size: fx.Node | None = None
     for name in known:
         if merged.get(name, 0):
-            size = _merge_behind(graph, modules, name, ends[name], size, MergeTokens(merged[name], prefix))
+            size = _merge_behind(graph, modules, name, ends[name], size, merged[name], prefix)
+    graph = without_unread_tokens(graph, modules, prefix)
     tensors = {str(n.target): model.tensor(str(n.target)) for n in graph.nodes if n.op == "get_attr"}
     return CapturedModel(graph, modules, tensors, model.total_macs, model.once).structured_as(model)
 
@@ -143,32 +166,45 @@ def _block_ends(graph: fx.Graph, model: CapturedModel) -> dict[str, fx.Node]:
 
 
 def _merge_behind(
-    graph: fx.Graph, modules: dict[str, nn.Module], block: str, end: fx.Node, size: fx.Node | None, merge: MergeTokens
+    graph: fx.Graph, modules: dict[str, nn.Module], block: str, end: fx.Node, size: fx.Node | None, count: int, prefix: int
 ) -> fx.Node:
     """Insert a merging behind the node ``end``, and return the node of the sizes of tokens."""
     value: Any = end.meta["val"]
-    n_tokens, most = int(value.shape[1]), (int(value.shape[1]) - merge.prefix) // 2
-    if not 0 < merge.count <= most:
-        raise PmqError(f"{merge.count} of {n_tokens} tokens cannot be merged behind {block!r}; merge from 1 to {most}")
+    n_tokens, most = int(value.shape[1]), (int(value.shape[1]) - prefix) // 2
+    if not 0 < count <= most:
+        raise PmqError(f"{count} of {n_tokens} tokens cannot be merged behind {block!r}; merge from 1 to {most}")
+    q, k, scale = _queries_and_keys(graph, modules, block, end)
     readers, path = list(end.users), f"{block}.{MERGE}"
-    modules[path] = merge
+    modules[path] = MergeTokens(count, prefix, scale)
     with graph.inserting_after(end):
-        both = graph.call_module(path, (end,) if size is None else (end, size))
+        both = graph.call_module(path, (end, q, k) if size is None else (end, q, k, size))
     with graph.inserting_after(both):
         sizes, tokens = (graph.call_function(getitem, (both, i)) for i in (1, 0))
-    fewer = value.new_empty((value.shape[0], n_tokens - merge.count, value.shape[2]))
+    fewer = value.new_empty((value.shape[0], n_tokens - count, value.shape[2]))
     both.meta = dict(end.meta) | {"val": (fewer, fewer[..., :1])}
     tokens.meta = dict(end.meta) | {"val": fewer}
     sizes.meta = dict(end.meta) | {"val": fewer[..., :1], SIZES: True}
     for reader in readers:
         reader.replace_input_with(end, tokens)
     try:
-        attentions = follow_tokens(graph, tokens, Fewer(n_tokens, merge.count, merge.prefix), modules)
+        attentions = follow_tokens(graph, {tokens: 1}, Fewer(n_tokens, count, prefix), modules)
     except Unfollowed as error:
         raise PmqError(f"tokens cannot be merged behind {block!r}, because {error}") from None
     for attention in attentions:
         _weigh(graph, modules, attention, sizes)
     return sizes
+
+
+def _queries_and_keys(graph: fx.Graph, modules: Mapping[str, nn.Module], block: str, end: fx.Node) -> tuple[Any, Any, float]:
+    """Return the nodes of queries and keys ``(B, H, N, D)`` of the last attention before ``end``, and the scale of their products."""
+    before = itertools.takewhile(lambda node: node is not end, graph.nodes)
+    calls = [node for node in before if node.op == "call_module" and isinstance(modules[str(node.target)], Attention)]
+    shapes = [(shape_of(node.args[0]) or (), shape_of(node.args[1])) for node in calls[-1:]]
+    if not shapes or shapes[0][0] != shapes[0][1] or shapes[0][0][2:3] != (end.meta["val"].shape[1],):
+        raise PmqError(f"tokens cannot be merged behind {block!r}, because no attention over all of its tokens precedes it")
+    attention: Any = modules[str(calls[-1].target)]
+    scale = shapes[0][0][3] ** -0.5 if attention.scale is None else attention.scale
+    return calls[-1].args[0], calls[-1].args[1], float(scale)
 
 
 def _weigh(graph: fx.Graph, modules: dict[str, nn.Module], attention: fx.Node, sizes: fx.Node) -> None:

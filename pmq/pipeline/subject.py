@@ -17,7 +17,7 @@ from pmq.core.progress import message
 from pmq.core.task import AUTO, CLASSIFICATION, Loss, Task
 from pmq.graph import CapturedModel, captured, take_inventory, with_tensors
 from pmq.graph.macs import count_macs
-from pmq.graph.token_merging import merge_tokens
+from pmq.graph.token_merging import merge_tokens, mergeable_blocks
 from pmq.models import create_model, model_info
 from pmq.models.describe import declares_normalization, input_size, model_name
 from pmq.models.equivalence import check_captured
@@ -61,9 +61,16 @@ class Subject:
         return shaped.merged(self.merging)
 
     def merged(self, plan: MergingPlan | None) -> Subject:
-        """Return the subject with tokens merged by a plan, see :func:`pmq.graph.token_merging.merge_tokens`."""
+        """Return the subject with tokens merged by a plan, see :func:`pmq.graph.token_merging.merge_tokens`.
+
+        Raises:
+            PmqError: the plan is of another number of tokens, or merges where this model cannot.
+        """
         if plan is None:
             return self
+        n_tokens = next(iter(mergeable_blocks(self.model).values())).n_tokens
+        if n_tokens != plan.tokens:
+            raise PmqError(f"the allocation merges some of {plan.tokens} tokens, but an image is {n_tokens} tokens of this model")
         model = merge_tokens(self.model, plan.merged, plan.prefix)
         model.total_macs = count_macs(model, self._image)
         return replace(self, model=model, inventory=take_inventory(model, self._image), merging=plan)

@@ -17,12 +17,12 @@ from tests.conftest import make_tiny
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-def _merged_by_loops(x: Tensor, size: Tensor, count: int, prefix: int) -> tuple[Tensor, Tensor]:
-    """Merge the tokens ``(N, C)`` of one image, pair by pair, as the paper describes it."""
+def _merged_by_loops(x: Tensor, read: Tensor, size: Tensor, count: int, prefix: int) -> tuple[Tensor, Tensor]:
+    """Merge the tokens ``(N, C)`` of one image, to which the class token pays attention ``read``, pair by pair."""
     unit = nn.functional.normalize(x - x.mean(-1, keepdim=True), dim=-1)
     seeking, others = range(prefix, len(x), 2), range(prefix + 1, len(x), 2)
     best = {i: max(others, key=lambda j: float(unit[i] @ unit[j])) for i in seeking}
-    merged = sorted(seeking, key=lambda i: float(unit[i] @ unit[best[i]]))[len(seeking) - count :]
+    merged = sorted(seeking, key=lambda i: float((1 - unit[i] @ unit[best[i]]) * read[i]))[:count]
     sums, sizes = x * size[:, None], size.clone()
     for i in merged:
         sums[best[i]] += x[i] * size[i]
@@ -32,11 +32,16 @@ def _merged_by_loops(x: Tensor, size: Tensor, count: int, prefix: int) -> tuple[
 
 
 @pytest.mark.parametrize(("n_tokens", "prefix"), [(17, 1), (16, 1), (12, 0), (15, 2)])
-def test_the_most_similar_pairs_become_their_weighted_means(n_tokens: int, prefix: int) -> None:
+def test_pairs_that_lose_least_become_their_weighted_means(n_tokens: int, prefix: int) -> None:
     x, size = torch.randn(2, n_tokens, 8), torch.randint(1, 4, (2, n_tokens)).float()
-    tokens, sizes = MergeTokens(3, prefix)(x, size[..., None])
+    q, k = torch.randn(2, 2, 2, n_tokens, 4)
+    tokens, sizes = MergeTokens(3, prefix, 0.5)(x, q, k, size[..., None])
+    once = MergeTokens(3, prefix, 0.5)
+    for one, other in zip(once(x, q, k), once(x, q, k, torch.ones_like(size)[..., None]), strict=True):
+        torch.testing.assert_close(one, other)
     for image in range(2):
-        wanted, wanted_sizes = _merged_by_loops(x[image], size[image], 3, prefix)
+        read = sum((0.5 * q[image, head, 0] @ k[image, head].T).softmax(-1) for head in range(2)) / 2
+        wanted, wanted_sizes = _merged_by_loops(x[image], read, size[image], 3, prefix)
         torch.testing.assert_close(tokens[image, :prefix], x[image, :prefix])
         order, wanted_order = (
             rows.sum(-1).argsort() for rows in (tokens[image], wanted)
@@ -56,7 +61,7 @@ def _by_hand(model: nn.Module, images: Tensor, merged: dict[int, int]) -> Tensor
         x = x + attention.proj((logits.softmax(-1) @ v).transpose(1, 2).flatten(2))
         x = x + block.mlp(block.norm2(x))
         if i in merged:
-            x, size = MergeTokens(merged[i], 1)(x, size)
+            x, size = MergeTokens(merged[i], 1, attention.scale)(x, q, k, size)
     return model.head(model.norm(x)[:, 0])  # type: ignore[operator]
 
 
@@ -74,7 +79,7 @@ def test_the_graph_computes_what_is_written_by_hand_in_all_stages() -> None:
     assert len(merged.program.stages) == len(model.program.stages)
     inventory = take_inventory(merged, IMAGES[:1])
     rows = [inventory[f"blocks.{i}.mlp.fc1.input"].shape[0] for i in range(4)]
-    assert rows == [17, 12, 12, 8]
+    assert rows == [17, 12, 12, 1]  # nothing reads the patches of the last block
     torch.testing.assert_close(copy.deepcopy(merged)(IMAGES), merged(IMAGES), rtol=0, atol=0)
 
 

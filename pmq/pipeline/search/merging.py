@@ -135,7 +135,7 @@ class MergingChoice:
         return {k: {int(c): e for c, e in row} for k, row in value} if name == "errors" else value
 
     def _merged(self, merged: dict[str, int]) -> Subject:
-        return self._subject.merged(MergingPlan(prefix=self._prefix, merged=merged) if merged else None)
+        return self._subject.merged(MergingPlan(tokens=self._n_tokens, prefix=self._prefix, merged=merged) if merged else None)
 
     @torch.no_grad()
     def _errors(self) -> dict[str, dict[int, float]]:

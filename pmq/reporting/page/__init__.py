@@ -15,7 +15,7 @@ from pmq.reporting.run_data import RunData
 
 NAME, COMPARED = "report.html", "compare.html"
 #: scripts in the order of their dependencies
-SCRIPTS = ("format", "front", "allocation", "why", "patches", "trust", "deploy", "compare", "main")
+SCRIPTS = ("format", "front", "allocation", "why", "merging", "patches", "trust", "deploy", "compare", "main")
 
 
 def write_page(runs: Sequence[Path | str], out: Path | str | None = None) -> Path:

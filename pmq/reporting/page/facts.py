@@ -29,6 +29,7 @@ def facts(run: RunData) -> list[list[str]]:
         "sensitivity metric": settings and settings.metric,
         "searched": None if searched is None else f"{searched:.1f} % of multiply-accumulates{weights}",
         "bit-widths of patches": None if allocation.patches is None else allocation.patches.label,
+        "merged tokens": None if allocation.merging is None else allocation.merging.label,
         "pruned by": None if allocation.pruning is None else allocation.pruning.importance,
         "calibration images": calibration and f"{calibration.n_images}, sha256 {calibration.sha256[:12]}",
         "held-out images": held and f"{held.n_images}, sha256 {held.sha256[:12]}",

@@ -19,6 +19,7 @@ function renderRun(run) {
     section("allocation", "Model", note(run.allocation.recipe.finetune ? "This run is a model with the bits of an allocation, fine-tuned with them. It can be evaluated, simulated and deployed." : "This run is a pruned model in FP32. It can be searched, deployed and evaluated like any other model."));
     renderKept(run.allocation.pruning?.units ?? {}, "");
   }
+  if (run.allocation.merging) renderMerging(run.allocation.merging);
   if (run.patches.length) renderPatches(run);
   renderTrust(run);
   renderDeploy([run]);
