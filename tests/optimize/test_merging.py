@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from itertools import product
 
-from pmq.optimize.merging import propose_mergings
+from pmq.optimize.merging import OVERHEAD, propose_mergings
 
 ERRORS = {"a": {2: 0.2, 4: 0.5, 8: 2.0}, "b": {2: 0.03, 4: 0.1, 8: 0.9}, "c": {2: 0.001, 4: 0.002, 8: 0.003}}
 
 
 def test_no_other_merging_has_less_error_and_fewer_tokens() -> None:
-    def facts(merged: dict[str, int]) -> tuple[float, int]:
+    def facts(merged: dict[str, int]) -> tuple[float, float]:
         left, tokens = 17, 0
         for block in ERRORS:
             assert merged.get(block, 0) <= (left - 1) // 2
             left -= merged.get(block, 0)
             tokens += left
-        return sum(ERRORS[block][count] for block, count in merged.items()), tokens
+        return sum(ERRORS[block][count] for block, count in merged.items()), tokens + OVERHEAD * 17 * len(merged)
 
     possible = []
     for counts in product((0, 2, 4, 8), repeat=3):
