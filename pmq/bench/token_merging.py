@@ -49,9 +49,7 @@ def main() -> None:
     evaluated = torch.cat([batch[0] for batch in data.evaluation.batches(64, indices)])
     subject = Subject.of(model, "cpu", images[:1], args.crop_pct)
     space = Space(read_space(args.targets[0]), subject.inventory)
-    choice = MergingChoice(
-        subject, space, recipe, images[:N_CALIBRATION], images[N_CALIBRATION:], SearchOptions(), RunOptions()
-    )
+    choice = MergingChoice(subject, space, recipe, images[:N_CALIBRATION], images[N_CALIBRATION:], SearchOptions(), RunOptions())
     proposed = choice.proposed(args.mergings)
     reference = torch.cat([subject.model(x) for x in evaluated.split(32)])
     rows = []

@@ -40,9 +40,7 @@ class Fewer:
     prefix: int
 
 
-def follow_tokens(
-    graph: fx.Graph, axes: Mapping[fx.Node, int], fewer: Fewer, modules: Mapping[str, nn.Module]
-) -> list[fx.Node]:
+def follow_tokens(graph: fx.Graph, axes: Mapping[fx.Node, int], fewer: Fewer, modules: Mapping[str, nn.Module]) -> list[fx.Node]:
     """Give all values that depend on values with fewer tokens their new shapes, in place.
 
     Args:

@@ -20,7 +20,8 @@ def propose_mergings(
     """Return numbers of tokens to merge behind each block, without any first, then from few to many.
 
     For each price of a token in a block, dynamic programming over blocks finds the mergings with the least sum of errors and
-    prices; a merging itself costs as much as :data:`OVERHEAD` of all tokens. Of all that result, those with about evenly spaced numbers of tokens are returned, of at least half of all tokens.
+    prices; a merging itself costs as much as :data:`OVERHEAD` of all tokens. Of all that result, those with about evenly spaced
+    numbers of tokens are returned, of at least half of all tokens.
 
     Args:
         errors: block -> number of tokens -> error of the output if they are merged there and none elsewhere.

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from pmq.core.errors import PmqError
 from pmq.graph import CapturedModel, captured, take_inventory
-from pmq.graph.token_merging import MergeTokens, merge_tokens, mergeable_blocks, prefix_tokens
+from pmq.graph.merge_modules import MergeTokens
+from pmq.graph.token_merging import merge_tokens, mergeable_blocks, prefix_tokens
 from pmq.models.torchvision_ops import ensure_torchvision
 from tests.conftest import make_tiny
 

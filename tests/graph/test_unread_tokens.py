@@ -25,7 +25,10 @@ def test_the_last_block_answers_the_class_token_alone() -> None:
     shorter = _shorter(model, 1)
     with torch.no_grad():
         torch.testing.assert_close(shorter(IMAGES), model(IMAGES), rtol=1e-4, atol=1e-5)
-    inventory, parts = take_inventory(shorter, IMAGES[:1]), ("attn.qkv.input", "attn.q", "attn.k", "attn.softmax", "mlp.fc1.input")
+    inventory, parts = (
+        take_inventory(shorter, IMAGES[:1]),
+        ("attn.qkv.input", "attn.q", "attn.k", "attn.softmax", "mlp.fc1.input"),
+    )
     assert [inventory[f"blocks.1.{part}"].shape[0] for part in parts] == [17, 1, 17, 2, 1]  # two heads
     assert [inventory[f"blocks.0.{part}"].shape[0] for part in parts] == [17, 17, 17, 34, 17]
 

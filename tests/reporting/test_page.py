@@ -16,6 +16,7 @@ import pmq
 from pmq.core import Allocation, PmqError
 from pmq.core.run_files import hashes
 from pmq.core.rundir import add_to_manifest
+from pmq.graph import analyse
 from pmq.reporting import write_page, write_report
 from pmq.reporting.page.highlights import find_highlights
 from pmq.reporting.page.payload import payload
@@ -201,6 +202,22 @@ def test_an_allocation_with_widths_is_downloaded_and_carried_out(page: Page, nar
     table = pmq.evaluate(make_tiny(), [allocation], [IMAGES[16:]], calibration_images=IMAGES[:16], recalibrate=True)
     # While a search runs, scales of heads that are gone and short groups are not counted apart.
     assert table["size_bytes"][0] == pytest.approx(point["size_bytes"], rel=0.01)
+
+
+def test_merged_tokens_are_listed_block_by_block(page: Page, tmp_path: Path) -> None:
+    model, out = make_tiny(), tmp_path / "run"
+    most = 8 * 8 * sum(operator.macs for operator in analyse(model, IMAGES[:1])[1].operators)
+    options = {"n_calibration": 8, "n_held_out": 16, "n_rounds": 1, "max_evals": 2, "merge": True, "recipe": "fast"}
+    result = pmq.search(model, IMAGES, f"bitops={0.95 * most / 1e6:.3f}M", space="onnxruntime", out=out, **asked(**options))
+    merging = result.allocation.merging
+    assert merging is not None and list(merging.merged) == ["blocks.0"]
+    page.open(out / "report.html")
+    assert page.errors() == []
+    count, left = merging.merged["blocks.0"], merging.remaining["blocks.0"]
+    assert f"Of the 17 tokens of an image, {count} are merged" in page.find("#merging").text
+    cells = page.do('return [...document.querySelectorAll("#merging td")].map((cell) => cell.textContent)')
+    assert cells == ["blocks.0", str(count), str(left)]
+    assert merging.label in page.find("#trust").text
 
 
 def test_a_feature_extractor_has_a_page(page: Page, tmp_path: Path) -> None:
