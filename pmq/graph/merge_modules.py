@@ -9,11 +9,11 @@ from torch import Tensor, nn
 class MergeTokens(nn.Module):
     """Module that merges the most similar tokens (ToMe, arXiv 2210.09461), in operators that every runtime has.
 
-    Every second patch looks for the most similar one among the others. The ``count`` patches that lose least are merged into
-    theirs, by the mean weighted with the number of patches that each token stands for. A patch loses one minus the cosine
-    between both, times the attention that the first token, the class token, pays to it: what the class token does not read may
-    change more. The cosine is that of the centred tokens, which LayerNorm computes, and which transforms of the model therefore
-    do not change. Products with rows of the identity scatter tokens.
+    Every second patch looks for the nearest one among the others. The ``count`` patches that lose least are merged into theirs,
+    by the mean weighted with the number of patches that each token stands for. A patch loses its squared distance to the other,
+    times the attention that the first token, the class token, pays to it: what the class token does not read may change more.
+    Distances are those of tokens without the mean of their channels, which LayerNorm does not read and transforms of the model
+    may remove. Products with rows of the identity scatter tokens.
 
     Args:
         count: number of tokens to merge, at most half of the patches.
@@ -35,11 +35,13 @@ class MergeTokens(nn.Module):
             size: number of patches that each token stands for ``(B, N, 1)``; one without it.
         """
         p, others = self.prefix, x[:, self.prefix + 1 :: 2]
-        unit = nn.functional.layer_norm(x, x.shape[-1:])
-        similarity, target = (unit[:, p::2] @ unit[:, p + 1 :: 2].mT).max(-1)
+        centred = x - x.mean(-1, keepdim=True)
+        squares = centred.square().sum(-1)
+        products = centred[:, p::2] @ (2 * centred[:, p + 1 :: 2]).mT
+        nearness, target = (products - squares[:, None, p + 1 :: 2]).max(-1)
         attention = (q[:, :, :1] @ k.mT * self.scale).softmax(-1).mean(1)[:, 0, p::2]
-        n_seeking, kept = similarity.shape[1], similarity.shape[1] - self.count
-        order = ((x.shape[-1] - similarity) * attention).topk(n_seeking, dim=-1).indices
+        n_seeking, kept = nearness.shape[1], nearness.shape[1] - self.count
+        order = ((squares[:, p::2] - nearness) * attention).topk(n_seeking, dim=-1).indices
         seeking = _gathered(x, p + 2 * order)
         into = _rows(target.gather(1, order[:, kept:]), others.shape[1]).mT
         if size is None:

@@ -20,10 +20,11 @@ IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 def _merged_by_loops(x: Tensor, read: Tensor, size: Tensor, count: int, prefix: int) -> tuple[Tensor, Tensor]:
     """Merge the tokens ``(N, C)`` of one image, to which the class token pays attention ``read``, pair by pair."""
-    unit = nn.functional.normalize(x - x.mean(-1, keepdim=True), dim=-1)
+    centred = x - x.mean(-1, keepdim=True)
+    distance = torch.cdist(centred, centred).square()
     seeking, others = range(prefix, len(x), 2), range(prefix + 1, len(x), 2)
-    best = {i: max(others, key=lambda j: float(unit[i] @ unit[j])) for i in seeking}
-    merged = sorted(seeking, key=lambda i: float((1 - unit[i] @ unit[best[i]]) * read[i]))[:count]
+    best = {i: min(others, key=lambda j: float(distance[i, j])) for i in seeking}
+    merged = sorted(seeking, key=lambda i: float(distance[i, best[i]] * read[i]))[:count]
     sums, sizes = x * size[:, None], size.clone()
     for i in merged:
         sums[best[i]] += x[i] * size[i]
