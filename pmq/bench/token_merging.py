@@ -16,9 +16,11 @@ from torch import Tensor
 
 from pmq.bench.subject import benchmark_parser, open_model_and_data
 from pmq.core.files import write_csv
+from pmq.core.merging import MergingPlan
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.spec import read_bits
 from pmq.evaluation import Accuracy
+from pmq.graph.token_merging import mergeable_blocks, prefix_tokens
 from pmq.optimize import Space, read_space
 from pmq.pipeline.quantize import RecipeQuantizer
 from pmq.pipeline.search.merging import MergingChoice
@@ -39,6 +41,7 @@ def main() -> None:
     arguments = benchmark_parser(__doc__)
     arguments.add_argument("--targets", nargs="+", default=["onnxruntime", "openvino"])
     arguments.add_argument("--mergings", type=int, default=6, help="number of mergings, that of no tokens among them")
+    arguments.add_argument("--plans", nargs="+", help="mergings in place of proposals, such as blocks.3:32,blocks.7:40")
     arguments.add_argument("--recipe", default="mse", help="recipe that quantizes to 8 bits")
     args = arguments.parse_args()
     recipe = find_recipe(args.recipe)
@@ -48,14 +51,25 @@ def main() -> None:
     indices = data.evaluation_indices(len(images), 0, args.limit)
     evaluated = torch.cat([batch[0] for batch in data.evaluation.batches(64, indices)])
     subject = Subject.of(model, "cpu", images[:1], args.crop_pct)
-    space = Space(read_space(args.targets[0]), subject.inventory)
-    choice = MergingChoice(subject, space, recipe, images[:N_CALIBRATION], images[N_CALIBRATION:], SearchOptions(), RunOptions())
-    proposed = choice.proposed(args.mergings)
+    if args.plans:
+        proposed = [subject, *(subject.merged(_plan(subject, text)) for text in args.plans)]
+    else:
+        space = Space(read_space(args.targets[0]), subject.inventory)
+        parts = images[:N_CALIBRATION], images[N_CALIBRATION:]
+        choice = MergingChoice(subject, space, recipe, *parts, SearchOptions(), RunOptions())
+        proposed = choice.proposed(args.mergings)
     reference = torch.cat([subject.model(x) for x in evaluated.split(32)])
     rows = []
     for target in args.targets:
         rows += _measure(target, recipe, proposed, images[:N_CALIBRATION], evaluated, reference)
         write_csv(args.out, pd.DataFrame(rows))
+
+
+def _plan(subject: Subject, text: str) -> MergingPlan:
+    """Return the merging that a text such as ``blocks.3:32,blocks.7:40`` states."""
+    merged = {block: int(count) for block, _, count in (part.rpartition(":") for part in text.split(","))}
+    tokens = next(iter(mergeable_blocks(subject.model).values())).n_tokens
+    return MergingPlan(tokens=tokens, prefix=prefix_tokens(subject.model), merged=merged)
 
 
 def _measure(
