@@ -48,7 +48,6 @@ def search_settings(
         "task": subject.task.name,
         "pruning": plan and plan.model_dump(),
         "widths": [[w.name, [WidthChoice(unit=u).label for u in w.options]] for w in space.widths] or None,
-        "merge": options.merge,
         "metric": options.metric,
         "latency": options.latency and options.latency.sha256,
         "calibration": {"sha256": images_sha256(calibration), "n_images": len(calibration)},
@@ -59,6 +58,7 @@ def search_settings(
         "device": next(subject.model.parameters()).device.type,
         "versions": {"pmq": pmq_version(), "torch": torch.__version__},
     }
+    settings |= {"merge": True} if options.merge else {}  # runs without merging keep the names they had before there was any
     return settings if options.loss is None else settings | {"loss": loss_name(options.loss)}
 
 
