@@ -30,7 +30,7 @@ from pmq.pipeline.search.candidate_pool import CandidatePool
 #: uniform allocations that every run simulates for comparison
 UNIFORM = (8, 6, 4)
 #: budgets between the lower and the upper bound of the costs at which the front is solved exactly
-SWEEP = 10
+SWEEP = 8
 #: points of the evolved front near the budget that are simulated
 NEARBY = 4
 ACCURACY_COLUMNS = ["kl", "agreement", "feature_error"]
