@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import torch
 SLOWED = ("AuthenticAMD",)
 #: largest relative error of an FP32 product; products with operands in bfloat16 are wrong by 0.002
 TOLERANCE = 1e-5
+#: torch's own setting
+UNSET = "none"
 #: sizes ``(T, I, O)`` of the products that are checked
 CHECKED = ((64, 64, 64), (256, 768, 256), (1024, 192, 768))
 
@@ -33,6 +37,21 @@ def multiply_by_onednn() -> bool:
         return True
     matmul.fp32_precision = before
     return False
+
+
+@contextmanager
+def torch_default() -> Iterator[None]:
+    """Let torch multiply as it does where nothing was set, for as long as the context lasts: what others compare with."""
+    matmul: Any = getattr(torch.backends.mkldnn, "matmul", None)
+    if matmul is None:
+        yield
+        return
+    before = matmul.fp32_precision
+    matmul.fp32_precision = UNSET
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 def _is_slowed() -> bool:

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from pmq.models.float_products import torch_default
 from pmq.runtimes.session import Floats, Session
 from pmq.runtimes.timing import interleaved, median_spread
 
@@ -38,7 +39,7 @@ def latencies(
     before = torch.get_num_threads()
 
     def eager() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch_default():
             model(image)
 
     torch.set_num_threads(threads)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pmq.models import float_products
-from pmq.models.float_products import is_precise, multiply_by_onednn
+from pmq.models.float_products import is_precise, multiply_by_onednn, torch_default
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +37,17 @@ def test_setting_is_taken_back_where_products_would_lose_precision(monkeypatch: 
     monkeypatch.setattr(float_products, "is_precise", lambda: False)
     assert not multiply_by_onednn()
     assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_torch_multiplies_as_if_nothing_were_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    unset = torch.backends.mkldnn.matmul.fp32_precision
+    monkeypatch.setattr(float_products, "_is_slowed", lambda: True)
+    monkeypatch.setattr(float_products, "is_precise", lambda: True)
+    assert multiply_by_onednn() == torch.backends.mkl.is_available()
+    found = torch.backends.mkldnn.matmul.fp32_precision
+    with torch_default():
+        assert torch.backends.mkldnn.matmul.fp32_precision == unset
+    assert torch.backends.mkldnn.matmul.fp32_precision == found
 
 
 def test_bfloat16_is_told_from_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
