@@ -29,6 +29,7 @@ def finetune(
     batch_size: int = 32,
     amp: bool = False,
     vary: bool = True,
+    mix: bool = False,
     seed: int = 0,
     out: Path | str,
     resume: bool = False,
@@ -57,6 +58,7 @@ def finetune(
         batch_size: images in a step.
         amp: compute products in bfloat16 while training.
         vary: mirror and magnify images at random.
+        mix: blend images with one another at random, for few images and many epochs.
         seed: seed of order and variation, and of the calibration of a shorthand.
         out: run directory to write; after each epoch it holds everything needed to resume.
         resume: resume a killed run.
@@ -73,7 +75,7 @@ def finetune(
     Raises:
         PmqError: the model is not the teacher of this student, the student cannot be trained, or the folder holds another run.
     """
-    schedule = Schedule(epochs, rate, batch_size, amp, vary, seed)
+    schedule = Schedule(epochs, rate, batch_size, amp, vary, mix, seed)
     start = StartSettings(calibration_images, space, recipe, reconstruct, checkpoints, partial, seed)
     distillation = plan_distillation(teacher, what, train, held_out, schedule, start, out, resume)
     train_student(distillation, images)

@@ -142,6 +142,16 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     return nn.functional.grid_sample(images, grid.to(images), align_corners=False, padding_mode="reflection")
 
 
+def mixed(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Blend each image ``(B, C, H, W)`` with another one of the batch, in a random ratio (mixup, 1710.09412).
+
+    A teacher answers blends as well as images, so that a few images give any number of different questions (2106.05237).
+    """
+    batch = len(images)
+    share = torch.rand(batch, 1, 1, 1, generator=generator).to(images)
+    return share * images + (1 - share) * images[torch.randperm(batch, generator=generator)]
+
+
 def _loss(target: Tensor, output: Tensor, task: Task) -> Tensor:
     if task.decides:
         p, q = to_logits(target, task).log_softmax(-1), to_logits(output, task).log_softmax(-1)

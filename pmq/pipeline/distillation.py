@@ -20,7 +20,7 @@ from pmq.core.rundir import RunDir
 from pmq.core.spec import as_what, task_of
 from pmq.core.task import AUTO, Task
 from pmq.core.tensors import TensorFile
-from pmq.models.distil import Distiller, augment
+from pmq.models.distil import Distiller, augment, mixed
 from pmq.models.weights import parameters_file
 from pmq.pipeline.distillation_state import RESUMABLE, STATE, restored
 from pmq.pipeline.finetuning_start import StartSettings
@@ -67,6 +67,7 @@ class Schedule:
         batch_size: images in a step.
         amp: whether products are computed in bfloat16.
         vary: whether images are mirrored and magnified at random.
+        mix: whether images are blended with one another at random.
         seed: seed of order and variation.
     """
 
@@ -75,6 +76,7 @@ class Schedule:
     batch_size: int
     amp: bool
     vary: bool
+    mix: bool
     seed: int
 
 
@@ -161,7 +163,8 @@ def train(distillation: Distillation, images: Images) -> None:
         generator = torch.Generator().manual_seed(schedule.seed * 100_003 + epoch)
         batches = images.batches(schedule.batch_size, order)
         for x, *_ in track(batches, f"epoch {epoch + 1} of {schedule.epochs}", total=n_batches):
-            distillation.distiller.learn(augment(x, generator) if schedule.vary else x)
+            x = augment(x, generator) if schedule.vary else x
+            distillation.distiller.learn(mixed(x, generator) if schedule.mix else x)
         error = held_out_error(distillation)
         if error < min(history):
             distillation.best = parameters_file(student)

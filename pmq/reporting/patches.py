@@ -20,11 +20,11 @@ from pmq.reporting.patch_data import SHOWN, Bits, Images
 from pmq.reporting.run_data import place
 from pmq.reporting.style import save
 
-WIDTHS = (0, 2, 3, 4, 5, 6, 8, 32)
+WIDTHS = (0, 2, 3, 4, 5, 6, 7, 8, 32)
 #: colours of ``WIDTHS``: black for tokens that are not computed, then a palette that colour-blind readers can distinguish
 COLOURS = ListedColormap(["#101010", *plt.get_cmap("plasma")(np.linspace(0.05, 0.97, len(WIDTHS) - 1))])
 #: colours of exact bit-widths, as opposed to means
-EXACT = ScalarMappable(BoundaryNorm([-0.5, 1, 2.5, 3.5, 4.5, 5.5, 7, 16, 33], COLOURS.N), COLOURS)
+EXACT = ScalarMappable(BoundaryNorm([-0.5, 1, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5, 16, 33], COLOURS.N), COLOURS)
 SQUARES = "squares above a map: class token"
 
 

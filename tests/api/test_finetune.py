@@ -13,7 +13,7 @@ from pmq.core import FLOAT, Allocation, PmqError
 from pmq.core.choice import ComponentChoice
 from pmq.core.rundir import CHOSEN
 from pmq.core.tensors import TensorFile
-from pmq.models.distil import augment
+from pmq.models.distil import augment, mixed
 from pmq.pipeline.distillation_state import STATE
 from pmq.pipeline.pruned_model import load_pruned
 from tests.conftest import make_tiny
@@ -104,3 +104,14 @@ def test_variations_keep_what_images_are_like() -> None:
     assert not torch.equal(found, images)
     constant = augment(torch.full((4, 1, 8, 8), 0.3), torch.Generator().manual_seed(1))
     torch.testing.assert_close(constant, torch.full((4, 1, 8, 8), 0.3))
+
+
+def test_blends_lie_between_two_images() -> None:
+    images = torch.eye(6).reshape(6, 1, 2, 3).repeat(1, 3, 1, 1)
+    found = mixed(images, torch.Generator().manual_seed(0))
+    shares = found[:, 0].flatten(1)  # of each image in each blend
+    torch.testing.assert_close(shares.sum(1), torch.ones(6))
+    assert (shares >= 0).all()
+    assert ((shares > 0).sum(1) <= 2).all()
+    assert ((shares > 0).sum(1) == 2).any()
+    torch.testing.assert_close(found[:, 1:], found[:, :1].expand(-1, 2, -1, -1))

@@ -28,7 +28,7 @@ def test_bits_stay_by_kind_by_component_and_by_module() -> None:
     assert bits(space, "blocks.0.mlp.fc2.weight") == bits(space, "blocks.0.attn.softmax") == [32]
     assert bits(space, "head.weight") == bits(space, "head.input") == [8]
     assert bits(space, "blocks.1.mlp.fc1.weight") == [3]
-    assert bits(space, "blocks.1.mlp.fc1.input") == [2, 3, 4, 5, 6, 8]
+    assert bits(space, "blocks.1.mlp.fc1.input") == [2, 3, 4, 5, 6, 7, 8]
 
 
 def test_what_is_left_out_stays_fp32_where_modes_are_searched_too() -> None:
@@ -59,7 +59,7 @@ def test_ties_are_added() -> None:
         ({"keep": {"blocks.9.*": 8}}, r"'blocks.9.\*' matches no component of the model; use a kind, such as 'patch_embed'"),
         ({"keep": {"head": 9}}, "'head' cannot be kept at 9 bits; allowed are 2 to 8, and 32 or fp32"),
         ({"min_bits": 6, "max_bits": 4}, "`min_bits` 6 is above `max_bits` 4; exchange them"),
-        ({"min_bits": 7, "max_bits": 7}, "gives weights 2, 3, 4, 5, 6, 8 bits; none of them is from 7 to 7"),
+        ({"min_bits": 9, "max_bits": 16}, "gives weights 2, 3, 4, 5, 6, 7, 8 bits; none of them is from 9 to 16"),
         ({"ties": [("qkv",)]}, "'qkv' is not a tie; write PATTERN,PATTERN"),
         ({"ties": [("qkv", "proj@layer")]}, "is not a tie"),
     ],

@@ -41,7 +41,7 @@ def test_uniform_pins_only_the_image(tiny: Tiny) -> None:
 
 def test_quantizers_by_bits(tiny: Tiny) -> None:
     by_bits = {c.bits: c.quantizer for c in tiny.space.choices["blocks.0.attn.softmax"]}
-    assert by_bits == {2: "log", 3: "log", 4: "log", 5: "power", 6: "power", 8: "power"}
+    assert by_bits == {2: "log", 3: "log", 4: "log", 5: "power", 6: "power", 7: "power", 8: "power"}
     both = space(tiny, components={"softmax": {"quantizer": ["affine", "log"], "bits": [4]}})
     assert [c.quantizer for c in both.choices["blocks.0.attn.softmax"]] == ["affine", "log"]
     assert both.uniform(4, 4)["blocks.0.attn.softmax"].quantizer == "affine"
