@@ -10,8 +10,9 @@ from pmq.core.recipe import Recipe
 from pmq.core.run_files import CHOSEN
 from pmq.core.spec import What
 from pmq.optimize import SpaceFile
-from pmq.pipeline.distillation import Finetuned, Images, Schedule, best_student, plan_distillation
+from pmq.pipeline.distillation import Finetuned, Images, best_student, plan_distillation
 from pmq.pipeline.distillation import train as train_student
+from pmq.pipeline.distillation_schedule import Schedule
 from pmq.pipeline.finetuning_start import StartSettings
 from pmq.pipeline.torch_modes import undisturbed
 

@@ -20,8 +20,9 @@ from pmq.core.rundir import RunDir
 from pmq.core.spec import as_what, task_of
 from pmq.core.task import AUTO, Task
 from pmq.core.tensors import TensorFile
-from pmq.models.distil import Distiller, augment, mixed
+from pmq.models.distil import Distiller
 from pmq.models.weights import parameters_file
+from pmq.pipeline.distillation_schedule import Schedule
 from pmq.pipeline.distillation_state import RESUMABLE, STATE, restored
 from pmq.pipeline.finetuning_start import StartSettings
 from pmq.pipeline.images import as_images
@@ -55,29 +56,6 @@ class Finetuned:
     before: float
     after: float
     history: list[float]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How a student is trained.
-
-    Attributes:
-        epochs: how often each image is seen.
-        rate: highest learning rate.
-        batch_size: images in a step.
-        amp: whether products are computed in bfloat16.
-        vary: whether images are mirrored and magnified at random.
-        mix: whether images are blended with one another at random.
-        seed: seed of order and variation.
-    """
-
-    epochs: int
-    rate: float
-    batch_size: int
-    amp: bool
-    vary: bool
-    mix: bool
-    seed: int
 
 
 @dataclass
@@ -163,8 +141,7 @@ def train(distillation: Distillation, images: Images) -> None:
         generator = torch.Generator().manual_seed(schedule.seed * 100_003 + epoch)
         batches = images.batches(schedule.batch_size, order)
         for x, *_ in track(batches, f"epoch {epoch + 1} of {schedule.epochs}", total=n_batches):
-            x = augment(x, generator) if schedule.vary else x
-            distillation.distiller.learn(mixed(x, generator) if schedule.mix else x)
+            distillation.distiller.learn(schedule.varied(x, generator))
         error = held_out_error(distillation)
         if error < min(history):
             distillation.best = parameters_file(student)

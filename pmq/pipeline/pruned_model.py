@@ -20,7 +20,8 @@ from pmq.models import create_model, model_info
 from pmq.models.create import check_named
 from pmq.models.sources import is_elsewhere
 from pmq.models.weights import both_file, fill_module
-from pmq.pipeline.subject import Subject, take_in
+from pmq.pipeline.intake import take_in
+from pmq.pipeline.subject import Subject
 from pmq.pipeline.torch_modes import undisturbed
 from pmq.pruning import apply_plan, find_units, least_squares_reconstruction, plan_of, rotate_to_principal_axes
 from pmq.pruning.losses import RowWeights, row_weights

@@ -20,8 +20,9 @@ from pmq.cost.latency import PLAIN
 from pmq.models.finite import check_finite
 from pmq.optimize import Space, read_space
 from pmq.pipeline.images import as_images
+from pmq.pipeline.intake import take_in
 from pmq.pipeline.pruned_model import shaped_like
-from pmq.pipeline.subject import Subject, take_in
+from pmq.pipeline.subject import Subject
 from pmq.pruning import plan_of
 from pmq.runtimes import TARGETS, Target
 from pmq.runtimes.intake import Intake

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from pmq.core import Budget, Limits, PmqError
 from pmq.core.coverage import Coverage, check_coverage, coverage
 from pmq.core.files import check_target
-from pmq.core.genomes import DIGITS
 from pmq.core.paths import named_path
 from pmq.core.recipe import Recipe, find_recipe
 from pmq.core.run_files import MANIFEST
@@ -21,17 +20,18 @@ from pmq.metrics import METRICS
 from pmq.optimize import Space, SpaceFile, read_space
 from pmq.pipeline.image_split import divide_images
 from pmq.pipeline.images import gather_images
+from pmq.pipeline.intake import take_in
 from pmq.pipeline.measure import check_quantizers
-from pmq.pipeline.patches.kinds import check_possible
 from pmq.pipeline.patches.map_size import map_bytes
 from pmq.pipeline.search.agreement import Goal
 from pmq.pipeline.search.budget import report_limits, resolve_budget
+from pmq.pipeline.search.checks import check_choices, check_patches
 from pmq.pipeline.search.merging import MergingChoice
 from pmq.pipeline.search.options import DataSplit, RunOptions, SearchOptions
 from pmq.pipeline.search.settings import named_after, search_settings
 from pmq.pipeline.search.width_options import groups_of
 from pmq.pipeline.search.width_search import Joint
-from pmq.pipeline.subject import Subject, take_in
+from pmq.pipeline.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,9 @@ def plan_search(
     widths = Joint(subject, divided.calibration, recipe, run_options.seed, groups) if options.prune else None
     searched_space = Space(space_file, subject.inventory, recipe.estimator, options.latency, widths.widths if widths else ())
     check_quantizers(searched_space)
-    _check_choices(searched_space)
+    check_choices(searched_space)
     if options.patches is not None:
-        _check_patches(options, subject, target)
+        check_patches(options, subject, target)
     goal = _goal(budget, searched_space, subject, options)
     reserved = 0 if options.patches is None else map_bytes(searched_space, options.patches)
     merging = (
@@ -179,23 +179,6 @@ def _subject(
         raise PmqError("only bits are searched where every tensor has bits; leave `prune`, `merge` and `patches` out")
     subject = Subject.of(model, device, calibration, options.crop_pct, options.task, data_config=config, whole=whole, norms=norms)
     return subject.scaled(calibration).with_loss(options.loss, calibration)
-
-
-def _check_patches(options: SearchOptions, subject: Subject, target: str | None) -> None:
-    if options.loss is not None:
-        raise PmqError("the bits of patches are chosen by the task's own error; search with a custom loss without `patches`")
-    assert options.patches is not None
-    check_possible(options.patches, subject.inventory, target)
-
-
-def _check_choices(space: Space) -> None:
-    """Raise if a decision has more choices than a run can write down."""
-    largest = max(space.decisions, key=len)
-    if len(largest) > len(DIGITS):
-        raise PmqError(
-            f"{len(largest)} choices of {', '.join(largest.components)} together are more than the {len(DIGITS)} that a run can "
-            "tell apart; allow fewer bit-widths, or untie them"
-        )
 
 
 def _goal(budget: Budget, space: Space, subject: Subject, options: SearchOptions) -> Goal | None:
