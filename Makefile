@@ -22,7 +22,7 @@ ARGS       =
 # Device of gpu-check.
 DEVICE     =
 # Schedule for the embedded model, whose 744 training images take 3.5 minutes of one core.
-TUNING     = --epochs 25 --lr 1e-3 --batch-size 32
+TUNING     = --reconstruct --mix --epochs 25 --lr 3e-4 --batch-size 32 --held-out 200
 # Number of cases and kills of the campaigns.
 CASES      = 10000
 KILLS      = 200
