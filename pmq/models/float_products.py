@@ -28,7 +28,7 @@ def multiply_by_onednn() -> bool:
     instructions for it that AMD's do not have. So the setting is kept only if products are as precise as FP32's. It concerns
     the whole process, so programs call this function, not the package on import.
     """
-    matmul: Any = getattr(torch.backends.mkldnn, "matmul", None)  # before torch 2.9 there is no setting
+    matmul = _matmul()
     if matmul is None or not (_is_slowed() and torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
     before = matmul.fp32_precision
@@ -42,7 +42,7 @@ def multiply_by_onednn() -> bool:
 @contextmanager
 def torch_default() -> Iterator[None]:
     """Let torch multiply as it does where nothing was set, for as long as the context lasts: what others compare with."""
-    matmul: Any = getattr(torch.backends.mkldnn, "matmul", None)
+    matmul = _matmul()
     if matmul is None:
         yield
         return
@@ -52,6 +52,11 @@ def torch_default() -> Iterator[None]:
         yield
     finally:
         matmul.fp32_precision = before
+
+
+def _matmul() -> Any:
+    """Return torch's settings of oneDNN's products, or None before torch 2.9, which has none."""
+    return getattr(torch.backends.mkldnn, "matmul", None)
 
 
 def _is_slowed() -> bool:

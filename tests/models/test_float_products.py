@@ -24,29 +24,24 @@ def test_products_stay_precise() -> None:
     assert is_precise()
 
 
-def test_other_processors_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("slowed", "precise"), [(False, True), (True, False)], ids=["other processors", "products would lose precision"]
+)
+def test_setting_is_left_or_taken_back(slowed: bool, precise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.backends.mkldnn.matmul.fp32_precision
-    monkeypatch.setattr(float_products, "SLOWED", ("a vendor that no processor names",))
-    assert not multiply_by_onednn()
-    assert torch.backends.mkldnn.matmul.fp32_precision == before
-
-
-def test_setting_is_taken_back_where_products_would_lose_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = torch.backends.mkldnn.matmul.fp32_precision
-    monkeypatch.setattr(float_products, "_is_slowed", lambda: True)
-    monkeypatch.setattr(float_products, "is_precise", lambda: False)
+    monkeypatch.setattr(float_products, "SLOWED", ("",) if slowed else ("a vendor that no processor names",))
+    monkeypatch.setattr(float_products, "is_precise", lambda: precise)
     assert not multiply_by_onednn()
     assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
 def test_torch_multiplies_as_if_nothing_were_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    unset = torch.backends.mkldnn.matmul.fp32_precision
     monkeypatch.setattr(float_products, "_is_slowed", lambda: True)
     monkeypatch.setattr(float_products, "is_precise", lambda: True)
     assert multiply_by_onednn() == torch.backends.mkl.is_available()
     found = torch.backends.mkldnn.matmul.fp32_precision
     with torch_default():
-        assert torch.backends.mkldnn.matmul.fp32_precision == unset
+        assert torch.backends.mkldnn.matmul.fp32_precision == "none"
     assert torch.backends.mkldnn.matmul.fp32_precision == found
 
 
