@@ -28,13 +28,16 @@ _Result = tuple[dict[str, float | None], Quantized]
 _Candidate = tuple[float, int, Quantized, dict[str, float | None]]
 #: points quantized layer by layer; the best of separately quantized components need not be the best after that
 FINALISTS = 3
+#: multiple of the least error above which a point is not expected to become the best; quantized by layers, errors move by a tenth
+NEAR = 1.25
 
 
 def finalists(points: pd.DataFrame, error: str, count: int) -> list[int]:
-    """Return the rows of the ``count`` most promising simulated points within the budget, and of the best uniform one.
+    """Return the rows of the ``count`` most promising simulated points within the budget, and of a uniform one if it is near.
 
     Near the optimum, simulated errors differ mostly by the choice of images, and the least of many errors is biased: points
-    are ranked by the product of predicted and simulated error.
+    are ranked by the product of predicted and simulated error. The best uniform point is near if its simulated error is at
+    most ``NEAR`` times that of the first.
 
     Raises:
         PmqError: no simulated point is within the budget.
@@ -43,7 +46,7 @@ def finalists(points: pd.DataFrame, error: str, count: int) -> list[int]:
     if eligible.empty:
         raise PmqError("no simulated allocation is within the budget; raise the budget, or simulate more")
     eligible = eligible.loc[(eligible[error] * eligible["predicted_error"]).sort_values().index]
-    uniform = eligible[eligible["source"].str.startswith("uniform")]
+    uniform = eligible[eligible["source"].str.startswith("uniform") & (eligible[error] <= NEAR * eligible[error].iloc[0])]
     best = [*eligible.index[:count], *(uniform.index[:1] if count > 1 else [])]
     return list(dict.fromkeys(map(int, best)))
 
@@ -61,7 +64,9 @@ def finish(
     """Quantize the finalists among ``points`` and return the best: its row, its model, the quantized model and its metrics.
 
     Layer-by-layer compensation and reconstruction can overfit few calibration images when the error is small anyway: each
-    is used only if it does not raise the error on the evaluator's images. In a ``hurry`` only one finalist is quantized.
+    is used only if it does not raise the error on the evaluator's images. Without compensation the error is the simulated one,
+    so the best point is quantized without only where it was simulated with less error than it has. In a ``hurry`` only one
+    finalist is quantized.
     Finalists of full width are quantized by the workers of the ``executor``, if it has any.
 
     Raises:
@@ -87,11 +92,25 @@ def finish(
     if not candidates:
         raise PmqError("no finalist could be quantized; see the messages above, and go on later with `resume`")
     best = min(candidates, key=lambda each: each[0])
-    recipes = [full_recipe] if full_recipe.reconstruct else []
-    recipes += [recipe.model_copy(update={"sequential": False})] if recipe.sequential and not hurry else []
+    recipes = other_recipes(full_recipe, best[0], float(points.loc[best[1], error]), hurry)
     variants = quantized_by([(best[1], by) for by in recipes], "quantizing the best one by other recipes")
     _, index, quantized, metrics = min([best, *variants], key=lambda each: each[0])
     return index, models.built(assignment_of(index))[0], quantized, metrics
+
+
+def other_recipes(recipe: Recipe, quantized_error: float, simulated_error: float, hurry: bool) -> list[Recipe]:
+    """Return what else may quantize the best point better than ``recipe`` without reconstruction, which left ``quantized_error``.
+
+    >>> from pmq.core.recipe import RECIPES
+    >>> [each.sequential for each in other_recipes(RECIPES["best"], 0.15, 0.14, hurry=False)]
+    [False]
+    >>> other_recipes(RECIPES["best"], 0.15, 0.16, hurry=False)
+    []
+    """
+    recipes = [recipe] if recipe.reconstruct else []
+    if recipe.sequential and not hurry and simulated_error < quantized_error:
+        recipes.append(recipe.model_copy(update={"sequential": False, "reconstruct": 0}))
+    return recipes
 
 
 def _name(index: int, recipe: Recipe) -> str:
