@@ -12,10 +12,9 @@ from pmq.bench.memory import calibration_peak
 from pmq.bench.search import EVALUATIONS, evaluations_per_second, front_gaps
 from pmq.bench.simulation import simulation_speed
 from pmq.cli.output import print_table
-from pmq.core.memory import keep_freed_memory
 from pmq.data import open_data
 from pmq.models import create_model, model_info
-from pmq.models.float_products import multiply_by_onednn
+from pmq.models.float_products import tune_process
 
 _TINY, _SMALL = "deit_tiny_patch16_224", "deit_small_patch16_224"
 CASES = ((None, 64), (_TINY, 1), (_TINY, 8), (_TINY, 32), (_SMALL, 8), (_SMALL, 32))
@@ -27,8 +26,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=15)
     args = parser.parse_args()
-    keep_freed_memory()
-    multiply_by_onednn()
+    tune_process()
     torch.set_num_threads(args.threads)
     rows = []
     for model, batch in CASES:

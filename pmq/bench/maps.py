@@ -19,12 +19,11 @@ import pmq
 from pmq.bench.subject import uniform_plan
 from pmq.cli.output import print_table
 from pmq.core.files import write_csv
-from pmq.core.memory import keep_freed_memory
 from pmq.core.progress import track
 from pmq.core.spec import read_what
 from pmq.cost import CostModel
 from pmq.models import create_model
-from pmq.models.float_products import multiply_by_onednn
+from pmq.models.float_products import tune_process
 from pmq.pipeline.evaluation_table import quantize_items
 
 CALIBRATION = 32
@@ -64,8 +63,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    keep_freed_memory()
-    multiply_by_onednn()
+    tune_process()
     model = create_model(args.model)
     data = pmq.open_images(args.data, model, data_config={"mean": tuple(args.mean), "std": tuple(args.std)})
     indices = data.evaluation_indices(CALIBRATION, args.seed, args.limit)

@@ -7,12 +7,11 @@ import sys
 
 import torch
 
-from pmq.core.memory import keep_freed_memory
 from pmq.core.memory_limit import peak_bytes
 from pmq.core.recipe import find_recipe
 from pmq.graph import analyse
 from pmq.models import create_model, model_info
-from pmq.models.float_products import multiply_by_onednn
+from pmq.models.float_products import tune_process
 from pmq.optimize import Space, read_space
 from pmq.quant import prepare, quantize
 
@@ -25,8 +24,7 @@ def calibration_peak(model: str, n_images: int, recipe: str = "best") -> float:
 
 def main(name: str, n_images: int, recipe: str) -> None:
     """Calibrate, quantize and print the peak memory in megabytes."""
-    keep_freed_memory()
-    multiply_by_onednn()
+    tune_process()
     module = create_model(name, pretrained=False)
     images = torch.randn(n_images, *model_info(module).data_config["input_size"])
     model, inventory = analyse(module, images[:1])

@@ -26,11 +26,10 @@ from pmq.bench.isolated import tables
 from pmq.bench.transforms import perturb
 from pmq.cli.output import print_table
 from pmq.core.component import Inventory
-from pmq.core.memory import keep_freed_memory
 from pmq.core.memory_limit import step_peak_bytes
 from pmq.evaluation import executor_of
 from pmq.models import create_model, model_info
-from pmq.models.float_products import multiply_by_onednn
+from pmq.models.float_products import tune_process
 from pmq.pipeline.search.clock import Clock
 from pmq.pipeline.search.options import DataSplit, RunOptions, SearchOptions
 from pmq.pipeline.search.plan import plan_search
@@ -144,8 +143,7 @@ def main() -> None:
         for table in tables("pmq.bench.model_size", args.models, "models", args.out, flags=flags):
             print(table.tail(1).to_string())
         return
-    keep_freed_memory()
-    multiply_by_onednn()
+    tune_process()
     torch.set_num_threads(1)
     if args.table:
         print(json.dumps(measured(args.one, args.calib_images)))

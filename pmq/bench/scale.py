@@ -23,7 +23,6 @@ from pmq.api import search
 from pmq.bench.subject import uniform_plan
 from pmq.bench.workers import Overhead, Phase, RecordingExecutor, predicted_seconds, simulated_seconds
 from pmq.cli.output import print_table
-from pmq.core.memory import keep_freed_memory
 from pmq.core.memory_limit import resident_bytes
 from pmq.data import Data, open_data
 from pmq.data.image_shards import ImageShards
@@ -33,7 +32,7 @@ from pmq.evaluation.executor import Unit
 from pmq.evaluation.ray_worker import pack
 from pmq.evaluation.sharded import evaluate_shards
 from pmq.models import create_model, model_info
-from pmq.models.float_products import multiply_by_onednn
+from pmq.models.float_products import tune_process
 from pmq.pipeline.evaluation_table import quantize_items
 from pmq.pipeline.search.clock import Clock
 from pmq.pipeline.search.options import DataSplit, RunOptions, SearchOptions
@@ -170,8 +169,7 @@ def main() -> None:
     parser.add_argument("--latency-ms", type=float, default=2.0, help="a worker's time for each task, for the law")
     parser.add_argument("--start-s", type=float, default=8.0, help="time in which workers start, for the law")
     args = parser.parse_args()
-    keep_freed_memory()
-    multiply_by_onednn()
+    tune_process()
     torch.set_num_threads(1)
     if args.step == "overhead":
         measure_overhead(args.workers)

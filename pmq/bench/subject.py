@@ -11,11 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from pmq.core import Allocation
-from pmq.core.memory import keep_freed_memory
 from pmq.core.spec import What
 from pmq.data import Data, open_data
 from pmq.models import create_model, model_info
-from pmq.models.float_products import multiply_by_onednn
+from pmq.models.float_products import tune_process
 from pmq.pipeline.evaluation_table import EvaluationPlan, plan_evaluation
 from pmq.pipeline.patches.reallocator import Reallocator
 
@@ -36,8 +35,7 @@ def benchmark_parser(description: str | None, *before: str) -> argparse.Argument
 
 def open_model_and_data(args: argparse.Namespace) -> tuple[nn.Module, Data]:
     """Create the model and open its images."""
-    keep_freed_memory()
-    multiply_by_onednn()
+    tune_process()
     model = create_model(args.model, args.checkpoint)
     return model, open_data(args.data, model_info(model), crop_pct=args.crop_pct)
 

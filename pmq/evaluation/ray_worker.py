@@ -14,8 +14,7 @@ from torch._ops import OpOverload, OpOverloadPacket
 
 from pmq.core.allocation import pmq_version
 from pmq.core.errors import PmqError
-from pmq.core.memory import keep_freed_memory
-from pmq.models.float_products import multiply_by_onednn
+from pmq.models.float_products import tune_process
 from pmq.models.torchvision_ops import ensure_torchvision
 
 
@@ -73,8 +72,7 @@ class Worker:
             raise PmqError(f"a node of the Ray cluster has {here}, this process {versions}; install the same versions everywhere")
         os.environ["PMQ_PROGRESS"] = "0"
         ensure_torchvision()  # before a state is restored that holds modules of timm, which imports torchvision
-        keep_freed_memory()
-        multiply_by_onednn()
+        tune_process()
         torch.set_num_threads(threads)
         self._device = device
         return os.getpid()

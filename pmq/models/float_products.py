@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from pmq.core.memory import keep_freed_memory
+
 #: vendors, as processors name themselves, on whose processors torch's default library does not use the widest instructions
 SLOWED = ("AuthenticAMD",)
 #: largest relative error of an FP32 product; products with operands in bfloat16 are wrong by 0.002
@@ -37,6 +39,12 @@ def multiply_by_onednn() -> bool:
         return True
     matmul.fp32_precision = before
     return False
+
+
+def tune_process() -> None:
+    """Set this process up as the command line does: keep freed memory, and let oneDNN multiply where that is faster."""
+    keep_freed_memory()
+    multiply_by_onednn()
 
 
 @contextmanager
