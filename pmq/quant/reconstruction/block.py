@@ -78,7 +78,8 @@ def row_weights(squares: Tensor | None, outputs: Sequence[torch.Size], even: flo
     """Return weights of the output rows of each batch from squared gradients ``(N, T)``, or None if the numbers of rows differ.
 
     Outputs are ``(B, ..., C)`` and their weights ``(B, ...)``, with a mean of 1 over all batches. The fraction ``even`` of the
-    weight is the same for all rows; the rest is proportional to the squared gradients.
+    weight is the same for all rows; the rest is proportional to the gradients, not to their squares, of which a few rows have
+    almost all: gradient steps on few images then learn those rows by heart.
 
     >>> row_weights(torch.tensor([[0.0, 4.0]]), [torch.Size([1, 2, 8])], 0.5)
     [tensor([[0.5000, 1.5000]])]
@@ -86,6 +87,7 @@ def row_weights(squares: Tensor | None, outputs: Sequence[torch.Size], even: flo
     shapes = [shape[:-1] for shape in outputs]
     if squares is None or squares.numel() != sum(shape.numel() for shape in shapes):
         return None
-    rows = even + (1 - even) * squares / squares.mean().clamp(min=1e-30)
+    gradients = squares.sqrt()
+    rows = even + (1 - even) * gradients / gradients.mean().clamp(min=1e-15)
     parts = rows.split([shape[0] for shape in shapes])
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -11,17 +11,16 @@ from pmq.core.choice import Choice
 from pmq.quant.quantizers import Quantizer
 from pmq.quant.weights import QuantizedWeight, from_rows, to_rows
 
-#: ends of the rectified sigmoid before it is clamped to 0 and 1
-_BELOW, _ABOVE = -0.1, 1.1
 #: largest distance of a code from its initial position in steps, below the half step at which rounding gives another code
 _REACH = 0.45
 
 
 class LearnedWeight(nn.Module):
-    """Weight with learnable rounding, which moves codes up or down by one, and a learnable gain of each scale.
+    """Weight with learnable positions between the levels, and a learnable gain of each scale.
 
-    Rounding is AdaRound's (2004.10568): ``floor + h`` with a rectified sigmoid ``h`` that a penalty pushes to 0 or 1. It
-    starts at the codes, and is the more undecided the farther they are from the original weight.
+    A position is rounded in every forward pass, with a straight-through gradient, and starts where the original weight is, within
+    the code that it was given. Forward passes see the levels and nothing between them: what is learned together with the
+    rounding, such as biases, would otherwise fit a model whose weights are hardly quantized.
 
     Args:
         weight: original weight ``(O, I, ...)``.
@@ -34,33 +33,22 @@ class LearnedWeight(nn.Module):
         self._start, self._top = quantized, 2**choice.bits - 1
         grid, codes = quantized.quantizer.parameters, quantized.codes.float()
         position = to_rows(weight, choice) / grid["scale"] + grid["zero_point"]
-        position = torch.minimum(torch.maximum(position, codes - _REACH), codes + _REACH).clamp(0, self._top)
-        self._floor = position.floor()
-        self.up = nn.Parameter(torch.logit((position - self._floor - _BELOW) / (_ABOVE - _BELOW), eps=1e-4))
+        self.position = nn.Parameter(torch.minimum(torch.maximum(position, codes - _REACH), codes + _REACH))
         self.gain = nn.Parameter(torch.ones_like(grid["scale"]))
 
-    def _rise(self) -> Tensor:
-        """Return the rectified sigmoid ``h``."""
-        return ((_ABOVE - _BELOW) * torch.sigmoid(self.up) + _BELOW).clamp(0, 1)
+    def _codes(self) -> Tensor:
+        return self.position.detach().round().clamp(0, self._top)
 
     def forward(self) -> Tensor:
-        """Return the values ``(O, I, ...)``, which are between two levels where rounding is undecided."""
+        """Return the values ``(O, I, ...)`` of the rounded positions."""
         grid = self._start.quantizer.parameters
-        codes = (self._floor + self._rise()).clamp(max=self._top)
+        codes = self._codes() + (self.position - self.position.detach())
         return from_rows((codes - grid["zero_point"]) * (grid["scale"] * self.gain), self._start.shape)
-
-    def penalty(self, sharpness: float) -> Tensor:
-        """Return the mean indecision ``1 - |2 h - 1| ** sharpness`` of the rounding, from 0 to 1.
-
-        With a large ``sharpness``, all values except those that are nearly decided have an indecision close to 1.
-        """
-        return (1 - (2 * self._rise() - 1).abs().pow(sharpness)).mean()
 
     @torch.no_grad()
     def compute(self) -> QuantizedWeight:
-        """Return the quantized weight with decided rounding and the learned scales."""
-        codes = (self._floor + (self._rise() > 0.5)).clamp(max=self._top).to(torch.uint8)
-        return QuantizedWeight(codes, self._start.quantizer.scaled(self.gain.detach()), self._start.shape)
+        """Return the quantized weight with the learned codes and scales."""
+        return QuantizedWeight(self._codes().to(torch.uint8), self._start.quantizer.scaled(self.gain.detach()), self._start.shape)
 
 
 class LearnedActivation(nn.Module):

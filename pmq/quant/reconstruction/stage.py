@@ -20,18 +20,16 @@ class LearningSchedule:
 
     Attributes:
         steps: number of gradient steps for each stage.
-        rounding_rate: Adam's learning rate for rounding.
+        rounding_rate: Adam's learning rate for positions of weights, in steps of their grids.
         scale_rate: learning rate for gains of scales.
         bias_rate: learning rate for biases and the norms' affine parameters.
-        undecided: weight of the penalty on undecided rounding, relative to the initial error.
         exact: fraction of the stage's input values that are taken from the FP32 model, at random (QDrop, 2203.05740).
     """
 
     steps: int
-    rounding_rate: float = 3e-3
+    rounding_rate: float = 1e-3
     scale_rate: float = 3e-3
     bias_rate: float = 1e-3
-    undecided: float = 0.1
     exact: float = 0.5
 
 
@@ -92,17 +90,14 @@ class Learner:
         """Return the parameters with their learning rates, as groups for an optimizer."""
         modules = (*self.weights.values(), *self.activations.values())
         return [
-            {"params": [w.up for w in self.weights.values()], "lr": schedule.rounding_rate},
+            {"params": [w.position for w in self.weights.values()], "lr": schedule.rounding_rate},
             {"params": [m.gain for m in modules], "lr": schedule.scale_rate},
             {"params": self.rest, "lr": schedule.bias_rate},
         ]
 
 
 def learn(learner: Learner, streams: Streams, rows: Sequence[Tensor] | None, schedule: LearningSchedule, seed: int = 0) -> None:
-    """Minimize the squared error of the stage's output, in which ``rows`` has the weight of each row, ``(B, T)`` per batch.
-
-    Rounding is free for the first fifth of the steps; from then on the penalty is applied, with a falling exponent.
-    """
+    """Minimize the squared error of the stage's output, in which ``rows`` has the weight of each row, ``(B, T)`` per batch."""
     optimizer = torch.optim.Adam(learner.groups(schedule))
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, schedule.steps)
     generator = torch.Generator().manual_seed(seed)
@@ -120,11 +115,7 @@ def learn(learner: Learner, streams: Streams, rows: Sequence[Tensor] | None, sch
             error = (output.float() - reference).square().mean(-1)
             loss = (error if rows is None else error * rows[i].to(device)).mean()
             first = first or max(float(loss.detach()), 1e-30)
-            objective, progress = loss / first, step / schedule.steps
-            if learner.weights and progress > 0.2:
-                penalties = [w.penalty(20 - 18 * (progress - 0.2) / 0.8) for w in learner.weights.values()]
-                objective = objective + schedule.undecided * torch.stack(penalties).mean()
             optimizer.zero_grad()
-            objective.backward()
+            (loss / first).backward()
             optimizer.step()
             scheduler.step()
