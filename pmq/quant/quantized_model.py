@@ -26,6 +26,7 @@ from pmq.quant.calibration import Calibration, images_sha256
 from pmq.quant.layerwise import LayerwiseQuantizer
 from pmq.quant.prepare import Prepared
 from pmq.quant.quantizers import QUANTIZERS, Quantizer
+from pmq.quant.reconstruction import REVISION
 from pmq.quant.simulator import Simulator
 from pmq.quant.tokens import install
 from pmq.quant.weights import QuantizedWeight, pack, rows_shape, stored, unpack
@@ -115,7 +116,7 @@ def _digest(prepared: Prepared, assignment: Assignment) -> str:
     """Return a digest of everything that determines the quantized model."""
     model = parameters_file(prepared.model)
     choices = {n: c.model_dump() for n, c in sorted(assignment.items())}
-    inputs = [model.sha256, images_sha256(prepared.images), prepared.recipe.model_dump(), choices]
+    inputs = [model.sha256, images_sha256(prepared.images), prepared.recipe.model_dump(), choices, REVISION]
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 

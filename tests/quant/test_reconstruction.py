@@ -15,7 +15,7 @@ from pmq.core.recipe import RECIPES, find_recipe
 from pmq.core.task import Task
 from pmq.graph import CapturedModel, analyse
 from pmq.optimize import Space, read_space
-from pmq.quant import build_quantized_model, layerwise, prepare, quantize, quantize_weight
+from pmq.quant import build_quantized_model, layerwise, prepare, quantize, quantize_weight, quantized_model
 from pmq.quant.quantizers import Affine, Codebook, Log, Power
 from pmq.quant.quantizers.base import Quantizer
 from pmq.quant.reconstruction import LearnedActivation, LearnedWeight, LearningSchedule, block
@@ -130,6 +130,9 @@ def test_a_killed_run_goes_on_and_ends_the_same(tiny: Tiny, tmp_path: Path, monk
     assert len(calls) == 3
     quantize(prepared, uniform(tiny.inventory, 5), tmp_path)
     assert len(calls) == 5  # another allocation is learned by itself
+    monkeypatch.setattr(quantized_model, "REVISION", 0)
+    quantize(prepared, assignment, tmp_path)
+    assert len(calls) == 7  # blocks that another revision learned are learned again
 
 
 @pytest.mark.parametrize("name", ["no bias", "normed", "distilled", "swin", "headless", "constant channels"])

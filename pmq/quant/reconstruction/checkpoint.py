@@ -16,6 +16,8 @@ from pmq.core.tensors import TensorFile
 from pmq.quant.quantizers import QUANTIZERS, Quantizer
 from pmq.quant.weights import QuantizedWeight
 
+#: raised where the same inputs are learned differently than before, so that checkpoints of before are not used
+REVISION = 2
 #: arguments of :func:`pmq.core.checkpoints.keep` after the folder
 RESUMABLE = "learned", "the same command resumes from there"
 
