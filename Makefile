@@ -22,7 +22,7 @@ ARGS       =
 # Device of gpu-check.
 DEVICE     =
 # Schedule for the embedded model, whose 800 training images take 3 minutes of one core.
-TUNING     = --reconstruct --mix --epochs 25 --lr 3e-4 --batch-size 32 --held-out 200
+TUNING     = --reconstruct --calib-images 256 --mix --epochs 20 --lr 5e-5 --batch-size 32 --held-out 200
 # Number of cases and kills of the campaigns.
 CASES      = 10000
 KILLS      = 200
