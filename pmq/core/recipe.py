@@ -48,7 +48,7 @@ class Recipe(BaseModel):
         return not (self.transforms or self.compensate or self.sequential or self.finetune)
 
 
-#: gradient steps for each block; more steps overfit few calibration images
+#: gradient steps for each block; more of them gain nothing, from few images or many
 RECONSTRUCTION_STEPS = 200
 
 _TRANSFORMS = ("fold_norms", "rotate_residual", "rotate_heads", "scale_channels", "center_channels", "center_values")

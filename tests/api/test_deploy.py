@@ -25,9 +25,10 @@ pytestmark = pytest.mark.usefixtures("shallow")
 
 def test_a_search_for_milliseconds_is_deployed_and_proved(images: torch.Tensor, table: LatencyTable, tmp_path: Path) -> None:
     model = make_tiny()
+    int8, fp32 = (table.rest_ms + sum(row[key] for row in table.layers.values()) for key in ("w8 x 8", "wfp32 x fp32"))
     # Only 8-bit weights are small enough, and other jobs may have disturbed the clock while their layers were timed.
-    int8 = table.rest_ms + sum(row["w8 x 8"] for row in table.layers.values())
-    budget = f"size=40kB,latency={2 * int8:.6f}ms"
+    most = max(2 * min(int8, fp32), 1.01 * int8)
+    budget = f"size=40kB,latency={most:.6f}ms"
     found = pmq.search(
         model,
         images,
@@ -39,7 +40,7 @@ def test_a_search_for_milliseconds_is_deployed_and_proved(images: torch.Tensor, 
     )
     assert found.allocation.target == "onnxruntime"
     achieved = found.allocation.budget.achieved
-    assert achieved["latency_ms"] <= 2 * int8
+    assert achieved["latency_ms"] <= most
     assert achieved["size_bytes"] <= 40_000
     assert {"latency_ms", "size_bytes", "bit_ops"} <= set(found.points.columns)
     assert found.points["source"].isin(["uniform int8", "uniform float"]).any()

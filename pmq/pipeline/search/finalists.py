@@ -28,7 +28,7 @@ _Result = tuple[dict[str, float | None], Quantized]
 _Candidate = tuple[float, int, Quantized, dict[str, float | None]]
 #: points quantized layer by layer; the best of separately quantized components need not be the best after that
 FINALISTS = 3
-#: multiple of the least error above which a point is not expected to become the best; quantization by layers moves errors by less
+#: multiple of the first finalist's error above which a point is not expected to become the best: layers move errors by less
 NEAR = 1.25
 
 

@@ -1,4 +1,4 @@
-"""Learnable quantization of weights and activations: the direction of rounding and the size of the scale."""
+"""Learnable quantization of weights and activations: the positions that are rounded and the size of the scale."""
 
 from __future__ import annotations
 
