@@ -8,6 +8,7 @@ from itertools import count
 from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import RLock
 from typing import Any, TypeVar
 
 from pmq.core.memory_limit import memory_limit, resident_bytes
@@ -36,6 +37,7 @@ class Shelf(MutableMapping[Key, Value]):
         self._files: dict[Key, Path] = {}
         self._folder: TemporaryDirectory[str] | None = None
         self._numbers = count()
+        self._lock = RLock()  # threads share a shelf, and one of them moves its values
 
     @property
     def on_disk(self) -> int:
@@ -60,20 +62,23 @@ class Shelf(MutableMapping[Key, Value]):
             pickle.dump(value, file, protocol=pickle.HIGHEST_PROTOCOL)
 
     def __setitem__(self, key: Key, value: Value) -> None:
-        if self._is_full():
-            self._write(key, value)
-        else:
-            self._values[key] = value
+        with self._lock:
+            if self._is_full():
+                self._write(key, value)
+            else:
+                self._values[key] = value
 
     def __getitem__(self, key: Key) -> Value:
-        if self._is_full():
-            with self._files[key].open("rb") as file:
-                value: Value = pickle.load(file)
-            return value
-        return self._values[key]
+        with self._lock:
+            if self._is_full():
+                with self._files[key].open("rb") as file:
+                    value: Value = pickle.load(file)
+                return value
+            return self._values[key]
 
     def __contains__(self, key: object) -> bool:
-        return key in self._values or key in self._files
+        with self._lock:
+            return key in self._values or key in self._files
 
     def __delitem__(self, key: Key) -> None:
         if key in self._files:

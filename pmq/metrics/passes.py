@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from pmq.core.choice import FLOAT, Choice, Decisions, bits_of
 from pmq.core.component import Component
+from pmq.core.memory import release_freed_memory
 from pmq.core.progress import track
 from pmq.graph import TapFunction
 from pmq.metrics.base import Entry, Probe
 from pmq.quant import Simulator
 from pmq.quant.compensation import has_rows, output_rows, rows_of
 from pmq.quant.gradients import gradients_by_stage
+from pmq.quant.threads import in_threads
 
 #: maximum number of images per batch
 BATCH = 4
@@ -207,6 +209,7 @@ def sum_scores(
         if known is not None:
             sums[first] = {name: torch.tensor(score_sums, dtype=torch.float64) for name, score_sums in known.items()}
     missing = [first for first in firsts if first not in sums]
+    release_freed_memory()
     done = probe.call(scores_from, [(first, choices, losses_of, score, relative) for first in missing])
     for index, batch_sums in track(done, "estimating sensitivity", len(missing)):
         if probe.journal:
@@ -253,15 +256,21 @@ def _batch_scores(
     by_stage: dict[int, list[Component]] = defaultdict(list)
     for component in components:
         by_stage[component.stage].append(component)
-    sums = {}
+    sums: dict[str, Tensor] = {}
+    on_cpu = images.device.type == "cpu"
     stages = gradients_by_stage(
         recorder.simulator.model, images, losses, lambda stage: [recorder.outputs[c.name] for c in by_stage[stage]]
     )
     for stage, gradients in stages:
-        with torch.no_grad():
-            for index, component in enumerate(by_stage[stage]):
-                g = torch.stack([of_loss[index] for of_loss in gradients])
-                changes = list(recorder.changes(component, choices[component.name]))
-                sums[component.name] = score(recorder, component, changes, g, len(images)).double().cpu()
+
+        def scores_at(index: int, at: list[Component] = by_stage[stage], of_losses: list[list[Tensor]] = gradients) -> Tensor:
+            with torch.no_grad():
+                g = torch.stack([of_loss[index] for of_loss in of_losses])
+                changes = list(recorder.changes(at[index], choices[at[index].name]))
+                return score(recorder, at[index], changes, g, len(images)).double().cpu()
+
+        indices = range(len(by_stage[stage]))
+        scores = in_threads(scores_at, indices) if on_cpu else [scores_at(index) for index in indices]
+        sums |= {component.name: of_choices for component, of_choices in zip(by_stage[stage], scores, strict=True)}
         recorder.forget(by_stage[stage])
     return {component.name: sums[component.name] for component in components}

@@ -101,6 +101,7 @@ class Compensating:
         if columns is not None:
             moment = self._moments[component.module].compute()
             return Compensator(moment[columns][:, columns]).quantize(weight, choice)
-        if self._last is None or self._last[0] != component.module:
-            self._last = component.module, Compensator(self._moments[component.module].compute())
-        return self._last[1].quantize(weight, choice)
+        last = self._last  # another thread may replace it
+        if last is None or last[0] != component.module:
+            self._last = last = component.module, Compensator(self._moments[component.module].compute())
+        return last[1].quantize(weight, choice)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pmq.core.choice import FLOATS, Choice
+from pmq.quant.threads import SMALL, one_thread_if
 from pmq.quant.weights import QuantizedWeight, fit, from_rows, quantize_weight, to_rows
 
 #: number of columns after which the remaining columns are updated together
@@ -53,10 +54,11 @@ def _round(weight: Tensor, scale: Tensor, low: Tensor, top: int, upper: Tensor) 
     for start in range(0, weight.shape[1], BLOCK):
         stop = min(start + BLOCK, weight.shape[1])
         block, errors = weight[:, start:stop], torch.zeros_like(weight[:, start:stop])
-        for i in range(stop - start):
-            j = start + i
-            codes[:, j] = ((block[:, i] / scale[:, j]).round() - low[:, j]).clamp(0, top)
-            errors[:, i] = (block[:, i] - (codes[:, j] + low[:, j]) * scale[:, j]) / upper[j, j]
-            block[:, i + 1 :] -= errors[:, i : i + 1] * upper[j, j + 1 : stop]
+        with one_thread_if(block.numel() < SMALL):
+            for i in range(stop - start):
+                j = start + i
+                codes[:, j] = ((block[:, i] / scale[:, j]).round() - low[:, j]).clamp(0, top)
+                errors[:, i] = (block[:, i] - (codes[:, j] + low[:, j]) * scale[:, j]) / upper[j, j]
+                block[:, i + 1 :] -= errors[:, i : i + 1] * upper[j, j + 1 : stop]
         weight[:, stop:] -= errors @ upper[start:stop, stop:]
     return codes

@@ -1,0 +1,63 @@
+"""Threads for operators on small tensors, which take less time than it takes to wake the other threads of an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from math import isfinite
+from typing import TypeVar
+
+import torch
+
+from pmq.core.memory_limit import memory_limit
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+#: number of values below which an operator takes less time than it takes to wake a second thread
+SMALL = 1 << 19
+#: largest number of items at a time, as each takes memory
+AT_ONCE = 4
+
+
+@contextmanager
+def threads_of_operators(count: int) -> Iterator[None]:
+    """Let torch compute each operator in ``count`` threads inside the context.
+
+    >>> with threads_of_operators(1):
+    ...     torch.get_num_threads()
+    1
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def one_thread_if(small: bool) -> Iterator[None]:
+    """Let torch compute each operator in one thread inside the context if its tensors are ``small``."""
+    with threads_of_operators(1 if small else torch.get_num_threads()):
+        yield
+
+
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Return the results of ``function``, for several items at a time, which share torch's threads.
+
+    Where memory is limited, or the thread is the only one, there is one item at a time. The function has torch's default modes in
+    other threads: it must enter ``torch.no_grad`` itself.
+
+    >>> in_threads(lambda x: 2 * x, [1, 2, 3])
+    [2, 4, 6]
+    """
+    n_threads = torch.get_num_threads()
+    n_workers = 1 if isfinite(memory_limit()) else min(n_threads, len(items), AT_ONCE)
+    if n_workers <= 1:
+        return [function(item) for item in items]
+    with (
+        threads_of_operators(n_threads // n_workers),
+        ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(n_threads // n_workers,)) as pool,
+    ):
+        return list(pool.map(function, items))
