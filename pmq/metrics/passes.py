@@ -209,7 +209,6 @@ def sum_scores(
         if known is not None:
             sums[first] = {name: torch.tensor(score_sums, dtype=torch.float64) for name, score_sums in known.items()}
     missing = [first for first in firsts if first not in sums]
-    release_freed_memory()
     done = probe.call(scores_from, [(first, choices, losses_of, score, relative) for first in missing])
     for index, batch_sums in track(done, "estimating sensitivity", len(missing)):
         if probe.journal:
@@ -237,6 +236,7 @@ def scores_from(
     relative: bool,
 ) -> dict[str, Tensor]:
     """Return the scores ``(choices, ...)`` of each component, summed over the batch that begins with image ``first``."""
+    release_freed_memory()
     simulator, losses = probe.simulator, losses_of(probe)
     batch = probe.images[first : first + _batch_size(probe)].to(next(simulator.model.parameters()).device)
     components = [simulator.inventory[name] for name in choices]

@@ -10,6 +10,7 @@ import pandas as pd
 
 from pmq.core import PmqError
 from pmq.core.choice import Decisions
+from pmq.core.memory import release_freed_memory
 from pmq.core.progress import message, track
 from pmq.core.recipe import Recipe
 from pmq.evaluation import Evaluator
@@ -76,6 +77,7 @@ def finish(
     full_recipe, recipe = recipe, recipe.model_copy(update={"reconstruct": 0})
 
     def quantized_by(tasks: Sequence[tuple[int, Recipe]], label: str) -> list[_Candidate]:
+        release_freed_memory()
         if executor.n_workers and isinstance(models, Whole):
             units = [Unit(i, _name(*t), quantize_finalist, (assignment_of(t[0]), t[1], checkpoints)) for i, t in enumerate(tasks)]
             results = dict(_succeeded(track(executor.run(units), label, len(units))))

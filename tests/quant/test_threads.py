@@ -1,0 +1,61 @@
+"""Threads for operators on small tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from pmq.core.memory_limit import limited_memory
+from pmq.quant.threads import in_threads, one_thread_if, threads_of_operators
+
+
+@pytest.fixture(autouse=True)
+def four_threads() -> Iterator[None]:
+    with threads_of_operators(4):
+        yield
+
+
+def threads_at(_: object) -> int:
+    return torch.get_num_threads()
+
+
+def test_items_share_the_threads() -> None:
+    assert in_threads(threads_at, range(2)) == [2, 2]
+    assert in_threads(threads_at, range(9)) == [1] * 9
+    assert torch.get_num_threads() == 4
+
+
+def test_one_item_has_all_threads() -> None:
+    assert in_threads(threads_at, range(1)) == [4]
+
+
+def test_items_come_one_at_a_time_where_memory_is_limited() -> None:
+    with limited_memory(1e12):
+        assert in_threads(threads_at, range(9)) == [4] * 9
+
+
+def test_results_are_in_the_order_of_the_items() -> None:
+    assert in_threads(lambda i: i * i, range(50)) == [i * i for i in range(50)]
+
+
+def test_errors_are_raised_and_the_threads_restored() -> None:
+    with pytest.raises(ZeroDivisionError):
+        in_threads(lambda i: 1 // i, [2, 1, 0])
+    assert torch.get_num_threads() == 4
+
+
+def test_a_thread_that_starts_later_has_the_threads_of_before() -> None:
+    in_threads(threads_at, range(3))
+    with one_thread_if(True):
+        pass
+    assert in_threads(threads_at, range(4)) == [1] * 4
+    assert torch.get_num_threads() == 4
+
+
+def test_only_small_tensors_have_one_thread() -> None:
+    with one_thread_if(True):
+        assert torch.get_num_threads() == 1
+    with one_thread_if(False):
+        assert torch.get_num_threads() == 4
