@@ -10,7 +10,7 @@ import typer
 from pmq.cli import options as o
 from pmq.cli.grouped import grouped
 from pmq.cli.output import number, print_json, print_table, say
-from pmq.cli.recorded import fill_from_runs, latency_of, latest_or, run_of, show_report
+from pmq.cli.recorded import LATEST, fill_from_runs, latency_of, latest_or, run_of, show_report
 from pmq.cli.source import NO_FLAGS, Source
 from pmq.core.run_files import BUNDLE
 
@@ -25,7 +25,7 @@ PICTURES = 32
 def deploy(
     what: Annotated[
         str, typer.Argument(help="Allocation file, run directory, latest, fp32, or uniform bits such as w8a8")
-    ] = "latest",
+    ] = LATEST,
     model: o.Model = None,
     target: Annotated[
         str | None, typer.Option(help="Runtime: onnxruntime, ... (default: the allocation's target, or onnxruntime)")
@@ -69,7 +69,7 @@ def deploy(
     from pmq.runtimes import TARGETS
     from pmq.runtimes.profile import fingerprint
 
-    name = str(latest_or(None, results)) if what == "latest" else what
+    name = latest_or(what, results)
     item = read_what(name, with_tensors=not recalibrate)
     allocations = [item] if isinstance(item, Allocation) else []
     whole = {TARGETS[each].norms_written_out: each for each in TARGETS if TARGETS[each].whole}

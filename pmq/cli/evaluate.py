@@ -13,7 +13,7 @@ from pmq.cli.cluster import NO_CLUSTER, Cluster
 from pmq.cli.grouped import grouped
 from pmq.cli.hints import as_flags
 from pmq.cli.output import costs, print_json, print_table, say
-from pmq.cli.recorded import fill_from_runs, latest_or
+from pmq.cli.recorded import LATEST, fill_from_runs, latest_or
 from pmq.cli.source import NO_FLAGS, Source
 
 
@@ -24,7 +24,7 @@ def evaluate(
         typer.Argument(
             help="Allocation file, run directory, latest, fp32, or uniform bits such as w4a4; separate several by commas"
         ),
-    ] = "latest",
+    ] = LATEST,
     model: o.Model = None,
     source: Source = NO_FLAGS,
     space: o.Space = "default",
@@ -59,7 +59,7 @@ def evaluate(
     from pmq.core.spec import read_what
     from pmq.core.task import task_line
 
-    names = [str(latest_or(None, results)) if name == "latest" else name for name in what.split(",")]
+    names = [latest_or(name, results) for name in what.split(",")]
     if results_file is not None:
         check_output(results_file, ".csv", [*names, source.checkpoint])
     items = [read_what(name, with_tensors=not recalibrate) for name in names]

@@ -10,13 +10,13 @@ import typer
 from pmq.cli import options as o
 from pmq.cli.grouped import grouped
 from pmq.cli.output import print_json, say
-from pmq.cli.recorded import fill_from_runs, latest_or
+from pmq.cli.recorded import LATEST, fill_from_runs, latest_or
 from pmq.cli.source import NO_FLAGS, Source
 
 
 @grouped
 def export(
-    run: Annotated[str | None, typer.Argument(help="Run directory or allocation file (default: the latest run)")] = None,
+    run: Annotated[str, typer.Argument(help="Run directory, allocation file, or latest")] = LATEST,
     model: o.Model = None,
     format: Annotated[
         str,
@@ -35,7 +35,7 @@ def export(
     """Validate an allocation and write it with its JSON Schema, or in the format of another tool."""
     from pmq.api import export as run_export
 
-    name = run or str(latest_or(None, results))
+    name = latest_or(run, results)
     if format == "json":
         allocation, schema = run_export(name, out or Path("allocation.json"))
         if json:

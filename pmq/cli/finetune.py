@@ -14,6 +14,7 @@ from pmq.cli import options as o
 from pmq.cli.grouped import grouped
 from pmq.cli.output import print_json, print_table, say
 from pmq.cli.recorded import (
+    LATEST,
     base_of,
     command_of,
     fill_from_pruned,
@@ -35,7 +36,7 @@ def finetune(
     what: Annotated[
         str,
         typer.Argument(help="Pruned model's folder, allocation file, run directory, latest, or uniform bits such as w3a3"),
-    ] = "latest",
+    ] = LATEST,
     model: o.Model = None,
     epochs: Annotated[int, typer.Option(help="Number of passes over the training images", min=1)] = 10,
     lr: Annotated[float, typer.Option(help="Peak learning rate", min=0)] = 1e-4,
@@ -72,7 +73,7 @@ def finetune(
     from pmq.data.training_split import TrainingSplit
     from pmq.pipeline.students import check_trainable
 
-    name = str(latest_or(None, results)) if what == "latest" else what
+    name = latest_or(what, results)
     item = read_what(name)
     if isinstance(item, Allocation):
         check_trainable(item)

@@ -10,7 +10,7 @@ import typer
 from pmq.cli import options as o
 from pmq.cli.grouped import grouped
 from pmq.cli.output import costs, print_json, print_table, say
-from pmq.cli.recorded import fill_from_runs, latency_of, latest_or, next_file, run_of, show_report
+from pmq.cli.recorded import LATEST, fill_from_runs, latency_of, latest_or, next_file, run_of, show_report
 from pmq.cli.source import NO_FLAGS, Source
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @grouped
 def patches(
-    what: Annotated[str, typer.Argument(help="Allocation file, run directory, or latest")] = "latest",
+    what: Annotated[str, typer.Argument(help="Allocation file, run directory, or latest")] = LATEST,
     model: o.Model = None,
     kind: Annotated[
         str,
@@ -47,7 +47,7 @@ def patches(
     from pmq.pipeline.patches.kinds import SCORE, check_kind
 
     check_kind(kind, score)
-    name = str(latest_or(None, results)) if what == "latest" else what
+    name = latest_or(what, results)
     allocation = read_what(name)
     if not isinstance(allocation, Allocation):
         raise PmqError(f"{what!r} is no allocation; name an allocation file or a run, as written by `pmq search`")

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from pmq.core import Allocation
     from pmq.cost import LatencyTable
 
+#: argument that stands for the run that finished last
+LATEST = "latest"
+
 
 def command_of(source: Source) -> dict[str, Any]:
     """Return what a manifest records of a command: its line, and the flags of the model and the images."""
@@ -40,11 +43,11 @@ def next_file(file: Path, source: Source) -> str:
     return f"{shlex.quote(str(file))}{arguments}"
 
 
-def latest_or(run: Path | None, results: Path) -> Path:
-    """Return ``run``, or the run below ``results`` that finished last."""
+def latest_or(name: str, results: Path) -> str:
+    """Return the name of an allocation or a run; instead of ``latest``, the run below ``results`` that finished last."""
     from pmq.core.rundir import latest_run
 
-    return run if run is not None else latest_run(results)
+    return str(latest_run(results)) if name == LATEST else name
 
 
 def run_of(name: str) -> Path | None:

@@ -9,10 +9,11 @@ import typer
 
 from pmq.cli import options as o
 from pmq.cli.output import print_json, say
+from pmq.cli.recorded import LATEST, latest_or
 
 
 def report(
-    runs: Annotated[list[Path] | None, typer.Argument(help="Run directories (default: the latest run)")] = None,
+    runs: Annotated[list[str] | None, typer.Argument(help="Run directories, or latest (default)")] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="HTML file to write (default: report.html in the run, or compare.html in the first of several)"),
@@ -22,10 +23,9 @@ def report(
     json: o.Json = False,
 ) -> None:
     """Write one self-contained HTML file with the front, the bits, the patches and the proofs."""
-    from pmq.core.rundir import latest_run
     from pmq.reporting import write_report
 
-    page, paths = write_report(runs or [latest_run(results)], out, figures)
+    page, paths = write_report([Path(latest_or(run, results)) for run in runs or [LATEST]], out, figures)
     if json:
         print_json({"report": str(page), "files": [str(p) for p in paths]})
         return

@@ -33,6 +33,4 @@ class EmbeddedImages(Dataset[tuple[Tensor, int]]):
 def embedded_source(split: str, info: ModelInfo) -> ImageSource:
     """Open the split ``train`` (1,000 images for calibration) or ``test`` (10,000 images)."""
     config = info.data_config
-    return ImageSource(
-        EmbeddedImages(ASSETS / f"{split}.npz", config["mean"][0], config["std"][0]), f"the embedded {split} images"
-    )
+    return ImageSource(EmbeddedImages(ASSETS / f"{split}.npz", config["mean"][0], config["std"][0]), f"the embedded {split} set")

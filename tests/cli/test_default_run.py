@@ -36,11 +36,13 @@ def test_uniform_low_bits_by_minmax_lose_clearly() -> None:
 
 def test_export_and_plot_the_latest_run(run: Path, tmp_path: Path) -> None:
     folder = run.parents[2]
-    done = pmq("export", "--out", str(tmp_path / "a.json"), cwd=folder)
+    done = pmq("export", "latest", "--out", str(tmp_path / "a.json"), cwd=folder)
     assert done.returncode == 0, done.stderr
     assert Allocation.load(tmp_path / "a.json").model.name == "vit_fashion_mnist"
-    done = pmq("plot", "--json", cwd=folder)
+    done = pmq("plot", "latest", "--json", cwd=folder)
     assert len(json.loads(done.stdout)["files"]) == 15
+    done = pmq("report", "latest", "--no-figures", "--json", cwd=folder)
+    assert (folder / json.loads(done.stdout)["report"]).resolve() == (run / "report.html").resolve()
     again = pmq("evaluate", str(tmp_path / "a.json"), "--limit", "100", "--json")
     assert json.loads(again.stdout)["agreement"] > 90
 

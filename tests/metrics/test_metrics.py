@@ -11,6 +11,8 @@ from pmq.core.task import CLASSIFICATION, Task
 from pmq.graph import analyse
 from pmq.metrics import METRICS, Probe, SensitivityTable
 from pmq.quant import Simulator, calibrate, output_error
+from pmq.quant.prepare import Compensating
+from pmq.quant.threads import threads_of_operators
 from tests.conftest import Tiny, make_tiny
 
 NAMES = ["fisher", "fisher_elementwise", "fisher_shrunk", "gradient", "hawq", "l2", "measured", "snip", "sqnr", "superposition"]
@@ -89,6 +91,17 @@ def test_measured_equals_a_whole_forward_pass(tiny: Tiny, simulator: Simulator) 
         want = float(output_error(reference, tiny.model(tiny.images), CLASSIFICATION).mean())
         simulator.set(name, FLOAT)
         assert table.get(name, choice) == pytest.approx(want, rel=1e-3, abs=1e-7)
+
+
+def test_threads_that_share_a_simulator_give_the_errors_of_one(tiny: Tiny) -> None:
+    calibration = calibrate(tiny.model, tiny.inventory, tiny.images, gradients=True)
+    tables = []
+    for n_threads in (1, 4):
+        rounding = Compensating(calibration.moments)
+        with threads_of_operators(n_threads), Simulator(tiny.model, tiny.inventory, calibration, rounding) as simulator:
+            tables.append(METRICS["fisher_shrunk"].measure(Probe(simulator, tiny.images), tiny.space.choices))
+    (one, several) = ([table.get(n, c) for n, row in tiny.space.choices.items() for c in row] for table in tables)
+    assert several == pytest.approx(one, rel=1e-3)
 
 
 def test_fisher_ranks_like_measured_where_errors_are_small(tiny: Tiny, simulator: Simulator) -> None:
