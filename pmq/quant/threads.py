@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +19,15 @@ Result = TypeVar("Result")
 SMALL = 1 << 19
 #: largest number of items at a time, as each takes memory
 AT_ONCE = 4
+
+
+class _Shared(threading.local):
+    """Number of torch's threads that a thread of :func:`in_threads` shares with others; None in other threads."""
+
+    n_threads: int | None = None
+
+
+_shared = _Shared()
 
 
 @contextmanager
@@ -37,9 +47,12 @@ def threads_of_operators(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def one_thread_if(small: bool) -> Iterator[None]:
-    """Let torch compute each operator in one thread inside the context if its tensors are ``small``."""
-    with threads_of_operators(1 if small else torch.get_num_threads()):
+def threads_by_size(n_values: int) -> Iterator[None]:
+    """Let torch compute each operator in one thread inside the context if its tensors of ``n_values`` are small, else in all.
+
+    The number is the same inside and outside of :func:`in_threads`, so that results do not depend on where they are computed.
+    """
+    with threads_of_operators(1 if n_values < SMALL else _shared.n_threads or torch.get_num_threads()):
         yield
 
 
@@ -56,8 +69,10 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> lis
     n_workers = 1 if isfinite(memory_limit()) else min(n_threads, len(items), AT_ONCE)
     if n_workers <= 1:
         return [function(item) for item in items]
-    with (
-        threads_of_operators(n_threads // n_workers),
-        ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(n_threads // n_workers,)) as pool,
-    ):
+
+    def start() -> None:
+        _shared.n_threads = n_threads
+        torch.set_num_threads(n_threads // n_workers)
+
+    with threads_of_operators(n_threads // n_workers), ThreadPoolExecutor(n_workers, initializer=start) as pool:
         return list(pool.map(function, items))

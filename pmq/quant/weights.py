@@ -10,7 +10,7 @@ from torch import Tensor
 from pmq.core.choice import Choice
 from pmq.quant.estimators import ESTIMATORS
 from pmq.quant.quantizers import QUANTIZERS, Quantizer
-from pmq.quant.threads import SMALL, one_thread_if
+from pmq.quant.threads import threads_by_size
 
 
 def to_rows(weight: Tensor, choice: Choice) -> Tensor:
@@ -41,7 +41,7 @@ def from_rows(rows: Tensor, shape: torch.Size) -> Tensor:
 def fit(rows: Tensor, choice: Choice, weight: Tensor | None = None) -> Quantizer:
     """Fit one quantizer to ``(R, K)``, with a scale for each row and errors weighted by ``weight`` ``(R, K)``."""
     estimator = ESTIMATORS[choice.estimator]
-    with one_thread_if(rows.numel() < SMALL):
+    with threads_by_size(rows.numel()):
         return QUANTIZERS[choice.quantizer].fit(rows, choice.bits, choice.symmetric, estimator, weight)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pmq.core.memory_limit import limited_memory
-from pmq.quant.threads import in_threads, one_thread_if, threads_of_operators
+from pmq.quant.threads import SMALL, in_threads, threads_by_size, threads_of_operators
 
 
 @pytest.fixture(autouse=True)
@@ -48,14 +48,17 @@ def test_errors_are_raised_and_the_threads_restored() -> None:
 
 def test_a_thread_that_starts_later_has_the_threads_of_before() -> None:
     in_threads(threads_at, range(3))
-    with one_thread_if(True):
+    with threads_by_size(1):
         pass
     assert in_threads(threads_at, range(4)) == [1] * 4
     assert torch.get_num_threads() == 4
 
 
-def test_only_small_tensors_have_one_thread() -> None:
-    with one_thread_if(True):
-        assert torch.get_num_threads() == 1
-    with one_thread_if(False):
-        assert torch.get_num_threads() == 4
+@pytest.mark.parametrize(("n_values", "count"), [(SMALL - 1, 1), (SMALL, 4)])
+def test_threads_follow_the_size_of_tensors_inside_and_outside(n_values: int, count: int) -> None:
+    def threads_inside(_: object) -> int:
+        with threads_by_size(n_values):
+            return torch.get_num_threads()
+
+    assert in_threads(threads_inside, range(9)) == [count] * 9
+    assert threads_inside(0) == count

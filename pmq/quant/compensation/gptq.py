@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pmq.core.choice import FLOATS, Choice
-from pmq.quant.threads import SMALL, one_thread_if
+from pmq.quant.threads import threads_by_size
 from pmq.quant.weights import QuantizedWeight, fit, from_rows, quantize_weight, to_rows
 
 #: number of columns after which the remaining columns are updated together
@@ -29,7 +29,8 @@ class Compensator:
         moment = moment[self._order][:, self._order]
         damping = DAMPING * moment.diagonal().mean().clamp(min=1e-12)
         moment = moment + damping * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
-        self._upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(moment)), upper=True)
+        with threads_by_size(moment.numel()):
+            self._upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(moment)), upper=True)
 
     @torch.no_grad()
     def quantize(self, weight: Tensor, choice: Choice) -> QuantizedWeight:
@@ -54,11 +55,12 @@ def _round(weight: Tensor, scale: Tensor, low: Tensor, top: int, upper: Tensor) 
     for start in range(0, weight.shape[1], BLOCK):
         stop = min(start + BLOCK, weight.shape[1])
         block, errors = weight[:, start:stop], torch.zeros_like(weight[:, start:stop])
-        with one_thread_if(block.numel() < SMALL):
+        with threads_by_size(block.numel()):
             for i in range(stop - start):
                 j = start + i
                 codes[:, j] = ((block[:, i] / scale[:, j]).round() - low[:, j]).clamp(0, top)
                 errors[:, i] = (block[:, i] - (codes[:, j] + low[:, j]) * scale[:, j]) / upper[j, j]
                 block[:, i + 1 :] -= errors[:, i : i + 1] * upper[j, j + 1 : stop]
-        weight[:, stop:] -= errors @ upper[start:stop, stop:]
+        with threads_by_size(weight.numel()):
+            weight[:, stop:] -= errors @ upper[start:stop, stop:]
     return codes
