@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pmq.quant.ranges import near
+from pmq.quant.threads import threads_by_size
 
 #: number of values sampled from each activation; its minimum and maximum are stored in addition
 SAMPLES = 2**15
@@ -58,10 +59,11 @@ class Samples:
         values = torch.cat([*self._values, self._low, self._high], 1)
         if not self._weights:
             return (values if heads else values.reshape(1, -1)), None
-        weights = torch.cat(self._weights, 1)
-        weights = weights / weights.mean().clamp(min=1e-30)
-        parts = (weights, 0.0), (torch.full_like(weights, EVEN), 1.0)
-        weights, even = (torch.nn.functional.pad(part, (0, 2), value=of_ends) for part, of_ends in parts)
-        if not heads:
-            values, weights, even = (x.reshape(1, -1) for x in (values, weights, even))
-        return values, weights + even * near(values)
+        with threads_by_size(values.numel()):
+            weights = torch.cat(self._weights, 1)
+            weights = weights / weights.mean().clamp(min=1e-30)
+            parts = (weights, 0.0), (torch.full_like(weights, EVEN), 1.0)
+            weights, even = (torch.nn.functional.pad(part, (0, 2), value=of_ends) for part, of_ends in parts)
+            if not heads:
+                values, weights, even = (x.reshape(1, -1) for x in (values, weights, even))
+            return values, weights + even * near(values)

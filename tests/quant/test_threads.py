@@ -7,8 +7,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from pmq.core.choice import Choice
 from pmq.core.memory_limit import limited_memory
+from pmq.quant.compensation import Compensator
+from pmq.quant.samples import Samples
 from pmq.quant.threads import SMALL, in_threads, threads_by_size, threads_of_operators
+from pmq.quant.weights import fit
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +66,24 @@ def test_threads_follow_the_size_of_tensors_inside_and_outside(n_values: int, co
 
     assert in_threads(threads_inside, range(9)) == [count] * 9
     assert threads_inside(0) == count
+
+
+@torch.no_grad()
+def test_quantizers_do_not_depend_on_where_they_are_fitted() -> None:
+    generator = torch.Generator().manual_seed(5)
+    samples = Samples()
+    for _ in range(4):  # of three heads, which makes a few values more than one thread sums
+        samples.add(torch.randn(3, 4000, generator=generator), 0.25, generator)
+        samples.weigh(torch.rand(3, 4000, generator=generator))
+    weight, rows = torch.randn(800, 96, generator=generator), torch.randn(400, 96, generator=generator)
+
+    def fitted(_: object) -> list[torch.Tensor]:
+        values, weights = samples.compute()
+        assert weights is not None
+        quantizer = fit(values, Choice(bits=4, estimator="fisher"), weights)
+        quantized = Compensator(rows.T @ rows).quantize(weight, Choice(bits=3, symmetric=True))
+        return [weights, *quantizer.parameters.values(), quantized.codes]
+
+    outside = fitted(0)
+    for inside in in_threads(fitted, range(4)):
+        assert all(torch.equal(a, b) for a, b in zip(inside, outside, strict=True))
