@@ -137,7 +137,7 @@ def _print_deployment(deployment: Deployment, folder: Path, target: str, threads
     say(f"speedup over the unquantized model in the same runtime: {unquantized:.2f}x, over eager PyTorch: {eager:.2f}x")
     if deployment.whole_latency_ms is not None:
         say(f"speedup over the same file with all tokens: {deployment.whole_latency_ms / latency:.3f}x")
-    if deployment.agreement_fp32 is not None:  # of dense outputs and features there is none, and the proof has their error
+    if deployment.agreement_fp32 is not None:  # dense outputs and features have none
         agreement = f"{number(deployment.agreement_fp32)} %, simulated {number(deployment.agreement_simulation_fp32)} %"
         say(f"agreement with FP32 on {deployment.n_images} images: {agreement}")
     if (folder / BUNDLE).is_dir():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pmq.models.float_products import torch_default
+from pmq.quant.threads import threads_of_operators
 from pmq.runtimes.session import Floats, Session
 from pmq.runtimes.timing import interleaved, median_spread
 
@@ -36,18 +37,14 @@ def latencies(
     Returns:
         Keys of :class:`pmq.runtimes.deployment.Deployment` -> medians in milliseconds, and ``spread`` of the deployed file.
     """
-    before = torch.get_num_threads()
 
     def eager() -> None:
         with torch.inference_mode(), torch_default():
             model(image)
 
-    torch.set_num_threads(threads)
-    try:
+    with threads_of_operators(threads):
         calls: dict[str, Callable[[], object]] = {n: partial(run, other_inputs.get(n, fed)) for n, run in sessions.items()}
         calls["torch"] = eager
         times = {name: median_spread(timings) for name, timings in interleaved(calls, rounds).items()}
-    finally:
-        torch.set_num_threads(before)
     names = {"file": "latency_ms"} | {name: f"{name}_latency_ms" for name in times if name != "file"}
     return {"spread": times["file"][1]} | {names[name]: median for name, (median, _) in times.items()}
