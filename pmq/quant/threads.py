@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from math import isfinite
 from typing import TypeVar
 
@@ -59,6 +59,7 @@ def threads_by_size(n_values: int) -> Iterator[None]:
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """Return the results of ``function``, for several items at a time, which share torch's threads.
 
+    After an error or a signal, items that have begun are finished and the others are not begun.
     Where memory is limited, or the thread is the only one, there is one item at a time. The function has torch's default modes in
     other threads: it must enter ``torch.no_grad`` itself.
 
@@ -75,4 +76,22 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> lis
         torch.set_num_threads(n_threads // n_workers)
 
     with threads_of_operators(n_threads // n_workers), ThreadPoolExecutor(n_workers, initializer=start) as pool:
-        return list(pool.map(function, items))
+        futures: list[Future[Result]] = []
+        try:
+            futures.extend(pool.submit(function, item) for item in items)
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            _wait_for([future for future in futures if not future.cancelled()])
+            raise
+
+
+def _wait_for(futures: Sequence[Future[Result]]) -> None:
+    """Wait until the futures are done, whatever signals arrive.
+
+    A signal during :meth:`threading.Thread.join` lets Python take the thread for stopped, and a thread that is inside an
+    operator while the interpreter exits aborts the process.
+    """
+    while not all(future.done() for future in futures):
+        with suppress(BaseException):
+            wait(futures)

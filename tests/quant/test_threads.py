@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Iterator
 
 import pytest
 import torch
 
+from pmq.cli.signals import raise_on_stop
 from pmq.core.choice import Choice
+from pmq.core.errors import Interrupted
 from pmq.core.memory_limit import limited_memory
 from pmq.quant.compensation import Compensator
 from pmq.quant.samples import Samples
@@ -48,6 +53,23 @@ def test_errors_are_raised_and_the_threads_restored() -> None:
     with pytest.raises(ZeroDivisionError):
         in_threads(lambda i: 1 // i, [2, 1, 0])
     assert torch.get_num_threads() == 4
+
+
+def test_items_that_have_begun_are_finished_after_two_signals() -> None:
+    begun, finished = [], []
+
+    def interrupt_twice(item: int) -> None:
+        begun.append(item)
+        for _ in range(2 if item == 0 else 0):
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+        finished.append(item)
+
+    with pytest.raises(Interrupted), raise_on_stop():
+        in_threads(interrupt_twice, range(50))
+    assert 0 < len(begun) < 50
+    assert sorted(begun) == sorted(finished)
 
 
 def test_a_thread_that_starts_later_has_the_threads_of_before() -> None:
