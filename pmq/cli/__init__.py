@@ -89,6 +89,7 @@ def _status(arguments: list[str]) -> int:
     except PmqError as error:
         text, status = str(error), BAD
     except Stopped as stopped:
+        signals.ignore_interrupts()
         text, status = signals.stop_message(stopped), SIGNALLED + stopped.number
     except OSError as error:
         if close_output() is not None:  # a library failed to print to standard output

@@ -51,6 +51,11 @@ def raise_on_stop() -> Iterator[None]:
             signal.signal(stop_signal, handler)
 
 
+def ignore_interrupts() -> None:
+    """Ignore Ctrl-C from now on: a stopped command only has to say so and to end, which another Ctrl-C would disturb."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def stop_message(stopped: Stopped) -> str:
     """Return the message for a stopped command: the signal, and how to resume if anything was saved."""
     name = NAMES[signal.Signals(stopped.number).name]

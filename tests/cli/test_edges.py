@@ -15,7 +15,9 @@ import pytest
 
 import pmq.api
 from pmq import cli
-from pmq.core.errors import Interrupted, PmqError
+from pmq.cli import signals
+from pmq.cli.signals import stop_message
+from pmq.core.errors import Interrupted, PmqError, Stopped
 from pmq.core.rundir import RunDir
 from tests.conftest import PMQ
 
@@ -30,8 +32,12 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["pmq", *arguments])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            with pytest.raises(SystemExit) as left:
+                cli.main()
+        finally:
+            signal.signal(signal.SIGINT, before)
         captured = capfd.readouterr()
         assert isinstance(left.value.code, int)
         return left.value.code, captured.out, captured.err
@@ -208,6 +214,18 @@ def test_a_second_signal_stops_at_once(number: int, status: int, told: str, call
     assert (found, err.count("\n")) == (status, 1)
     assert err.startswith(f"pmq: {told}")
     assert left_to_the_system == [signal.SIG_DFL]
+
+
+def test_interrupts_do_not_disturb_the_message_of_a_stop(
+    call: Call, exporting: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def impatient(stopped: Stopped) -> str:
+        signal.raise_signal(signal.SIGINT)
+        return stop_message(stopped)
+
+    monkeypatch.setattr(signals, "stop_message", impatient)
+    exporting(lambda: signal.raise_signal(signal.SIGTERM))
+    assert call("export", "run") == (143, "", "pmq: terminated; no progress was saved that could be resumed\n")
 
 
 def test_only_ctrl_c_may_be_answered_by_finishing(call: Call, exporting: Callable[..., None]) -> None:
