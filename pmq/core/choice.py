@@ -18,6 +18,8 @@ Bits = Annotated[int, AfterValidator(BitWidth), WithJsonSchema({"type": "integer
 
 #: quantizers that are floating-point formats
 FLOATS = ("half", "bfloat16")
+#: quantizers that scale each token of an activation at run time
+BY_TOKEN = ("dynamic", "relative")
 
 
 class Choice(BaseModel):
@@ -26,7 +28,7 @@ class Choice(BaseModel):
     ``granularity`` says which values share a scale. For a weight ``(O, I)``: ``tensor`` one scale, ``channel`` one per
     output ``(O, 1)``, ``group`` one per ``group_size`` neighbouring inputs ``(O, I / group_size)``. For an activation:
     ``tensor``; ``head``, one per attention head, which costs a runtime nothing where heads are multiplied one by one;
-    or ``token``: the quantizer ``dynamic``, whose scales are found when the token is there and not kept.
+    or ``token``: the quantizers ``dynamic`` and ``relative``, whose scales are found when the token is there and not kept.
 
     >>> Choice(bits=4).label, Choice(bits=32, quantizer="none").label
     ('4', 'fp32')
@@ -51,9 +53,9 @@ class Choice(BaseModel):
             raise ValueError(f"quantizer={self.quantizer!r} with {self.bits} bits: {' and '.join(FLOATS)} go with 16 bits")
         if self.bits == FLOAT16 and self.quantizer not in (*FLOATS, "affine"):
             raise ValueError(f"quantizer={self.quantizer!r} with 16 bits: these are for {', '.join(FLOATS)} and affine")
-        if (self.quantizer == "dynamic") != (self.granularity == "token"):
+        if (self.quantizer in BY_TOKEN) != (self.granularity == "token"):
             raise ValueError(
-                f"quantizer={self.quantizer!r} with granularity={self.granularity!r}: 'dynamic' and 'token' go together"
+                f"quantizer={self.quantizer!r} with granularity={self.granularity!r}: {' and '.join(BY_TOKEN)} go with 'token'"
             )
         return self
 
@@ -93,7 +95,8 @@ class ComponentChoice(Choice):
     """A choice with, for an activation, the calibrated parameters of its quantizer.
 
     ``affine`` has ``scale`` and ``zero_point``, ``log`` ``scale`` and ``root``, ``power`` ``low``, ``high`` and ``root``,
-    ``codebook`` its integer ``levels`` with ``scale`` and ``zero_point``; a value for each scale.
+    ``codebook`` its integer ``levels`` with ``scale`` and ``zero_point``, ``relative`` its integer ``levels``; a
+    value for each scale.
     """
 
     parameters: dict[str, list[FiniteFloat]] | None = None

@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pmq.core.choice import FLOATS, Choice
+from pmq.core.choice import BY_TOKEN, FLOATS, Choice
 
 #: powers that levels may grow by
 ROOTS = (1, 2, 4)
-#: the largest integer under a level of a codebook
-TOP = 255
+#: the largest integer under a level, by quantizer
+TOP = {"codebook": 255, "relative": 254}
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ QUANTIZER_PARAMETERS: Mapping[str, QuantizerParameters] = {
     "power": QuantizerParameters(per_scale=("low", "high"), shared=("root",)),
     "codebook": QuantizerParameters(shared=("scale", "zero_point"), levels=("levels",)),
     "dynamic": QuantizerParameters(),
+    "relative": QuantizerParameters(levels=("levels",)),
     **{name: QuantizerParameters() for name in FLOATS},
     "none": QuantizerParameters(),
 }
@@ -60,7 +61,7 @@ def why_unfit(slot: str, quantizer: str, granularity: str, bits: int = 8) -> str
             return "granularity 'head' is for q, k, v and softmax; weights take tensor, channel or group"
         reason = f"quantizer {quantizer!r} is for activations; weights take {', '.join(OF_WEIGHTS)}"
         return None if quantizer in OF_WEIGHTS else reason
-    if quantizer == "dynamic":
+    if quantizer in BY_TOKEN:
         return None
     if granularity not in ("tensor", "head"):
         return f"granularity {granularity!r}; activations take tensor, and q, k, v and softmax also head"
@@ -114,7 +115,7 @@ def _why_no(name: str, values: Sequence[float], choice: Choice) -> str | None:
     if name == "root":
         return None if set(values) <= set(ROOTS) else f"is not one of {', '.join(map(str, ROOTS))}"
     if name in ("zero_point", "levels"):
-        top = TOP if choice.quantizer == "codebook" else 2**choice.bits - 1
+        top = TOP.get(choice.quantizer, 2**choice.bits - 1)
         if not _whole(values, top):
             return f"is no integer from 0 to {top}"
         if name == "levels" and list(values) != sorted(values):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from pmq.core.choice import FLOATS, Choice
+from pmq.core.choice import BY_TOKEN, FLOATS, Choice
 from pmq.core.component import Component, Inventory
 from pmq.core.patches import PatchMap
 from pmq.core.pruning import PruningPlan
@@ -21,6 +21,8 @@ def grid_bytes(component: Component, choice: Choice) -> int:
     if choice.quantizer in ("dynamic", *FLOATS):  # computed at run time, or without a grid
         return 0
     scales = choice.scales(component.shape, component.heads)
+    if choice.quantizer == "relative":
+        return 2**choice.bits
     if choice.quantizer == "codebook":
         return scales * (SCALE_BYTES + ZERO_POINT_BYTES + 2**choice.bits)
     if choice.quantizer == "power":  # both ends, and the exponent
@@ -45,7 +47,7 @@ def choice_ops(component: Component, choice: Choice) -> int:
     A grid computed at run time compares each value of one image twice, at 32 bits. In a whole graph, writing a tensor costs the
     bits of each of its values, which is what the operators between products add to the products' own operations.
     """
-    if choice.quantizer == "dynamic":
+    if choice.quantizer in BY_TOKEN:
         return 2 * 32 * component.numel
     return choice.bits * component.numel if component.slot == "tensor" and not component.fixed else 0
 

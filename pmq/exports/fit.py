@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pmq.core.choice import FLOATS
+from pmq.core.choice import BY_TOKEN, FLOATS
 from pmq.core.errors import PmqError
 from pmq.exports.grid import Grid
 from pmq.exports.tensor import QuantizedTensor
@@ -88,7 +88,7 @@ def _why_not(tensor: QuantizedTensor, holds: Holds) -> str | None:
     choice = tensor.choice
     if choice.quantizer in FLOATS:
         return "values are 16-bit floats"
-    if choice.quantizer == "dynamic":
+    if choice.quantizer in BY_TOKEN:
         return "ranges are found at run time"
     if tensor.grid is None:
         return f"levels of quantizer {choice.quantizer!r} are not even"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pmq.core.allocation import ModelInfo
-from pmq.core.choice import Choice
+from pmq.core.choice import BY_TOKEN, Choice
 from pmq.core.component import Component
 from pmq.exports.grid import Grid
 from pmq.runtimes.layer import DeployLayer
@@ -97,7 +97,7 @@ def _activation(component: Component, choice: Choice, parameters: Mapping[str, l
 
     from pmq.quant.quantizers import QUANTIZERS
 
-    if not parameters:  # floats, and grids found at run time
+    if not parameters or choice.quantizer in BY_TOKEN:  # floats, and grids found at run time
         return QuantizedTensor(component, choice, None)
     quantizer = QUANTIZERS[choice.quantizer]({key: tensor(value) for key, value in parameters.items()}, choice.bits)
     low, high = (end.double() for end in quantizer.ends)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pmq.core.budget import Limits
+from pmq.core.choice import Assignment
 from pmq.core.progress import track
+from pmq.cost.cost_model import CostModel
 from pmq.optimize.front import non_dominated
 from pmq.optimize.joint import Solver
 from pmq.optimize.space import Space
@@ -17,6 +19,8 @@ from pmq.optimize.tables import Floats, Genomes, Tables, within
 #: powers of the errors whose sum is minimised. Errors are not exactly additive: a power above one avoids single large errors,
 #: one below avoids many small ones. Which is more accurate varies, so each proposes a candidate and the simulation decides.
 POWERS = (1.0, 1.25, 1.5, 0.8)
+#: bit-widths of uniform allocations
+BITS = range(2, 9)
 #: fractions of the budget to solve for
 FRACTIONS = (1.0, 0.985)
 
@@ -31,7 +35,7 @@ class Candidate:
 
 def uniform_candidates(space: Space) -> dict[int, Candidate]:
     """Return the uniform allocations that the space contains, by bit-width in ascending order."""
-    genomes = {bits: space.genome(space.uniform(bits, bits)) for bits in range(2, 9)}
+    genomes = {bits: space.genome(space.uniform(bits, bits)) for bits in BITS}
     return {bits: Candidate(tuple(g), f"uniform w{bits}a{bits}") for bits, g in genomes.items() if g is not None}
 
 
@@ -44,6 +48,22 @@ def largest_uniform(space: Space, tables: Tables, limits: Limits) -> Candidate |
     """Return the uniform allocation with the most bits that is within the limits, or None if there is none."""
     inside = [c for c in uniform_candidates(space).values() if within(limits, tables.evaluate(np.array([c.genome])))[0]]
     return inside[-1] if inside else None
+
+
+def uniform_within(space: Space, limits: Limits) -> Assignment | None:
+    """Return the uniform allocation with the most bits within the limits, or None if there is none.
+
+    Where choices are those of kernels, it is one that the space contains.
+    """
+    kernels = bool(space.file.modes) or space.file.operators is not None or space.latency is not None
+    costs = CostModel(space.inventory, space.latency)
+    for bits in reversed(BITS):
+        assignment = space.uniform(bits, bits)
+        if kernels and space.genome(assignment) is None:
+            continue
+        if limits.allow(*costs.costs(assignment).values()):
+            return assignment
+    return None
 
 
 def exact_candidates(tables: Tables, solver: Solver, limits: Limits) -> list[Candidate]:

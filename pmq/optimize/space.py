@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from pmq.core.bits import FP32
-from pmq.core.choice import FLOAT, Assignment, Choice, Decisions, WidthChoice, bits_of
+from pmq.core.choice import BY_TOKEN, FLOAT, Assignment, Choice, Decisions, WidthChoice, bits_of
 from pmq.core.component import Component, Inventory
 from pmq.core.errors import PmqError
 from pmq.core.pruning import WidthOptions
@@ -107,7 +107,7 @@ class Space:
             if not in_mode and (mode.weight.bits, mode.input.bits) == (weight_bits, activation_bits):
                 assignment, layers = self.assignment(self.uniform_modes()[name]), [d for d in self.decisions if d.modes]
                 in_mode = {component: assignment[component] for d in layers for component in d.components}
-        rest = {c.name: self._choice(c, self._pin(c) or default_bits(c)) for c in self.inventory if c.name not in in_mode}
+        rest = {c.name: self._uniform_choice(c, self._pin(c) or default_bits(c)) for c in self.inventory if c.name not in in_mode}
         return {name: (in_mode | rest)[name] for name in self.inventory.names}
 
     def assignment(self, genome: Any) -> Assignment:
@@ -146,6 +146,8 @@ class Space:
                 refined = options.model_dump(exclude_none=True)
                 if "granularity" in refined:
                     merged.pop("group_size", None)  # only groups have a size
+                if "quantizer" in refined:
+                    merged.pop("uniform", None)  # which stands beside the quantizer that it differs from
                 merged |= refined
         return Options(**merged)
 
@@ -153,10 +155,15 @@ class Space:
         pins = [bits for pattern, bits in self.file.pins.items() if _matches(pattern, component)]
         return pins[-1] if pins else None
 
+    def _uniform_choice(self, component: Component, bits: int) -> Choice:
+        return self._choice(component, bits, self._options(component).uniform_quantizer(bits))
+
     def _choice(self, component: Component, bits: int, quantizer: str | None = None) -> Choice:
         options = self._options(component)
         quantizer = quantizer or options.quantizers(bits)[0]
-        granularity = "token" if quantizer == "dynamic" else options.granularity or "tensor"
+        if quantizer == "relative" and component.slot == "input" and len(self.inventory[f"{component.module}.weight"].shape) > 2:
+            quantizer = options.uniform_quantizer(bits) if options.uniform else "affine"  # inputs of convolutions have no tokens
+        granularity = "token" if quantizer in BY_TOKEN else options.granularity or "tensor"
         context = f"search space {self.name!r}, {component.name!r}"
         if bits == FP32:
             return FLOAT
@@ -190,7 +197,7 @@ class Space:
         if entry.bits == FP32:
             return FLOAT
         quantizer = entry.quantizer or "affine"
-        granularity = "token" if quantizer == "dynamic" else entry.granularity or "tensor"
+        granularity = "token" if quantizer in BY_TOKEN else entry.granularity or "tensor"
         _check_fits(component, quantizer, granularity, context, entry.bits)
         fields = entry.model_dump() | {"quantizer": quantizer, "granularity": granularity, "estimator": self.estimator}
         return validated(Choice, fields, context)

@@ -31,11 +31,13 @@ class Options(_Strict):
     """Choices that a component has; unset fields come from the more general entry.
 
     ``quantizer`` is one name, several names (each a choice at every bit-width), or a mapping such as ``{2: log, 5: power}``
-    of the lowest bit-width to the quantizer from there upwards. ``symmetric`` may list the bit-widths of symmetric grids.
+    of the lowest bit-width to the quantizer from there upwards. ``uniform`` is the quantizer of uniform allocations, and of
+    inputs without tokens, where it is not the first one. ``symmetric`` may list the bit-widths of symmetric grids.
     """
 
     bits: list[Bits] | None = Field(default=None, min_length=1)
     quantizer: str | Annotated[list[str] | dict[int, str], Len(min_length=1)] | None = None
+    uniform: str | Annotated[dict[int, str], Len(min_length=1)] | None = None
     granularity: Granularity | None = None
     group_size: GroupSize | None = None
     symmetric: bool | list[Bits] | None = None
@@ -45,11 +47,21 @@ class Options(_Strict):
         return bits in self.symmetric if isinstance(self.symmetric, list) else bool(self.symmetric)
 
     def quantizers(self, bits: int) -> list[str]:
-        """Return the quantizers at a bit-width, the one of uniform allocations first."""
+        """Return the quantizers at a bit-width."""
         names = self.quantizer or "affine"
-        if isinstance(names, dict):
-            names = names[max((b for b in names if b <= bits), default=min(names))]
+        names = _at(bits, names) if isinstance(names, dict) else names
         return [names] if isinstance(names, str) else names
+
+    def uniform_quantizer(self, bits: int) -> str:
+        """Return the quantizer of uniform allocations at a bit-width."""
+        if self.uniform is None:
+            return self.quantizers(bits)[0]
+        return _at(bits, self.uniform) if isinstance(self.uniform, dict) else self.uniform
+
+
+def _at(bits: int, names: dict[int, str]) -> str:
+    """Return what a mapping of lowest bit-widths has for ``bits``."""
+    return names[max((b for b in names if b <= bits), default=min(names))]
 
 
 class Tie(_Strict):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pmq.core.choice import WidthChoice, bits_of
 from pmq.core.errors import PmqError
-from pmq.cost.cost_model import component_bytes, grid_bytes
+from pmq.cost.cost_model import choice_ops, component_bytes, grid_bytes
 
 if TYPE_CHECKING:
     from pmq.optimize.space import Space
@@ -74,6 +74,8 @@ class WidthDependence:
                             fixed = name == f"{last}.weight" and choice.granularity in ("channel", "tensor")
                             size[d, k] += component_bytes(inventory[name], choice)
                             size[d, k] -= grid_bytes(inventory[name], choice) if fixed else 0
+                        if name == inventory.source_of(last) or inventory[name].slot in ("q", "k", "v"):
+                            ops[d, k] += choice_ops(inventory[name], choice)
                 if saved is not None and space.latency is not None:
                     for k in range(len(decision)):
                         bits = bits_of(decision.options(k))

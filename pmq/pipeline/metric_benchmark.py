@@ -17,7 +17,7 @@ from pmq.evaluation import Evaluator
 from pmq.evaluation.executor import LocalExecutor
 from pmq.metrics import METRICS, Probe, SensitivityTable
 from pmq.optimize import ExactSolver, Space, Tables, nsga2, within
-from pmq.optimize.candidates import largest_uniform
+from pmq.optimize.candidates import uniform_within
 from pmq.optimize.exact import trust_region
 from pmq.optimize.greedy import greedy
 from pmq.optimize.ranking import rank_correlation
@@ -122,9 +122,9 @@ class MetricBenchmark:
         rng = np.random.default_rng(seed + 1)
         rows: dict[str, dict[str, Assignment]] = {"uniform": {}, "random": {}}
         for budget, limits in self.limits.items():
-            uniform = largest_uniform(self.space, self._costs, limits)
+            uniform = uniform_within(self.space, limits)
             if uniform is not None:
-                rows["uniform"][budget] = self.space.assignment(uniform.genome)
+                rows["uniform"][budget] = uniform
             drawn = random_at_budget(self._costs, limits, RANDOM, rng)
             errors = [self.evaluator.evaluate(self.space.assignment(g)).mean_error for g in track(drawn, "random search")]
             rows["random"][budget] = self.space.assignment(drawn[int(np.argmin(errors))])

@@ -23,8 +23,7 @@ from pmq.quant.compensation import SecondMoment, has_rows, output_rows, rows_of
 from pmq.quant.gradients import Losses, gradients_by_stage, log_likelihoods, mean_squares
 from pmq.quant.instrument import Instrument
 from pmq.quant.quantizers import QUANTIZERS, Quantizer
-from pmq.quant.samples import Samples
-from pmq.quant.weights import fit
+from pmq.quant.samples import Samples, largest_in_token
 
 #: number of images in a forward pass
 BATCH = 8
@@ -69,8 +68,7 @@ class Calibration:
         if key not in self._cache:
             if name not in self.samples:
                 raise PmqError(f"activation {name!r} was not calibrated; pass images, or an allocation that contains its range")
-            values, weights = self.samples[name].compute(heads=choice.granularity == "head")
-            self._cache[key] = fit(values, choice, weights)
+            self._cache[key] = self.samples[name].fit(choice)
         return self._cache[key]
 
     def use(self, name: str, choice: Choice, quantizer: Quantizer) -> None:
@@ -139,7 +137,9 @@ class _PassRecorder:
 
         def record(x: Tensor) -> Tensor:
             self.order += [name, weight] if weight in self.instrument.weights else [name]
-            self.samples[name].add(self.instrument.by_head(name, x.detach()), self.share, self.generator)
+            by_head, seen = self.instrument.by_head, x.detach()
+            largest = by_head(name, largest_in_token(seen))
+            self.samples[name].add(by_head(name, seen), self.share, self.generator, largest)
             if not self.samples[name].finite():
                 raise PmqError(f"activation {name!r} is not finite on the calibration images; check the checkpoint and the data")
             if torch.is_grad_enabled() and not self.instrument.inventory[name].fixed:

@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from pmq.quant.quantizers import Quantizer
+from pmq.quant.quantizers import Quantizer, Relative
 from pmq.quant.weights import QuantizedWeight, from_rows
 
 
@@ -60,6 +60,35 @@ class IntegerLinear:
         product = torch._int_mm(integers.reshape(-1, x.shape[-1]), self._weight)
         shift = self._shift if bias is None else self._shift + bias
         return torch.addcmul(shift, product, self._scale).reshape(*x.shape[:-1], -1)
+
+
+class IntegerLinearByToken:
+    """The same product for an input whose tokens have steps of their own: ``x = i * s`` with a step ``s`` for each token.
+
+    Args:
+        weight: weight as integers.
+        quantizer: quantizer of the input.
+    """
+
+    def __init__(self, weight: IntegerWeight, quantizer: Relative) -> None:
+        self._quantizer, self._weight = quantizer, weight
+
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Compute the layer's output: ``(..., I)`` -> ``(..., O)``."""
+        integers, step = self._quantizer.by_token(x)
+        product = torch._int_mm(integers.reshape(-1, x.shape[-1]), self._weight.integers)
+        result = (product * self._weight.scale).mul_(step.reshape(-1, 1))
+        return (result if bias is None else result.add_(bias)).reshape(*x.shape[:-1], -1)
+
+
+def integer_product(weight: IntegerWeight, quantizer: Quantizer) -> IntegerLinear | IntegerLinearByToken:
+    """Return the product of a weight and an input whose quantizer :func:`has_integers`."""
+    return IntegerLinearByToken(weight, quantizer) if isinstance(quantizer, Relative) else IntegerLinear(weight, quantizer)
+
+
+def has_integers(quantizer: Quantizer) -> bool:
+    """Return whether the levels of an input are int8 integers, on one grid or on one for each token."""
+    return isinstance(quantizer, Relative) or quantizer.int8_grid is not None
 
 
 @cache

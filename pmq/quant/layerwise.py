@@ -32,13 +32,13 @@ from pmq.quant.compensation import (
 from pmq.quant.compensation.moments import EVEN
 from pmq.quant.quantizers import Quantizer
 from pmq.quant.reconstruction import Checkpoints, Streams, learn_block, row_weights
-from pmq.quant.samples import Samples
+from pmq.quant.samples import Samples, largest_in_token
 from pmq.quant.simulator import Simulator
 from pmq.quant.spill import Spill
 from pmq.quant.stream import Heard, Stream
 from pmq.quant.token_samples import TokenSamples
 from pmq.quant.tokens import TokenTaps
-from pmq.quant.weights import QuantizedWeight, fit, quantize_weight
+from pmq.quant.weights import QuantizedWeight, quantize_weight
 
 
 class LayerwiseQuantizer:
@@ -183,8 +183,7 @@ class LayerwiseQuantizer:
                         f"{name!r} is not finite once all before it is quantized, as where the variance of a norm "
                         "rounds to zero; give it more bits, or choose another target"
                     )
-                values, weights = pending[name].compute(heads=choices[name].granularity == "head")
-                self.quantizers[name] = fit(values, choices[name], weights)
+                self.quantizers[name] = pending[name].fit(choices[name])
                 taps.set(component, simulator.spread(name, self.quantizers[name]))
 
     def _recorder(self, component: Component, samples: Mapping[str, Samples], last: bool, keep: bool) -> TapFunction:
@@ -195,7 +194,8 @@ class LayerwiseQuantizer:
             self._inputs_of = component.module
 
         def record(x: Tensor) -> Tensor:
-            samples[component.name].add(self.simulator.by_head(component.name, x), 1.0, generator)
+            by_head, name = self.simulator.by_head, component.name
+            samples[name].add(by_head(name, x), 1.0, generator, by_head(name, largest_in_token(x)))
             if keep:
                 self._inputs.append(x)
             if last:
@@ -212,7 +212,7 @@ class LayerwiseQuantizer:
         samples = TokenSamples(self.calibration.samples[name])
 
         def record(x: Tensor) -> Tensor:
-            samples.add(by_head(name, x), by_head(name, bits_of(x).float()))
+            samples.add(by_head(name, x), by_head(name, bits_of(x).float()), by_head(name, largest_in_token(x)))
             return x
 
         simulator.set_activation(name, record)

@@ -16,7 +16,7 @@ from pmq.graph import CapturedModel
 from pmq.graph.taps import Layer, TapFunction
 from pmq.quant.calibration import Calibration
 from pmq.quant.instrument import Instrument
-from pmq.quant.integer import IntegerLinear, IntegerWeight
+from pmq.quant.integer import IntegerLinear, IntegerLinearByToken, IntegerWeight, has_integers, integer_product
 from pmq.quant.quantizers import Quantizer
 from pmq.quant.weights import QuantizedWeight, quantize_weight
 
@@ -146,7 +146,7 @@ class Simulator:
         if component.slot in ("weight", "input"):
             self._instrument.layer(name).product = self._product(component.module)
 
-    def _product(self, module: str) -> IntegerLinear | None:
+    def _product(self, module: str) -> IntegerLinear | IntegerLinearByToken | None:
         """Return the integer product of a layer, or None unless the choices of its weight and its input allow one."""
         weight, source = f"{module}.weight", f"{module}.input"
         if not self.integers or weight not in self._current or source not in self._current:
@@ -155,13 +155,13 @@ class Simulator:
         if choice.is_fp32 or input_choice.is_fp32 or weight in self._masked:
             return None
         quantizer = self._quantizers[source, input_choice]
-        if quantizer.int8_grid is None:
+        if not has_integers(quantizer):
             return None
         if weight not in self._integers or self._integers[weight][0] != choice:
             quantized = self.quantized_weight(self._components[weight], choice)
             self._integers[weight] = choice, IntegerWeight.of(quantized)
         integers = self._integers[weight][1]
-        return None if integers is None else IntegerLinear(integers, quantizer)
+        return None if integers is None else integer_product(integers, quantizer)
 
     def run(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Run stages ``start`` to ``stop`` (exclusive) of the model with the current choices.

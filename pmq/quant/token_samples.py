@@ -21,9 +21,9 @@ class TokenSamples:
         self._ends: dict[int, tuple[Tensor, Tensor]] = {}
         self._unused = torch.Generator()  # the sampled positions are already drawn
 
-    def add(self, rows: Tensor, bits: Tensor) -> None:
-        """Add the values ``(heads, n)`` of a batch, and the bit-width of each value in the same shape."""
-        self._values.add(rows, 1.0, self._unused)
+    def add(self, rows: Tensor, bits: Tensor, largest: Tensor) -> None:
+        """Add the values ``(heads, n)`` of a batch, with the bit-width and the largest magnitude of each value's token."""
+        self._values.add(rows, 1.0, self._unused, largest)
         self._bits.add(bits, 1.0, self._unused)
         for width in map(int, bits.unique()):
             low = rows.masked_fill(bits != width, torch.inf).amin(1, keepdim=True)
@@ -39,6 +39,11 @@ class TokenSamples:
         for width, choice in choices.items():
             if width not in self._ends:
                 continue
+            if choice.quantizer == "relative":
+                of_width = (bits == width).repeat(len(values))
+                shares, share_weights = (x[:, of_width] for x in self._values.relative())
+                quantizers[width] = fit(shares, choice, share_weights)
+                continue
             of_width, ends = bits == width, torch.cat(self._ends[width], 1)
             rows = torch.cat([values[:, :-2][:, of_width], ends], 1)
             row_weights = None if weights is None else torch.cat([weights[:, :-2][:, of_width], torch.ones_like(ends)], 1)
@@ -49,5 +54,4 @@ class TokenSamples:
 
     def fit_all(self, choice: Choice) -> Quantizer:
         """Return a quantizer that is fitted to all tokens."""
-        values, weights = self._values.compute(heads=choice.granularity == "head")
-        return fit(values, choice, weights)
+        return self._values.fit(choice)

@@ -9,7 +9,9 @@ import numpy as np
 from onnx import TensorProto, numpy_helper
 
 from pmq.core.errors import PmqError
+from pmq.quant.quantizers.relative import MIDDLE
 from pmq.runtimes.onnx_builder import CONTRIB, PRODUCT
+from pmq.runtimes.onnx_quantizers import relative_levels, values
 
 if TYPE_CHECKING:
     from pmq.runtimes.layer import DeployLayer
@@ -20,10 +22,10 @@ _LEAST = np.float32(1e-37)
 
 
 def product(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> None:
-    """Add a linear layer whose input has a grid for each token, from the least to the largest of its values.
+    """Add a linear layer whose input has a grid for each token: from its least to its largest value, or levels that are relative.
 
     With the token's step ``s``, zero ``z`` and codes ``q``, and the weight's integers ``j`` of step ``t``, an output is
-    ``s * (t * (q @ j.T) - z * t * sum(j)) + bias``.
+    ``s * (t * (q @ j.T) - z * t * sum(j)) + bias``. Relative levels have one zero, which the product subtracts.
 
     Raises:
         PmqError: the layer is a convolution, whose input has no tokens.
@@ -32,21 +34,34 @@ def product(b: PartBuilder, layer: DeployLayer, x: str, y: str) -> None:
         raise PmqError(
             f"layer {layer.name!r}: the input of a convolution has no tokens with grids of their own; choose a static one"
         )
-    x, step, zero = _codes(b, layer.source.bits, x)
     if layer.codes is None or layer.scales is None or layer.scales.shape[1] > 1 or layer.zeros is not None:
-        floats = b.node("Sub", [b.node("Cast", [x], "integers", to=TensorProto.FLOAT), zero], "centred input")
-        b.product(layer, b.node("Mul", [floats, step], "input"), b.float_weight(layer), y)
+        floats = values(b, layer.operand, x) if layer.operand is not None else _values(b, layer.source.bits, x)
+        b.product(layer, floats, b.float_weight(layer), y)
         return
     scale = layer.scales[:, 0].astype(np.float32)
-    weight = b.integers(layer, layer.shape[::-1], layer.codes.T)
-    one = b.shared("one", np.array(1, np.float32))
-    total = b.node("MatMulIntegerToFloat", [x, weight, one, b.constant("weight.scale", scale)], PRODUCT, None, CONTRIB)
-    sums = b.constant("weight.sums", layer.codes.sum(1).astype(np.float32) * scale)
-    total = b.node("Sub", [total, b.node("Mul", [zero, sums], "offset")], "centred")
+    operands = [b.integers(layer, layer.shape[::-1], layer.codes.T), b.shared("one", np.array(1, np.float32))]
+    operands.append(b.constant("weight.scale", scale))
+    if layer.operand is not None:
+        x, largest = relative_levels(b, layer.operand, x, layer.operand.parameters["levels"].astype(np.uint8))
+        step = b.node("Div", [largest, b.shared("middle", np.array(MIDDLE, np.float32))], "step")
+        operands.append(b.shared("middle code", np.array(MIDDLE, np.uint8)))
+    else:
+        x, step, zero = _codes(b, layer.source.bits, x)
+    total = b.node("MatMulIntegerToFloat", [x, *operands], PRODUCT, None, CONTRIB)
+    if layer.operand is None:
+        sums = b.constant("weight.sums", layer.codes.sum(1).astype(np.float32) * scale)
+        total = b.node("Sub", [total, b.node("Mul", [zero, sums], "offset")], "centred")
     if layer.bias is None:
         b.node("Mul", [total, step], "scaled", y)
     else:
         b.node("Add", [b.node("Mul", [total, step], "scaled"), b.constant("bias", layer.bias)], "sum", y)
+
+
+def _values(b: PartBuilder, bits: int, x: str) -> str:
+    """Add the values of each token on its grid, in FP32; return their name."""
+    x, step, zero = _codes(b, bits, x)
+    floats = b.node("Sub", [b.node("Cast", [x], "integers", to=TensorProto.FLOAT), zero], "centred input")
+    return b.node("Mul", [floats, step], "input")
 
 
 def _codes(b: PartBuilder, bits: int, x: str) -> tuple[str, str, str]:

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from pmq.quant.quantizers.codebook import CELLS
+from pmq.quant.quantizers.relative import LEAST, MIDDLE
 
 if TYPE_CHECKING:
     from pmq.runtimes.onnx_builder import NodeBuilder
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 _ZERO = 1e-6
 #: operators that only move values
 MOVING = ("Reshape", "Transpose")
+#: operators that look values up in a table
+LOOK_UPS = ("Gather", "GatherElements")
 
 
 def codes(b: NodeBuilder, operand: DeployOperand, x: str) -> tuple[str, str, str]:
@@ -28,7 +32,7 @@ def codes(b: NodeBuilder, operand: DeployOperand, x: str) -> tuple[str, str, str
     names = [b.constant(f"{prefix}scale", scale if per_head else scale[0])]
     names.append(b.constant(f"{prefix}zero", zero if per_head else zero[0]))
     if operand.choice.quantizer == "codebook":
-        return _looked_up(b, operand, x), names[0], names[1]
+        return _looked_up(b, operand, x, operand.parameters["levels"].astype(np.uint8)), names[0], names[1]
     axis: dict[str, Any] = {"axis": -3} if per_head else {}
     y = b.node("QuantizeLinear", [x, *names], f"{prefix}rounded", **axis)
     if operand.choice.bits < 8:
@@ -37,8 +41,8 @@ def codes(b: NodeBuilder, operand: DeployOperand, x: str) -> tuple[str, str, str
     return y, names[0], names[1]
 
 
-def _looked_up(b: NodeBuilder, operand: DeployOperand, x: str) -> str:
-    """Add the look-up of a codebook's level for the cell that each value lies in; return the name of the levels' integers.
+def _looked_up(b: NodeBuilder, operand: DeployOperand, x: str, levels: NDArray[Any]) -> str:
+    """Add the look-up of one of the ``levels`` for the cell that each value lies in; return the name of the result.
 
     The file holds the levels and where their cells begin; a runtime computes the table of all cells from them as it loads it.
     """
@@ -51,8 +55,7 @@ def _looked_up(b: NodeBuilder, operand: DeployOperand, x: str) -> str:
     floats = b.node("Cast", [begun], f"{prefix}counted", to=TensorProto.FLOAT)
     count = b.node("ReduceSum", [floats, b.shared("axis 1", np.array([1]))], f"{prefix}count", keepdims=0)
     index = b.node("Cast", [count], f"{prefix}level", to=TensorProto.INT32)
-    levels = b.constant(f"{prefix}levels", operand.parameters["levels"].astype(np.uint8))
-    table = b.node("Gather", [levels, index], f"{prefix}table")
+    table = b.node("Gather", [b.constant(f"{prefix}levels", levels), index], f"{prefix}table")
     x = b.node("Sub", [x, b.constant(f"{prefix}lowest", np.array(lowest, np.float32))], f"{prefix}shifted")
     x = b.node("Mul", [x, b.constant(f"{prefix}cells", np.array(cells_per_unit, np.float32))], f"{prefix}scaled")
     ends = [b.shared(f"cell {n}", np.array(n, np.float32)) for n in (0, CELLS - 1)]
@@ -67,7 +70,7 @@ def values(b: NodeBuilder, operand: DeployOperand, x: str, y: str | None = None)
         integers, scale, zero = codes(b, operand, x)
         axis: dict[str, Any] = {"axis": -3} if len(operand.parameters["scale"]) > 1 else {}
         return b.node("DequantizeLinear", [integers, scale, zero], f"{prefix}operand", y, **axis)
-    return {"power": _power, "log": _log}[operand.choice.quantizer](b, operand, x, y)
+    return {"power": _power, "log": _log, "relative": _relative}[operand.choice.quantizer](b, operand, x, y)
 
 
 def _power(b: NodeBuilder, operand: DeployOperand, x: str, y: str | None) -> str:
@@ -100,6 +103,22 @@ def _log(b: NodeBuilder, operand: DeployOperand, x: str, y: str | None) -> str:
     return b.node("Mul", [x, b.constant(f"{prefix}scale", _by_head(scale))], f"{prefix}operand", y)
 
 
+def _relative(b: NodeBuilder, operand: DeployOperand, x: str, y: str | None) -> str:
+    """Add the nearest level, which is a share of the token's largest magnitude, times that magnitude."""
+    middle = np.float32(MIDDLE)
+    share, largest = relative_levels(b, operand, x, (operand.parameters["levels"] - middle) / middle)
+    return b.node("Mul", [share, largest], f"{_prefix(b, operand)}operand", y)
+
+
+def relative_levels(b: NodeBuilder, operand: DeployOperand, x: str, levels: NDArray[Any]) -> tuple[str, str]:
+    """Add the one of ``levels`` for the share that each value is of its token's largest magnitude, and that magnitude."""
+    prefix = _prefix(b, operand)
+    magnitude = b.node("Abs", [x], f"{prefix}magnitude")
+    largest = b.node("ReduceMax", [magnitude, b.shared("axis -1", np.array([-1]))], f"{prefix}most", keepdims=1)
+    largest = b.node("Max", [largest, b.shared("least magnitude", np.array(LEAST, np.float32))], f"{prefix}largest")
+    return _looked_up(b, operand, b.node("Div", [x, largest], f"{prefix}share"), levels), largest
+
+
 def _times(b: NodeBuilder, op: str, x: str, root: int, prefix: str) -> str:
     """Add an operator once for root 2 and twice for root 4: square roots, or squares."""
     for i in range(root // 2):
@@ -127,23 +146,37 @@ def label(name: str, known: Mapping[str, Any], makers: Mapping[str, Any]) -> str
     node = makers.get(name)
     while node is not None and node.op_type in (*MOVING, "DequantizeLinear"):
         node = makers.get(node.input[0])
+    if node is not None and node.op_type == "Mul" and _moved(node, makers).op_type in LOOK_UPS:
+        node = _moved(node, makers)
     if node is None:
         return "fp32"
     if node.op_type == "QuantizeLinear":
         return "8"
     if node.op_type == "Clip" and makers.get(node.input[0], node).op_type == "QuantizeLinear":
         return str(_bits(1 + int(_number(known[node.input[2]]))))
-    if (
-        node.op_type in ("Gather", "GatherElements")
-        and (table := makers.get(node.input[0])) is not None
-        and table.op_type == "Gather"
-    ):
-        return f"{_bits(known[table.input[0]].dims[0])}-codebook"
+    if node.op_type in LOOK_UPS and (table := makers.get(node.input[0])) is not None and table.op_type == "Gather":
+        return f"{_bits(known[table.input[0]].dims[0])}-{'relative' if _is_share(node, makers) else 'codebook'}"
     if node.op_type == "Mul" and makers.get(node.input[0], node).op_type == "ThresholdedRelu":
         return _log_label(makers[node.input[0]], known, makers)
     if node.op_type == "Add" and makers.get(node.input[0], node).op_type == "Mul":
         return _power_label(makers[node.input[0]], known, makers)
     return "fp32"
+
+
+def _moved(node: Any, makers: Mapping[str, Any]) -> Any:
+    """Return the node that computes the first input of ``node``, before it is moved; ``node`` itself if there is none."""
+    before = makers.get(node.input[0])
+    while before is not None and before.op_type in MOVING:
+        before = makers.get(before.input[0])
+    return before or node
+
+
+def _is_share(look_up: Any, makers: Mapping[str, Any]) -> bool:
+    """Return whether the looked-up values are shares of a token's largest magnitude."""
+    node = makers.get(look_up.input[1])
+    while node is not None and node.op_type in (*MOVING, "Cast", "Clip", "Mul", "Sub"):
+        node = makers.get(node.input[0])
+    return node is not None and node.op_type == "Div" and getattr(makers.get(node.input[1]), "op_type", "") == "Max"
 
 
 def _log_label(threshold: Any, known: Mapping[str, Any], makers: Mapping[str, Any]) -> str:

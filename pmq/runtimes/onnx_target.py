@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 #: quantizers of activations whose levels operators of ONNX compute, and their largest bit-widths: the simulation limits the
 #: range of more logarithmic levels
-OPERANDS = {"affine": 8, "codebook": 8, "power": 8, "log": 6}
+OPERANDS = {"affine": 8, "codebook": 8, "relative": 8, "power": 8, "log": 6}
 
 
 class OnnxTarget(Target):

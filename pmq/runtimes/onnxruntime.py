@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from pmq.core.choice import BY_TOKEN
 from pmq.core.errors import PmqError, one_line
 from pmq.cost.latency import layer_key
 from pmq.runtimes.base import register
@@ -61,7 +62,7 @@ class OnnxRuntime(OnnxTarget):
         from pmq.runtimes.onnx_quantizers import values
 
         b = PartBuilder(layer.name, self.lookup)
-        if layer.source.quantizer == "dynamic":
+        if layer.source.quantizer in BY_TOKEN:
             onnx_dynamic.product(b, layer, x, y)
             return b.part
         if layer.convolution is not None and layer.tile is None:

@@ -16,7 +16,7 @@ from pmq.core.component import Inventory
 from pmq.core.quantizer_parameters import QUANTIZER_PARAMETERS
 from pmq.graph import CapturedModel, component_of
 from pmq.quant import Quantized
-from pmq.quant.quantizers import Codebook
+from pmq.quant.quantizers import Codebook, Relative
 
 Array = NDArray[Any]
 #: domain and name of the placeholder node of an operand
@@ -51,13 +51,14 @@ class DeployOperand:
 
     @property
     def cells(self) -> tuple[float, float, NDArray[np.int32]]:
-        """Even cells of a codebook: the lowest value, cells per unit, and the first cell of each level but the first.
+        """Even cells of a table of levels: the lowest value, cells per unit, and the first cell of each level but the first.
 
-        The first cells have shape ``(2**bits - 1,)``.
+        The first cells have shape ``(2**bits - 1,)``. Levels of ``relative`` are those of a token whose largest magnitude is one.
         """
-        codebook = Codebook({key: torch.from_numpy(value) for key, value in self.parameters.items()}, self.choice.bits)
-        starts = np.searchsorted(codebook.code_of_cell.numpy(), np.arange(1, 2**self.choice.bits))
-        return codebook.lowest, codebook.cells_per_unit, starts.astype(np.int32)
+        parameters = {key: torch.from_numpy(value) for key, value in self.parameters.items()}
+        table = (Relative if self.choice.quantizer == "relative" else Codebook)(parameters, self.choice.bits)
+        starts = np.searchsorted(table.code_of_cell.numpy(), np.arange(1, 2**self.choice.bits))
+        return table.lowest, table.cells_per_unit, starts.astype(np.int32)
 
 
 def operand_of(name: str, quantized: Quantized) -> DeployOperand | None:

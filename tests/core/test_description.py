@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pmq.core import Allocation, PmqError
-from pmq.core.choice import Choice
+from pmq.core.choice import BY_TOKEN, Choice
 from pmq.core.quantizer_parameters import OF_WEIGHTS, QUANTIZER_PARAMETERS, why_wrong
 from pmq.core.run_files import CHOSEN
 from pmq.core.tensors import TensorFile
@@ -167,7 +167,7 @@ def test_the_table_says_what_quantizers_take(name: str) -> None:
     assert {key: len(found[key]) for key in needs.shared} == dict.fromkeys(needs.shared, 1)
     assert {key: len(found[key]) for key in needs.levels} == dict.fromkeys(needs.levels, 2**bits)
     assert quantizer.shared == {*needs.shared, *needs.levels}
-    granularity = "token" if name == "dynamic" else "tensor"
+    granularity = "token" if name in BY_TOKEN else "tensor"
     assert why_wrong(Choice(bits=bits, quantizer=name, granularity=granularity), found, rows) is None
 
 

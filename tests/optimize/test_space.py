@@ -47,6 +47,22 @@ def test_quantizers_by_bits(tiny: Tiny) -> None:
     assert both.uniform(4, 4)["blocks.0.attn.softmax"].quantizer == "affine"
 
 
+def test_uniform_bits_may_have_another_quantizer(tiny: Tiny) -> None:
+    name, convolution = "blocks.0.mlp.fc1.input", "patch_embed.proj.input"
+    shipped = Space(read_space("token"), tiny.inventory)
+    assert {c.bits: c.quantizer for c in shipped.choices[name]} == dict.fromkeys(range(2, 8), "relative") | {8: "affine"}
+    assert shipped.uniform(4, 4)[name] == Choice(bits=4, quantizer="codebook")
+    assert shipped.uniform(4, 4)["blocks.0.mlp.fc2.input"].quantizer == "codebook"
+    own = space(tiny, activation={"bits": [4], "quantizer": "relative", "uniform": "affine"}, pins={})
+    assert own.choices[name] == (Choice(bits=4, quantizer="relative", granularity="token"),)
+    assert own.choices[convolution] == (Choice(bits=4),)  # an image has no tokens
+    refined = space(
+        tiny, activation={"bits": [4], "quantizer": "relative", "uniform": "affine"}, components={"norm": {"quantizer": "power"}}
+    )
+    assert refined.uniform(4, 4)[name].quantizer == "power"
+    assert refined.uniform(4, 4)["blocks.0.mlp.fc2.input"].quantizer == "affine"
+
+
 def test_kinds_and_patterns_refine_later_wins(tiny: Tiny) -> None:
     own = space(tiny, components={"fc1": {"bits": [4]}, "blocks.1.*": {"bits": [8]}})
     assert [c.bits for c in own.choices["blocks.0.mlp.fc1.weight"]] == [4]

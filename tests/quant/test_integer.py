@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from pmq.core import Choice
 from pmq.quant import Simulator, quantize_weight
-from pmq.quant.integer import IntegerLinear, IntegerWeight, computes_exactly
-from pmq.quant.quantizers import Affine, Codebook
+from pmq.quant.integer import IntegerWeight, computes_exactly, integer_product
+from pmq.quant.quantizers import Affine, Codebook, Relative
 from pmq.quant.quantizers.base import Quantizer
 from tests.conftest import Tiny
 
@@ -22,6 +22,7 @@ def inputs() -> list[Quantizer]:
         Affine.from_range(torch.tensor(-9.0), torch.tensor(0.0), 8, False),
         Affine.from_range(low, high, 8, True),
         Codebook(table, 2),
+        Relative({"levels": torch.tensor([0.0, 90.0, 127.0, 254.0])}, 2),
     ]
 
 
@@ -38,7 +39,7 @@ def test_equals_the_product_of_fake_quantized_values(
     x = 3 * torch.randn(2, 50, 96, generator=generator)
     integers = IntegerWeight.of(quantized)
     assert integers is not None
-    got = IntegerLinear(integers, quantizer)(x, bias)
+    got = integer_product(integers, quantizer)(x, bias)
     want = nn.functional.linear(quantizer(x).double(), quantized.dequantize().double(), None if bias is None else bias.double())
     magnitude = quantizer(x).abs().double() @ quantized.dequantize().abs().double().T + 128 * quantized.dequantize().abs().max()
     assert float(((got - want).abs() / magnitude).max()) < 1e-5
@@ -54,6 +55,8 @@ def test_what_is_no_product_of_integers_is_left_to_floats(tiny: Tiny) -> None:
     with Simulator(tiny.model, tiny.inventory, tiny.calibration) as simulator:
         simulator.apply(tiny.space.uniform(4, 8))  # GELU output by powers
         assert simulator.layer("blocks.0.mlp.fc2.weight").product is None
+        assert simulator.layer("blocks.0.mlp.fc1.weight").product is not None
+        simulator.set("blocks.0.mlp.fc1.input", Choice(bits=4, quantizer="relative", granularity="token"))
         assert simulator.layer("blocks.0.mlp.fc1.weight").product is not None
 
 
@@ -84,4 +87,4 @@ def test_products_of_few_inputs_are_exact_or_left_to_floats(inputs: int) -> None
     assert integers is not None or inputs == 1
     if integers is not None:
         want = nn.functional.linear(quantizer(x), quantized.dequantize())
-        torch.testing.assert_close(IntegerLinear(integers, quantizer)(x, None), want, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(integer_product(integers, quantizer)(x, None), want, rtol=1e-4, atol=1e-4)

@@ -9,7 +9,7 @@ import torch
 
 from pmq.core.choice import Choice
 from pmq.quant.finetuning import LearnedGrid
-from pmq.quant.quantizers import QUANTIZERS, Affine, BFloat16, Codebook, Dynamic, Half, Log, Power, Quantizer
+from pmq.quant.quantizers import QUANTIZERS, Affine, BFloat16, Codebook, Dynamic, Half, Log, Power, Quantizer, Relative
 
 LEVELS = [0.0, 10, 20, 30, 50, 80, 100, 255]
 GRIDS: dict[str, tuple[Quantizer, Choice]] = {
@@ -24,6 +24,10 @@ GRIDS: dict[str, tuple[Quantizer, Choice]] = {
         Choice(bits=3, quantizer="codebook"),
     ),
     "dynamic": (Dynamic({}, 3), Choice(bits=3, quantizer="dynamic", granularity="token")),
+    "relative": (
+        Relative({"levels": torch.tensor([*LEVELS[:-1], 254.0])}, 3),
+        Choice(bits=3, quantizer="relative", granularity="token"),
+    ),
     "half": (Half({}, 16), Choice(bits=16, quantizer="half")),
     "bfloat16": (BFloat16({}, 16), Choice(bits=16, quantizer="bfloat16")),
 }
@@ -40,7 +44,7 @@ def test_it_computes_what_its_quantizer_does(name: str) -> None:
         torch.nn.init.constant_(parameter, 0.15)
     torch.testing.assert_close(grid(x), grid.quantizer()(x), rtol=0, atol=0)
     assert grid.quantizer().bits == GRIDS[name][0].bits
-    if name not in ("dynamic", "half", "bfloat16"):
+    if name not in ("dynamic", "relative", "half", "bfloat16"):
         assert grid.quantizer().numbers != GRIDS[name][0].numbers
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import pmq
 from pmq.optimize import read_space
+from pmq.optimize.space_file import OneChoice
 from pmq.quant.estimators import ESTIMATORS
 from pmq.quant.quantizers import Affine
 from pmq.quant.ranges import near
@@ -56,7 +57,9 @@ def planted(images: Tensor) -> nn.Module:
 def agreement(model: nn.Module, images: Tensor, recipe: str, *modes: str) -> float:
     """Return the agreement with FP32 of 8-bit layers, whose inputs have grids of the first mode that they can have."""
     space = read_space("onnxruntime-token")
-    space = space.model_copy(update={"modes": {name: space.modes[name] for name in (*modes, "float")}})
+    by_token = space.modes["int8-token"]
+    known = {**space.modes, "relative": by_token.model_copy(update={"input": OneChoice(bits=8, quantizer="relative")})}
+    space = space.model_copy(update={"modes": {name: known[name] for name in (*modes, "float")}})
     calibration, compared = images.split(SPLIT)
     table = pmq.evaluate(model, "w8a8", [compared], calibration_images=calibration, recipe=recipe, space=space)
     return float(table["agreement"].iloc[0])
@@ -72,6 +75,11 @@ def test_a_range_weighted_by_the_effect_of_errors_holds(planted: nn.Module, imag
 
 def test_a_grid_for_each_token_holds(planted: nn.Module, images: Tensor) -> None:
     assert agreement(planted, images, "minmax", "int8-token") > 95
+
+
+@pytest.mark.parametrize("recipe", ["minmax", "fast"])
+def test_levels_that_grow_with_the_token_hold(recipe: str, planted: nn.Module, images: Tensor) -> None:
+    assert agreement(planted, images, recipe, "relative", "int8") > 95
 
 
 def test_a_search_gives_grids_by_token_to_the_layers_that_need_them(planted: nn.Module, images: Tensor, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pmq.core import Choice, PmqError
-from pmq.core.choice import FLOATS
+from pmq.core.choice import BY_TOKEN, FLOATS
 from pmq.quant.estimators import ESTIMATORS
-from pmq.quant.quantizers import QUANTIZERS, Affine, Codebook, Dynamic, Log, Power, Quantizer
+from pmq.quant.quantizers import QUANTIZERS, Affine, Codebook, Dynamic, Log, Power, Quantizer, Relative
 from pmq.quant.quantizers.codebook import best_levels
 from pmq.quant.weights import fit, from_rows, pack, quantize_weight, to_rows, unpack
 
@@ -120,7 +120,7 @@ class TestQuantizerConformance:
 
 def test_every_quantizer_is_under_conformance() -> None:
     mark = TestQuantizerConformance.pytestmark[0]
-    assert {case[0].name for case in mark.args[1]} | {"dynamic", *FLOATS} == set(QUANTIZERS)
+    assert {case[0].name for case in mark.args[1]} | {*BY_TOKEN, *FLOATS} == set(QUANTIZERS)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("half", torch.float16), ("bfloat16", torch.bfloat16)])
@@ -148,6 +148,34 @@ def test_dynamic_has_a_grid_for_each_token(bits: int) -> None:
     assert 0 <= int(codes.min()) <= int(codes.max()) < 2**bits
     with pytest.raises(NotImplementedError, match="not stored"):
         q.decode(codes)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 7])
+def test_relative_levels_grow_with_the_token(bits: int) -> None:
+    x = torch.randn(2, 5, 300, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-3, 1.0, 50.0, 0.0, 3.0])[:, None]
+    largest = x.abs().amax(-1, keepdim=True)
+    shares = x[:, :3] / largest[:, :3]
+    q = Relative.fit(shares.reshape(1, -1), bits, False, ESTIMATORS["minmax"])
+    before, y = x.clone(), q(x)
+    assert torch.equal(x, before)
+    assert bool(((q.levels >= 0) & (q.levels <= 254) & (q.levels == q.levels.round())).all())
+    levels = (q.levels - 127) / 127
+    torch.testing.assert_close(y, levels[q.codes(x)] * largest, rtol=1e-6, atol=1e-30)
+    assert float(y[:, 3].abs().max()) < 1e-30  # a token of zeros
+    torch.testing.assert_close(q(8 * x), 8 * y, rtol=1e-6, atol=1e-30)
+    torch.testing.assert_close(q(x[1, 2:3, :]), y[1, 2:3])
+    nearest = (shares[..., None] - levels).abs().min(-1).values
+    assert float(((y[:, :3] / largest[:, :3] - shares).abs() - nearest).max()) <= 1.001 * 2 / 4096
+    with pytest.raises(NotImplementedError, match="not stored"):
+        q.decode(q.codes(x))
+
+
+def test_relative_levels_beat_static_ones_where_tokens_differ() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 300, generator=generator) * (0.2 + 3 * torch.rand(64, 1, generator=generator))
+    relative = Relative.fit((x / x.abs().amax(-1, keepdim=True)).reshape(1, -1), 4, False, ESTIMATORS["mse"])
+    static = Codebook.fit(x.reshape(1, -1), 4, False, ESTIMATORS["mse"])
+    assert float((relative(x) - x).square().mean()) < 0.8 * float((static(x) - x).square().mean())
 
 
 @pytest.mark.parametrize("root", [1, 2, 4])

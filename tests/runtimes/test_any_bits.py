@@ -96,6 +96,23 @@ def test_every_grid_of_weights_is_executed(target: str, weight: Choice, inputs: 
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    "weight", [Choice(bits=4, granularity="channel", symmetric=True), Choice(bits=8, granularity="tensor")], ids=str
+)
+def test_relative_levels_are_executed(target: str, weight: Choice, tiny: Tiny, tmp_path: Path) -> None:
+    space = Space(read_space("token"), tiny.inventory, "minmax")
+    assignment = {
+        c.name: next((o for o in space.choices[c.name] if o.bits == 5), space.choices[c.name][-1]) for c in tiny.inventory
+    }
+    assert {assignment[f"blocks.0.attn.{slot}"].quantizer for slot in ("q", "k", "v", "qkv.input", "proj.input")} == {"relative"}
+    assignment |= {c.name: weight for c in tiny.inventory if c.slot == "weight"}
+    model = proved(target, tiny.model, tiny.images, assignment, tmp_path / "m.onnx")
+    products = [node.op_type for node in model.graph.node if node.name.endswith("fc1/product")]
+    integers = target == "onnxruntime" and weight.symmetric
+    assert set(products) == {"MatMulIntegerToFloat" if integers else "MatMul"}
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_convolutions_with_few_bits_are_executed(target: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     images = torch.randn(4, 3, 32, 32)

@@ -16,7 +16,7 @@ from pmq.core.progress import message
 from pmq.core.rundir import RunDir
 from pmq.metrics import METRICS, Probe, SensitivityTable
 from pmq.optimize import Space, Tables, solver_for, within
-from pmq.optimize.candidates import Candidate, exact_candidates, largest_uniform
+from pmq.optimize.candidates import Candidate, exact_candidates, largest_uniform, uniform_within
 from pmq.optimize.confirm import confirmed, near_optimal_choices
 from pmq.optimize.exact import trust_region
 from pmq.optimize.refit import posterior_update
@@ -150,7 +150,9 @@ class Rounds:
         if best is not None:
             return self.space.decided(best)
         uniform = largest_uniform(self.space, self.tables, self.limits)
-        return self.space.decided(uniform.genome) if uniform is not None else {}
+        if uniform is not None:
+            return self.space.decided(uniform.genome)
+        return dict(uniform_within(self.space, self.limits) or {})
 
     def _best(self) -> tuple[int, ...] | None:
         known = {g: t.total for g, t in self.pool.complete().items() if self._inside(g)}

@@ -48,7 +48,7 @@ class Codebook(Quantizer):
         width = max(float(values[-1]) - self.lowest, 1e-30) / CELLS
         self.cells_per_unit = 1.0 / width
         centres = self.lowest + (torch.arange(CELLS, device=values.device) + 0.5) * width
-        self.code_of_cell = _nearest(centres, values)
+        self.code_of_cell = nearest(centres, values)
         self._values = values
         self._table, self._int8 = values[self.code_of_cell], (self.levels - 128).to(torch.int8)[self.code_of_cell]
         self.int8_grid = (float(self.scale), 128 - int(self.zero_point))
@@ -75,7 +75,7 @@ class Codebook(Quantizer):
         estimator.check(x)
         weight = torch.ones_like(x) if weight is None else weight
         levels = best_levels(x.reshape(-1), weight.reshape(-1), 2**bits)
-        mass = torch.zeros_like(levels).index_add_(0, _nearest(x.reshape(-1), levels), weight.reshape(-1))
+        mass = torch.zeros_like(levels).index_add_(0, nearest(x.reshape(-1), levels), weight.reshape(-1))
         scale, zero_point = grid_under(levels, mass)
         integers = (levels / scale + zero_point).round().clamp(0, TOP)
         return cls({"levels": integers, "scale": scale, "zero_point": zero_point}, bits)
@@ -101,7 +101,7 @@ class Codebook(Quantizer):
         return table.index_select(0, cells.reshape(-1)).reshape(x.shape)
 
 
-def _nearest(x: Tensor, levels: Tensor) -> Tensor:
+def nearest(x: Tensor, levels: Tensor) -> Tensor:
     """Return the index of the nearest of ascending levels."""
     return torch.bucketize(x, (levels[1:] + levels[:-1]) / 2, out_int32=True)
 

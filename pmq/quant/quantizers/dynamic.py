@@ -42,5 +42,5 @@ class Dynamic(Unfitted):
         return self._grid(x)(x)
 
     def _grid(self, x: Tensor) -> Affine:
-        low, high = torch.aminmax(x, dim=-1, keepdim=True)
+        low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)  # aminmax takes nine times as long as both
         return Affine.from_range(low, high, self.bits, symmetric=False)
