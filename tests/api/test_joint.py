@@ -132,7 +132,7 @@ def test_its_tables_follow_the_widths(found: pmq.api.SearchResult) -> None:
     bits_alone = Space(read_space("default"), analyse(make_tiny(), torch.zeros(1, 3, 32, 32))[1])
     lower_bound = Tables.build(bits_alone, SensitivityTable.zeros(bits_alone.choices)).lower_bound()
     assert points["front"].sum() > 5
-    assert points["bit_ops"].min() < 0.8 * lower_bound[1]
+    assert points["bit_ops"].min() < 0.85 * lower_bound[1]
     assert points["size_bytes"].min() < 0.8 * lower_bound[0]
 
 

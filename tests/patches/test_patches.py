@@ -221,7 +221,7 @@ def test_a_map_can_be_carried_out_anew(reallocator: Reallocator, images: torch.T
 
 def test_each_bit_width_has_a_grid_of_its_tokens() -> None:
     from pmq.core import Choice
-    from pmq.quant.samples import Samples
+    from pmq.quant.samples import Samples, largest_in_token
     from pmq.quant.token_samples import TokenSamples
 
     x = torch.rand(2, 8, 4, generator=torch.Generator().manual_seed(0))
@@ -231,7 +231,7 @@ def test_each_bit_width_has_a_grid_of_its_tokens() -> None:
     first = Samples()
     first.add(x.reshape(1, -1), 1.0, torch.Generator().manual_seed(0))
     samples = TokenSamples(first)
-    samples.add(x.reshape(1, -1), bits.reshape(1, -1))
+    samples.add(x.reshape(1, -1), bits.reshape(1, -1), largest_in_token(x).reshape(1, -1))
     found = samples.fit({b: Choice(bits=b, estimator="minmax") for b in (4, 6, 8)})
     assert set(found) == {4, 8}
     assert float(found[4].parameters["scale"] * 15) < 1.1

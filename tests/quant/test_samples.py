@@ -6,7 +6,7 @@ import torch
 
 from pmq.core.choice import Choice
 from pmq.quant.quantizers import Relative
-from pmq.quant.samples import Samples, largest_in_token
+from pmq.quant.samples import EVEN, Samples, largest_in_token
 
 
 def filled(x: torch.Tensor, squares: torch.Tensor | None = None) -> Samples:
@@ -25,7 +25,8 @@ def test_shares_are_of_the_largest_magnitude_in_the_token() -> None:
     assert values.shape == weights.shape
     assert float(values.abs().max()) <= 1
     absolute = filled(x).compute()[0][:, :-2]
-    torch.testing.assert_close(values * weights.sqrt(), absolute)  # an error of a share is one of the value as its token is large
+    # an error of a share is one of the value as its token is large
+    torch.testing.assert_close(values * (weights / EVEN).sqrt(), absolute)
 
 
 def test_weights_are_those_of_the_values() -> None:
