@@ -20,9 +20,9 @@ def grid_bytes(component: Component, choice: Choice) -> int:
     """Return the bytes of a component's grid: scales and zero points, or a table of levels."""
     if choice.quantizer in ("dynamic", *FLOATS):  # computed at run time, or without a grid
         return 0
-    scales = choice.scales(component.shape, component.heads)
-    if choice.quantizer == "relative":
+    if choice.quantizer == "relative":  # one table, without a scale
         return 2**choice.bits
+    scales = choice.scales(component.shape, component.heads)
     if choice.quantizer == "codebook":
         return scales * (SCALE_BYTES + ZERO_POINT_BYTES + 2**choice.bits)
     if choice.quantizer == "power":  # both ends, and the exponent
