@@ -15,9 +15,9 @@ import pytest
 from pmq.optimize import SpaceFile, read_space
 
 
-def few_bits(*bits: int) -> SpaceFile:
-    """The default space with these bits alone."""
-    space = read_space("default")
+def few_bits(*bits: int, of: str = "default") -> SpaceFile:
+    """A space that ships, with these bits alone."""
+    space = read_space(of)
     kept = {role: getattr(space, role).model_copy(update={"bits": list(bits)}) for role in ("weight", "activation")}
     return space.model_copy(update={"name": "few", **kept})
 

@@ -13,7 +13,7 @@ from pmq.core.choice import FLOATS, ComponentChoice
 from pmq.core.component import Component, Inventory
 from pmq.core.errors import PmqError
 from pmq.core.patches import PatchMap
-from pmq.core.quantizer_parameters import why_unfit, why_wrong
+from pmq.core.quantizer_parameters import TOP, why_unfit, why_wrong
 from pmq.core.validation import shown
 
 _REMEDY = "search again, or pass `recalibrate` to compute it from images"
@@ -104,6 +104,8 @@ def check_tensors(choices: Mapping[str, ComponentChoice], of: Descriptions, tens
             raise PmqError(f"{what}: tensor {shown(name)} is not finite; {_REMEDY}")
         if name.endswith(".weight.scale") and not (array > 0).all():
             raise PmqError(f"{what}: tensor {shown(name)} is not positive; {_REMEDY}")
+        if name.endswith(".weight.levels") and not ((array <= TOP["palette"]).all() and (array[1:] >= array[:-1]).all()):
+            raise PmqError(f"{what}: tensor {shown(name)} does not rise from 0 to at most {TOP['palette']}; {_REMEDY}")
 
 
 def _stored(name: str, choice: ComponentChoice, shape: tuple[int, ...]) -> dict[str, tuple[Any, int]]:
@@ -114,7 +116,11 @@ def _stored(name: str, choice: ComponentChoice, shape: tuple[int, ...]) -> dict[
     values = scales * choice.group_size if choice.group_size else math.prod(shape)
     expected: dict[str, tuple[Any, int]] = {f"{name}.codes": (np.uint8, -(-values * choice.bits // 8))}
     if choice.quantizer not in FLOATS:
-        expected |= {f"{name}.{key}": (np.float32, scales) for key in ("scale", *(() if choice.symmetric else ("zero_point",)))}
+        expected[f"{name}.scale"] = (np.float32, scales)
+    if choice.quantizer == "palette":
+        expected[f"{name}.levels"] = (np.uint8, 2**choice.bits)
+    elif choice.quantizer not in FLOATS and not choice.symmetric:
+        expected[f"{name}.zero_point"] = (np.float32, scales)
     return expected
 
 

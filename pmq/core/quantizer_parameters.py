@@ -11,7 +11,7 @@ from pmq.core.choice import BY_TOKEN, FLOATS, Choice
 #: powers that levels may grow by
 ROOTS = (1, 2, 4)
 #: the largest integer under a level, by quantizer
-TOP = {"codebook": 255, "relative": 254}
+TOP = {"codebook": 255, "relative": 254, "palette": 254}
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ QUANTIZER_PARAMETERS: Mapping[str, QuantizerParameters] = {
     "power": QuantizerParameters(per_scale=("low", "high"), shared=("root",)),
     "codebook": QuantizerParameters(shared=("scale", "zero_point"), levels=("levels",)),
     "dynamic": QuantizerParameters(),
+    "palette": QuantizerParameters(per_scale=("scale",), levels=("levels",)),
     "relative": QuantizerParameters(levels=("levels",)),
     **{name: QuantizerParameters() for name in FLOATS},
     "none": QuantizerParameters(),
@@ -41,14 +42,14 @@ QUANTIZER_PARAMETERS: Mapping[str, QuantizerParameters] = {
 #: most bits of a weight on an affine grid; activations may have 16
 AFFINE_WEIGHT = 8
 #: those that a weight may have
-OF_WEIGHTS = ("affine", *FLOATS)
+OF_WEIGHTS = ("affine", "palette", *FLOATS)
 
 
 def why_unfit(slot: str, quantizer: str, granularity: str, bits: int = 8) -> str | None:
     """Say why a component in ``slot`` (``weight``, ``input``, ``q`` ...) cannot have a quantizer or granularity, if so.
 
     >>> why_unfit("weight", "log", "channel")
-    "quantizer 'log' is for activations; weights take affine, half, bfloat16"
+    "quantizer 'log' is for activations; weights take affine, palette, half, bfloat16"
     """
     if quantizer not in QUANTIZER_PARAMETERS:
         return f"quantizer {quantizer!r} is not one of {', '.join(sorted(set(QUANTIZER_PARAMETERS) - {'none'}))}"
@@ -57,10 +58,14 @@ def why_unfit(slot: str, quantizer: str, granularity: str, bits: int = 8) -> str
     if slot == "weight":
         if quantizer == "affine" and bits > AFFINE_WEIGHT:
             return f"{bits} bits on an affine grid; weights take up to {AFFINE_WEIGHT} bits there"
+        if quantizer == "palette" and bits >= AFFINE_WEIGHT:
+            return f"quantizer 'palette' with {bits} bits, which have all 255 integers that it chooses among; use affine"
         if granularity == "head":
             return "granularity 'head' is for q, k, v and softmax; weights take tensor, channel or group"
         reason = f"quantizer {quantizer!r} is for activations; weights take {', '.join(OF_WEIGHTS)}"
         return None if quantizer in OF_WEIGHTS else reason
+    if quantizer == "palette":
+        return "quantizer 'palette' is for weights; the free levels of activations are codebook and relative"
     if quantizer in BY_TOKEN:
         return None
     if granularity not in ("tensor", "head"):

@@ -23,6 +23,8 @@ def grid_bytes(component: Component, choice: Choice) -> int:
     if choice.quantizer == "relative":  # one table, without a scale
         return 2**choice.bits
     scales = choice.scales(component.shape, component.heads)
+    if choice.quantizer == "palette":
+        return scales * SCALE_BYTES + 2**choice.bits
     if choice.quantizer == "codebook":
         return scales * (SCALE_BYTES + ZERO_POINT_BYTES + 2**choice.bits)
     if choice.quantizer == "power":  # both ends, and the exponent

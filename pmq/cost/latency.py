@@ -26,12 +26,14 @@ def layer_key(weight: Choice, source: Choice) -> str:
 
 
 def kernel_key(weight: Choice, source: Choice) -> str:
-    """Name the kernel that computes a layer: 8-bit integers of an even grid with one scale per output share that of int8.
+    """Name the kernel that computes a layer: 8-bit integers with one scale per output share that of int8.
 
     >>> kernel_key(Choice(bits=3, granularity="channel"), Choice(bits=5))
     'w8 x 8'
     """
-    shared = all(c.quantizer == "affine" and c.bits <= 8 and c.granularity in ("tensor", "channel") for c in (weight, source))
+    shared = all(
+        c.quantizer in ("affine", "palette") and c.bits <= 8 and c.granularity in ("tensor", "channel") for c in (weight, source)
+    )
     return INT8 if shared else layer_key(weight, source)
 
 

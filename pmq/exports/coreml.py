@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,18 +52,18 @@ class CoreML(Format):
         layer = model.layers[tensor.component.module]
         if layer.convolution is not None and layer.convolution.transposed:
             return "scales of a transposed convolution are for its inputs"
-        return Holds((2, 3, 4, 6, 8), ("tensor", "channel"), asymmetric=False)
+        return Holds((2, 3, 4, 6, 8), ("tensor", "channel"), asymmetric=False, tables=True)
 
     def write(self, model: ExportModel, fitted: Fitted, path: Path) -> list[Path]:
         """Convert the model, replace its weights, and write it."""
         import coremltools
 
-        tables = any(grid.bits not in INTEGERS for grid in fitted.grids.values())
-        target = coremltools.target.iOS26 if tables else coremltools.target.iOS18
+        tables = {name: _table(model, fitted, name) for name in fitted.grids}
+        target = coremltools.target.iOS18 if all(table is None for table in tables.values()) else coremltools.target.iOS26
         with _quiet():
             try:
                 program = _converted(model, target)
-                _compress(program, model, fitted)
+                _compress(program, model, fitted, tables)
                 built = coremltools.convert(program, minimum_deployment_target=target, skip_model_load=True)
             except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:
                 raise PmqError(f"coremltools cannot convert this model: {one_line(error)}") from None
@@ -94,7 +94,15 @@ def _converted(model: ExportModel, target: Any) -> Any:
     return coremltools.convert(traced, inputs=[image], convert_to="milinternal", minimum_deployment_target=target)
 
 
-def _compress(program: Any, model: ExportModel, fitted: Fitted) -> None:
+def _table(model: ExportModel, fitted: Fitted, name: str) -> Any:
+    """Return the integers that the codes of a weight are indices of; None if it is stored as integers."""
+    bits, levels = fitted.grids[name].bits, model.layers[model.tensors[name].component.module].levels
+    if levels is not None and name not in fitted.widened:
+        return levels
+    return None if bits in INTEGERS else np.arange(2**bits) - 2 ** (bits - 1)
+
+
+def _compress(program: Any, model: ExportModel, fitted: Fitted, tables: Mapping[str, Any]) -> None:
     """Replace constants by the integers and scales of the weights that they are."""
     function = program.functions["main"]
     constants = {operation.name: operation for operation in function.find_ops(op_type="const")}
@@ -104,10 +112,10 @@ def _compress(program: Any, model: ExportModel, fitted: Fitted) -> None:
         constant = constants.get(f"{name}_to_fp16", constants.get(name))
         if constant is None:
             raise ValueError(f"the converted model has no constant for {name!r}")
-        _replace(function, constant, name, codes.reshape(constant.val.val.shape), grid)
+        _replace(function, constant, name, codes.reshape(constant.val.val.shape), grid, tables[name])
 
 
-def _replace(function: Any, constant: Any, name: str, codes: Any, grid: Grid) -> None:
+def _replace(function: Any, constant: Any, name: str, codes: Any, grid: Grid, levels: Any) -> None:
     from coremltools.converters.mil.mil import Builder, types
     from coremltools.converters.mil.mil.scope import ScopeInfo, ScopeSource
 
@@ -117,14 +125,14 @@ def _replace(function: Any, constant: Any, name: str, codes: Any, grid: Grid) ->
     passes = ScopeSource.COREMLTOOLS_GRAPH_PASS  # of which an operation has one at most
     scopes = [ScopeInfo(source=source, data=data) for source, data in constant.scopes.items() if source != passes]
     with function, Builder.scope(*scopes):
-        if grid.bits in INTEGERS:
+        if levels is None:
             data = codes.astype(types.nptype_from_builtin(types.string_to_builtin(f"int{grid.bits}")))
         else:
-            levels = np.arange(2**grid.bits) - 2 ** (grid.bits - 1)
-            index = types.nptype_from_builtin(types.string_to_builtin(f"uint{grid.bits}"))
+            bits = len(levels).bit_length() - 1
+            index = types.nptype_from_builtin(types.string_to_builtin(f"uint{bits}"))
             table = levels.astype(kind).reshape(*(1 for _ in shape), -1, 1)
             data = Builder.constexpr_lut_to_dense(
-                indices=(codes - levels[0]).astype(index), lut=table, before_op=constant, name=f"{name}_integers"
+                indices=np.searchsorted(levels, codes).astype(index), lut=table, before_op=constant, name=f"{name}_integers"
             )
         value = Builder.constexpr_blockwise_shift_scale(data=data, scale=scale, before_op=constant, name=f"{name}_scaled")
         constant.enclosing_block.replace_uses_of_var_after_op(

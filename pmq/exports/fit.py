@@ -26,12 +26,14 @@ class Holds:
         granularities: which values may share a scale, as in :class:`pmq.core.choice.Choice`.
         asymmetric: whether zero may be another integer than the middle one.
         dynamic: whether the format has grids of 8 bits that are found at run time, for each token.
+        tables: whether the format has tables of free levels for weights.
     """
 
     bits: tuple[int, ...] = ALL_BITS
     granularities: tuple[str, ...] = ("tensor",)
     asymmetric: bool = True
     dynamic: bool = False
+    tables: bool = False
 
 
 @dataclass
@@ -72,8 +74,9 @@ def fit(tensors: Mapping[str, QuantizedTensor], holds: Mapping[str, Holds | str]
             continue
         reason = held if isinstance(held, str) else _why_not(tensor, held)
         if reason is None:
-            assert tensor.grid is not None
-            fitted.grids[name] = tensor.grid
+            grid = tensor.grid or tensor.around
+            assert grid is not None
+            fitted.grids[name] = grid
             continue
         fitted.reasons[name] = reason
         wider = None if isinstance(held, str) or unsupported != "widen" else _wider(tensor, held)
@@ -89,12 +92,12 @@ def _why_not(tensor: QuantizedTensor, holds: Holds) -> str | None:
     if choice.quantizer in FLOATS:
         return "values are 16-bit floats"
     if choice.quantizer in BY_TOKEN:
-        return "ranges are found at run time"
-    if tensor.grid is None:
+        return "ranges are found at run time (the search space runnable has static ones)"
+    if tensor.grid is None and not (tensor.around and holds.tables):
         return f"levels of quantizer {choice.quantizer!r} are not even"
     if choice.granularity not in holds.granularities:
         return f"one scale for each {choice.granularity}"
-    if not (holds.asymmetric or tensor.grid.symmetric):
+    if not (holds.asymmetric or tensor.grid is None or tensor.grid.symmetric):
         return "zero is not the middle of the grid"
     return None if choice.bits in holds.bits else f"{choice.bits} bits"
 
@@ -105,10 +108,10 @@ def _wider(tensor: QuantizedTensor, holds: Holds) -> Grid | None:
     That of a weight has all its levels, so that no value changes. That of an activation has one scale for the range of all
     levels and heads.
     """
-    choice, grid = tensor.choice, tensor.grid
+    choice, grid = tensor.choice, tensor.grid or tensor.around
     if tensor.is_weight:
         fits = grid is not None and choice.granularity in holds.granularities and (holds.asymmetric or grid.symmetric)
-        wider = next((bits for bits in holds.bits if bits >= choice.bits), None) if fits else None
+        wider = next((bits for bits in holds.bits if grid is not None and bits >= grid.bits), None) if fits else None
         return None if wider is None or grid is None else grid.containing(wider)
     if tensor.ends is None or not holds.asymmetric:
         return None

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from pmq.graph import CapturedModel
     from pmq.quant import Quantized
 
+#: bits of the even grid under free levels
+FREE_BITS = 8
+
 
 @dataclass(frozen=True)
 class QuantizedTensor:
@@ -29,6 +32,7 @@ class QuantizedTensor:
         component: the component.
         choice: its choice, which is not FP32.
         grid: its grid; None if its levels are not even, or found at run time.
+        around: even grid of 8 bits that has all free levels of a weight; None for other tensors.
         ends: its lowest and highest level, over all heads; None for a weight, and where they are found at run time.
     """
 
@@ -36,6 +40,7 @@ class QuantizedTensor:
     choice: Choice
     grid: Grid | None
     ends: tuple[float, float] | None = None
+    around: Grid | None = None
 
     @property
     def is_weight(self) -> bool:
@@ -78,7 +83,9 @@ def quantized_tensors(
         if choice.is_fp32:
             continue
         if component.slot == "weight":
-            tensors[name] = QuantizedTensor(component, choice, _weight_grid(layers[component.module]))
+            layer = layers[component.module]
+            grid = _weight_grid(layer)
+            tensors[name] = QuantizedTensor(component, choice, *((grid,) if layer.levels is None else (None, None, grid)))
         else:
             tensors[name] = _activation(component, choice, quantized.parameters.get(name))
     return tensors
@@ -87,9 +94,10 @@ def quantized_tensors(
 def _weight_grid(layer: DeployLayer) -> Grid | None:
     if layer.scales is None:
         return None
-    scale, middle = layer.scales.astype(np.float64), 2.0 ** (layer.weight.bits - 1)
+    bits = int(layer.weight.bits) if layer.levels is None else FREE_BITS
+    scale, middle = layer.scales.astype(np.float64), 2.0 ** (bits - 1)
     zero_point = np.full_like(scale, middle) if layer.zeros is None else layer.zeros.astype(np.float64)
-    return Grid(int(layer.weight.bits), scale, zero_point, layer.zeros is None)
+    return Grid(bits, scale, zero_point, layer.zeros is None)
 
 
 def _activation(component: Component, choice: Choice, parameters: Mapping[str, list[float]] | None) -> QuantizedTensor:

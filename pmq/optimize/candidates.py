@@ -50,10 +50,10 @@ def largest_uniform(space: Space, tables: Tables, limits: Limits) -> Candidate |
     return inside[-1] if inside else None
 
 
-def uniform_within(space: Space, limits: Limits) -> Assignment | None:
-    """Return the uniform allocation with the most bits within the limits, or None if there is none.
+def uniform_bits_within(space: Space, limits: Limits) -> int | None:
+    """Return the most bits of a uniform allocation within the limits, or None if there is none.
 
-    Where choices are those of kernels, it is one that the space contains.
+    Where choices are those of kernels, the space contains it.
     """
     kernels = bool(space.file.modes) or space.file.operators is not None or space.latency is not None
     costs = CostModel(space.inventory, space.latency)
@@ -62,8 +62,14 @@ def uniform_within(space: Space, limits: Limits) -> Assignment | None:
         if kernels and space.genome(assignment) is None:
             continue
         if limits.allow(*costs.costs(assignment).values()):
-            return assignment
+            return bits
     return None
+
+
+def uniform_within(space: Space, limits: Limits) -> Assignment | None:
+    """Return the uniform allocation with the bits of :func:`uniform_bits_within`, or None if there is none."""
+    bits = uniform_bits_within(space, limits)
+    return None if bits is None else space.uniform(bits, bits)
 
 
 def exact_candidates(tables: Tables, solver: Solver, limits: Limits) -> list[Candidate]:

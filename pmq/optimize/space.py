@@ -110,6 +110,10 @@ class Space:
         rest = {c.name: self._uniform_choice(c, self._pin(c) or default_bits(c)) for c in self.inventory if c.name not in in_mode}
         return {name: (in_mode | rest)[name] for name in self.inventory.names}
 
+    def has_bits(self, assignment: Assignment) -> bool:
+        """Return whether every component may have its bits in ``assignment``, whichever its quantizer is."""
+        return all(assignment[name].bits in {choice.bits for choice in choices} for name, choices in self.choices.items())
+
     def assignment(self, genome: Any) -> Assignment:
         """Convert a choice index per decision to a choice per component, without widths."""
         return bits_of(self.decided(genome))

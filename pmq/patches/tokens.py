@@ -44,7 +44,7 @@ def attends_globally(inventory: Inventory) -> bool:
 def patchable(inventory: Inventory, assignment: Assignment, any_bits: bool = False) -> dict[str, Patchable]:
     """Find the quantized inputs of the blocks' layers and, where attention is global, the operands of attention.
 
-    With ``any_bits``, activations in FP32 or with a scale per token are included: a runtime can skip their tokens too.
+    With ``any_bits``, activations in FP32 are included: a runtime can skip their tokens too.
     """
     named = {c.name: c for c in inventory}
     places = {}
@@ -52,8 +52,7 @@ def patchable(inventory: Inventory, assignment: Assignment, any_bits: bool = Fal
         for name, partner in (operator.operands, operator.operands[::-1]):
             component = named[name]
             has_tokens = component.slot in ("input", "q", "k", "v", "softmax") and component.kind not in ("image", "features")
-            fixed = assignment[name].is_fp32 or assignment[name].granularity == "token"
-            if not has_tokens or (fixed and not any_bits):
+            if not has_tokens or (assignment[name].is_fp32 and not any_bits):
                 continue
             if component.slot == "input":
                 tokens = operator.macs // named[partner].numel  # tokens of all windows

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pmq.quant.quantizers import Quantizer, Relative
-from pmq.quant.weights import QuantizedWeight, from_rows
+from pmq.quant.weights import QuantizedWeight
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,15 @@ class IntegerWeight:
     @classmethod
     def of(cls, weight: QuantizedWeight) -> IntegerWeight | None:
         """Convert a symmetric weight ``(O, I)`` with a scale for each output or one for all; return None for other weights."""
-        if "scale" not in weight.quantizer.parameters:
+        integers = weight.integers()
+        if integers is None:
             return None
-        grid, middle = weight.quantizer.parameters, 2 ** (weight.quantizer.bits - 1)
-        scale = grid["scale"].reshape(-1)
-        convertible = len(weight.shape) == 2 and len(scale) in (1, weight.shape[0]) and bool((grid["zero_point"] == middle).all())
+        scale = weight.quantizer.parameters["scale"].reshape(-1)
+        convertible = len(weight.shape) == 2 and len(scale) in (1, weight.shape[0])
         # cuBLAS requires both dimensions of the weight to be multiples of eight.
         aligned = scale.device.type == "cpu" or all(side % 8 == 0 for side in weight.shape)
         if not (convertible and aligned and computes_exactly(scale.device.type, *weight.shape)):
             return None
-        integers = from_rows(weight.codes, weight.shape).int() - middle  # without the padding of the last group
         return cls(integers.to(torch.int8).T, scale, integers.sum(1))
 
 

@@ -39,7 +39,8 @@ class Quantized:
     """Quantized model as data: choices, parameters of activation quantizers, and all tensors.
 
     ``patches`` are bits of single tokens. Tensors are named as in the state dict; a quantized weight is replaced by ``.codes``
-    (densely packed bits), ``.scale`` unless its format is a floating-point one, and ``.zero_point`` unless it is symmetric.
+    (densely packed bits), ``.scale`` unless its format is a floating-point one, and ``.zero_point`` unless its grid is symmetric;
+    that of a palette has ``.levels``, bytes from 0 to 254.
     """
 
     assignment: Assignment
@@ -95,6 +96,7 @@ def packed(parameters: Mapping[str, Tensor], weights: Mapping[str, QuantizedWeig
         arrays[f"{name}.codes"] = pack(weight.codes.cpu(), choice.bits).numpy()
         for key, value in weight.quantizer.parameters.items():
             if key != "zero_point" or not choice.symmetric:
+                value = value.to(torch.uint8) if key == "levels" else value
                 arrays[f"{name}.{key}"] = value.reshape(-1).cpu().numpy()
     return arrays
 
@@ -157,7 +159,7 @@ def restore(model: nn.Module, quantized: Quantized) -> dict[str, QuantizedWeight
         if quantized.assignment.get(name, FLOAT).is_fp32:
             value = torch.from_numpy(_tensor(arrays, name))
         else:
-            known |= {f"{name}.{part}" for part in ("codes", "scale", "zero_point")}
+            known |= {f"{name}.{part}" for part in ("codes", "scale", "zero_point", "levels")}
             weights[name] = _decode(arrays, name, parameter, quantized)
             value = weights[name].dequantize()
         if value.shape != parameter.shape:
@@ -191,7 +193,9 @@ def _decode(arrays: Mapping[str, Any], name: str, parameter: Tensor, quantized: 
     grid: dict[str, Tensor] = {}
     if choice.quantizer not in FLOATS:
         grid["scale"] = scale = torch.from_numpy(_tensor(arrays, f"{name}.scale")).reshape(-1, 1).to(device)
-        if choice.symmetric:
+        if choice.quantizer == "palette":
+            grid["levels"] = torch.from_numpy(_tensor(arrays, f"{name}.levels")).to(device, scale.dtype)
+        elif choice.symmetric:
             grid["zero_point"] = torch.full_like(scale, 2.0 ** (choice.bits - 1))
         else:
             grid["zero_point"] = torch.from_numpy(_tensor(arrays, f"{name}.zero_point")).reshape(-1, 1).to(device)

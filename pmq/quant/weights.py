@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pmq.core.choice import Choice
 from pmq.quant.estimators import ESTIMATORS
-from pmq.quant.quantizers import QUANTIZERS, Quantizer
+from pmq.quant.quantizers import QUANTIZERS, Affine, Palette, Quantizer
 from pmq.quant.threads import threads_by_size
 
 
@@ -56,6 +56,17 @@ class QuantizedWeight:
     def dequantize(self) -> Tensor:
         """Return the values ``(O, I, ...)``."""
         return from_rows(self.quantizer.decode(self.codes), self.shape)
+
+    def integers(self) -> Tensor | None:
+        """Return the integers ``(O, I, ...)`` that the scales multiply, int32; None unless zero is the middle of the grid."""
+        quantizer = self.quantizer
+        if isinstance(quantizer, Palette):
+            integers = quantizer.integers.int()[self.codes.int()]
+        elif isinstance(quantizer, Affine) and bool((quantizer.zero_point == 2 ** (quantizer.bits - 1)).all()):
+            integers = self.codes.int() - 2 ** (quantizer.bits - 1)
+        else:
+            return None
+        return from_rows(integers, self.shape)  # without the padding of the last group
 
     def scaled(self, factor: float) -> QuantizedWeight:
         """Return the weight multiplied by ``factor``, with the same codes, or with new codes if the quantizer has no scale."""

@@ -13,6 +13,7 @@ from pmq.core.choice import FLOAT, Choice
 from pmq.core.component import Inventory
 from pmq.graph import Layer
 from pmq.quant import Quantized
+from pmq.quant.quantizers.palette import MIDDLE
 from pmq.quant.weights import QuantizedWeight, from_rows
 from pmq.runtimes.operand import DeployOperand, operand_of
 
@@ -66,6 +67,7 @@ class DeployLayer:
         value: dequantized weight, ``(O, I)`` or ``(O, I / groups, ...)``.
         codes: integers of the weight ``(O, N)`` with all axes but the first flattened, around zero if its grid is symmetric,
             else from 0 upwards; None if it has none.
+        levels: ``(2**bits,)``, the ascending integers that the codes are among; None if all of ``bits`` bits are levels.
         scales: ``(O, G)``, one scale per group of inputs.
         zeros: ``(O, G)``, the integer of zero; None if the grid is symmetric.
         bias: ``(O,)``.
@@ -80,6 +82,7 @@ class DeployLayer:
     source: Choice
     value: Array
     codes: Array | None = None
+    levels: Array | None = None
     scales: Array | None = None
     zeros: Array | None = None
     bias: Array | None = None
@@ -90,7 +93,9 @@ class DeployLayer:
 
     def plain(self) -> DeployLayer:
         """Return the same layer in FP32."""
-        return replace(self, weight=FLOAT, source=FLOAT, codes=None, scales=None, zeros=None, operand=None, result=None)
+        return replace(
+            self, weight=FLOAT, source=FLOAT, codes=None, levels=None, scales=None, zeros=None, operand=None, result=None
+        )
 
     @property
     def by_integers(self) -> bool:
@@ -142,17 +147,18 @@ def deploy_layers(
 def _layer(name: str, module: Any, quantized: Quantized, weight: QuantizedWeight | None, read: str) -> DeployLayer:
     choice = quantized.assignment[f"{name}.weight"]
     source = quantized.assignment.get(read, FLOAT)
-    codes = scales = zeros = None
+    codes = levels = scales = zeros = None
     if weight is not None and "scale" in weight.quantizer.parameters:
-        outputs, zero = weight.shape[0], weight.quantizer.parameters["zero_point"]
-        integers = weight.codes.int() - (zero.int() if choice.symmetric else 0)
-        codes = from_rows(integers, weight.shape).reshape(outputs, -1).numpy()
-        scales = _by_output(weight.quantizer.parameters["scale"], outputs)
-        zeros = None if choice.symmetric else _by_output(zero, outputs)
+        outputs, grid, integers = weight.shape[0], weight.quantizer.parameters, weight.integers()
+        scales = _by_output(grid["scale"], outputs)
+        if integers is None or not (choice.symmetric or "levels" in grid):
+            integers, zeros = from_rows(weight.codes.int(), weight.shape), _by_output(grid["zero_point"], outputs)
+        codes = integers.reshape(outputs, -1).numpy()
+        levels = (grid["levels"].int() - MIDDLE).numpy() if "levels" in grid else None
     bias = None if module.bias is None else module.bias.detach().numpy()
     value, convolution = module.weight.detach().numpy(), Convolution.of(module)
     operand = operand_of(read, quantized)
-    return DeployLayer(name, choice, source, value, codes, scales, zeros, bias, operand, (), convolution)
+    return DeployLayer(name, choice, source, value, codes, levels, scales, zeros, bias, operand, (), convolution)
 
 
 def _by_output(parameter: Tensor, outputs: int) -> Array:

@@ -22,13 +22,16 @@ class PartBuilder(NodeBuilder):
     def integers(self, layer: DeployLayer, shape: tuple[int, ...], codes: Array) -> str:
         """Add the integers ``codes`` of a weight in ``shape``, packed if they have fewer than 8 bits; return their name.
 
-        Integers of a symmetric grid are int8; others are uint8.
+        Integers of a symmetric grid are int8; others are uint8. Those of free levels are looked up after unpacking.
         """
         codes, bits = codes.reshape(shape), layer.weight.bits
         if bits == 8:
             return self.constant("weight", codes.astype(np.int8 if layer.zeros is None else np.uint8))
         sums = list[str]()
-        around = codes if layer.zeros is None else codes - 2 ** (bits - 1)
+        middle = 2 ** (bits - 1)
+        around = codes if layer.zeros is None else codes - middle
+        if layer.levels is not None:
+            around = np.searchsorted(layer.levels, codes) - middle
         for i, digit in enumerate(split(around, bits)):
             packed = self.constant("weight" if i == 0 else f"weight.{i}", digit.packed)
             table = self.shared(f"table {i} of {bits} bits", digit.table)
@@ -40,10 +43,13 @@ class PartBuilder(NodeBuilder):
         total = sums[0]
         for i, part in enumerate(sums[1:]):
             total = self.node("Add", [total, part], f"sum{i}")
+        if layer.levels is not None:  # negative indices count from the end of a table
+            table = self.constant("weight.levels", np.roll(layer.levels, middle).astype(np.int8))
+            return self.node("Gather", [table, self.node("Cast", [total], "index", to=TensorProto.INT32)], "levels")
         if layer.zeros is None:
             return total
-        middle = self.shared(f"middle of {bits} bits", np.array(2 ** (bits - 1), np.int8))
-        return self.node("Cast", [self.node("Add", [total, middle], "unsigned")], "codes", to=TensorProto.UINT8)
+        offset = self.shared(f"middle of {bits} bits", np.array(middle, np.int8))
+        return self.node("Cast", [self.node("Add", [total, offset], "unsigned")], "codes", to=TensorProto.UINT8)
 
     def float_weight(self, layer: DeployLayer) -> str:
         """Add the weight, stored in its chosen format; return the name of the FP32 tensor ``(I, O)``."""

@@ -83,7 +83,7 @@ class OnnxTarget(Target):
 
     def check_layer(self, name: str, weight: Choice, source: Choice) -> None:
         """Raise PmqError unless there are kernels for both choices, or operators that compute their levels for FP32 kernels."""
-        stored = weight.quantizer == "affine" or layer_key(weight, FLOAT_CHOICE) in self.modes
+        stored = weight.quantizer in ("affine", "palette") or layer_key(weight, FLOAT_CHOICE) in self.modes
         quantized = self.executes(source) or (self.by_token and source.quantizer == "dynamic")
         if not (stored and quantized):
             super().check_layer(name, weight, source)
@@ -169,6 +169,8 @@ def _weight_label(name: str, known: Mapping[str, Any], makers: Mapping[str, Any]
         if node.op_type == "Mul":
             group = _group(node, known, makers)
         name, node = node.input[0], makers.get(node.input[0])
+    if node is not None and node.op_type == "Gather" and len(getattr(known.get(node.input[0]), "dims", ())) == 1:
+        return f"{int(known[node.input[0]].dims[0]).bit_length() - 1}-palette{group}"
     return f"{_bits(known[name]) if node is None else _packed_bits(node, known, makers)}{group}"
 
 
@@ -192,7 +194,7 @@ def _length(name: str, known: Mapping[str, Any], makers: Mapping[str, Any]) -> i
         node = makers[name]
         if node.op_type == "Reshape":
             return int(np.prod(onnx.numpy_helper.to_array(known[node.input[1]])))
-        name = node.input[0]
+        name = node.input[1 if node.op_type == "Gather" else 0]  # of free levels, whose indices have the shape
     return int(np.prod(known[name].dims))
 
 

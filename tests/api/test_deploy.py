@@ -74,7 +74,7 @@ def test_what_cannot_run_writes_nothing(images: torch.Tensor, tmp_path: Path) ->
     found = pmq.search(
         make_tiny(),
         images,
-        "4bit",
+        "5bit",
         space=few_bits(4, 6),
         options=pmq.SearchOptions(n_rounds=1),
         split=pmq.DataSplit(n_calibration=8, n_held_out=16),

@@ -9,6 +9,7 @@ import torch
 
 import pmq
 from pmq.core import Allocation, PmqError
+from pmq.core.paths import spaces_folder
 from pmq.core.run_files import CHOSEN, START
 from pmq.pipeline.distillation_state import STATE
 from pmq.pipeline.finetuning_start import StartSettings
@@ -27,12 +28,12 @@ def started(images: torch.Tensor, folder: Path, what: str = "w3a3", space: str =
 
 def test_it_learns_and_everyone_computes_what_its_best_epoch_did(tmp_path: Path) -> None:
     many = torch.randn(160, 3, 32, 32, generator=torch.Generator().manual_seed(8))
-    options = OPTIONS | {"rate": 4e-3, "vary": False, "calibration_images": many[:8]}
-    found = pmq.finetune(make_tiny(), "w3a3", Source(many), list(range(128)), many[128:], out=tmp_path, **options)
+    options = OPTIONS | {"rate": 1e-3, "vary": False, "calibration_images": many[:8]}
+    found = pmq.finetune(make_tiny(), "w2a2", Source(many), list(range(128)), many[128:], out=tmp_path, **options)
     assert found.after == min(found.history) < 0.9 * found.before
     kept = Allocation.load(tmp_path / CHOSEN)
     assert kept.assignment == found.start.assignment
-    assert {choice.quantizer for choice in kept.components.values()} >= {"affine", "log", "codebook"}
+    assert {choice.quantizer for choice in kept.components.values()} >= {"affine", "palette", "power", "codebook"}
     assert kept.recipe.finetune == 3
     assert not kept.recipe.plain
     assert kept.calibration.images_used == 160
@@ -45,9 +46,12 @@ def test_it_learns_and_everyone_computes_what_its_best_epoch_did(tmp_path: Path)
 
 
 def test_the_training_computes_what_the_allocation_stands_for(images: torch.Tensor, tmp_path: Path) -> None:
-    """Bit by bit, for grids by head, free levels, powers and logarithms, after all parameters have moved."""
-    for what in ("w2a2", "w4a5"):
-        start = started(images, tmp_path / what, what)
+    """Bit by bit, for grids by head and by token, free levels, powers and logarithms, after all parameters have moved."""
+    text = (spaces_folder() / "default.yaml").read_text()
+    own = tmp_path / "own.yaml"
+    own.write_text(text.replace("quantizer: power", "quantizer: log").replace("uniform: {2: codebook", "uniform: {2: relative"))
+    for what, space in (("w2a2", "default"), ("w4a5", "default"), ("w3a4", str(own))):
+        start = started(images, tmp_path / what, what, space)
         student = QuantizedModelStudent(start, Subject.of(make_tiny(), images=images))
         with torch.no_grad():
             for parameter in student.module.parameters():

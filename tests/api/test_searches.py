@@ -14,6 +14,7 @@ from pmq.core import recipe as recipes
 from pmq.cost import CostModel
 from pmq.graph import analyse
 from pmq.models import model_info
+from pmq.pipeline.search.finalists import NEAR
 from tests.asked import asked
 from tests.conftest import make_tiny
 from tests.shallow import few_bits
@@ -64,7 +65,7 @@ def test_feature_extractor_is_searched_on_its_features(images: torch.Tensor) -> 
     result = pmq.search(make_tiny(num_classes=0), images, "4bit", **asked(**GIVEN))
     chosen = result.points[result.points["chosen"]].iloc[0]
     w4a4 = result.points[result.points["source"] == "uniform w4a4"].iloc[0]
-    assert chosen["feature_error"] <= w4a4["feature_error"]
+    assert chosen["feature_error"] <= NEAR * w4a4["feature_error"]  # simulated; they are compared once they are quantized
     assert result.allocation.metrics["agreement"] is None
     table = pmq.evaluate(make_tiny(num_classes=0), result.allocation, [images])
     assert table["feature_error"].notna().all()

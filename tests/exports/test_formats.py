@@ -120,6 +120,20 @@ def test_weights_are_those_of_the_simulation(mixed: Allocation, tmp_path: Path) 
     assert set(make_tiny().state_dict()) == set(state)
 
 
+def test_free_levels_of_weights_are_widened_to_the_grid_under_them(free: Allocation, tmp_path: Path) -> None:
+    components = {name: choice for name, choice in free.components.items() if name.endswith(".weight")}
+    assert {choice.quantizer for choice in components.values() if choice.bits < 8} == {"palette"}
+    file, _ = pmq.export(free, tmp_path / "tiny.json", "qnn", make_tiny(), "widen")
+    written = json.loads(file.read_text())["param_encodings"]
+    assert {entry["bitwidth"] for entries in written.values() for entry in entries} == {8}
+    simulated = dict(pmq.simulate(make_tiny(), free).named_parameters())
+    for name in ("blocks.0.attn.qkv.weight", "blocks.1.mlp.fc2.weight"):
+        scale = torch.tensor([entry["scale"] for entry in written[name]])[:, None]
+        integers = simulated[name].detach() / scale
+        torch.testing.assert_close(integers, integers.round(), rtol=0, atol=1e-3)
+        assert float(integers.abs().max()) <= 127.01
+
+
 def test_graph_names_the_tensors_of_all_encodings(mixed: Allocation, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     file, graph = pmq.export(mixed, tmp_path / "tiny.encodings", "aimet", make_tiny(), "widen")
@@ -141,6 +155,20 @@ def test_graph_computes_the_model_with_quantized_weights(mixed: Allocation, imag
     model.load_state_dict({key: torch.from_numpy(value) for key, value in load_file(tmp_path / "weights.safetensors").items()})
     with torch.no_grad():
         assert np.allclose(got, model(images[:4]).numpy(), atol=1e-4)
+
+
+def test_tables_of_free_levels_are_held_where_a_format_has_them() -> None:
+    from pmq.core.choice import Choice
+
+    around = Grid(8, np.full((4, 1), 0.5), np.full((4, 1), 128.0), symmetric=True)
+    choice = Choice(bits=3, quantizer="palette", granularity="channel", symmetric=True)
+    tensors = {"a": QuantizedTensor(Component("a", "weight", "weight", 0, (4, 4), 1), choice, None, None, around)}
+    tables = fit(tensors, {"a": Holds((3, 8), ("channel",), tables=True)}, "refuse")
+    assert tables.grids == {"a": around}
+    assert not tables.reasons
+    even = fit(tensors, {"a": Holds((3, 8), ("channel",))}, "widen")
+    assert (even.grids["a"].bits, even.widened) == (8, {"a"})
+    assert fit(tensors, {"a": Holds((3, 8), ("channel",))}, "skip").left_out == ["a"]
 
 
 def _tensor(slot: str, bits: int, granularity: str = "tensor", quantizer: str = "affine") -> QuantizedTensor:

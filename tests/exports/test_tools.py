@@ -144,8 +144,10 @@ def test_modelopt(mixed: Allocation, reference: Reference, images: torch.Tensor,
     agree(model, reference("modelopt"), images[:8])
 
 
-def test_coreml(mixed: Allocation, tmp_path: Path) -> None:
+@pytest.mark.parametrize("levels", ["mixed", "free"])
+def test_coreml(levels: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     pytest.importorskip("coremltools")
+    mixed: Allocation = request.getfixturevalue(levels)
     (file,) = pmq.export(mixed, tmp_path / "tiny.mlpackage", "coreml", make_tiny(), "widen")
     simulated = dict(pmq.simulate(make_tiny(), mixed).named_parameters())
     weights = {name: choice.bits for name, choice in mixed.components.items() if name.endswith(".weight")}
@@ -153,5 +155,5 @@ def test_coreml(mixed: Allocation, tmp_path: Path) -> None:
     assert set(stored) == {name.replace(".", "_") for name in weights}
     for name, expected in weights.items():
         bits, values = stored[name.replace(".", "_")]
-        assert bits == {5: 6}.get(expected, expected)
+        assert bits == ({5: 6} if levels == "mixed" else {5: 8}).get(expected, expected)
         assert np.allclose(values, simulated[name].detach().numpy(), rtol=2e-3)

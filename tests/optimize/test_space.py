@@ -40,8 +40,10 @@ def test_uniform_pins_only_the_image(tiny: Tiny) -> None:
 
 
 def test_quantizers_by_bits(tiny: Tiny) -> None:
-    by_bits = {c.bits: c.quantizer for c in tiny.space.choices["blocks.0.attn.softmax"]}
-    assert by_bits == {2: "log", 3: "log", 4: "log", 5: "power", 6: "power", 7: "power", 8: "power"}
+    by_bits = {c.bits: c.quantizer for c in tiny.space.choices["blocks.0.mlp.fc2.input"]}
+    assert by_bits == dict.fromkeys((2, 3, 4), "codebook") | dict.fromkeys((5, 6, 7, 8), "power")
+    weights = {c.bits: c.quantizer for c in tiny.space.choices["blocks.0.mlp.fc2.weight"]}
+    assert weights == dict.fromkeys(range(2, 8), "palette") | {8: "affine"}
     both = space(tiny, components={"softmax": {"quantizer": ["affine", "log"], "bits": [4]}})
     assert [c.quantizer for c in both.choices["blocks.0.attn.softmax"]] == ["affine", "log"]
     assert both.uniform(4, 4)["blocks.0.attn.softmax"].quantizer == "affine"
@@ -49,7 +51,7 @@ def test_quantizers_by_bits(tiny: Tiny) -> None:
 
 def test_uniform_bits_may_have_another_quantizer(tiny: Tiny) -> None:
     name, convolution = "blocks.0.mlp.fc1.input", "patch_embed.proj.input"
-    shipped = Space(read_space("token"), tiny.inventory)
+    shipped = tiny.space
     assert {c.bits: c.quantizer for c in shipped.choices[name]} == dict.fromkeys(range(2, 8), "relative") | {8: "affine"}
     assert shipped.uniform(4, 4)[name] == Choice(bits=4, quantizer="codebook")
     assert shipped.uniform(4, 4)["blocks.0.mlp.fc2.input"].quantizer == "codebook"
@@ -61,6 +63,13 @@ def test_uniform_bits_may_have_another_quantizer(tiny: Tiny) -> None:
     )
     assert refined.uniform(4, 4)[name].quantizer == "power"
     assert refined.uniform(4, 4)["blocks.0.mlp.fc2.input"].quantizer == "affine"
+
+
+def test_uniform_bits_of_other_quantizers_are_bits_of_the_space(tiny: Tiny) -> None:
+    assert tiny.space.genome(tiny.space.uniform(4, 4)) is None
+    assert tiny.space.has_bits(tiny.space.uniform(4, 4))
+    fewer = space(tiny, components={"q": {"bits": [2, 6]}})
+    assert not fewer.has_bits(fewer.uniform(4, 4))
 
 
 def test_kinds_and_patterns_refine_later_wins(tiny: Tiny) -> None:
@@ -129,6 +138,8 @@ def test_unknown_space() -> None:
         ({"components": {"gelu": {"quantizer": "log"}}}, "not negative"),
         ({"components": {"v": {"quantizer": "codebook", "granularity": "head"}}}, "one table"),
         ({"weight": {"bits": [4], "quantizer": "none"}}, "none"),
+        ({"weight": {"bits": [8], "quantizer": "palette"}}, "all 255 integers"),
+        ({"activation": {"bits": [4], "quantizer": "palette"}}, "is for weights"),
     ],
 )
 def test_impossible_choices_are_told(tiny: Tiny, changes: dict, told: str) -> None:
@@ -150,7 +161,8 @@ def test_dynamic_is_a_choice_beside_others_and_costs_bit_operations(tiny: Tiny) 
     found = own.choices[name]
     assert {c.granularity for c in found if c.quantizer == "dynamic"} == {"token"}
     assert len(found) == 2 * len({c.bits for c in found})
-    costs, assignment = CostModel(tiny.inventory), own.uniform(4, 4)
+    costs = CostModel(tiny.inventory)
+    assignment = {n: next((c for c in choices if c.bits == 4), choices[-1]) for n, choices in own.choices.items()}
     plain, dynamic = (assignment | {name: c} for c in found if c.bits == 4)
     assert (plain[name].quantizer, dynamic[name].quantizer) == ("affine", "dynamic")
     assert costs.bit_ops(dynamic) - costs.bit_ops(plain) == 64 * tiny.inventory[name].numel

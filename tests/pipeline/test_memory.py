@@ -38,7 +38,7 @@ def test_a_search_with_a_limit(tmp_path: Path, written: list[object], capsys: py
     for name, limit in (("plain", None), ("limited", 1e6)):
         assert not written
         run = pmq.RunOptions(memory=limit)
-        pmq.search(make_tiny(), IMAGES, "4bit", space=few_bits(4, 8), out=tmp_path / name, options=options, split=split, run=run)
+        pmq.search(make_tiny(), IMAGES, "5bit", space=few_bits(4, 8), out=tmp_path / name, options=options, split=split, run=run)
     assert written
     for name in ("sensitivity.csv", "front.csv", "points.csv", "allocations/chosen.json"):
         assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "limited" / name).read_bytes()

@@ -43,7 +43,7 @@ def search(out: Path, executor: Any, monkeypatch: pytest.MonkeyPatch, recipe: st
             patch.setattr(import_module("pmq.api.search"), "executor_of", lambda _: executor)
         options = pmq.SearchOptions(n_rounds=2, recipe=recipe)
         split = pmq.DataSplit(n_calibration=8, n_held_out=20)
-        return pmq.search(make_tiny(), images, "4bit", space=few_bits(4, 8), out=out, options=options, split=split).allocation
+        return pmq.search(make_tiny(), images, "5bit", space=few_bits(4, 8), out=out, options=options, split=split).allocation
 
 
 def test_a_search_in_units_writes_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

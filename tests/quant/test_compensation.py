@@ -20,10 +20,12 @@ CHOICES = [
     Choice(bits=3, granularity="channel", symmetric=True),
     Choice(bits=4, granularity="tensor"),
     Choice(bits=2, granularity="group", group_size=10, symmetric=True),
+    Choice(bits=3, quantizer="palette", granularity="channel", symmetric=True),
+    Choice(bits=2, quantizer="palette", granularity="group", group_size=10, symmetric=True),
 ]
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=lambda c: c.granularity)
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda c: f"{c.quantizer}-{c.granularity}")
 def test_products_change_less_than_by_rounding_to_the_nearest(choice: Choice) -> None:
     x, weight = correlated(), torch.randn(9, 24, generator=torch.Generator().manual_seed(1))
     moment = SecondMoment()
@@ -35,7 +37,7 @@ def test_products_change_less_than_by_rounding_to_the_nearest(choice: Choice) ->
     assert torch.equal(found.quantizer.parameters["scale"], quantize_weight(weight, choice).quantizer.parameters["scale"])
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=lambda c: c.granularity)
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda c: f"{c.quantizer}-{c.granularity}")
 def test_independent_inputs_leave_nothing_to_compensate(choice: Choice) -> None:
     weight = torch.randn(9, 24)
     assert torch.equal(

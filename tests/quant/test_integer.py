@@ -29,13 +29,14 @@ def inputs() -> list[Quantizer]:
 @pytest.mark.parametrize("quantizer", inputs())
 @pytest.mark.parametrize("bits", [2, 5, 8])
 @pytest.mark.parametrize("granularity", ["channel", "tensor"])
+@pytest.mark.parametrize("levels", ["affine", "palette"])
 @pytest.mark.parametrize("bias", [None, torch.linspace(-1, 1, 40)])
 def test_equals_the_product_of_fake_quantized_values(
-    quantizer: Quantizer, bits: int, granularity: str, bias: Tensor | None
+    quantizer: Quantizer, bits: int, granularity: str, levels: str, bias: Tensor | None
 ) -> None:
     generator = torch.Generator().manual_seed(bits)
     weight = torch.randn(40, 96, generator=generator)
-    quantized = quantize_weight(weight, Choice(bits=bits, granularity=granularity, symmetric=True))
+    quantized = quantize_weight(weight, Choice(bits=bits, quantizer=levels, granularity=granularity, symmetric=True))
     x = 3 * torch.randn(2, 50, 96, generator=generator)
     integers = IntegerWeight.of(quantized)
     assert integers is not None

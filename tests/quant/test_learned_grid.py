@@ -9,7 +9,7 @@ import torch
 
 from pmq.core.choice import Choice
 from pmq.quant.finetuning import LearnedGrid
-from pmq.quant.quantizers import QUANTIZERS, Affine, BFloat16, Codebook, Dynamic, Half, Log, Power, Quantizer, Relative
+from pmq.quant.quantizers import QUANTIZERS, Affine, BFloat16, Codebook, Dynamic, Half, Log, Palette, Power, Quantizer, Relative
 
 LEVELS = [0.0, 10, 20, 30, 50, 80, 100, 255]
 GRIDS: dict[str, tuple[Quantizer, Choice]] = {
@@ -27,6 +27,10 @@ GRIDS: dict[str, tuple[Quantizer, Choice]] = {
     "relative": (
         Relative({"levels": torch.tensor([*LEVELS[:-1], 254.0])}, 3),
         Choice(bits=3, quantizer="relative", granularity="token"),
+    ),
+    "palette": (
+        Palette({"levels": torch.tensor([*LEVELS[:-1], 254.0]), "scale": torch.tensor([[0.006]])}, 3),
+        Choice(bits=3, quantizer="palette", granularity="channel", symmetric=True),
     ),
     "half": (Half({}, 16), Choice(bits=16, quantizer="half")),
     "bfloat16": (BFloat16({}, 16), Choice(bits=16, quantizer="bfloat16")),
@@ -48,7 +52,7 @@ def test_it_computes_what_its_quantizer_does(name: str) -> None:
         assert grid.quantizer().numbers != GRIDS[name][0].numbers
 
 
-@pytest.mark.parametrize("name", ["affine", "power", "log", "codebook"])
+@pytest.mark.parametrize("name", ["affine", "power", "log", "codebook", "palette"])
 def test_gradients_are_those_of_lsq(name: str) -> None:
     """Between the levels rounding is the identity; the gain's derivative is that of ``exp(gain) * q(x / exp(gain))``."""
     quantizer, choice = GRIDS[name]
@@ -68,7 +72,7 @@ def test_gradients_are_those_of_lsq(name: str) -> None:
     grid.gain.grad = None
     grid(beyond).sum().backward()
     torch.testing.assert_close(grid.gain.grad.sum(), quotient.sum() * balance, rtol=1e-3, atol=1e-6)
-    if name != "log":
+    if name not in ("log", "palette"):
         torch.testing.assert_close(grid.shift.grad.sum(), ((factor * (1 - inside)).sum() + 1) * (high - low) * balance)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from pmq.core import Choice, PmqError
 from pmq.core.choice import BY_TOKEN, FLOATS
 from pmq.quant.estimators import ESTIMATORS
-from pmq.quant.quantizers import QUANTIZERS, Affine, Codebook, Dynamic, Log, Power, Quantizer, Relative
+from pmq.quant.quantizers import QUANTIZERS, Affine, Codebook, Dynamic, Log, Palette, Power, Quantizer, Relative
 from pmq.quant.quantizers.codebook import best_levels
 from pmq.quant.weights import fit, from_rows, pack, quantize_weight, to_rows, unpack
 
@@ -39,6 +39,7 @@ def dequantized(weight: Tensor, choice: Choice) -> Tensor:
         (Power, False, True),
         (Power, False, False),
         (Codebook, False, False),
+        (Palette, True, False),
     ],
 )
 class TestQuantizerConformance:
@@ -97,7 +98,7 @@ class TestQuantizerConformance:
         q = self.make(cls, x, bits, symmetric)
         q = cls({k: v.reshape(()) if v.numel() == 1 else v for k, v in q.parameters.items()}, bits)
         if q.int8_grid is None:
-            assert cls in (Log, Power)
+            assert cls in (Log, Palette, Power)
             return
         scale, offset = q.int8_grid
         integers = q.int8(torch.cat([3 * x, -3 * x]))
@@ -286,7 +287,7 @@ def test_packing_is_dense_and_exact(bits: int, count: int, seed: int) -> None:
 
 
 def test_unknown_names_are_told() -> None:
-    with pytest.raises(PmqError, match="affine, bfloat16, codebook, dynamic, half, log, power"):
+    with pytest.raises(PmqError, match="affine, bfloat16, codebook, dynamic, half, log, palette, power"):
         QUANTIZERS["magic"]
     with pytest.raises(PmqError, match="minmax, mse, percentile"):
         ESTIMATORS["magic"]

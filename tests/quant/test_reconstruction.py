@@ -16,17 +16,21 @@ from pmq.core.task import Task
 from pmq.graph import CapturedModel, analyse
 from pmq.optimize import Space, read_space
 from pmq.quant import build_quantized_model, layerwise, prepare, quantize, quantize_weight, quantized_model
-from pmq.quant.quantizers import Affine, Codebook, Log, Power
+from pmq.quant.quantizers import Affine, Codebook, Log, Palette, Power
 from pmq.quant.quantizers.base import Quantizer
 from pmq.quant.reconstruction import LearnedActivation, LearnedWeight, LearningSchedule, block
 from tests.conftest import Tiny, make_captured, make_tiny
 from tests.quant.test_transforms import make
 
 LEARNING = RECIPES["best"].model_copy(update={"reconstruct": 40})
-CHOICES = [Choice(bits=3, granularity="channel", symmetric=True), Choice(bits=4, granularity="group", group_size=10)]
+CHOICES = [
+    Choice(bits=3, granularity="channel", symmetric=True),
+    Choice(bits=4, granularity="group", group_size=10),
+    Choice(bits=3, quantizer="palette", granularity="channel", symmetric=True),
+]
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=lambda c: c.granularity)
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda c: f"{c.quantizer}-{c.granularity}")
 def test_a_weight_starts_at_its_codes_and_has_the_codes_of_its_positions(choice: Choice) -> None:
     weight = torch.randn(9, 24, generator=torch.Generator().manual_seed(0))
     start = quantize_weight(weight, choice)
@@ -47,6 +51,16 @@ def test_a_position_learns_from_the_level_that_it_is_rounded_to() -> None:
     learned().square().sum().backward()
     steps = learned.compute().quantizer.parameters["scale"]
     torch.testing.assert_close(learned.position.grad, 2 * learned().detach() * steps)
+
+
+def test_positions_in_a_palette_are_rounded_to_the_nearest_level() -> None:
+    palette = Palette({"levels": torch.tensor([0.0, 107.0, 137.0, 254.0]), "scale": torch.tensor([[0.1], [2.0]])}, 2)
+    x = torch.linspace(-15, 15, 301).repeat(2, 1) * palette.scale * 10
+    positions = palette.positions(x)
+    assert torch.equal(positions.round().clamp(0, 3).int(), palette.codes(x))
+    torch.testing.assert_close(palette.positions(palette.decode(torch.arange(4).repeat(2, 1))), torch.arange(4.0).repeat(2, 1))
+    widths = palette.steps(torch.arange(4)[None]) / palette.scale
+    torch.testing.assert_close(widths, torch.tensor([[107.0, 68.5, 73.5, 117.0]]).expand(2, 4))
 
 
 def quantizers() -> list[Quantizer]:

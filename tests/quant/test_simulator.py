@@ -47,7 +47,8 @@ def test_simulates_what_hand_written_attention_computes(tiny: Tiny, simulator: S
     def q(name: str, value: torch.Tensor) -> torch.Tensor:
         full = f"blocks.0.attn.{name}"
         fitted = tiny.calibration.quantizer(full, assignment[full])
-        rows = value.movedim(-3, 0).flatten(1) if fitted.parameters["scale"].numel() > 1 else value.reshape(1, -1)
+        heads = any(p.numel() > 1 for key, p in fitted.parameters.items() if key not in fitted.shared)
+        rows = value.movedim(-3, 0).flatten(1) if heads else value.reshape(1, -1)
         back = fitted(rows)
         return back.reshape(value.movedim(-3, 0).shape).movedim(0, -3) if len(rows) > 1 else back.reshape(value.shape)
 

@@ -80,6 +80,9 @@ def test_uniform_bits_are_executed(target: str, space: str, bits: tuple[int, int
         Choice(bits=8, granularity="channel"),
         Choice(bits=5, granularity="group", group_size=8, symmetric=True),
         Choice(bits=6, granularity="group", group_size=16),
+        *(Choice(bits=bits, quantizer="palette", granularity="channel", symmetric=True) for bits in (2, 3, 4, 7)),
+        Choice(bits=3, quantizer="palette", granularity="tensor", symmetric=True),
+        Choice(bits=6, quantizer="palette", granularity="group", group_size=8, symmetric=True),
         Choice(bits=7, granularity="tensor", symmetric=True),
     ],
     ids=str,
@@ -97,10 +100,16 @@ def test_every_grid_of_weights_is_executed(target: str, weight: Choice, inputs: 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize(
-    "weight", [Choice(bits=4, granularity="channel", symmetric=True), Choice(bits=8, granularity="tensor")], ids=str
+    "weight",
+    [
+        Choice(bits=4, granularity="channel", symmetric=True),
+        Choice(bits=5, quantizer="palette", granularity="channel", symmetric=True),
+        Choice(bits=8, granularity="tensor"),
+    ],
+    ids=str,
 )
 def test_relative_levels_are_executed(target: str, weight: Choice, tiny: Tiny, tmp_path: Path) -> None:
-    space = Space(read_space("token"), tiny.inventory, "minmax")
+    space = Space(read_space("default"), tiny.inventory, "minmax")
     assignment = {
         c.name: next((o for o in space.choices[c.name] if o.bits == 5), space.choices[c.name][-1]) for c in tiny.inventory
     }

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from pmq.core import Allocation, PmqError
-from pmq.core.choice import Assignment, Choice, ComponentChoice
+from pmq.core.choice import BY_TOKEN, Assignment, Choice, ComponentChoice
 from pmq.core.patches import PatchMap, TokenBits
 from pmq.core.task import AUTO
 from pmq.cost import LatencyTable
@@ -162,8 +162,12 @@ class Reallocator:
 
 
 def _choices(subject: Subject, allocation: Allocation, places: dict[str, Patchable]) -> dict[str, list[Choice]]:
-    """Return the choices of each activation: those of the default space, and at its allocated bits the allocated choice."""
+    """Return the choices of each activation: those of the default space, and at its allocated bits the allocated choice.
+
+    Levels of other bits grow with the token where the allocated ones do, and are static elsewhere.
+    """
     space = Space(read_space("default"), subject.inventory, allocation.recipe.estimator)
+    static = [space.uniform(bits, bits) for bits in BITS]
     assignment: Assignment = allocation.assignment
     choices = {}
     for name in places:
@@ -171,6 +175,7 @@ def _choices(subject: Subject, allocation: Allocation, places: dict[str, Patchab
         if allocation.target:
             choices[name] = [allocated]
             continue
-        by_bits = {choice.bits: choice for choice in space.choices[name]} | {allocated.bits: allocated}
+        of_space = space.choices[name] if allocated.quantizer in BY_TOKEN else [uniform[name] for uniform in static]
+        by_bits = {choice.bits: choice for choice in of_space} | {allocated.bits: allocated}
         choices[name] = [by_bits[bits] for bits in sorted(by_bits) if bits in BITS]
     return choices

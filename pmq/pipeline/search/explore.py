@@ -21,6 +21,7 @@ from pmq.optimize.candidates import (
     mode_candidates,
     nearby_candidates,
     sweep_candidates,
+    uniform_bits_within,
     uniform_candidates,
 )
 from pmq.optimize.ranking import rank_correlation
@@ -33,6 +34,8 @@ UNIFORM = (8, 6, 4)
 SWEEP = 8
 #: points of the evolved front near the budget that are simulated
 NEARBY = 4
+#: in place of the genome of a point outside the space: one that can be chosen, and one that is only compared
+REFERENCE, FOREIGN = -1, -2
 ACCURACY_COLUMNS = ["kl", "agreement", "feature_error"]
 
 
@@ -118,7 +121,7 @@ def lay_out(archive: Archive, pool: CandidatePool, space: Space, limits: Limits)
         points.loc[at, "n_images"] = candidate.total.n_images
         if genome in complete:  # a part of the images is too few to draw a point from
             points.loc[at, ACCURACY_COLUMNS] = _figures(candidate.total.compute())
-    foreign = _foreign_uniform(pool, space, index, limits)
+    foreign = _foreign(pool, space, index, limits)
     return pd.concat([points, foreign], ignore_index=True) if len(foreign) else points
 
 
@@ -126,14 +129,24 @@ def _figures(metrics: dict[str, float | None]) -> list[float]:
     return [float("nan") if (value := metrics[n]) is None else value for n in ACCURACY_COLUMNS]
 
 
-def _foreign_uniform(pool: CandidatePool, space: Space, index: dict[tuple[int, ...], int], limits: Limits) -> pd.DataFrame:
-    """Return rows of FP32 and of the uniform allocations outside the space, which are compared but never chosen."""
-    costs, rows = CostModel(space.inventory, space.latency), []
+def references(space: Space, limits: Limits) -> dict[str, Assignment]:
+    """Return FP32, the uniform allocations that every run simulates, and the largest one within the limits, by source."""
     assignments: dict[str, Assignment] = {"fp32": dict.fromkeys(space.inventory.names, FLOAT)}
     free = not space.file.modes and space.file.operators is None
     if free and space.latency is None:  # a comparison with bits that no kernel computes would be unfair
-        assignments |= {f"uniform w{bits}a{bits}": space.uniform(bits, bits) for bits in UNIFORM}
-    for source, assignment in assignments.items():
+        largest = uniform_bits_within(space, limits)
+        widths = dict.fromkeys([*UNIFORM, *([] if largest is None else [largest])])
+        assignments |= {f"uniform w{bits}a{bits}": space.uniform(bits, bits) for bits in widths}
+    return assignments
+
+
+def _foreign(pool: CandidatePool, space: Space, index: dict[tuple[int, ...], int], limits: Limits) -> pd.DataFrame:
+    """Return rows of the references outside the space.
+
+    Uniform ones have quantizers of their own there, which may be the better ones; they can be chosen if the space has their bits.
+    """
+    costs, rows = CostModel(space.inventory, space.latency), []
+    for source, assignment in references(space, limits).items():
         genome = space.genome(assignment)
         if genome is not None and tuple(genome) in index:
             continue
@@ -142,7 +155,8 @@ def _foreign_uniform(pool: CandidatePool, space: Space, index: dict[tuple[int, .
         if total is None:
             continue
         row: dict[str, Any] = {"source": source, "n_images": total.n_images} | cost
-        row |= {"within": limits.allow(*cost.values()), "front": False, "genome_id": -1, "predicted_error": np.nan}
+        row |= {"within": limits.allow(*cost.values()), "front": False, "predicted_error": np.nan}
+        row |= {"genome_id": REFERENCE if source != "fp32" and space.has_bits(assignment) else FOREIGN}
         rows.append(row | dict(zip(ACCURACY_COLUMNS, _figures(total.compute()), strict=True)))
     return pd.DataFrame(rows)
 

@@ -15,7 +15,7 @@ from pmq.core.progress import message, track
 from pmq.core.recipe import Recipe
 from pmq.evaluation import Evaluator
 from pmq.evaluation.executor import Executor, Failed, Unit
-from pmq.pipeline.search.explore import ACCURACY_COLUMNS
+from pmq.pipeline.search.explore import ACCURACY_COLUMNS, REFERENCE
 from pmq.pipeline.search.state import quantize_and_evaluate, quantize_finalist
 from pmq.pipeline.search.width_search import Joint, Whole
 from pmq.pipeline.subject import Subject
@@ -37,18 +37,22 @@ def finalists(points: pd.DataFrame, error: str, count: int) -> list[int]:
     """Return the rows of the ``count`` most promising simulated points within the budget, and of a uniform one if it is near.
 
     Near the optimum, simulated errors differ mostly by the choice of images, and the least of many errors is biased: points
-    are ranked by the product of predicted and simulated error. The best uniform point is near if its simulated error is at
-    most ``NEAR`` times that of the first.
+    are ranked by the product of predicted and simulated error. The best uniform point, which may have quantizers that the
+    space does not, is near if its simulated error is at most ``NEAR`` times that of the first; as the only finalist, if it is
+    no larger.
 
     Raises:
         PmqError: no simulated point is within the budget.
     """
-    eligible = points[points["within"] & (points["genome_id"] >= 0) & points[error].notna()]
+    eligible = points[points["within"] & (points["genome_id"] >= REFERENCE) & points[error].notna()]
     if eligible.empty:
         raise PmqError("no simulated allocation is within the budget; raise the budget, or simulate more")
-    eligible = eligible.loc[(eligible[error] * eligible["predicted_error"]).sort_values().index]
-    uniform = eligible[eligible["source"].str.startswith("uniform") & (eligible[error] <= NEAR * eligible[error].iloc[0])]
-    best = [*eligible.index[:count], *(uniform.index[:1] if count > 1 else [])]
+    searched = eligible[eligible["genome_id"] >= 0]
+    searched = searched.loc[(searched[error] * searched["predicted_error"]).sort_values().index]
+    uniform = eligible[eligible["source"].str.startswith("uniform")].sort_values(error)[:1]
+    if len(searched):
+        uniform = uniform[uniform[error] <= (NEAR if count > 1 else 1.0) * searched[error].iloc[0]]
+    best = [*searched.index[:count], *uniform.index] if count > 1 or uniform.empty else uniform.index
     return list(dict.fromkeys(map(int, best)))
 
 

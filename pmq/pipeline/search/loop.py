@@ -114,6 +114,8 @@ class Rounds:
         solved = time.perf_counter()
         self.pool.simulate(compared)
         self.pool.successive_halving(candidates)
+        if self._best() is None:  # time is over before anything within the budget was simulated
+            self.pool.simulate(candidates[:1])
         self._update()
         simulated = time.perf_counter()
         least, volume = self._standing()

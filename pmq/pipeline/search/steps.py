@@ -18,7 +18,7 @@ from pmq.pipeline.patches.kinds import SCORE
 from pmq.pipeline.patches.reallocator import Reallocator
 from pmq.pipeline.search.candidate_pool import CandidatePool
 from pmq.pipeline.search.clock import Clock
-from pmq.pipeline.search.explore import Archive, compared_candidates, explore, lay_out
+from pmq.pipeline.search.explore import Archive, compared_candidates, explore, lay_out, references
 from pmq.pipeline.search.finalists import Finished, finish
 from pmq.pipeline.search.loop import Rounds
 from pmq.pipeline.search.plan import SearchPlan
@@ -112,8 +112,11 @@ def choose(plan: SearchPlan, prepared: Prepared, explored: Explored, executor: E
     models = plan.widths or Whole(plan.subject, prepared)
     learned: Path | None = None if plan.path is None else plan.path / "learned"
 
+    outside = references(plan.space, explored.limits)
+
     def assignment_of(index: int) -> Decisions:
-        return plan.space.decided(archive.genomes[points.loc[index, "genome_id"]])
+        genome = points.loc[index, "genome_id"]
+        return plan.space.decided(archive.genomes[genome]) if genome >= 0 else outside[points.loc[index, "source"]]
 
     def finished_within(within: Limits, hurry: bool) -> Finished:
         if plan.goal is not None:
@@ -127,7 +130,8 @@ def choose(plan: SearchPlan, prepared: Prepared, explored: Explored, executor: E
     else:
         limits, (index, subject, quantized, metrics) = plan.goal.reached(finished_within)
     points["chosen"] = points.index == index
-    metrics = {"predicted_error": points.loc[index, "predicted_error"]} | metrics
+    predicted = points.loc[index, "predicted_error"]  # of a uniform allocation outside the space there is none
+    metrics = ({} if pd.isna(predicted) else {"predicted_error": predicted}) | metrics
     info, latency = prepared.calibration.info, plan.options.latency
     allocation = make_allocation(subject, quantized, info, plan.space.name, plan.budget.text, limits, metrics, latency)
     return Chosen(subject, allocation, limits)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from pmq.core.choice import FLOATS, Choice
+from pmq.quant.quantizers import Palette, Quantizer
+from pmq.quant.quantizers.codebook import nearest
 from pmq.quant.threads import threads_by_size
 from pmq.quant.weights import QuantizedWeight, fit, from_rows, quantize_weight, to_rows
 
@@ -39,28 +44,66 @@ class Compensator:
             return quantize_weight(weight, choice)
         rows = to_rows(weight, choice)
         quantizer = fit(rows, choice)
-        scale, low = (
-            from_rows(t.expand_as(rows).contiguous(), weight.shape).flatten(1).double()
-            for t in (quantizer.parameters["scale"], -quantizer.parameters["zero_point"])
-        )
         order = self._order
-        codes = _round(weight.flatten(1).double()[:, order], scale[:, order], low[:, order], 2**choice.bits - 1, self._upper)
+
+        def by_column(parameter: Tensor) -> Tensor:
+            return from_rows(parameter.expand_as(rows).contiguous(), weight.shape).flatten(1).double()[:, order]
+
+        grid = _Free(quantizer, by_column) if isinstance(quantizer, Palette) else _Even(quantizer, by_column)
+        codes = _round(weight.flatten(1).double()[:, order], grid, self._upper)
         codes = codes[:, order.argsort()]
         return QuantizedWeight(to_rows(codes.reshape(weight.shape), choice).to(torch.uint8), quantizer, weight.shape)
 
 
-def _round(weight: Tensor, scale: Tensor, low: Tensor, top: int, upper: Tensor) -> Tensor:
-    """Return integer codes ``(O, I)`` from 0 to ``top``; ``upper`` is the upper Cholesky factor of the inverse moment."""
-    weight, codes = weight.clone(), torch.empty_like(weight)
+class _Grid(Protocol):
+    """Levels of a weight, column by column."""
+
+    def codes(self, values: Tensor, column: int) -> Tensor:
+        """Return the codes of the levels nearest to a column's values ``(O,)``."""
+
+    def decode(self, codes: Tensor, column: int) -> Tensor:
+        """Return the levels of codes ``(O,)``."""
+
+
+class _Even:
+    """Even levels, with a scale and a zero point for each value ``(O, I)``."""
+
+    def __init__(self, quantizer: Quantizer, by_column: Callable[[Tensor], Tensor]) -> None:
+        self._scale, self._low = by_column(quantizer.parameters["scale"]), by_column(-quantizer.parameters["zero_point"])
+        self._top = 2**quantizer.bits - 1
+
+    def codes(self, values: Tensor, column: int) -> Tensor:
+        return ((values / self._scale[:, column]).round() - self._low[:, column]).clamp(0, self._top)
+
+    def decode(self, codes: Tensor, column: int) -> Tensor:
+        return (codes + self._low[:, column]) * self._scale[:, column]
+
+
+class _Free:
+    """Free levels, with a scale for each value ``(O, I)``."""
+
+    def __init__(self, palette: Palette, by_column: Callable[[Tensor], Tensor]) -> None:
+        self._scale, self._levels = by_column(palette.scale), palette.integers.double()
+
+    def codes(self, values: Tensor, column: int) -> Tensor:
+        return nearest(values / self._scale[:, column], self._levels)
+
+    def decode(self, codes: Tensor, column: int) -> Tensor:
+        return self._levels[codes] * self._scale[:, column]
+
+
+def _round(weight: Tensor, grid: _Grid, upper: Tensor) -> Tensor:
+    """Return the codes ``(O, I)`` of a weight; ``upper`` is the upper Cholesky factor of the inverse moment."""
+    weight, all_codes = weight.clone(), torch.empty_like(weight)
     for start in range(0, weight.shape[1], BLOCK):
         stop = min(start + BLOCK, weight.shape[1])
         block, errors = weight[:, start:stop], torch.zeros_like(weight[:, start:stop])
         with threads_by_size(block.numel()):
             for i in range(stop - start):
                 j = start + i
-                codes[:, j] = ((block[:, i] / scale[:, j]).round() - low[:, j]).clamp(0, top)
-                errors[:, i] = (block[:, i] - (codes[:, j] + low[:, j]) * scale[:, j]) / upper[j, j]
+                all_codes[:, j] = codes = grid.codes(block[:, i], j)
+                errors[:, i] = (block[:, i] - grid.decode(codes, j)) / upper[j, j]
                 block[:, i + 1 :] -= errors[:, i : i + 1] * upper[j, j + 1 : stop]
         with threads_by_size(weight.numel()):
             weight[:, stop:] -= errors @ upper[start:stop, stop:]
-    return codes
+    return all_codes

@@ -76,6 +76,14 @@ class Affine(Quantizer):
         """Return the values of codes: subtract the zero point and multiply by the scale."""
         return (codes + self.low) * self.scale
 
+    def positions(self, x: Tensor) -> Tensor:
+        """Return codes before they are rounded."""
+        return x / self.scale + self.zero_point
+
+    def steps(self, codes: Tensor) -> Tensor:
+        """Return the scale."""
+        return self.scale
+
     def int8(self, x: Tensor) -> Tensor:
         """Quantize to integers relative to the zero point, shifted into the int8 range at eight bits."""
         assert self.int8_grid is not None

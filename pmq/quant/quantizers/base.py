@@ -86,6 +86,14 @@ class Quantizer(ABC):
     def decode(self, codes: Tensor) -> Tensor:
         """Return the value of each code."""
 
+    def positions(self, x: Tensor) -> Tensor:
+        """Return the codes of values as real numbers, which lie between two codes where a value lies between their levels."""
+        raise NotImplementedError(f"quantizer {self.name!r} is not for weights that are learned")
+
+    def steps(self, codes: Tensor) -> Tensor:
+        """Return the mean distance of each code's level to its neighbours."""
+        raise NotImplementedError(f"quantizer {self.name!r} is not for weights that are learned")
+
     def int8(self, x: Tensor) -> Tensor:
         """Quantize to the int8 integers of :attr:`int8_grid`."""
         raise NotImplementedError(f"the levels of quantizer {self.name!r} are not int8 integers")

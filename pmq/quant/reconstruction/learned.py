@@ -31,19 +31,19 @@ class LearnedWeight(nn.Module):
     def __init__(self, weight: Tensor, quantized: QuantizedWeight, choice: Choice) -> None:
         super().__init__()
         self._start, self._top = quantized, 2**choice.bits - 1
-        grid, codes = quantized.quantizer.parameters, quantized.codes.float()
-        position = to_rows(weight, choice) / grid["scale"] + grid["zero_point"]
+        codes = quantized.codes.float()
+        position = quantized.quantizer.positions(to_rows(weight, choice))
         self.position = nn.Parameter(torch.minimum(torch.maximum(position, codes - _REACH), codes + _REACH))
-        self.gain = nn.Parameter(torch.ones_like(grid["scale"]))
+        self.gain = nn.Parameter(torch.ones_like(quantized.quantizer.parameters["scale"]))
 
     def _codes(self) -> Tensor:
         return self.position.detach().round().clamp(0, self._top)
 
     def forward(self) -> Tensor:
         """Return the values ``(O, I, ...)`` of the rounded positions."""
-        grid = self._start.quantizer.parameters
-        codes = self._codes() + (self.position - self.position.detach())
-        return from_rows((codes - grid["zero_point"]) * (grid["scale"] * self.gain), self._start.shape)
+        codes, quantizer = self._codes().int(), self._start.quantizer
+        rows = quantizer.decode(codes) + quantizer.steps(codes) * (self.position - self.position.detach())
+        return from_rows(rows * self.gain, self._start.shape)
 
     @torch.no_grad()
     def compute(self) -> QuantizedWeight:
