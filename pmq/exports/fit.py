@@ -92,7 +92,7 @@ def _why_not(tensor: QuantizedTensor, holds: Holds) -> str | None:
     if choice.quantizer in FLOATS:
         return "values are 16-bit floats"
     if choice.quantizer in BY_TOKEN:
-        return "ranges are found at run time (the search space runnable has static ones)"
+        return "ranges are found at run time (the search space even has static ones)"
     if tensor.grid is None and not (tensor.around and holds.tables):
         return f"levels of quantizer {choice.quantizer!r} are not even"
     if choice.granularity not in holds.granularities:

@@ -41,6 +41,8 @@ class Target(ABC):
     elsewhere: ClassVar[str] = FLOAT.label
     #: allowance for a file's graph, names and descriptions beyond the promised size, in bytes
     graph_bytes: ClassVar[int] = 64_000
+    #: the same for each activation whose uneven levels several operators compute, in bytes
+    operand_bytes: ClassVar[int] = 0
     #: whether building a model is so slow that layers are profiled one at a time outside the model
     slow: ClassVar[bool] = False
     #: whether files support a dynamic batch size

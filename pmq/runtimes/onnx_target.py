@@ -40,6 +40,7 @@ class OnnxTarget(Target):
     #: operator that looks values up in a table fastest
     lookup: ClassVar[str] = "Gather"
     packed_space: ClassVar[str | None] = "runnable"
+    operand_bytes: ClassVar[int] = 1_000
     #: whether inputs of layers may have grids that are found at run time, token by token
     by_token: ClassVar[bool] = False
     modes: ClassVar[tuple[str, ...]] = (INT8, W4, W8, HALF, FLOAT)

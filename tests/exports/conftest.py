@@ -12,6 +12,7 @@ from torch import nn
 from pmq.core import FLOAT, Allocation
 from pmq.exports import FORMATS
 from pmq.exports.fit import fit
+from pmq.optimize import SpaceFile
 from pmq.pipeline.allocation import load_quantized
 from pmq.pipeline.export import export_model
 from pmq.pipeline.subject import Subject
@@ -29,25 +30,26 @@ def images() -> torch.Tensor:
     return torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(5))
 
 
-def searched(images: torch.Tensor, space: str) -> Allocation:
+def searched(images: torch.Tensor, space: SpaceFile) -> Allocation:
     """What some search of the tiny ViT chose."""
     from pmq.api import search
 
     quick = {"recipe": "fast", "n_calibration": 8, "n_held_out": 16, "n_rounds": 1, "max_evals": 2}
     with shallow_searches():
-        return search(make_tiny(), images, "4.5bit", space=few_bits(3, 4, 5, 8, of=space), **asked(**quick)).allocation
+        return search(make_tiny(), images, "4.5bit", space=space, **asked(**quick)).allocation
 
 
 @pytest.fixture(scope="session")
 def mixed(images: torch.Tensor) -> Allocation:
     """Even levels, but for GELU and softmax outputs."""
-    return searched(images, "runnable")
+    space = few_bits(3, 4, 5, 8, of="runnable")
+    return searched(images, space.model_copy(update={"weight": space.weight.model_copy(update={"quantizer": "affine"})}))
 
 
 @pytest.fixture(scope="session")
 def free(images: torch.Tensor) -> Allocation:
     """Free levels of weights, and activations whose levels are found at run time."""
-    return searched(images, "default")
+    return searched(images, few_bits(3, 4, 5, 8))
 
 
 @pytest.fixture(scope="session")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
 from pmq.core import Choice, PmqError
+from pmq.core.choice import ComponentChoice
+from pmq.core.description import check_tensors, describe_components
 from pmq.core.recipe import RECIPES
 from pmq.core.task import Task
 from pmq.core.tensors import TensorFile
 from pmq.graph import analyse
 from pmq.optimize import Space, read_space
-from pmq.quant import Prepared, build_quantized_model, prepare, quantize
+from pmq.quant import Prepared, build_quantized_model, prepare, quantize, restore
 from pmq.quant.divergence import kl_divergence
 from tests.conftest import Tiny, make_captured, make_tiny
 from tests.quant.test_transforms import make
@@ -119,6 +122,27 @@ def test_biases_make_mean_outputs_those_of_fp32(tiny: Tiny) -> None:
     other = build_quantized_model(copy.deepcopy(model), tiny.inventory, plain).model
     means = [m(tiny.images).mean(0) for m in (model, found, other)]
     assert float((means[1] - means[0]).norm()) < 0.5 * float((means[2] - means[0]).norm())
+
+
+@torch.no_grad()
+def test_free_levels_of_weights_are_bytes_that_are_checked(tiny: Tiny) -> None:
+    prepared = prepare(make_captured(), tiny.inventory, tiny.images, RECIPES["fast"])
+    assignment = uniform(prepared, 3, 8)
+    quantized = quantize(prepared, assignment)
+    arrays, name = quantized.tensors.arrays(), "blocks.0.attn.qkv.weight"
+    assert {key.removeprefix(f"{name}.") for key in arrays if key.startswith(name)} == {"codes", "scale", "levels"}
+    assert (arrays[f"{name}.levels"].dtype, arrays[f"{name}.levels"].size) == (np.uint8, 8)
+    values = restore(make_captured(), quantized)[name].dequantize()
+    integers = values / torch.from_numpy(arrays[f"{name}.scale"])[:, None] + 127
+    assert set(integers.round().int().unique().tolist()) <= set(arrays[f"{name}.levels"].tolist())
+
+    choices = {n: ComponentChoice(**c.model_dump()) for n, c in assignment.items()}
+    described = describe_components(tiny.inventory)
+    check_tensors(choices, described, arrays, "x")
+    wrong = {"does not rise": arrays[f"{name}.levels"][::-1], "uint8": arrays[f"{name}.levels"].astype(np.float32)}
+    for told, levels in wrong.items():
+        with pytest.raises(PmqError, match=told):
+            check_tensors(choices, described, arrays | {f"{name}.levels": levels}, "x")
 
 
 def test_tensors_of_another_model_are_refused(tiny: Tiny) -> None:

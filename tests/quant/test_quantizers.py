@@ -119,6 +119,18 @@ class TestQuantizerConformance:
         assert torch.equal(cls(flat, 4)(x), rows(x))
 
 
+@pytest.mark.parametrize("bits", [2, 4, 7])
+def test_rows_of_zeros_stay_zero_in_a_palette(bits: int) -> None:
+    choice = Choice(bits=bits, quantizer="palette", granularity="channel", symmetric=True)
+    some = values(False) * torch.tensor([[1.0], [0.0], [1.0], [1e-30]])
+    for weight in (torch.zeros(3, 5), some, torch.full((2, 1), 0.3)):
+        quantized = quantize_weight(weight, choice)
+        assert bool((quantized.quantizer.parameters["scale"] > 0).all())
+        torch.testing.assert_close(quantized.dequantize()[weight == 0], weight[weight == 0], rtol=0, atol=1e-5)
+        assert bool(quantized.dequantize().isfinite().all())
+    torch.testing.assert_close(quantize_weight(torch.full((2, 1), 0.3), choice).dequantize(), torch.full((2, 1), 0.3))
+
+
 def test_every_quantizer_is_under_conformance() -> None:
     mark = TestQuantizerConformance.pytestmark[0]
     assert {case[0].name for case in mark.args[1]} | {*BY_TOKEN, *FLOATS} == set(QUANTIZERS)

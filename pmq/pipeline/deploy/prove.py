@@ -36,6 +36,9 @@ from pmq.runtimes.proof import (
 )
 from pmq.runtimes.speed import latencies
 
+#: quantizers of activations whose levels are not even
+UNEVEN = ("codebook", "log", "power", "relative")
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -101,13 +104,15 @@ def prove(plan: DeployPlan, built: Built, measured: Measured, pictures: Sequence
     size = sum(path.stat().st_size for path in built.files)
     promised = CostModel(subject.inventory).size_bytes(quantized.assignment, quantized.patches)
     buffers = sum(b.numel() * b.element_size() for b in subject.model.buffers())
+    uneven = sum(choice.quantizer in UNEVEN for choice in quantized.assignment.values())
+    allowed = runtime.graph_bytes + uneven * runtime.operand_bytes + buffers
     against_simulation = _compared(simulated, outputs, task)
     proof = {
         "layers": layers_check(layer_errors(runtime, built.layers, built.layerwise, plan.images[:1], plan.threads)),
         "agreement": _agreement(plan, built, simulated, against_simulation),
         **_operands(plan, built),
         "bits": bits_check(stored, quantized.assignment, subject.inventory),
-        "size": size_check(size, promised, runtime.graph_bytes + buffers),
+        "size": size_check(size, promised, allowed),
     }
     if pictures and (preparation := known_preprocess(built.metadata, built.files[0])) is not None:
         of_pictures = outputs_for(measured.session, (load_image(Path(picture), preparation) for picture in pictures))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pmq.quant.quantizers.base import Parameters, Quantizer, register
+from pmq.quant.quantizers.base import Parameters, Quantizer, positive, register
 from pmq.quant.quantizers.codebook import best_levels, nearest
 from pmq.quant.ranges import EstimatesRanges
 
@@ -61,8 +61,11 @@ class Palette(Quantizer):
         weight = torch.ones_like(x) if weight is None else weight
         scale = torch.maximum(-low, high)
         scale = scale.maximum(LEAST * scale.max()).clamp(min=torch.finfo(x.dtype).tiny)
-        sampled = slice(None, None, -(-x.numel() // SAMPLES))
-        levels = best_levels((x / scale).reshape(-1)[sampled], (weight * scale.square()).reshape(-1)[sampled], 2**bits)
+        shares, weights = (x / scale).reshape(-1), (weight * scale.square()).reshape(-1)
+        if len(shares) > SAMPLES:  # a whole stride would meet the same taps of every kernel
+            sampled = torch.linspace(0, len(shares) - 1, SAMPLES, dtype=torch.float64, device=x.device).long()
+            shares, weights = shares[sampled], weights[sampled]
+        levels = best_levels(shares, weights, 2**bits)
         largest = levels.abs().max().clamp(min=LEAST)
         integers, scale = (levels / largest * MIDDLE).round(), scale * largest / MIDDLE
         for _ in range(STEPS):
@@ -70,7 +73,7 @@ class Palette(Quantizer):
             weighted = y * weight
             fitted = (x * weighted).sum(1, keepdim=True) / (y * weighted).sum(1, keepdim=True)
             scale = torch.where(fitted > LEAST * scale, fitted, scale)  # not where all values are zero
-        return cls({"levels": integers + MIDDLE, "scale": scale}, bits)
+        return cls({"levels": integers + MIDDLE, "scale": positive(scale)}, bits)
 
     def codes(self, x: Tensor) -> Tensor:
         """Return the index of the nearest level."""
