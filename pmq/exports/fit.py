@@ -110,9 +110,10 @@ def _wider(tensor: QuantizedTensor, holds: Holds) -> Grid | None:
     """
     choice, grid = tensor.choice, tensor.grid or tensor.around
     if tensor.is_weight:
-        fits = grid is not None and choice.granularity in holds.granularities and (holds.asymmetric or grid.symmetric)
-        wider = next((bits for bits in holds.bits if grid is not None and bits >= grid.bits), None) if fits else None
-        return None if wider is None or grid is None else grid.containing(wider)
+        if grid is None or choice.granularity not in holds.granularities or not (holds.asymmetric or grid.symmetric):
+            return None
+        wider = next((bits for bits in holds.bits if bits >= grid.bits), None)
+        return None if wider is None else grid.containing(wider)
     if tensor.ends is None or not holds.asymmetric:
         return None
     even = grid is not None and choice.granularity == "tensor"

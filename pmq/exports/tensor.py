@@ -84,8 +84,8 @@ def quantized_tensors(
             continue
         if component.slot == "weight":
             layer = layers[component.module]
-            grid = _weight_grid(layer)
-            tensors[name] = QuantizedTensor(component, choice, *((grid,) if layer.levels is None else (None, None, grid)))
+            grid, even = _weight_grid(layer), layer.levels is None
+            tensors[name] = QuantizedTensor(component, choice, grid if even else None, around=None if even else grid)
         else:
             tensors[name] = _activation(component, choice, quantized.parameters.get(name))
     return tensors

@@ -171,9 +171,8 @@ class LayerwiseQuantizer:
             return
         last = next(reversed(pending))
         for component in group:
-            if component.name in pending:
-                keep = component.slot == "input"
-                simulator.set_activation(component.name, self._recorder(component, pending, component.name == last, keep))
+            if (name := component.name) in pending:
+                simulator.set_activation(name, self._recorder(component, choices[name], pending[name], name == last))
         stream.listen(stage)
         for component in group:
             name = component.name
@@ -186,16 +185,17 @@ class LayerwiseQuantizer:
                 self.quantizers[name] = pending[name].fit(choices[name])
                 taps.set(component, simulator.spread(name, self.quantizers[name]))
 
-    def _recorder(self, component: Component, samples: Mapping[str, Samples], last: bool, keep: bool) -> TapFunction:
+    def _recorder(self, component: Component, choice: Choice, samples: Samples, last: bool) -> TapFunction:
         """Return a tap that samples an activation, and keeps it for the layer that reads it; the ``last`` one ends the pass."""
         generator = torch.Generator()  # not used: the sampled positions are already drawn
+        keep, relative = component.slot == "input", choice.quantizer == "relative"
         if keep:
             self._inputs.clear()
             self._inputs_of = component.module
 
         def record(x: Tensor) -> Tensor:
             by_head, name = self.simulator.by_head, component.name
-            samples[name].add(by_head(name, x), 1.0, generator, by_head(name, largest_in_token(x)))
+            samples.add(by_head(name, x), 1.0, generator, by_head(name, largest_in_token(x)) if relative else None)
             if keep:
                 self._inputs.append(x)
             if last:

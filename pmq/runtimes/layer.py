@@ -13,7 +13,7 @@ from pmq.core.choice import FLOAT, Choice
 from pmq.core.component import Inventory
 from pmq.graph import Layer
 from pmq.quant import Quantized
-from pmq.quant.quantizers.palette import MIDDLE
+from pmq.quant.quantizers.relative import MIDDLE
 from pmq.quant.weights import QuantizedWeight, from_rows
 from pmq.runtimes.operand import DeployOperand, operand_of
 

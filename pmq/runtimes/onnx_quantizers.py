@@ -143,13 +143,12 @@ def label(name: str, known: Mapping[str, Any], makers: Mapping[str, Any]) -> str
     Raises:
         LookupError: the operators are not those of this module.
     """
-    node = makers.get(name)
-    while node is not None and node.op_type in (*MOVING, "DequantizeLinear"):
-        node = makers.get(node.input[0])
-    if node is not None and node.op_type == "Mul" and _moved(node, makers).op_type in LOOK_UPS:
-        node = _moved(node, makers)
+    node = _maker(name, makers, (*MOVING, "DequantizeLinear"))
     if node is None:
         return "fp32"
+    scaled = _maker(node.input[0], makers, MOVING) if node.op_type == "Mul" else None
+    if scaled is not None and scaled.op_type in LOOK_UPS:
+        node = scaled
     if node.op_type == "QuantizeLinear":
         return "8"
     if node.op_type == "Clip" and makers.get(node.input[0], node).op_type == "QuantizeLinear":
@@ -163,19 +162,17 @@ def label(name: str, known: Mapping[str, Any], makers: Mapping[str, Any]) -> str
     return "fp32"
 
 
-def _moved(node: Any, makers: Mapping[str, Any]) -> Any:
-    """Return the node that computes the first input of ``node``, before it is moved; ``node`` itself if there is none."""
-    before = makers.get(node.input[0])
-    while before is not None and before.op_type in MOVING:
-        before = makers.get(before.input[0])
-    return before or node
+def _maker(name: str, makers: Mapping[str, Any], passed: tuple[str, ...]) -> Any:
+    """Return the node that computes a tensor before operators that are ``passed`` by; None if there is none."""
+    node = makers.get(name)
+    while node is not None and node.op_type in passed:
+        node = makers.get(node.input[0])
+    return node
 
 
 def _is_share(look_up: Any, makers: Mapping[str, Any]) -> bool:
     """Return whether the looked-up values are shares of a token's largest magnitude."""
-    node = makers.get(look_up.input[1])
-    while node is not None and node.op_type in (*MOVING, "Cast", "Clip", "Mul", "Sub"):
-        node = makers.get(node.input[0])
+    node = _maker(look_up.input[1], makers, (*MOVING, "Cast", "Clip", "Mul", "Sub"))
     return node is not None and node.op_type == "Div" and getattr(makers.get(node.input[1]), "op_type", "") == "Max"
 
 

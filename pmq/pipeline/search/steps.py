@@ -112,11 +112,11 @@ def choose(plan: SearchPlan, prepared: Prepared, explored: Explored, executor: E
     models = plan.widths or Whole(plan.subject, prepared)
     learned: Path | None = None if plan.path is None else plan.path / "learned"
 
-    outside = references(plan.space, explored.limits)
-
     def assignment_of(index: int) -> Decisions:
         genome = points.loc[index, "genome_id"]
-        return plan.space.decided(archive.genomes[genome]) if genome >= 0 else outside[points.loc[index, "source"]]
+        if genome < 0:
+            return references(plan.space, explored.limits)[points.loc[index, "source"]]
+        return plan.space.decided(archive.genomes[genome])
 
     def finished_within(within: Limits, hurry: bool) -> Finished:
         if plan.goal is not None:

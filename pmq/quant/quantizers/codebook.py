@@ -97,8 +97,13 @@ class Codebook(Quantizer):
         return self._look_up(self._int8, x)
 
     def _look_up(self, table: Tensor, x: Tensor) -> Tensor:
-        cells = (x - self.lowest).mul_(self.cells_per_unit).clamp_(0, CELLS - 1).to(torch.int32)
-        return table.index_select(0, cells.reshape(-1)).reshape(x.shape)
+        return look_up(table, (x - self.lowest).mul_(self.cells_per_unit))
+
+
+def look_up(table: Tensor, positions: Tensor) -> Tensor:
+    """Return the entry of the cell that each position is in, from 0 to ``CELLS``; overwrites the positions."""
+    cells = positions.clamp_(0, CELLS - 1).to(torch.int32)
+    return table.index_select(0, cells.reshape(-1)).reshape(positions.shape)
 
 
 def nearest(x: Tensor, levels: Tensor) -> Tensor:

@@ -7,10 +7,9 @@ from torch import Tensor
 
 from pmq.quant.quantizers.base import Parameters, Quantizer, positive, register
 from pmq.quant.quantizers.codebook import best_levels, nearest
+from pmq.quant.quantizers.relative import MIDDLE
 from pmq.quant.ranges import EstimatesRanges
 
-#: integer of the level zero; other levels are up to as far from it
-MIDDLE = 127
 #: steps of least squares by which the scales are fitted to the levels
 STEPS = 2
 #: number of values from which the levels are computed

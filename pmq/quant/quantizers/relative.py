@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from pmq.quant.quantizers.base import Parameters, Quantizer, register
-from pmq.quant.quantizers.codebook import CELLS, best_levels, nearest
+from pmq.quant.quantizers.codebook import CELLS, best_levels, look_up, nearest
 from pmq.quant.ranges import EstimatesRanges
 
 #: smallest largest magnitude; values below it are zero for a network
 LEAST = 1e-37
-#: integer of the level zero; the integers of minus and plus the largest magnitude are 0 and twice this one
+#: integer of the level zero, as in a palette; the integers of minus and plus the largest magnitude are 0 and twice this one
 MIDDLE = 127
 
 
@@ -80,8 +80,7 @@ class Relative(Quantizer):
         return self._look_up(self._int8, x / largest), largest / MIDDLE
 
     def _look_up(self, table: Tensor, share: Tensor) -> Tensor:
-        cells = share.sub_(self.lowest).mul_(self.cells_per_unit).clamp_(0, CELLS - 1).to(torch.int32)
-        return table.index_select(0, cells.reshape(-1)).reshape(share.shape)
+        return look_up(table, share.sub_(self.lowest).mul_(self.cells_per_unit))
 
 
 def _largest(x: Tensor) -> Tensor:
