@@ -1,18 +1,26 @@
-"""The checkpoints that this process has written, so that a stopped command can report how to resume."""
+"""The checkpoints of this process, so that a stopped command can report how to resume."""
 
 from __future__ import annotations
 
-_hints: dict[str, str] = {}
+from pathlib import Path
+
+from pmq.core.files import has_content
+
+_hints: dict[Path, str] = {}
 
 
-def keep(folder: object, done: str, hint: str) -> None:
-    """Record that the work ``done`` so far is stored in ``folder``, with a hint how to resume."""
-    _hints[str(folder)] = f"what was {done} is kept in {str(folder)!r}, {hint}"
+def keep(file: Path, done: str, hint: str) -> None:
+    """Record that ``file`` holds the work ``done`` so far once it has content, with a hint how to resume.
+
+    A signal may arrive at any time, so writers call this before they write: whether something was kept is read from the file
+    when the command has stopped.
+    """
+    _hints[file] = f"what was {done} is kept in {str(file.parent)!r}, {hint}"
 
 
 def resume_hint() -> str | None:
-    """Return what is stored and how to resume, of the folder recorded first; None where nothing is stored."""
-    return next(iter(_hints.values()), None)
+    """Return what is stored and how to resume, of the first recorded file with content; None where nothing is stored."""
+    return next((hint for file, hint in _hints.items() if has_content(file)), None)
 
 
 def forget() -> None:

@@ -25,6 +25,11 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def has_content(path: Path) -> bool:
+    """Return whether a path is a regular file with at least one byte."""
+    return is_file(path) and path.stat().st_size > 0
+
+
 def is_there(path: Path, what: str) -> bool:
     """Return whether a file exists.
 

@@ -32,8 +32,7 @@ class Journal:
         self._path, self._hint = path, hint
         self._entries: dict[str, dict[str, Any]] = {}
         self._load()
-        if self._entries:
-            self._keep()
+        keep(path, "measured", hint)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -69,10 +68,6 @@ class Journal:
                 file.write(json.dumps({"key": key, "value": value, "crc32": _crc32(key, value)}) + "\n")
         except OSError as error:
             raise PmqError(f"cannot write {str(self._path)!r}: {error.strerror}; once it can be written, {self._hint}") from None
-        self._keep()
-
-    def _keep(self) -> None:
-        keep(self._path.parent, "measured", self._hint)
 
 
 def _entry(line: bytes, summed: bool) -> tuple[str, dict[str, Any]] | None:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from pmq.core import Allocation
-from pmq.core.checkpoints import keep
 from pmq.core.files import write_bytes
 from pmq.core.progress import message, track
 from pmq.core.rundir import RunDir
@@ -23,7 +22,7 @@ from pmq.core.tensors import TensorFile
 from pmq.models.distil import Distiller
 from pmq.models.weights import parameters_file
 from pmq.pipeline.distillation_schedule import Schedule
-from pmq.pipeline.distillation_state import RESUMABLE, STATE, restored
+from pmq.pipeline.distillation_state import STATE, restored
 from pmq.pipeline.finetuning_start import StartSettings
 from pmq.pipeline.images import as_images
 from pmq.pipeline.students import Student, student_of
@@ -152,7 +151,6 @@ def train(distillation: Distillation, images: Images) -> None:
         best = {f"best/{name}": array for name, array in distillation.best.arrays().items()}
         state = distillation.distiller.state() | best | {"history": np.array(history)}
         write_bytes(distillation.run.path / STATE, TensorFile.of(state).data)
-        keep(distillation.run.path, *RESUMABLE)
 
 
 def best_student(distillation: Distillation) -> Allocation:

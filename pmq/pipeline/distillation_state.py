@@ -24,10 +24,10 @@ def restored(state: Path, distiller: Distiller, student: nn.Module) -> tuple[lis
     Raises:
         PmqError: the state is of another model.
     """
+    keep(state, *RESUMABLE)
     if not is_file(state):
         return [], TensorFile.of({})
     arrays = TensorFile.read(state).arrays()
-    keep(state.parent, *RESUMABLE)
     try:
         distiller.restore(arrays)
         history = [float(error) for error in arrays["history"]]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partialmethod
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pytest
 from torch import nn
 
 from pmq.core import checkpoints
+from pmq.core.errors import Stopped
 from pmq.core.rundir import RunDir
 from pmq.core.tensors import TensorFile
 from pmq.pipeline.distillation_state import STATE, restored
@@ -28,6 +32,26 @@ def anew() -> Iterator[None]:
 def test_nothing_is_kept_by_a_run_that_only_begins(tmp_path: Path) -> None:
     RunDir(tmp_path, {})
     assert checkpoints.resume_hint() is None
+
+
+def test_a_stop_before_or_after_a_line_is_written_tells_what_the_journal_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Path.open
+
+    @contextmanager
+    def stopped(path: Path, *arguments: str, write: bool, **encoding: str) -> Iterator[IO[Any]]:
+        with opened(path, *arguments, **encoding) as file:  # type: ignore[call-overload]
+            if write:
+                yield file
+        raise Stopped(15)
+
+    run = RunDir(tmp_path, {})
+    for write in (False, True):
+        with monkeypatch.context() as patch, pytest.raises(Stopped):
+            patch.setattr(Path, "open", partialmethod(stopped, write=write))
+            run.record("x", {"error": 1.0})
+        assert (checkpoints.resume_hint() is not None) == write
 
 
 def test_the_run_comes_before_what_is_learned_below_it(tmp_path: Path) -> None:

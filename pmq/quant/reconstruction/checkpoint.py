@@ -18,7 +18,7 @@ from pmq.quant.weights import QuantizedWeight
 
 #: raised where the same inputs are learned differently than before, so that checkpoints of before are not used
 REVISION = 2
-#: arguments of :func:`pmq.core.checkpoints.keep` after the folder
+#: arguments of :func:`pmq.core.checkpoints.keep` after the file
 RESUMABLE = "learned", "the same command resumes from there"
 
 
@@ -68,12 +68,12 @@ class Checkpoints:
         path = self._path(stage)
         if path is None or not is_file(path):
             return None
-        keep(path.parent, *RESUMABLE)
+        keep(path, *RESUMABLE)
         return TensorFile.read(path)
 
     def save(self, stage: int, file: TensorFile) -> None:
         """Write the checkpoint of a stage."""
         path = self._path(stage)
         if path is not None:
+            keep(path, *RESUMABLE)
             write_bytes(path, file.data)
-            keep(path.parent, *RESUMABLE)
