@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from threading import Lock
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from pmq.core.choice import Decisions
 from pmq.core.task import Task
 from pmq.evaluation.accuracy import Accuracy
 from pmq.quant import Simulator, check_outputs
+from pmq.quant.threads import AT_ONCE, in_threads
 
 
 class Evaluator:
@@ -54,21 +56,39 @@ class Evaluator:
         self.simulator.apply(assignment)
         return self.evaluate_model(self.simulator.model, part)
 
-    @torch.no_grad()
-    def evaluate_model(self, model: nn.Module, part: int | None = None) -> Accuracy:
-        """Compare a model with FP32, on all images or on one part of them."""
-        total = Accuracy(task=self.task)
-        for batches in self.parts if part is None else [self.parts[part]]:
-            for images, reference in batches:
-                total.update(reference, model(images))
+    def evaluate_model(self, model: nn.Module, part: int | None = None, at_once: bool = True) -> Accuracy:
+        """Compare a model with FP32, on all images or on one part of them.
+
+        On a processor, several batches are computed ``at_once``; a model that remembers its last batch needs them one by one.
+        """
+        batches = [batch for one in (self.parts if part is None else [self.parts[part]]) for batch in one]
+        total, lock = Accuracy(task=self.task), Lock()  # sums are exact, so that the order does not matter
+
+        def compare(batch: tuple[Tensor, Tensor]) -> None:
+            images, reference = batch
+            with torch.no_grad():
+                output = model(images)
+                with lock:
+                    total.update(reference, output)
+
+        if at_once:
+            in_threads(compare, batches, self._device)
+        else:
+            for batch in batches:
+                compare(batch)
         return total
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.simulator.model.parameters()).device
 
     @torch.no_grad()
     def _references(self, images: Tensor, batch_size: int) -> list[tuple[Tensor, Tensor]]:
-        device = next(self.simulator.model.parameters()).device
+        device = self._device
         self.simulator.apply({})
         model = self.simulator.model if self._reference is None else self._reference
-        references = [(x, model(x)) for batch in images.split(batch_size) if len(x := batch.to(device))]
+        size = -(-batch_size // AT_ONCE) if device.type == "cpu" else batch_size  # together as many images as in one batch
+        references = [(x, model(x)) for batch in images.split(size) if len(x := batch.to(device))]
         for x, output in references:
             check_outputs(model, x, output)
         return references

@@ -257,7 +257,6 @@ def _batch_scores(
     for component in components:
         by_stage[component.stage].append(component)
     sums: dict[str, Tensor] = {}
-    on_cpu = images.device.type == "cpu"
     stages = gradients_by_stage(
         recorder.simulator.model, images, losses, lambda stage: [recorder.outputs[c.name] for c in by_stage[stage]]
     )
@@ -270,7 +269,7 @@ def _batch_scores(
                 return score(recorder, at[index], changes, g, len(images)).double().cpu()
 
         indices = range(len(by_stage[stage]))
-        scores = in_threads(scores_at, indices) if on_cpu else [scores_at(index) for index in indices]
+        scores = in_threads(scores_at, indices, images.device)
         sums |= {component.name: of_choices for component, of_choices in zip(by_stage[stage], scores, strict=True)}
         recorder.forget(by_stage[stage])
     return {component.name: sums[component.name] for component in components}

@@ -17,6 +17,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 #: number of values below which an operator takes less time than it takes to wake a second thread
 SMALL = 1 << 19
+CPU = torch.device("cpu")
 #: largest number of items at a time, as each takes memory
 AT_ONCE = 4
 
@@ -56,18 +57,18 @@ def threads_by_size(n_values: int) -> Iterator[None]:
         yield
 
 
-def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item], device: torch.device = CPU) -> list[Result]:
     """Return the results of ``function``, for several items at a time, which share torch's threads.
 
     After an error or a signal, items that have begun are finished and the others are not begun.
-    Where memory is limited, or the thread is the only one, there is one item at a time. The function has torch's default modes in
-    other threads: it must enter ``torch.no_grad`` itself.
+    Where memory is limited, the thread is the only one, or another ``device`` than the processor computes, there is one item at
+    a time. The function has torch's default modes in other threads: it must enter ``torch.no_grad`` itself.
 
     >>> in_threads(lambda x: 2 * x, [1, 2, 3])
     [2, 4, 6]
     """
     n_threads = torch.get_num_threads()
-    n_workers = 1 if isfinite(memory_limit()) else min(n_threads, len(items), AT_ONCE)
+    n_workers = 1 if isfinite(memory_limit()) or device.type != "cpu" else min(n_threads, len(items), AT_ONCE)
     if n_workers <= 1:
         return [function(item) for item in items]
 

@@ -5,6 +5,7 @@ from pmq.core.task import CLASSIFICATION, Task
 from pmq.evaluation import Accuracy, Evaluator, evaluate_models
 from pmq.quant import Simulator
 from pmq.quant.divergence import kl_divergence, output_error
+from pmq.quant.threads import threads_of_operators
 from tests.conftest import Tiny, make_tiny
 
 
@@ -53,6 +54,18 @@ def test_judge_and_evaluation_agree(tiny: Tiny, simulator: Simulator) -> None:
     assert evaluated["kl"] == pytest.approx(judged["kl"])
     assert evaluated["agreement"] == judged["agreement"]
     assert evaluated["images_per_s"] > 0
+
+
+def test_several_threads_find_what_one_finds(tiny: Tiny) -> None:
+    """Quantizers that are fitted, and batches that are compared, at the same time."""
+    found = []
+    for n_threads in (1, 4):
+        with threads_of_operators(n_threads), Simulator(tiny.model, tiny.inventory, tiny.calibration) as simulator:
+            evaluator = Evaluator(simulator, tiny.images, CLASSIFICATION, batch_size=8)
+            found.append(evaluator.evaluate(tiny.space.uniform(3, 5)))
+    assert found[0].sums == found[1].sums
+    assert found[0].n_images == len(tiny.images)
+    assert found[0].mean_error > 0
 
 
 def test_half_precision_is_compared_with_full(tiny: Tiny, simulator: Simulator) -> None:

@@ -45,6 +45,10 @@ def test_items_come_one_at_a_time_where_memory_is_limited() -> None:
         assert in_threads(threads_at, range(9)) == [4] * 9
 
 
+def test_items_come_one_at_a_time_on_another_device() -> None:
+    assert in_threads(threads_at, range(9), torch.device("meta")) == [4] * 9
+
+
 def test_results_are_in_the_order_of_the_items() -> None:
     assert in_threads(lambda i: i * i, range(50)) == [i * i for i in range(50)]
 

@@ -64,5 +64,5 @@ class MapEvaluator:
         """Return the allocation with its metrics on the evaluating images."""
         subject = self._subject
         module = build_quantized_model(copy.deepcopy(subject.model), subject.inventory, load_quantized(subject, allocation)).model
-        metrics: dict[str, Any] = self._evaluator.evaluate_model(module).compute()
+        metrics: dict[str, Any] = self._evaluator.evaluate_model(module, at_once=False).compute()
         return allocation.model_copy(update={"metrics": allocation.metrics | {name: metrics[name] for name in ACCURACY_COLUMNS}})
