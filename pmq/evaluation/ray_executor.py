@@ -18,6 +18,7 @@ from pmq.evaluation.executor import Executor, Failed, Unit
 from pmq.evaluation.ray_cluster import connect, import_ray, is_loss, put, reason_of, room
 from pmq.evaluation.ray_options import RayOptions
 from pmq.evaluation.ray_worker import Worker, installed_versions, pack
+from pmq.models.float_products import multiplies_by_onednn
 
 #: executions of a unit before it is given up
 TRIES = 3
@@ -131,7 +132,7 @@ class RayExecutor(Executor):
         actor = _Actor(self._count, handle)
         self._count += 1
         self._actors.append(actor)
-        begun = handle.begin.remote(installed_versions(), torch.get_num_threads(), self._device)
+        begun = handle.begin.remote(installed_versions(), torch.get_num_threads(), self._device, multiplies_by_onednn())
         self._pending[begun] = (actor, None)
         for method, reference in self._sent:
             self._send(actor, method, reference)

@@ -14,7 +14,8 @@ from torch._ops import OpOverload, OpOverloadPacket
 
 from pmq.core.allocation import pmq_version
 from pmq.core.errors import PmqError
-from pmq.models.float_products import tune_process
+from pmq.core.memory import keep_freed_memory
+from pmq.models.float_products import multiply_by_onednn
 from pmq.models.torchvision_ops import ensure_torchvision
 
 
@@ -56,13 +57,14 @@ class Worker:
     _device = "cpu"
     _state: Any = None
 
-    def begin(self, versions: dict[str, str], threads: int, device: str) -> int:
+    def begin(self, versions: dict[str, str], threads: int, device: str, onednn: bool) -> int:
         """Prepare the process, and return its number.
 
         Args:
             versions: versions of pmq and torch of the driver, from which results must not differ.
             threads: number of threads per operation: that of the driver, because sums depend on it in their last digits.
             device: type of device on which the driver computes.
+            onednn: whether oneDNN computes the driver's FP32 products, as another library sums in another order.
 
         Raises:
             PmqError: the versions differ.
@@ -72,7 +74,9 @@ class Worker:
             raise PmqError(f"a node of the Ray cluster has {here}, this process {versions}; install the same versions everywhere")
         os.environ["PMQ_PROGRESS"] = "0"
         ensure_torchvision()  # before a state is restored that holds modules of timm, which imports torchvision
-        tune_process()
+        keep_freed_memory()
+        if onednn:
+            multiply_by_onednn()
         torch.set_num_threads(threads)
         self._device = device
         return os.getpid()

@@ -41,6 +41,12 @@ def multiply_by_onednn() -> bool:
     return False
 
 
+def multiplies_by_onednn() -> bool:
+    """Return whether oneDNN computes FP32 products in this process."""
+    matmul = _matmul()
+    return matmul is not None and matmul.fp32_precision == "bf16"
+
+
 def tune_process() -> None:
     """Set this process up as the command line does: keep freed memory, and let oneDNN multiply where that is faster."""
     keep_freed_memory()

@@ -17,11 +17,12 @@ import sys
 from pathlib import Path
 import pmq
 from pmq.evaluation.ray_worker import Worker
+from pmq.models.float_products import multiplies_by_onednn
 
 worker = Worker()
-worker.begin({versions!r}, 1, "cpu")
+worker.begin({versions!r}, 1, "cpu", False)
 worker.hold(Path(sys.argv[1]).read_bytes())
-print(worker.call(lambda model: model.num_classes, ()))
+print(worker.call(lambda model: model.num_classes, ()), multiplies_by_onednn())
 """
 
 
@@ -38,4 +39,4 @@ def test_a_model_of_timm_is_restored_in_a_new_process(tmp_path: Path) -> None:
     state.write_bytes(pack(model, SimpleNamespace(Pickler=_Pickler)))
     script = SCRIPT.format(versions=installed_versions())
     done = subprocess.run([sys.executable, "-c", script, str(state)], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "1000\n"), done.stderr[-500:]
+    assert (done.returncode, done.stdout) == (0, "1000 False\n"), done.stderr[-500:]

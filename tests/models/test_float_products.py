@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pmq.models import float_products
-from pmq.models.float_products import is_precise, multiply_by_onednn, torch_default
+from pmq.models.float_products import is_precise, multiplies_by_onednn, multiply_by_onednn, torch_default
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,8 @@ def test_setting_is_left_or_taken_back(slowed: bool, precise: bool, monkeypatch:
 def test_torch_multiplies_as_if_nothing_were_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(float_products, "_is_slowed", lambda: True)
     monkeypatch.setattr(float_products, "is_precise", lambda: True)
-    assert multiply_by_onednn() == torch.backends.mkl.is_available()
+    assert not multiplies_by_onednn()
+    assert multiply_by_onednn() == multiplies_by_onednn() == torch.backends.mkl.is_available()
     found = torch.backends.mkldnn.matmul.fp32_precision
     with torch_default():
         assert torch.backends.mkldnn.matmul.fp32_precision == "none"
