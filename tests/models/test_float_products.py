@@ -38,11 +38,11 @@ def test_setting_is_left_or_taken_back(slowed: bool, precise: bool, monkeypatch:
 def test_torch_multiplies_as_if_nothing_were_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(float_products, "_is_slowed", lambda: True)
     monkeypatch.setattr(float_products, "is_precise", lambda: True)
-    assert not multiplies_by_onednn()
     assert multiply_by_onednn() == multiplies_by_onednn() == torch.backends.mkl.is_available()
     found = torch.backends.mkldnn.matmul.fp32_precision
     with torch_default():
         assert torch.backends.mkldnn.matmul.fp32_precision == "none"
+        assert not multiplies_by_onednn()
     assert torch.backends.mkldnn.matmul.fp32_precision == found
 
 
