@@ -16,8 +16,8 @@ from pmq.core.memory import keep_freed_memory
 SLOWED = ("AuthenticAMD",)
 #: largest relative error of an FP32 product; products with operands in bfloat16 are wrong by 0.002
 TOLERANCE = 1e-5
-#: torch's own setting
-UNSET = "none"
+#: torch's own setting, and the one with which oneDNN multiplies
+UNSET, BY_ONEDNN = "none", "bf16"
 #: sizes ``(T, I, O)`` of the products that are checked
 CHECKED = ((64, 64, 64), (256, 768, 256), (1024, 192, 768))
 
@@ -34,7 +34,7 @@ def multiply_by_onednn() -> bool:
     if matmul is None or not (_is_slowed() and torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
     before = matmul.fp32_precision
-    matmul.fp32_precision = "bf16"
+    matmul.fp32_precision = BY_ONEDNN
     if is_precise():
         return True
     matmul.fp32_precision = before
@@ -44,7 +44,7 @@ def multiply_by_onednn() -> bool:
 def multiplies_by_onednn() -> bool:
     """Return whether oneDNN computes FP32 products in this process."""
     matmul = _matmul()
-    return matmul is not None and matmul.fp32_precision == "bf16"
+    return matmul is not None and matmul.fp32_precision == BY_ONEDNN
 
 
 def tune_process() -> None:

@@ -100,7 +100,7 @@ class Simulator:
         widths, choices = widths_of(assignment), bits_of(assignment)
         for unit in (*(name for name in list(self._width_choices) if name not in widths), *widths):
             self._set_width(unit, widths.get(unit))
-        self._fit(choices.items())
+        self._quantize_missing(choices.items())
         for name in self.inventory.names:
             self.set(name, choices.get(name, FLOAT))
 
@@ -184,19 +184,19 @@ class Simulator:
     def prepare(self, choices: Mapping[str, Sequence[Choice]]) -> None:
         """Quantize weights and fit activation quantizers for all ``choices`` in advance, instead of at their first use."""
         for name, row in track(choices.items(), "fitting quantizers"):
-            self._fit((name, choice) for choice in row)
+            self._quantize_missing((name, choice) for choice in row)
 
-    def _fit(self, pairs: Iterable[tuple[str, Choice]]) -> None:
+    def _quantize_missing(self, pairs: Iterable[tuple[str, Choice]]) -> None:
         """Quantize the weights and fit the quantizers that are not cached, several at a time; masked weights are left out."""
         quantized = [(name, choice) for name, choice in pairs if not (choice.is_fp32 or name in self._masked)]
         missing = [pair for pair in quantized if pair not in self._quantized and pair not in self._quantizers]
 
         @torch.no_grad()
-        def fit(each: tuple[str, Choice]) -> None:
+        def quantize(each: tuple[str, Choice]) -> None:
             component = self._components[each[0]]
             (self.quantized_weight if component.role == "weight" else self.quantizer)(component, each[1])
 
-        in_threads(fit, missing, next(self.model.parameters()).device)
+        in_threads(quantize, missing, next(self.model.parameters()).device)
 
     def fit(self, name: str, choices: Sequence[Choice]) -> dict[Choice, QuantizedWeight | Quantizer]:
         """Return the quantized weights, or the quantizers, of a component at some choices, for :meth:`use` elsewhere."""
